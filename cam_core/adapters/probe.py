@@ -1,0 +1,46 @@
+"""Finding the target layer of an unknown network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..capture import Taps, gradients_of, unchanged
+from ..layers import Layer
+
+# Enough to get past the layers behind a last attention; each tap keeps one activation alive.
+_DEPTH = 24
+
+
+def last_layer_with_gradient(model, images: Tensor) -> str:
+    """Returns the last layer with a spatial grid whose positions the prediction depends on.
+
+    Args:
+        model: an :class:`cam_core.adapters.ExplainableModel`
+        images: (N, 3, H, W)
+
+    Raises:
+        ValueError: if the network has no such layer
+    """
+    module: nn.Module = model.module
+    with torch.inference_mode(False), torch.no_grad(), unchanged(module):
+        images = images.clone() if images.is_inference() else images
+        rows = model.layer_candidates(images)[-_DEPTH:]
+        taps = Taps([Layer(row.name, row.module) for row in rows])
+        with taps:
+            outputs = model.forward(images)
+        with torch.enable_grad():
+            score = model.logits(outputs).amax(1)
+            if not rows or not score.requires_grad:
+                raise ValueError(_NONE_FOUND)
+            gradients = gradients_of(score, [taps.outputs[row.name] for row in rows], retain=False)
+    for row, gradient in zip(reversed(rows), reversed(gradients), strict=True):
+        if gradient is not None and bool(row.grid.to_maps(gradient).any()):
+            return row.name
+    raise ValueError(_NONE_FOUND)
+
+
+_NONE_FOUND = (
+    "layers: no layer with a spatial grid was found whose gradient is not zero; "
+    "name one (list_layers(model) shows what there is)"
+)

@@ -1,0 +1,147 @@
+"""Taps on target layers: activations, gradients and the state of the model around them.
+
+A *tap* is a target layer while it is captured. No graph is recorded below the first tap, so frozen
+models and callers inside ``no_grad`` or ``inference_mode`` just work, and nothing but the tail is
+differentiated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Layer
+
+# Buffers that an eval forward was seen to change, per module; None until the first forward.
+_VOLATILE: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode and gives it back as it came, also when something raises.
+
+    Training flags, buffers (content and identity) and ``requires_grad`` flags are restored.
+
+    Args:
+        module: the module to protect
+    """
+    training = [(m, m.training) for m in module.modules()]
+    frozen = [(p, p.requires_grad) for p in module.parameters()]
+    buffers = _snapshot(module)
+    try:
+        for submodule, _ in training:
+            submodule.training = False
+        yield
+    finally:
+        for submodule, flag in training:
+            submodule.training = flag
+        for parameter, flag in frozen:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
+        _restore(module, buffers)
+
+
+def _snapshot(module: nn.Module) -> list[tuple]:
+    """Remembers buffers; copies only those not yet known to stay put in an eval forward."""
+    volatile = _VOLATILE.get(module)
+    rows = []
+    for prefix, owner in module.named_modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is None:
+                continue
+            full = f"{prefix}.{name}"
+            keep = volatile is None or full in volatile
+            rows.append((full, owner, name, buffer, _version(buffer), buffer.clone() if keep else None))
+    return rows
+
+
+def _restore(module: nn.Module, rows: list[tuple]) -> None:
+    changed = set()
+    for full, owner, name, buffer, version, copy in rows:
+        if owner._buffers.get(name) is buffer and _version(buffer) == version:
+            continue
+        changed.add(full)
+        if copy is not None and _version(buffer) != version:
+            with torch.no_grad():
+                buffer.copy_(copy)
+        owner._buffers[name] = buffer
+    _VOLATILE[module] = _VOLATILE.get(module, set()) | changed
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class Taps:
+    """Captures target layers during one forward; hooks are removed on exit.
+
+    The module hands on ``tap.clone()``, so in-place operations that follow do not touch the tap. A
+    layer called several times is tapped at its last call.
+
+    Args:
+        layers: the layers to tap
+        gradients (True): whether to start a graph at the first tap that completes
+    """
+
+    def __init__(self, layers: list[Layer], gradients: bool = True):
+        self.layers = layers
+        self.gradients = gradients
+        self.outputs: dict[str, Tensor] = {}
+        self._handles: list = []
+
+    def __enter__(self) -> Taps:
+        for layer in self.layers:
+            self._handles.append(layer.module.register_forward_hook(self._hook(layer)))
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, layer: Layer) -> Callable:
+        def capture(module: nn.Module, args: tuple, output: Any) -> Any:
+            tensor = layer.pick(output)
+            if tensor.is_inference():
+                tensor = tensor.clone()
+            if self.gradients:
+                if not tensor.requires_grad:
+                    # Nothing above this point needs a graph: it starts here. A tap that already
+                    # has one stays in it, or gradients of the taps before it would be cut.
+                    tensor = tensor.detach().requires_grad_()
+                torch.set_grad_enabled(True)
+            self.outputs[layer.name] = tensor
+            return layer.put(output, tensor.clone())
+
+        return capture
+
+    def missing(self) -> list[str]:
+        """Names of the layers that the forward never called."""
+        return [layer.name for layer in self.layers if layer.name not in self.outputs]
+
+
+def gradients_of(score: Tensor, taps: list[Tensor], retain: bool) -> list[Tensor | None]:
+    """Differentiates the sum of a score with respect to several taps at once.
+
+    No ``.grad`` is written. Scores of half precision are scaled up before, and the gradients scaled
+    back in float32, so that small gradients do not underflow.
+
+    Args:
+        score: (N,) scores
+        taps: the tap tensors
+        retain: whether the graph is needed again
+
+    Returns:
+        a float32 gradient per tap, or None where the score does not depend on it
+    """
+    half = any(t.dtype is torch.float16 for t in taps)
+    scale = 1024.0 if half else 1.0
+    grads = torch.autograd.grad(
+        score, taps, torch.full_like(score, scale), retain_graph=retain, allow_unused=True
+    )
+    return [None if g is None else g.float() / scale if half else g.float() for g in grads]

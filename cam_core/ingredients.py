@@ -1,0 +1,192 @@
+"""Serving ingredients to methods: each is computed when first asked for, and once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import ExplainableModel
+from .capture import gradients_of
+from .heads import Head, find_head
+from .layers import Grid, Layer
+from .methods import Method
+from .replay import Recorder, Replay, check_replay, take_rows
+from .targets import Target
+
+
+@dataclasses.dataclass
+class Pass:
+    """What the one forward left behind."""
+
+    model: ExplainableModel
+    images: Tensor
+    outputs: Any
+    layers: list[Layer]
+    taps: dict[str, Tensor]
+    targets: list[Target]
+    recorder: Recorder | None
+    heads: list
+    seed: int
+
+    @functools.cached_property
+    def grids(self) -> dict[str, Grid]:
+        """How each layer's output lies on the image."""
+        size = (self.images.shape[-2], self.images.shape[-1])
+        return {name: self.model.grid(name, tuple(tap.shape), size) for name, tap in self.taps.items()}
+
+    @functools.cached_property
+    def activations(self) -> dict[str, Tensor]:
+        """(N, C, h, w) float32 activations of each layer."""
+        return {name: self.grids[name].to_maps(tap.detach()).float() for name, tap in self.taps.items()}
+
+
+# Layers known to carry a gradient, per module: the check costs a synchronisation with the device.
+_ALIVE: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+
+
+class Kitchen:
+    """Ingredients for one target.
+
+    Args:
+        run: the forward
+        number: which of the K targets
+        last: whether the graph can be released after this one
+        methods: all that will be served, to know whether gradients are needed
+    """
+
+    def __init__(self, run: Pass, number: int, last: bool, methods: Sequence[Method]):
+        self._run = run
+        self._target = run.targets[number]
+        self._count = run.images.shape[0]
+        self._replays: dict[str, Replay] = {}
+        self._head_cache: dict[str, Head | None] = {}
+        needs_gradient = any(m.info.needs_gradient for m in methods)
+        with torch.set_grad_enabled(needs_gradient):
+            score = self._target.score(run.outputs, run.model.logits, range(self._count))
+        self._gradients = self._backward(score, last) if needs_gradient else {}
+        self.score = score.detach().float()
+
+    def _backward(self, score: Tensor, last: bool) -> dict[str, Tensor]:
+        if not score.requires_grad:
+            raise ValueError(
+                "targets: the score does not depend on any target layer through a differentiable path; "
+                "the model's forward may run under torch.no_grad(), or the target may be detached"
+            )
+        names = list(self._run.taps)
+        found = gradients_of(score, [self._run.taps[n] for n in names], retain=not last)
+        result = {}
+        for name, gradient in zip(names, found, strict=True):
+            grid = self._run.grids[name]
+            maps = None if gradient is None else grid.to_maps(gradient)
+            _check_alive(self._run.model.module, name, maps, self._run.activations[name])
+            result[name] = maps
+        return result
+
+    def serve(self, method: Method, layer: Layer) -> Tensor:
+        """Runs a method on a layer.
+
+        Returns:
+            (N, h, w) raw map, float32
+
+        Raises:
+            ValueError: if the method returns something else
+        """
+        arguments = [getattr(self, f"_get_{need}")(layer) for need in method.info.needs]
+        with torch.no_grad(), torch.autocast(self._run.images.device.type, enabled=False):
+            result = method.function(*arguments, **method.options)
+        expected = (self._count, *self._run.activations[layer.name].shape[-2:])
+        if not isinstance(result, Tensor) or result.dim() != 3 or result.shape[0] != self._count:
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"method {method.key!r} must return a map of shape {expected}, got {got}")
+        return result.float()
+
+    def _get_activations(self, layer: Layer) -> Tensor:
+        return self._run.activations[layer.name]
+
+    def _get_gradients(self, layer: Layer) -> Tensor:
+        return self._gradients[layer.name]
+
+    def _get_score(self, layer: Layer) -> Tensor:
+        return self.score
+
+    def _get_images(self, layer: Layer) -> Tensor:
+        return self._run.images
+
+    def _get_layers(self, layer: Layer) -> dict[str, tuple[Tensor, Tensor]]:
+        return {name: (a, self._gradients[name]) for name, a in self._run.activations.items()}
+
+    def _get_rng(self, layer: Layer) -> torch.Generator:
+        return torch.Generator(self._run.images.device).manual_seed(self._run.seed)
+
+    def _get_head(self, layer: Layer) -> Head | None:
+        if self._target.indices is None:
+            return None
+        if layer.name not in self._head_cache:
+            logits = self._run.model.logits(self._run.outputs)
+            activations = self._run.activations[layer.name]
+            self._head_cache[layer.name] = find_head(self._run.heads, logits, activations, self._target.indices)
+        return self._head_cache[layer.name]
+
+    def _get_forward(self, layer: Layer):
+        def forward(images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+            rows = range(self._count) if rows is None else rows
+            with torch.no_grad():
+                return self._scores(self._run.model.forward(images), rows)
+
+        return forward
+
+    def _get_tail(self, layer: Layer):
+        def tail(activations: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+            rows = list(range(self._count) if rows is None else rows)
+            recorded = take_rows(self._run.taps[layer.name].detach(), rows, self._count)
+            native = self._run.grids[layer.name].from_maps(activations, recorded)
+            return self._scores(self._replay(layer)(native, rows), rows)
+
+        return tail
+
+    def _scores(self, outputs: Any, rows: Sequence[int]) -> Tensor:
+        return self._target.score(outputs, self._run.model.logits, rows).float()
+
+    def _replay(self, layer: Layer) -> Replay:
+        if layer.name not in self._replays:
+            run = self._run
+            replay = Replay(run.model.forward, run.images, layer, run.recorder)
+            tap = run.taps[layer.name]
+            tolerance = 1e-4 if tap.dtype is torch.float32 and not _autocasting(run.images) else 5e-2
+            check_replay(
+                replay,
+                run.model.module,
+                layer,
+                tap,
+                lambda outputs, rows: (self._scores(outputs, rows), self.score[list(rows)]),
+                tolerance,
+            )
+            self._replays[layer.name] = replay
+        return self._replays[layer.name]
+
+
+def _autocasting(images: Tensor) -> bool:
+    return torch.is_autocast_enabled(images.device.type)
+
+
+def _check_alive(module: nn.Module, name: str, gradient: Tensor | None, activations: Tensor) -> None:
+    """A layer whose positions the target never depends on would give a blank map: an error."""
+    alive = _ALIVE.setdefault(module, set())
+    if name in alive:
+        return
+    if gradient is not None and bool(gradient.any()):
+        alive.add(name)
+        return
+    if gradient is not None and not bool(activations.any()):
+        return  # the layer is silent for these images: a finding, not a wrong layer
+    raise ValueError(
+        f"layers: the target's gradient at {name!r} is zero at every position, so the target does "
+        "not depend on this layer's grid (after a transformer's last attention the patch tokens "
+        "have none); choose an earlier layer, list_layers(model) shows them"
+    )

@@ -1,0 +1,43 @@
+"""Methods that change the activations and run the tail again."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from .registry import cam_method
+
+_perturbation = functools.partial(cam_method, family="perturbation", register=True)
+
+
+@_perturbation(paper="Desai & Ramaswamy, Ablation-CAM, WACV 2020", cost="1F+C T (1F before a linear head)")
+def ablationcam(activations, score, head, tail, *, batch_size=64):
+    """Channels weighted by the score that is lost without them.
+
+    ``w_k = (y - y_k) / |y|`` with ``y_k`` the score after ``A_k`` is set to zero, ``M = sum_k w_k
+    A_k``. The paper divides by y; |y| is the same for y > 0 and keeps a loss a loss for y < 0. Before
+    global average pooling and one linear layer the weights are a closed form, ``W[c, k] mean(A_k) /
+    |y|``; elsewhere the tail is replayed for each channel that is not silent.
+
+    Options: ``batch_size`` how many ablations run through the tail at once.
+    """
+    if head is not None:
+        lost = head.weights * head.features.mean((2, 3))
+    else:
+        lost = torch.stack([_losses(a, s, tail, row, batch_size) for row, (a, s) in enumerate(zip(activations, score, strict=True))])
+    size = score.abs()
+    weights = lost / torch.where(size > 0, size, 1)[:, None]
+    return torch.einsum("nc,nchw->nhw", weights, activations)
+
+
+def _losses(activations: Tensor, score: Tensor, tail, row: int, batch_size: int) -> Tensor:
+    """(C,) the score lost by ablating each channel of one image; silent channels lose nothing."""
+    lost = activations.new_zeros(activations.shape[0])
+    live = activations.flatten(1).any(1).nonzero()[:, 0]
+    for channels in live.split(batch_size):
+        ablated = activations.expand(len(channels), *activations.shape).clone()
+        ablated[torch.arange(len(channels), device=ablated.device), channels] = 0
+        lost[channels] = score - tail(ablated, [row] * len(channels))
+    return lost

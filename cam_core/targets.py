@@ -1,0 +1,160 @@
+"""What is explained: each target turns the model's output into one scalar per sample, the score."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TOP = re.compile(r"top[_-]?(\d+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One explained quantity per image: a class, or a callable of the model's output.
+
+    Attributes:
+        indices: (N,) class indices on the CPU, -1 where there is nothing to explain; None for a
+            callable
+        function: ``outputs -> (B,)`` scores; None for a class
+    """
+
+    indices: Tensor | None = None
+    function: Callable[[Any], Tensor] | None = None
+
+    def valid(self, count: int) -> Tensor:
+        """(N,) which images have this target."""
+        return self.indices >= 0 if self.indices is not None else torch.ones(count, dtype=torch.bool)
+
+    def class_indices(self, count: int) -> Tensor:
+        """(N,) class indices; -1 where the target is not a class."""
+        return self.indices if self.indices is not None else torch.full((count,), -1)
+
+    def score(self, outputs: Any, logits: Callable[[Any], Tensor], rows: Sequence[int]) -> Tensor:
+        """Returns the (B,) scores of this target.
+
+        Args:
+            outputs: the model's outputs for B images
+            logits: brings outputs to (B, classes)
+            rows: which of the N images these are
+        """
+        if self.function is not None:
+            return _checked(self.function(outputs), len(rows))
+        values = logits(outputs)
+        index = self.indices[list(rows)].clamp_min(0).to(values.device)
+        return values.gather(1, index[:, None])[:, 0]
+
+
+def _checked(score: Any, count: int) -> Tensor:
+    if not isinstance(score, Tensor) or tuple(score.shape) != (count,):
+        got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise ValueError(f"targets: the callable must return a tensor of shape ({count},), got {got}")
+    return score
+
+
+def resolve_targets(spec: Any, logits: Callable[[], Tensor], count: int) -> list[Target]:
+    """Turns a target specification into K targets per image.
+
+    Args:
+        spec: ``"predicted"``; ``"top_3"``; a class index; a tensor (N,) or (N, K) of class indices
+            with -1 for none; a callable outputs -> (N,); a list of class indices or callables, one
+            per K
+        logits: returns the (N, classes) scores that "predicted" and "top_k" are read from
+        count: the number of images N
+
+    Returns:
+        a list of K :class:`Target`
+
+    Raises:
+        ValueError: if the specification is not understood or does not fit the model
+    """
+    if isinstance(spec, Tensor):
+        return _per_image(spec, logits, count)
+    if callable(spec):
+        return [Target(function=spec)]
+    if isinstance(spec, str):
+        return _ranked(spec, logits)
+    items = list(spec) if isinstance(spec, Sequence) else [spec]
+    if not items:
+        raise ValueError("targets is empty; leave it out to explain the predicted class")
+    return [_one(item, logits, count) for item in items]
+
+
+def _ranked(spec: str, logits: Callable[[], Tensor]) -> list[Target]:
+    match = _TOP.match(spec)
+    if spec != "predicted" and not match:
+        raise ValueError(
+            f"targets: {spec!r} is unknown; choose 'predicted', 'top_K' (for example 'top_3'), "
+            "a class index, a tensor of class indices or a callable"
+        )
+    ranks = int(match.group(1)) if match else 1
+    scores = logits()
+    if not 1 <= ranks <= scores.shape[1]:
+        raise ValueError(f"targets: {spec!r} asks for {ranks} classes, the model has {scores.shape[1]}")
+    top = scores.detach().float().topk(ranks, dim=1).indices.cpu()
+    return [Target(indices=column) for column in top.unbind(1)]
+
+
+def _per_image(spec: Tensor, logits: Callable[[], Tensor], count: int) -> list[Target]:
+    if spec.dim() not in (1, 2) or spec.shape[0] != count or spec.is_floating_point():
+        raise ValueError(
+            f"targets: a tensor must hold integers and have shape ({count},) or ({count}, K), "
+            f"got {spec.dtype} {tuple(spec.shape)}"
+        )
+    columns = spec.cpu().long().reshape(count, -1)
+    _check_range(columns, logits())
+    return [Target(indices=column) for column in columns.unbind(1)]
+
+
+def _one(item: Any, logits: Callable[[], Tensor], count: int) -> Target:
+    if callable(item):
+        return Target(function=item)
+    if isinstance(item, bool) or not isinstance(item, int):
+        raise ValueError(f"targets: {item!r} is neither a class index nor a callable")
+    indices = torch.full((count,), item)
+    _check_range(indices, logits(), lowest=0)
+    return Target(indices=indices)
+
+
+def _check_range(indices: Tensor, logits: Tensor, lowest: int = -1) -> None:
+    classes = logits.shape[1]
+    wrong = indices[(indices < lowest) | (indices >= classes)]
+    if wrong.numel():
+        raise ValueError(f"targets: class index {int(wrong[0])} is out of range; the model has {classes} classes")
+
+
+def class_index(name: str, classes: Sequence[str]) -> int:
+    """Finds a class by name; case, underscores and hyphens do not matter.
+
+    Args:
+        name: a class name
+        classes: the model's class names, in the order of its outputs
+
+    Returns:
+        the index of the class
+
+    Raises:
+        ValueError: if no class, or more than one, has this name; near names are listed
+    """
+    hits = [i for i, known in enumerate(classes) if known == name]
+    hits = hits or [i for i, known in enumerate(classes) if _plain(known) == _plain(name)]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise ValueError(
+            f"targets: the model has {len(hits)} classes named {name!r} "
+            f"(indices {', '.join(map(str, hits))}); give the index"
+        )
+    near = difflib.get_close_matches(_plain(name), [_plain(c) for c in classes], n=3, cutoff=0.6)
+    names = [c for n in near for c in classes if _plain(c) == n]
+    hint = f"; near: {', '.join(dict.fromkeys(names))}" if names else ""
+    raise ValueError(f"targets: the model has no class {name!r}{hint}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
