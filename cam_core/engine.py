@@ -16,7 +16,6 @@ from .capture import Taps, unchanged
 from .ingredients import Kitchen, Pass
 from .layers import find_layers
 from .methods import Method, resolve_methods
-from .replay import Recorder
 from .targets import resolve_targets
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -147,20 +146,26 @@ def _autocast(images: Tensor, precision: str | None):
 
 def _forward(model, images, chosen: Sequence[Method], targets, layers, seed: int) -> Pass:
     """The one forward, with every tap in place."""
-    gradients = any(m.info.needs_gradient for m in chosen)
-    replayed = any("tail" in m.info.needs for m in chosen)
-    taps = Taps(layers, gradients)
-    recorder = Recorder(model.module, layers, images.shape[0])
-    with taps, recorder if replayed else contextlib.nullcontext():
-        with _heads(model, chosen) as heads:
-            outputs = model.forward(images)
+    taps = Taps(layers, gradients=any(m.info.needs_gradient for m in chosen))
+    with taps, _heads(model, chosen) as heads:
+        outputs = model.forward(images)
     # The first tap switched the graph on; from here on it is asked for where it is needed.
     torch.set_grad_enabled(False)
     missing = taps.missing()
     if missing:
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
     found = resolve_targets(targets, lambda: model.candidates(outputs), images.shape[0])
-    return Pass(model, images, outputs, layers, taps.outputs, found, recorder if replayed else None, heads, seed)
+    return Pass(model, images, outputs, layers, taps.outputs, found, heads, seed, _autocast_state(images))
+
+
+def _autocast_state(images: Tensor) -> dict:
+    """The autocast settings of the forward, so that tails run under the same ones."""
+    device = images.device.type
+    return {
+        "device_type": device,
+        "dtype": torch.get_autocast_dtype(device),
+        "enabled": torch.is_autocast_enabled(device),
+    }
 
 
 def _heads(model, chosen: Sequence[Method]):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import ExplainableModel
-from .capture import gradients_of
+from .capture import Taps, gradients_of
 from .heads import Head, find_head
 from .layers import Grid, Layer
 from .methods import Method
@@ -30,9 +30,26 @@ class Pass:
     layers: list[Layer]
     taps: dict[str, Tensor]
     targets: list[Target]
-    recorder: Recorder | None
     heads: list
     seed: int
+    autocast: dict
+
+    def forward(self, images: Tensor) -> Any:
+        """Runs the model again, without a graph, under the autocast settings of the one forward."""
+        with torch.no_grad(), torch.autocast(**self.autocast):
+            return self.model.forward(images)
+
+    @functools.cached_property
+    def recorder(self) -> Recorder:
+        """The script of the forward up to each layer.
+
+        Recorded in a forward of its own when a tail is first asked for: perturbation methods need
+        many tails, the others none, and recording copies what every module returns.
+        """
+        recorder = Recorder(self.model.module, self.layers, self.images.shape[0])
+        with recorder:
+            self.forward(self.images)
+        return recorder
 
     @functools.cached_property
     def grids(self) -> dict[str, Grid]:
@@ -84,7 +101,7 @@ class Kitchen:
         for name, gradient in zip(names, found, strict=True):
             grid = self._run.grids[name]
             maps = None if gradient is None else grid.to_maps(gradient)
-            _check_alive(self._run.model.module, name, maps, self._run.activations[name])
+            _check_alive(self._run, name, maps)
             result[name] = maps
         return result
 
@@ -135,9 +152,7 @@ class Kitchen:
 
     def _get_forward(self, layer: Layer):
         def forward(images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-            rows = range(self._count) if rows is None else rows
-            with torch.no_grad():
-                return self._scores(self._run.model.forward(images), rows)
+            return self._scores(self._run.forward(images), range(self._count) if rows is None else rows)
 
         return forward
 
@@ -156,35 +171,47 @@ class Kitchen:
     def _replay(self, layer: Layer) -> Replay:
         if layer.name not in self._replays:
             run = self._run
-            replay = Replay(run.model.forward, run.images, layer, run.recorder)
+            replay = Replay(run.forward, run.images, layer, run.recorder)
             tap = run.taps[layer.name]
-            tolerance = 1e-4 if tap.dtype is torch.float32 and not _autocasting(run.images) else 5e-2
+            exact = tap.dtype in (torch.float32, torch.float64) and not run.autocast["enabled"]
             check_replay(
                 replay,
                 run.model.module,
                 layer,
                 tap,
                 lambda outputs, rows: (self._scores(outputs, rows), self.score[list(rows)]),
-                tolerance,
+                tolerance=1e-4 if exact else 5e-2,
             )
             self._replays[layer.name] = replay
         return self._replays[layer.name]
 
 
-def _autocasting(images: Tensor) -> bool:
-    return torch.is_autocast_enabled(images.device.type)
+def _alive_on_noise(run: Pass, name: str) -> bool:
+    """Whether any class score depends on this layer's grid for images of noise."""
+    layer = next(layer for layer in run.layers if layer.name == name)
+    generator = torch.Generator(run.images.device).manual_seed(run.seed)
+    shape = (2, *run.images.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=run.images.device).to(run.images.dtype)
+    with torch.no_grad(), Taps([layer]) as taps:
+        outputs = run.model.forward(noise)
+    try:
+        with torch.enable_grad():
+            score = run.model.logits(outputs).pow(2).sum(1)
+    except ValueError:
+        return True  # no class scores to ask; the callable's zero stands as it is
+    gradient = gradients_of(score, [taps.outputs[name]], retain=False)[0]
+    return gradient is not None and bool(run.grids[name].to_maps(gradient).any())
 
 
-def _check_alive(module: nn.Module, name: str, gradient: Tensor | None, activations: Tensor) -> None:
-    """A layer whose positions the target never depends on would give a blank map: an error."""
-    alive = _ALIVE.setdefault(module, set())
+def _check_alive(run: Pass, name: str, gradient: Tensor | None) -> None:
+    """A layer whose positions no score ever depends on would give blank maps: an error."""
+    alive = _ALIVE.setdefault(run.model.module, set())
     if name in alive:
         return
-    if gradient is not None and bool(gradient.any()):
+    if gradient is not None and (bool(gradient.any()) or _alive_on_noise(run, name)):
+        # Zero for these images only (a black picture, say) is a finding, not a wrong layer.
         alive.add(name)
         return
-    if gradient is not None and not bool(activations.any()):
-        return  # the layer is silent for these images: a finding, not a wrong layer
     raise ValueError(
         f"layers: the target's gradient at {name!r} is zero at every position, so the target does "
         "not depend on this layer's grid (after a transformer's last attention the patch tokens "

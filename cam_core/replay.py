@@ -1,6 +1,6 @@
 """Replay of the tail: what comes after a tap, run again with other activations.
 
-During the one forward a :class:`Recorder` writes a script: which modules were called, in which
+During a forward a :class:`Recorder` writes a script: which modules were called, in which
 order, and what those complete before the tap returned. A :class:`Replay` runs the model again on
 that script: finished modules answer with what they returned, the tap answers with the perturbed
 activations, the rest runs.
@@ -37,8 +37,6 @@ class _Step:
 
 class Recorder:
     """Records, for each tapped layer, the script of the forward up to it.
-
-    Must be entered after :class:`cam_core.capture.Taps`, so that it sees the taps' own outputs.
 
     Args:
         root: the module that is called

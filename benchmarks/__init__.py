@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against honest bases, never timed tests."""

@@ -1,0 +1,254 @@
+"""Forms: inputs with validation, and what they will do said before they do it."""
+
+import json
+
+import fiftyone.operators.types as types
+
+from . import _models, _runs
+from ._settings import PRECISIONS, STORAGES, parse_methods
+
+_TARGETS = {
+    "predicted": ("Predicted class", "the class with the highest score"),
+    "top_2": ("Two best classes", "one heatmap field for each"),
+    "top_3": ("Three best classes", "one heatmap field for each"),
+    "classes": ("Named classes", "the same classes for every image"),
+}
+# What Execute hands over, in the order of the copied Python call; the rest is layout.
+_ARGUMENTS = (
+    "model", "methods", "cam_key", "targets", "layers", "fuse", "batch_size", "device", "precision",
+    "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "max_fields",
+)  # fmt: skip
+
+
+def arguments_of(params):
+    """Turns a form's parameters into the arguments of ``compute_cams``.
+
+    Args:
+        params: ``ctx.params``
+
+    Returns:
+        a dict of the arguments that were given
+    """
+    given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
+    if given.get("targets") == "classes":
+        names = params.get("class_names") or ""
+        given["targets"] = [n.strip() for n in names.split(";") if n.strip()]
+    if "methods" in given:
+        given["methods"] = parse_methods(given["methods"])
+    if given.get("batch_size") == 0:
+        del given["batch_size"]
+    return given
+
+
+def python_call(arguments):
+    """Returns the Python code that does what the form does."""
+    rest = [f"    {k}={v!r}," for k, v in arguments.items()]
+    return "\n".join(
+        [
+            "import fiftyone.operators as foo",
+            "",
+            'compute_cams = foo.get_operator("@cam51/heatmaps/compute_cams")',
+            "compute_cams(\n    view,",
+            *rest,
+            ")",
+        ]
+    )
+
+
+def compute_cams_form(ctx):
+    """Builds the form of ``compute_cams``.
+
+    Args:
+        ctx: the execution context
+
+    Returns:
+        a ``types.Property``
+    """
+    inputs = types.Object()
+    view = ctx.target_view()
+    _model(inputs)
+    model = ctx.params.get("model")
+    if model in _models.supported_zoo_models():
+        _methods(inputs)
+        _targets(inputs, ctx)
+        _layers(inputs, ctx, model)
+        _key(inputs, ctx, model)
+        _advanced(inputs, ctx)
+        _notice(inputs, ctx, view, model)
+    return types.Property(inputs, view=types.View(label="Compute class activation maps"))
+
+
+def _model(inputs):
+    choices = types.AutocompleteView(allow_user_input=False)
+    for name in _models.supported_zoo_models():
+        choices.add_choice(name, label=name)
+    inputs.enum(
+        "model",
+        choices.values(),
+        required=True,
+        label="Model",
+        description="a classifier of the FiftyOne model zoo; your own models are explained from Python",
+        view=choices,
+    )
+
+
+def _methods(inputs):
+    from ..cam_core import list_methods
+
+    choices = types.DropdownView(multiple=True)
+    for info in list_methods():
+        note = "" if info.class_discriminative else " (the same for every class)"
+        choices.add_choice(info.name, label=info.name, description=f"{info.summary}{note}")
+    inputs.list(
+        "methods",
+        types.String(),
+        default=["gradcam"],
+        required=True,
+        label="Methods",
+        description="all of them are computed from one pass over the data",
+        view=choices,
+    )
+
+
+def _targets(inputs, ctx):
+    choices = types.DropdownView()
+    for value, (label, description) in _TARGETS.items():
+        choices.add_choice(value, label=label, description=description)
+    inputs.enum(
+        "targets",
+        choices.values(),
+        default="predicted",
+        required=True,
+        label="Explain",
+        description="the class whose score is explained",
+        view=choices,
+    )
+    if ctx.params.get("targets") == "classes":
+        prop = inputs.str(
+            "class_names",
+            required=True,
+            label="Class names",
+            description="as the model calls them, separated by semicolons",
+        )
+        if not (ctx.params.get("class_names") or "").strip():
+            _invalid(prop, "name at least one class")
+
+
+def _layers(inputs, ctx, model):
+    names, default = _models.zoo_layers(model)
+    choices = types.AutocompleteView(multiple=True, allow_user_input=True)
+    for name in names:
+        choices.add_choice(name, label=name)
+    prop = inputs.list(
+        "layers",
+        types.String(),
+        label="Layers",
+        description=f"leave empty for the default of this network: {default or 'found by a probe'}",
+        view=choices,
+    )
+    chosen = ctx.params.get("layers") or []
+    unknown = [n for n in chosen if n.split(":")[0] not in names and not any(c in n for c in "*?[")]
+    if unknown:
+        _invalid(prop, f"the model has no layer {unknown[0]!r}")
+    if len(chosen) > 1:
+        fuse = types.DropdownView()
+        fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
+        fuse.add_choice("mean", label="Mean")
+        inputs.enum(
+            "fuse", fuse.values(), label="Fuse layers", description="adds one field of all layers together", view=fuse
+        )
+
+
+def _key(inputs, ctx, model):
+    default = _runs.next_key(ctx.dataset, _models.default_key(model))
+    prop = inputs.str(
+        "cam_key",
+        default=default,
+        required=True,
+        label="Key",
+        description="names this run and begins the name of every field that it writes",
+    )
+    try:
+        _runs.check_key(ctx.dataset, ctx.params.get("cam_key") or default, bool(ctx.params.get("overwrite")))
+    except ValueError as error:
+        _invalid(prop, str(error))
+
+
+def _advanced(inputs, ctx):
+    inputs.bool("advanced", default=False, label="Advanced", view=types.SwitchView())
+    if not ctx.params.get("advanced"):
+        return
+    inputs.int(
+        "batch_size",
+        min=0,
+        default=0,
+        label="Batch size",
+        description="0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
+    )
+    inputs.str("device", label="Device", description="for example cpu or cuda:0; empty for the model's own")
+    _choice(inputs, "precision", PRECISIONS, "auto", "Precision", "auto: float32 on a CPU, bfloat16 on a GPU")
+    inputs.int(
+        "heatmap_size", min=7, max=4096, default=192, label="Heatmap size", description="longest side in pixels"
+    )
+    _choice(inputs, "storage", STORAGES, "database", "Storage", "in the database, or as PNG files in a folder of the run")
+    if ctx.params.get("storage") == "disk":
+        inputs.str("output_dir", label="Folder", description="empty for a folder beside the datasets")
+    inputs.bool("store_prediction", default=True, label="Store the prediction", view=types.CheckboxView())
+    inputs.int("max_fields", min=1, default=12, label="Most fields", description="more new fields are refused")
+    inputs.bool(
+        "overwrite",
+        default=False,
+        label="Overwrite",
+        description="delete what an earlier run with this key wrote, first",
+        view=types.CheckboxView(),
+    )
+
+
+def _choice(inputs, name, values, default, label, description):
+    choices = types.DropdownView()
+    for value in values:
+        choices.add_choice(value, label=value)
+    inputs.enum(name, choices.values(), default=default, label=label, description=description, view=choices)
+
+
+def _notice(inputs, ctx, view, model):
+    arguments = {"methods": ["gradcam"], **arguments_of(ctx.params)}
+    arguments.setdefault("cam_key", _runs.next_key(ctx.dataset, _models.default_key(model)))
+    layers = arguments.get("layers") or [_models.zoo_layers(model)[1] or "layer"]
+    shown = [*layers, "fused"] if arguments.get("fuse") else layers
+    targets = arguments.get("targets", "predicted")
+    tags = [f"top{i + 1}" for i in range(int(targets[-1]))] if str(targets).startswith("top_") else targets
+    tags = [tags] if isinstance(tags, str) else tags
+    names = [m if isinstance(m, str) else m[0] for m in arguments["methods"]]
+    try:
+        fields = list(_runs.plan_fields(arguments["cam_key"], names, shown, tags).values())
+        _runs.check_fields(ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite")))
+    except ValueError as error:
+        warning = inputs.view("problem", types.Warning(label="This cannot run", description=str(error)))
+        _invalid(warning, str(error))
+        return
+    count = len(view)
+    text = f"{len(fields)} heatmap field{'s' if len(fields) > 1 else ''} over {count:,} samples: {', '.join(fields)}"
+    if not count:
+        _invalid(inputs.view("problem", types.Warning(label="The view is empty")), "the view is empty")
+        return
+    if len(fields) > int(arguments.get("max_fields", 12)):
+        _invalid(inputs.view("problem", types.Warning(label=f"{len(fields)} fields", description="raise Most fields in Advanced")), "too many fields")
+        return
+    inputs.view("notice", types.Notice(label=text, description="the progress bar tells how long and how large it will be"))
+    inputs.str(
+        "python",
+        default=python_call(arguments),
+        label="The same from Python",
+        view=types.CodeView(language="python", read_only=True),
+    )
+
+
+def _invalid(prop, message):
+    prop.invalid = True
+    prop.error_message = message
+
+
+def as_json(value):
+    """Returns a value as compact JSON, for logs and notifications."""
+    return json.dumps(value, default=str)

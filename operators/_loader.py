@@ -1,0 +1,262 @@
+"""From files to batches: decode, orient, transform, remember the geometry, group equal sizes.
+
+Decoding runs in threads: Pillow and torch release the GIL, nothing has to be pickled, and the App's
+server is no place to fork workers.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+@dataclasses.dataclass
+class Failure:
+    """A sample that could not be explained, and why.
+
+    Attributes:
+        id: the sample's id
+        filepath: its image
+        reason: one line
+    """
+
+    id: str
+    filepath: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Item:
+    """A decoded image: ``images`` (C, h, w) and the window of the original that it shows."""
+
+    id: str
+    filepath: str
+    image: object
+    window: object
+
+
+@dataclasses.dataclass
+class Batch:
+    """Images of one size.
+
+    Attributes:
+        items: the :class:`Item` of each row
+        images: (N, C, h, w) tensor on the CPU
+    """
+
+    items: list
+    images: object
+
+    def __len__(self):
+        return len(self.items)
+
+    def split(self, size):
+        """Yields batches of at most ``size`` of the same images."""
+        for start in range(0, len(self.items), size):
+            yield Batch(self.items[start : start + size], self.images[start : start + size])
+
+
+def decode_image(path):
+    """Reads an image as 8-bit RGB, upright.
+
+    EXIF orientation is honoured as the App does; 16-bit and float images are scaled, not clipped; an
+    alpha channel is dropped, as FiftyOne's own loader does; of an animation the first frame counts.
+
+    Args:
+        path: the file
+
+    Returns:
+        a ``PIL.Image.Image`` of mode RGB
+
+    Raises:
+        OSError: if the file cannot be read as an image
+    """
+    with warnings.catch_warnings():
+        # 100 megapixels are large, not an attack; Pillow still refuses twice its limit.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+        return Image.fromarray(_to_8_bit(np.asarray(upright))).convert("RGB")
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    return upright.convert("RGB")
+
+
+def _to_8_bit(values):
+    """Scales one wide channel to 8 bits by the range of its kind, not by its own extremes."""
+    values = np.nan_to_num(values.astype(np.float64))
+    high = values.max(initial=0)
+    if high <= 1 and values.min(initial=0) >= 0 and not np.array_equal(values, values.round()):
+        scale = 255.0
+    elif high <= 255:
+        scale = 1.0
+    elif high <= 65535:
+        scale = 255.0 / 65535
+    else:
+        scale = 255.0 / high
+    return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
+
+
+# FiftyOne's own steps, which torchvision does not have.
+def _window_rules():
+    from ..cam_core.geometry import centre_cropped, resized, unmoved
+
+    def scaled(size, alpha):
+        return resized(size, (int(round(alpha * size[0])), int(round(alpha * size[1]))))
+
+    def at_least(step, size):
+        alpha = max(m / s for m, s in zip(step.min_output_size, size, strict=True))
+        return scaled(size, alpha) if alpha > 1 else unmoved(step, size)
+
+    def at_most(step, size):
+        alpha = min(m / s for m, s in zip(step.max_output_size, size, strict=True))
+        return scaled(size, alpha) if alpha < 1 else unmoved(step, size)
+
+    def multiple(step, size):
+        return centre_cropped(size, tuple(s // step.patch_size * step.patch_size for s in size))
+
+    return {"MinResize": at_least, "MaxResize": at_most, "PatchSize": multiple}
+
+
+class Geometry:
+    """Windows of a transform, per image size; read off known steps, else found by a probe.
+
+    Args:
+        transforms: maps a PIL image to a tensor (C, h, w)
+    """
+
+    def __init__(self, transforms):
+        self._transforms = transforms
+        self._rules = _window_rules()
+        self._known = {}
+        self._lock = threading.Lock()
+
+    def window(self, height, width):
+        """Returns the :class:`Window` that the model sees of an image of this size.
+
+        Raises:
+            ValueError: if the transform is no resize, crop or padding
+        """
+        with self._lock:
+            if (height, width) not in self._known:
+                if len(self._known) > 4096:
+                    self._known.clear()
+                self._known[height, width] = self._find(height, width)
+            return self._known[height, width]
+
+    def _find(self, height, width):
+        from ..cam_core.geometry import probe, trace
+
+        window = trace(self._transforms, height, width, self._rules)
+        if window is None:
+            window = probe(lambda array: self._transforms(Image.fromarray(array)), height, width)
+        if window is None:
+            raise ValueError(
+                "transforms does more than resize, crop and pad (or is random), so the heatmap cannot "
+                "be laid back on the original image"
+            )
+        return window
+
+
+def load_item(sample_id, path, transforms, geometry):
+    """Decodes and transforms one image.
+
+    Returns:
+        an :class:`Item`
+
+    Raises:
+        OSError: if the file cannot be read
+        ValueError: if the transform returns no (C, h, w) float tensor, or cannot be inverted
+    """
+    import torch
+
+    if not os.path.isfile(path):
+        raise FileNotFoundError("the file does not exist")
+    picture = decode_image(path)
+    image = transforms(picture)
+    if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
+        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+        raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
+    return Item(sample_id, path, image, geometry.window(picture.height, picture.width))
+
+
+class Loader:
+    """Iterates over batches of equal size and failures, decoding ahead of the consumer.
+
+    Args:
+        rows: list of ``(id, filepath)``
+        transforms: maps a PIL image to a tensor
+        batch_size: images per batch; may be lowered while iterating
+        num_workers: decoding threads; 0 decodes in the consumer's thread
+    """
+
+    def __init__(self, rows, transforms, batch_size, num_workers):
+        self.batch_size = batch_size
+        self._rows = rows
+        self._transforms = transforms
+        self._geometry = Geometry(transforms)
+        self._num_workers = num_workers
+
+    def __iter__(self):
+        """Yields :class:`Batch` and :class:`Failure`."""
+        waiting = {}
+        for outcome in self._items():
+            if isinstance(outcome, Failure):
+                yield outcome
+                continue
+            group = waiting.setdefault(tuple(outcome.image.shape), [])
+            group.append(outcome)
+            if len(group) >= self.batch_size:
+                yield self._batch(waiting.pop(tuple(outcome.image.shape)))
+            elif sum(map(len, waiting.values())) >= 4 * self.batch_size:
+                # Many sizes: the largest group goes, so that memory stays bounded.
+                yield self._batch(waiting.pop(max(waiting, key=lambda k: len(waiting[k]))))
+        for group in waiting.values():
+            yield self._batch(group)
+
+    @staticmethod
+    def _batch(items):
+        import torch
+
+        images = torch.stack([item.image for item in items])
+        for item in items:
+            item.image = None
+        return Batch(items, images)
+
+    def _items(self):
+        if self._num_workers == 0:
+            for row in self._rows:
+                yield self._load(row)
+            return
+        ahead = collections.deque()
+        rows = iter(self._rows)
+        with concurrent.futures.ThreadPoolExecutor(self._num_workers, "cam51-decode") as pool:
+            try:
+                for row in rows:
+                    ahead.append(pool.submit(self._load, row))
+                    if len(ahead) >= 2 * self.batch_size + self._num_workers:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, row):
+        sample_id, path = row
+        try:
+            return load_item(sample_id, path, self._transforms, self._geometry)
+        except Exception as error:  # one bad image is recorded, the run goes on
+            return Failure(sample_id, path, one_line(error))
+
+
+def one_line(error):
+    """Returns ``Type: message`` of an exception, on one line and not too long."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,150 @@
+"""What a run is told to do: every argument checked before the first sample."""
+
+import dataclasses
+import json
+import re
+
+DEFAULT_METHODS = ("gradcam",)
+STORAGES = ("database", "disk")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass
+class Settings:
+    """The arguments of ``compute_cams``, checked; see there for their meaning."""
+
+    methods: object = None
+    targets: object = "predicted"
+    layers: object = None
+    cam_key: str = None
+    fuse: str = None
+    keep_layers: bool = True
+    batch_size: object = "auto"
+    num_workers: int = None
+    device: str = None
+    precision: str = "auto"
+    heatmap_size: int = 192
+    storage: str = "database"
+    output_dir: str = None
+    store_prediction: bool = True
+    overwrite: bool = False
+    max_fields: int = 12
+    seed: int = 51
+
+    def __post_init__(self):
+        """Raises a ValueError for every argument that can be judged by itself."""
+        _positive("heatmap_size", self.heatmap_size, low=7, high=4096)
+        _positive("max_fields", self.max_fields)
+        if self.batch_size != "auto":
+            _positive("batch_size", self.batch_size)
+        if self.num_workers is not None:
+            _positive("num_workers", self.num_workers, low=0)
+        _choice("storage", self.storage, STORAGES)
+        _choice("precision", self.precision, PRECISIONS)
+        if self.fuse is not None:
+            _choice("fuse", self.fuse, ("layercam", "mean"))
+        if self.output_dir is not None and self.storage != "disk":
+            raise ValueError("output_dir has no effect with storage='database'; use storage='disk'")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+
+    def describe(self):
+        """Returns the settings as JSON-able values, for the run record."""
+        values = dataclasses.asdict(dataclasses.replace(self, methods=None, targets=None, layers=None))
+        values["methods"] = describe(self.methods)
+        values["targets"] = describe(self.targets)
+        values["layers"] = describe(self.layers)
+        return values
+
+
+def _positive(name, value, low=1, high=None):
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high and value > high):
+        limits = f"between {low} and {high}" if high else f"of at least {low}"
+        raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
+
+
+def _choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} is unknown; choose from {', '.join(choices)}")
+
+
+def describe(value):
+    """Returns a JSON-able description of a value that may hold callables, modules or tensors."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(v) for v in value]
+    if callable(value):
+        return f"<{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}>"
+    return f"<{type(value).__name__}>"
+
+
+_TOP = re.compile(r"top[_-]?(\d+)$")
+
+
+def resolve_targets(spec, model):
+    """Turns a target specification into what the engine takes, and names for the fields.
+
+    Args:
+        spec: ``"predicted"``, ``"top_3"``, a class index or name, a callable, or a list of these
+        model: the :class:`LoadedModel`, whose class names are searched
+
+    Returns:
+        the engine's specification, and a list of one tag per target
+
+    Raises:
+        ValueError: if a class is not known; near names are listed
+    """
+    if isinstance(spec, str):
+        match = _TOP.match(spec)
+        if match:
+            return spec, [f"top{i + 1}" for i in range(int(match.group(1)))]
+        if spec == "predicted":
+            return spec, ["predicted"]
+        spec = [spec]
+    items = list(spec) if isinstance(spec, (list, tuple)) else [spec]
+    if not items:
+        raise ValueError("targets is empty; leave it out to explain the predicted class")
+    resolved = [_one_target(item, model) for item in items]
+    return [value for value, _ in resolved], [tag for _, tag in resolved]
+
+
+def _one_target(item, model):
+    from ..cam_core import class_index
+
+    if callable(item):
+        return item, getattr(item, "__name__", "custom").strip("<>")
+    if isinstance(item, str):
+        if model.classes is None:
+            raise ValueError(f"targets: {item!r} needs class names; pass classes=, or give an index")
+        item = class_index(item, model.classes)
+    if isinstance(item, bool) or not isinstance(item, int):
+        raise ValueError(
+            f"targets: {item!r} is not understood; give 'predicted', 'top_3', a class name or index, "
+            "a callable, or a list of these"
+        )
+    return item, model.label(item)
+
+
+def parse_methods(text):
+    """Reads methods from a form: names, or JSON pairs with options.
+
+    Args:
+        text: a list of strings, e.g. ``["gradcam", '["eigencam", {"component": 2}]']``
+
+    Raises:
+        ValueError: if an entry that looks like JSON is not
+    """
+    methods = []
+    for entry in text:
+        if isinstance(entry, str) and entry.lstrip().startswith("["):
+            try:
+                name, options = json.loads(entry)
+            except ValueError as error:
+                raise ValueError(f"methods: {entry!r} is not a pair [name, options]") from error
+            methods.append((name, options))
+        else:
+            methods.append(entry)
+    return methods

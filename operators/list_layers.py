@@ -1,0 +1,48 @@
+"""The layers of a model that can be explained."""
+
+import fiftyone.operators as foo
+
+
+class ListLayers(foo.Operator):
+    """Lists the layers of a model: name, type, grid, and which is the default."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(name="list_layers", label="List layers of a model", unlisted=True)
+
+    def __call__(self, model, image_size=(224, 224)):
+        """Lists the layers of a model that can be explained, in the order they are computed.
+
+        Example usage::
+
+            list_layers = foo.get_operator("@cam51/heatmaps/list_layers")
+            for layer in list_layers("resnet50-imagenet-torch"):
+                print(layer)
+
+        Args:
+            model: the name of a zoo model, a FiftyOne model, or a ``torch.nn.Module``
+            image_size ((224, 224)): (height, width) of the model's input; grids depend on it
+
+        Returns:
+            a list of ``LayerInfo``: ``name``, ``type``, ``channels``, ``grid`` and ``default``
+
+        Raises:
+            ValueError: if the model cannot be explained
+        """
+        import torch
+
+        from ..cam_core import list_layers
+        from . import _models
+
+        loaded = _models.load_model(model, transforms=lambda image: image)
+        like = next(loaded.module.parameters())
+        images = torch.zeros(1, 3, *image_size, device=like.device, dtype=like.dtype)
+        return list_layers(loaded.module, images)
+
+    def execute(self, ctx):
+        """Returns the layers as rows of a table."""
+        import dataclasses
+
+        rows = [dataclasses.asdict(layer) for layer in self(ctx.params["model"])]
+        return {"layers": rows}
