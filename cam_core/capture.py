@@ -17,6 +17,10 @@ from torch import Tensor, nn
 
 from .layers import Layer
 
+# How often a forward calls a tapped module, per module; a shared activation may be called everywhere,
+# and tapping its earlier calls would start the graph at the first of them.
+_CALLS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
 # Buffers that an eval forward was seen to change, per module; None until the first forward.
 _VOLATILE: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
@@ -92,9 +96,12 @@ class Taps:
         self.layers = layers
         self.gradients = gradients
         self.outputs: dict[str, Tensor] = {}
+        self._calls: dict[nn.Module, int] = {}
         self._handles: list = []
 
     def __enter__(self) -> Taps:
+        self.outputs.clear()
+        self._calls.clear()
         for layer in self.layers:
             self._handles.append(layer.module.register_forward_hook(self._hook(layer)))
         return self
@@ -103,9 +110,18 @@ class Taps:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if exc[0] is None:
+            for module, count in self._calls.items():
+                _CALLS[module] = count
 
     def _hook(self, layer: Layer) -> Callable:
+        first = next(other for other in self.layers if other.module is layer.module) is layer
+
         def capture(module: nn.Module, args: tuple, output: Any) -> Any:
+            if first:
+                self._calls[module] = self._calls.get(module, 0) + 1
+            if self._calls[module] < _CALLS.get(module, 1):
+                return None
             tensor = layer.pick(output)
             if tensor.is_inference():
                 tensor = tensor.clone()

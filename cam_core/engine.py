@@ -149,6 +149,10 @@ def _forward(model, images, chosen: Sequence[Method], targets, layers, seed: int
     taps = Taps(layers, gradients=any(m.info.needs_gradient for m in chosen))
     with taps, _heads(model, chosen) as heads:
         outputs = model.forward(images)
+    if taps.missing():
+        # A shared module was called less often than last time: now its calls are known.
+        with taps, _heads(model, chosen) as heads:
+            outputs = model.forward(images)
     # The first tap switched the graph on; from here on it is asked for where it is needed.
     torch.set_grad_enabled(False)
     missing = taps.missing()

@@ -201,7 +201,7 @@ class CamJob:
             status, progress = "interrupted", None
             try:
                 loader = Loader(self.rows, self.model.transforms, used["batch_size"], used["num_workers"])
-                with self._writer() as writer:
+                with _heatmaps.Writer(self.dataset, used["map_dir"]) as writer:
                     for progress in run_pipeline(loader, self._counted(step), writer, len(self.rows), self.failures):
                         yield progress
                 used["batch_size"] = loader.batch_size
@@ -210,13 +210,10 @@ class CamJob:
             finally:
                 self._finish(status, progress, used, writer_bytes=progress.written if progress else 0)
 
-    def _writer(self):
-        directory = None
-        if self.settings.storage == "disk":
-            directory = self._directory()
-        return _heatmaps.Writer(self.samples, self.plan.cam_key, output_dir=directory)
-
-    def _directory(self):
+    def _map_dir(self):
+        """The run's own folder of PNG files, or None where maps go to the database."""
+        if self.settings.storage != "disk":
+            return None
         base = self.settings.output_dir or os.path.join(
             os.path.dirname(fo.config.default_dataset_dir), "cam51", self.dataset.name
         )
@@ -240,6 +237,7 @@ class CamJob:
             precision=self.plan.precision,
             device=str(self.model.device),
             samples=len(self.rows),
+            map_dir=self._map_dir(),
             versions={"fiftyone": fo.__version__, "torch": torch.__version__},
             origin=self.origin,
         )
@@ -251,9 +249,8 @@ class CamJob:
         heatmaps = list(self.plan.fields.values())
         _runs.register(self.dataset, self.plan.cam_key, used, self.fields)
         _heatmaps.declare_schema(self.dataset, heatmaps, self.plan.prediction_field)
-        by_field = {field: method for (method, _, _), field in self.plan.fields.items()}
-        _heatmaps.colour_fields(self.dataset, by_field)
-        _heatmaps.activate_fields(self.dataset, heatmaps[:1])
+        _heatmaps.colour_fields(self.dataset, heatmaps)
+        self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
 
     def _counted(self, step):
         """Counts the statuses of the labels that a step returns."""

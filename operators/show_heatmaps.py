@@ -1,0 +1,122 @@
+"""Heatmaps of a run as a figure, for notebooks."""
+
+import os
+
+import fiftyone.operators as foo
+
+
+class ShowHeatmaps(foo.Operator):
+    """Draws photos with their heatmaps side by side."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(name="show_heatmaps", label="Show heatmaps as a figure", unlisted=True)
+
+    def __call__(self, samples, cam_key, n=12, methods=None):
+        """Draws the heatmaps of a run over the photos: a row per sample, a column per field.
+
+        Example usage::
+
+            show_heatmaps = foo.get_operator("@cam51/heatmaps/show_heatmaps")
+            show_heatmaps(view, "resnet50", n=6)
+
+        Args:
+            samples: a dataset or view
+            cam_key: the key of a CAM run
+            n (12): at most this many samples, from the first on that have heatmaps of the run
+            methods (None): only the fields of these methods
+
+        Returns:
+            a ``matplotlib.figure.Figure``
+
+        Raises:
+            ValueError: if there is no such run, or nothing of it in the samples
+        """
+        from . import _runs
+
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be a positive integer, got {n!r}")
+        dataset = samples._dataset
+        fields = _chosen_fields(dataset, _runs.heatmap_fields_of(dataset, cam_key), cam_key, methods)
+        view = samples.exists(fields[0]).limit(n).select_fields(fields)
+        rows = list(view)
+        if not rows:
+            raise ValueError(f"samples: none of them has heatmaps of the run {cam_key!r}")
+        return _figure(rows, fields, cam_key)
+
+    def execute(self, ctx):
+        """Returns the figure as a data URI."""
+        import base64
+        import io
+
+        params = dict(ctx.params)
+        figure = self(ctx.target_view(), params["cam_key"], params.get("n", 12), params.get("methods"))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=80)
+        return {"image": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()}
+
+
+def _chosen_fields(dataset, fields, cam_key, methods):
+    if methods is not None:
+        methods = [methods] if isinstance(methods, str) else list(methods)
+        known = {f: f.removeprefix(f"{cam_key}_") for f in fields}
+        fields = [f for f, name in known.items() if any(name == m or name.startswith(f"{m}_") for m in methods)]
+    if not fields:
+        from . import _runs
+
+        offer = ", ".join(_runs.heatmap_fields_of(dataset, cam_key)) or "none"
+        raise ValueError(f"methods: the run {cam_key!r} has no field of {methods}; its heatmap fields: {offer}")
+    return fields
+
+
+def _figure(rows, fields, cam_key):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = len(fields) + 1
+    figure = Figure(figsize=(2.6 * columns, 2.7 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, sample in zip(axes, rows, strict=True):
+        _draw_row(line, sample, fields, cam_key)
+    return figure
+
+
+def _draw_row(line, sample, fields, cam_key):
+    from ._loader import decode_image
+
+    photo = decode_image(sample.filepath)
+    photo.thumbnail((400, 400))
+    width, height = photo.size
+    line[0].imshow(photo)
+    line[0].set_title(os.path.basename(sample.filepath), fontsize=8)
+    for axis, field in zip(line[1:], fields, strict=True):
+        axis.imshow(photo)
+        label = sample[field]
+        heat = _heat(label)
+        if heat is not None:
+            axis.imshow(heat, cmap="inferno", alpha=0.75 * heat, extent=(0, width, height, 0), vmin=0, vmax=1)
+        axis.set_title(_caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8)
+    for axis in line:
+        axis.axis("off")
+
+
+def _heat(label):
+    """The heat of a label in [0, 1], from the database or its file; None if it has no map."""
+    import cv2
+
+    if label is None:
+        return None
+    values = label.map
+    if values is None and label.map_path is not None:
+        values = cv2.imread(label.map_path, cv2.IMREAD_GRAYSCALE)
+    return None if values is None else values / 255.0
+
+
+def _caption(label, name):
+    if label is None:
+        return f"{name}: not computed"
+    score = "" if label.score is None else f" {label.score:.2f}"
+    note = "" if label.status == "ok" else f" ({label.status} map)"
+    return f"{name}\n{label.target}{score}{note}"
