@@ -249,7 +249,7 @@ class CamJob:
         heatmaps = list(self.plan.fields.values())
         _runs.register(self.dataset, self.plan.cam_key, used, self.fields)
         _heatmaps.declare_schema(self.dataset, heatmaps, self.plan.prediction_field)
-        _heatmaps.colour_fields(self.dataset, heatmaps)
+        self.colours = _heatmaps.colour_fields(self.dataset, heatmaps)
         self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
 
     def _counted(self, step):

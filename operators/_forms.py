@@ -1,6 +1,6 @@
 """Forms: inputs with validation, and what they will do said before they do it."""
 
-import json
+import zlib
 
 import fiftyone.operators.types as types
 
@@ -236,11 +236,13 @@ def _notice(inputs, ctx, view, model):
         _invalid(inputs.view("problem", types.Warning(label=f"{len(fields)} fields", description="raise Most fields in Advanced")), "too many fields")
         return
     inputs.view("notice", types.Notice(label=text, description="the progress bar tells how long and how large it will be"))
+    # Not a CodeView: the App fetches that editor from a network. A new name per text, because a
+    # form keeps the first default that it was given.
+    code = python_call(arguments)
     inputs.str(
-        "python",
-        default=python_call(arguments),
-        label="The same from Python",
-        view=types.CodeView(language="python", read_only=True),
+        f"python_{zlib.crc32(code.encode()):08x}",
+        default=f"The same from Python:\n```python\n{code}\n```",
+        view=types.MarkdownView(read_only=True),
     )
 
 
@@ -248,7 +250,3 @@ def _invalid(prop, message):
     prop.invalid = True
     prop.error_message = message
 
-
-def as_json(value):
-    """Returns a value as compact JSON, for logs and notifications."""
-    return json.dumps(value, default=str)

@@ -235,6 +235,9 @@ def colour_fields(dataset, fields):
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         fields: the heatmap fields, in order
+
+    Returns:
+        all entries of the scheme's ``fields``, theirs and ours
     """
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
     kept = [entry for entry in scheme.fields or [] if entry.get("path") not in fields]
@@ -242,6 +245,7 @@ def colour_fields(dataset, fields):
     scheme.fields = kept + ours
     dataset.app_config.color_scheme = scheme
     dataset.save()
+    return scheme.fields
 
 
 def activate_fields(dataset, fields):

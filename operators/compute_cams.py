@@ -166,6 +166,8 @@ class ComputeCams(foo.Operator):
             yield ctx.ops.notify(str(error), variant="error")
             raise
         yield ctx.ops.reload_dataset()
+        # Of the scheme of this session, only the fields' colours are replaced.
+        yield ctx.trigger("set_color_scheme", {"fields": job.colours})
         yield ctx.ops.set_active_fields(job.active_fields)
         yield ctx.ops.notify(str(job.summary), variant="warning" if job.summary.failed else "success")
 
@@ -184,11 +186,11 @@ def _job(samples, arguments, origin):
 def _report(ctx, state):
     """Moves the progress bar: delegated and immediate runs have different calls for it."""
     label = f"{state.done:,} of {state.total:,}"
-    forecast = state.forecast()
     if state.failed:
         label += f", {state.failed:,} failed"
-    if forecast:
-        label += f", {forecast}"
+    if state.done < state.total:
+        label += f", {state.forecast()}" if state.forecast() else ""
+        label += "" if ctx.delegated else "; closing this tab stops it"
     if ctx.delegated:
         return ctx.set_progress(progress=state.fraction, label=label)
-    return ctx.ops.set_progress(progress=state.fraction, label=f"{label}; closing this tab stops it")
+    return ctx.ops.set_progress(progress=state.fraction, label=label)
