@@ -11,7 +11,8 @@ import fiftyone as fo
 
 from . import _heatmaps, _models, _runs
 from ._explain import ExplainStep
-from ._loader import Geometry, Loader, load_item, one_line
+from ._loader import Failure, Geometry, Loader, load_item, one_line
+from ._pipeline import Progress
 from ._pipeline import run as run_pipeline
 from ._settings import DEFAULT_METHODS, resolve_targets
 
@@ -198,17 +199,18 @@ class CamJob:
             step = ExplainStep(self.model, self.plan)
             used = self._used_settings(self._batch_size(step))
             self._register(used)
-            status, progress = "interrupted", None
+            status, progress = "interrupted", Progress(total=len(self.rows))
+            loader = Loader(self.rows, self.model.transforms, used["batch_size"], used["num_workers"])
+            writer = _heatmaps.Writer(self.dataset, used["map_dir"])
             try:
-                loader = Loader(self.rows, self.model.transforms, used["batch_size"], used["num_workers"])
-                with _heatmaps.Writer(self.dataset, used["map_dir"]) as writer:
+                with writer:
                     for progress in run_pipeline(loader, self._counted(step), writer, len(self.rows), self.failures):
                         yield progress
-                used["batch_size"] = loader.batch_size
                 self._note_lost(writer)
                 status = "finished"
             finally:
-                self._finish(status, progress, used, writer_bytes=progress.written if progress else 0)
+                used["batch_size"] = loader.batch_size
+                self._finish(status, progress, used, writer.bytes_written)
 
     def _map_dir(self):
         """The run's own folder of PNG files, or None where maps go to the database."""
@@ -269,13 +271,10 @@ class CamJob:
     def _note_lost(self, writer):
         paths = dict(self.rows)
         for sample_id in writer.vanished:
-            from ._loader import Failure
-
             self.failures.append(Failure(sample_id, paths.get(sample_id, ""), "the sample was deleted during the run"))
 
-    def _finish(self, status, progress, used, writer_bytes):
-        done = (progress.done if progress else 0) - len(self.failures)
-        seconds = progress.seconds if progress else 0.0
+    def _finish(self, status, progress, used, bytes_written):
+        done, seconds = progress.done - len(self.failures), progress.seconds
         self.summary = Summary(
             cam_key=self.plan.cam_key,
             done=done,
@@ -285,7 +284,7 @@ class CamJob:
             images_per_second=done / seconds if seconds else 0.0,
             settings=used,
             statuses=self._statuses,
-            bytes_written=writer_bytes,
+            bytes_written=bytes_written,
         )
         _runs.finish(self.dataset, self.plan.cam_key, status, dataclasses.asdict(self.summary))
 

@@ -103,23 +103,29 @@ def declare_schema(dataset, heatmap_fields, prediction_field=None):
         prediction_field (None): name of a classification field
     """
     for field in heatmap_fields:
-        _declare(dataset, field, fo.Heatmap)
-        schema = dataset.get_field_schema(flat=True)
-        for name, kind in ATTRIBUTES.items():
-            if f"{field}.{name}" not in schema:
-                dataset.add_sample_field(f"{field}.{name}", kind)
+        _declare(dataset, field, fo.Heatmap, ATTRIBUTES)
     if prediction_field is not None:
-        _declare(dataset, prediction_field, fo.Classification)
+        _declare(dataset, prediction_field, fo.Classification, {})
 
 
-def _declare(dataset, field, label_type):
+def _declare(dataset, field, label_type, attributes):
     existing = dataset.get_field(field)
-    if existing is None:
-        dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=label_type)
-    elif getattr(existing, "document_type", None) is not label_type:
+    if existing is not None and getattr(existing, "document_type", None) is not label_type:
         raise ValueError(
             f"field {field!r} exists and is no {label_type.__name__}; choose another cam_key, or delete the field"
         )
+    # One call per field: each reloads the dataset's schema.
+    dataset.add_sample_field(
+        field,
+        fo.EmbeddedDocumentField,
+        embedded_doc_type=label_type,
+        fields=[_named(kind(), name) for name, kind in attributes.items()],
+    )
+
+
+def _named(field, name):
+    field.name = field.db_field = name
+    return field
 
 
 class Writer:

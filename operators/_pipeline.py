@@ -100,6 +100,11 @@ def _attempt(batch, step, loader):
     """Yields (results, failures) for one batch, in as many pieces as it takes."""
     import torch
 
+    if len(batch) > loader.batch_size:
+        # The size was lowered while this batch was on its way.
+        for piece in batch.split(loader.batch_size):
+            yield from _attempt(piece, step, loader)
+        return
     try:
         yield step(batch), []
         return

@@ -1,0 +1,35 @@
+"""What the tests of the operators share: the operator through FiftyOne's loader, and a small network."""
+
+import torch
+import torchvision
+import torchvision.transforms as T
+
+PLUGIN = "fiftyone.plugins.orgs.cam51.heatmaps"
+CLASSES = [f"kind {i}" for i in range(10)]
+
+
+def operator(name="compute_cams"):
+    """An operator as users get it."""
+    import fiftyone.operators as foo
+
+    return foo.get_operator(f"@cam51/heatmaps/{name}")
+
+
+def small_network(seed=0):
+    """A ResNet-18 with few classes and random weights, made deterministic by a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torchvision.models.resnet18(num_classes=len(CLASSES)).eval()
+
+
+def transforms(size=64):
+    """The whole picture, resized to a square."""
+    return T.Compose([T.Resize((size, size)), T.ToTensor(), T.Normalize([0.5] * 3, [0.25] * 3)])
+
+
+def compute(samples, **arguments):
+    """``compute_cams`` with the small network unless another model is named."""
+    arguments = {"model": None, "cam_key": "run", "progress": False, **arguments}
+    if arguments["model"] is None:
+        arguments.update(model=small_network(), transforms=transforms(), classes=CLASSES)
+    return operator()(samples, **arguments)

@@ -1,0 +1,1 @@
+"""Small commands that the Makefile runs."""
