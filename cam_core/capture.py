@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,9 +21,6 @@ from .layers import Layer
 # How often a forward calls a tapped module, per module; a shared activation may be called everywhere,
 # and tapping its earlier calls would start the graph at the first of them.
 _CALLS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
-
-# Buffers that an eval forward was seen to change, per module; None until the first forward.
-_VOLATILE: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -47,38 +45,40 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         for parameter, flag in frozen:
             if parameter.requires_grad != flag:
                 parameter.requires_grad_(flag)
-        _restore(module, buffers)
+        _restore(buffers)
 
 
 def _snapshot(module: nn.Module) -> list[tuple]:
-    """Remembers buffers; copies only those not yet known to stay put in an eval forward."""
-    volatile = _VOLATILE.get(module)
-    rows = []
-    for prefix, owner in module.named_modules():
+    """Remembers buffers and what is in them.
+
+    The copies of one type and device are one tensor: a network has hundreds of small buffers, and
+    copying them one by one costs more than their content.
+    """
+    rows, groups = [], {}
+    for owner in module.modules():
         for name, buffer in owner._buffers.items():
             if buffer is None:
                 continue
-            full = f"{prefix}.{name}"
-            keep = volatile is None or full in volatile
-            rows.append((full, owner, name, buffer, _version(buffer), buffer.clone() if keep else None))
+            group = groups.setdefault((buffer.device, buffer.dtype), [])
+            rows.append((owner, name, buffer, _version(buffer), group, len(group)))
+            group.append(buffer)
+    with torch.no_grad():
+        for group in groups.values():
+            flat = torch.cat([buffer.reshape(-1) for buffer in group])
+            group[:] = flat.split([buffer.numel() for buffer in group])
     return rows
 
 
-def _restore(module: nn.Module, rows: list[tuple]) -> None:
-    changed = set()
-    for full, owner, name, buffer, version, copy in rows:
-        if owner._buffers.get(name) is buffer and _version(buffer) == version:
-            continue
-        changed.add(full)
-        if copy is not None and _version(buffer) != version:
-            with torch.no_grad():
-                buffer.copy_(copy)
+def _restore(rows: list[tuple]) -> None:
+    for owner, name, buffer, version, copies, number in rows:
         owner._buffers[name] = buffer
-    _VOLATILE[module] = _VOLATILE.get(module, set()) | changed
+        if version is None or _version(buffer) != version:
+            with torch.no_grad():
+                buffer.copy_(copies[number].view_as(buffer))
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 class Taps:

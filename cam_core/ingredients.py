@@ -205,10 +205,15 @@ def _alive_on_noise(run: Pass, name: str) -> bool:
 
 def _check_alive(run: Pass, name: str, gradient: Tensor | None) -> None:
     """A layer whose positions no score ever depends on would give blank maps: an error."""
+    if gradient is None:
+        raise ValueError(
+            f"targets: the score is computed without layer {name!r}, so its gradient there does not "
+            "exist; choose a layer that the target depends on, list_layers(model) shows them"
+        )
     alive = _ALIVE.setdefault(run.model.module, set())
     if name in alive:
         return
-    if gradient is not None and (bool(gradient.any()) or _alive_on_noise(run, name)):
+    if bool(gradient.any()) or _alive_on_noise(run, name):
         # Zero for these images only (a black picture, say) is a finding, not a wrong layer.
         alive.add(name)
         return

@@ -56,7 +56,13 @@ def heatmaps(maps: Tensor, size: tuple[int, int]) -> Tensor:
         (N, K, H, W) in [0, 1]; all zero for a map without positive evidence, NaN for a map that is
         not finite
     """
-    return normalise(upsample(rectify(maps), size))
+    heat = normalise(upsample(rectify(maps), size))
+    # Rectifying would hide a -inf, and a maximum of inf would make a picture of one point.
+    return heat.masked_fill(~_finite(maps)[..., None, None], torch.nan)
+
+
+def _finite(maps: Tensor) -> Tensor:
+    return maps.isfinite().all(-1).all(-1)
 
 
 def status(maps: Tensor) -> list:
@@ -74,7 +80,7 @@ def status(maps: Tensor) -> list:
     code = torch.zeros_like(high, dtype=torch.long)
     code = torch.where(high - low <= _FLAT * high, 2, code)
     code = torch.where(high <= 0, 1, code)
-    code = torch.where(maps.isfinite().all(-1).all(-1), code, 3)
+    code = torch.where(_finite(maps), code, 3)
     return _named(code.tolist())
 
 

@@ -1,11 +1,12 @@
 """Forms: inputs with validation, and what they will do said before they do it."""
 
+import json
 import zlib
 
 import fiftyone.operators.types as types
 
 from . import _models, _runs
-from ._settings import PRECISIONS, STORAGES, parse_methods
+from ._settings import PRECISIONS, STORAGES, as_list, describe, parse_methods
 
 _TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -15,8 +16,9 @@ _TARGETS = {
 }
 # What Execute hands over, in the order of the copied Python call; the rest is layout.
 _ARGUMENTS = (
-    "model", "methods", "cam_key", "targets", "layers", "fuse", "batch_size", "device", "precision",
-    "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "max_fields",
+    "model", "methods", "cam_key", "targets", "layers", "fuse", "keep_layers", "batch_size",
+    "num_workers", "device", "precision", "heatmap_size", "storage", "output_dir", "store_prediction",
+    "overwrite", "max_fields", "seed",
 )  # fmt: skip
 
 
@@ -38,6 +40,45 @@ def arguments_of(params):
     if given.get("batch_size") == 0:
         del given["batch_size"]
     return given
+
+
+def params_of(arguments):
+    """Turns arguments of ``compute_cams`` into a form's parameters: the way into a queue.
+
+    Args:
+        arguments: names and numbers only; what is None is left out
+
+    Returns:
+        a JSON-able dict
+
+    Raises:
+        ValueError: if a value cannot be sent to another process
+    """
+    params = {k: v for k, v in arguments.items() if v is not None}
+    if params.get("batch_size") == "auto":
+        del params["batch_size"]
+    if "methods" in params:
+        params["methods"] = [_method_text(m) for m in as_list(params["methods"])]
+    if "layers" in params:
+        params["layers"] = as_list(params["layers"])
+    names = as_list(params.get("targets", "predicted"))
+    if names[0] not in _TARGETS:
+        if not all(isinstance(n, str) for n in names):
+            raise ValueError(_UNSENDABLE.format("targets"))
+        params.update(targets="classes", class_names="; ".join(names))
+    for name, value in params.items():
+        if describe(value) != value:
+            raise ValueError(_UNSENDABLE.format(name))
+    return params
+
+
+_UNSENDABLE = "delegate: {} cannot be sent to another process; use names, or delegate=False"
+
+
+def _method_text(method):
+    if isinstance(method, (tuple, list)) and len(method) == 2 and isinstance(method[0], str):
+        return json.dumps(list(method))
+    return method
 
 
 def python_call(arguments):
@@ -103,7 +144,6 @@ def _methods(inputs):
         "methods",
         types.String(),
         default=["gradcam"],
-        required=True,
         label="Methods",
         description="all of them are computed from one pass over the data",
         view=choices,
@@ -118,7 +158,6 @@ def _targets(inputs, ctx):
         "targets",
         choices.values(),
         default="predicted",
-        required=True,
         label="Explain",
         description="the class whose score is explained",
         view=choices,
@@ -164,7 +203,6 @@ def _key(inputs, ctx, model):
     prop = inputs.str(
         "cam_key",
         default=default,
-        required=True,
         label="Key",
         description="names this run and begins the name of every field that it writes",
     )

@@ -104,7 +104,7 @@ def resolve_targets(spec, model):
         if spec == "predicted":
             return spec, ["predicted"]
         spec = [spec]
-    items = list(spec) if isinstance(spec, (list, tuple)) else [spec]
+    items = as_list(spec)
     if not items:
         raise ValueError("targets is empty; leave it out to explain the predicted class")
     resolved = [_one_target(item, model) for item in items]
@@ -126,6 +126,12 @@ def _one_target(item, model):
             "a callable, or a list of these"
         )
     return item, model.label(item)
+
+
+def as_list(value):
+    """Returns a list of what may be one name, a ``(name, options)`` pair, or several."""
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict)
+    return list(value) if isinstance(value, (list, tuple)) and not pair else [value]
 
 
 def parse_methods(text):

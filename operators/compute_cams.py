@@ -141,15 +141,9 @@ class ComputeCams(foo.Operator):
         return job.summary
 
     def _delegate(self, samples, arguments):
-        from ._settings import describe
+        from . import _forms
 
-        defaults = self.__call__.__kwdefaults__ or {}
-        params = {k: v for k, v in arguments.items() if v is not None and v != defaults.get(k)}
-        unsendable = [k for k, v in params.items() if describe(v) != (list(v) if isinstance(v, tuple) else v)]
-        if unsendable:
-            raise ValueError(
-                f"delegate: {', '.join(unsendable)} cannot be sent to another process; use names, or delegate=False"
-            )
+        params = _forms.params_of(arguments)
         ctx = {"view": samples.view()}
         return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
 

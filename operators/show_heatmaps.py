@@ -48,13 +48,10 @@ class ShowHeatmaps(foo.Operator):
     def execute(self, ctx):
         """Returns the figure as a data URI."""
         import base64
-        import io
 
         params = dict(ctx.params)
         figure = self(ctx.target_view(), params["cam_key"], params.get("n", 12), params.get("methods"))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=80)
-        return {"image": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()}
+        return {"image": "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode()}
 
 
 def _chosen_fields(dataset, fields, cam_key, methods):
@@ -71,11 +68,21 @@ def _chosen_fields(dataset, fields, cam_key, methods):
 
 
 def _figure(rows, fields, cam_key):
+    import io
+
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class HeatmapFigure(Figure):
+        """A figure that a notebook shows whatever its plotting backend is."""
+
+        def _repr_png_(self):
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=80)
+            return buffer.getvalue()
+
     columns = len(fields) + 1
-    figure = Figure(figsize=(2.6 * columns, 2.7 * len(rows)), layout="constrained")
+    figure = HeatmapFigure(figsize=(2.6 * columns, 2.7 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, sample in zip(axes, rows, strict=True):

@@ -36,7 +36,7 @@ def _losses(activations: Tensor, score: Tensor, tail, row: int, batch_size: int)
     """(C,) the score lost by ablating each channel of one image; silent channels lose nothing."""
     lost = activations.new_zeros(activations.shape[0])
     live = activations.flatten(1).any(1).nonzero()[:, 0]
-    for channels in live.split(batch_size):
+    for channels in live.split(batch_size) if len(live) else ():
         ablated = activations.expand(len(channels), *activations.shape).clone()
         ablated[torch.arange(len(channels), device=ablated.device), channels] = 0
         lost[channels] = score - tail(ablated, [row] * len(channels))

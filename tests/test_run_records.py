@@ -1,0 +1,146 @@
+"""The record of a run: registered first, finished last, cleared as a whole."""
+
+import importlib
+
+import pytest
+from operators_common import PLUGIN, compute, operator
+
+import fiftyone as fo
+
+pytestmark = pytest.mark.usefixtures("plugin")
+
+
+@pytest.fixture(scope="module")
+def runs(plugin):
+    return importlib.import_module(f"{PLUGIN}.operators._runs")
+
+
+def job_of(dataset, **arguments):
+    """A job that is not run yet."""
+    from operators_common import CLASSES, small_network, transforms
+
+    compute_room = importlib.import_module(f"{PLUGIN}.operators._compute")
+    settings = importlib.import_module(f"{PLUGIN}.operators._settings").Settings(cam_key="run", **arguments)
+    return compute_room.CamJob(dataset, small_network(), settings, transforms(), CLASSES)
+
+
+def test_record_of_a_finished_run(photo_dataset):
+    dataset = photo_dataset(3)
+    summary = compute(dataset, methods=["gradcam", ("eigencam", {"component": 2})])
+    config = dataset.get_run_info("run").config
+    assert (config.method, config.status, config.fields) == ("cam51", "finished", summary.fields)
+    used = config.settings
+    assert used["methods"] == ["gradcam", ["eigencam", {"component": 2}]]
+    assert (used["layers"], used["batch_size"], used["precision"]) == (["layer4"], 16, "float32")
+    assert used["versions"]["fiftyone"] == fo.__version__ and used["seed"] == 51 and used["samples"] == 3
+    stored = dataset.load_run_results("run").summary
+    assert (stored["done"], stored["failed"], stored["fields"]) == (3, [], summary.fields)
+
+
+def test_key_is_counted_up(photo_dataset):
+    dataset = photo_dataset(1)
+    keys = [compute(dataset, cam_key=None).cam_key for _ in range(2)]
+    assert keys == ["resnet", "resnet_2"]
+
+
+def test_taken_key_is_refused_and_overwriting_leaves_nothing_behind(photo_dataset):
+    dataset = photo_dataset(3)
+    compute(dataset, methods=["gradcam", "layercam"])
+    with pytest.raises(ValueError, match="already a CAM run of this dataset .finished.*overwrite=True"):
+        compute(dataset, methods="fem")
+    compute(dataset.limit(1), methods="fem", overwrite=True)
+    fields = set(dataset.get_field_schema())
+    assert "run_fem" in fields and not fields & {"run_gradcam", "run_layercam"}
+    assert len(dataset.exists("run_prediction")) == 1
+    scheme = dataset.app_config.color_scheme
+    assert [e["path"] for e in scheme.fields] == ["run_fem"]
+    assert "run_gradcam" not in dataset.app_config.active_fields.paths
+
+
+def test_field_of_another_run_is_refused(photo_dataset):
+    dataset = photo_dataset(1)
+    compute(dataset, cam_key="a", targets="top_2", store_prediction=False)
+    with pytest.raises(ValueError, match="'a_gradcam_top1' belongs to the CAM run 'a'"):
+        named = lambda activations: activations.sum(1)  # noqa: E731
+        named.__name__ = "top1"
+        compute(dataset, cam_key="a_gradcam", methods=named)
+
+
+def test_key_of_another_kind_of_run(photo_dataset):
+    dataset = photo_dataset(1)
+    dataset.register_run("run", dataset.init_run(method="other"))
+    with pytest.raises(ValueError, match="another kind of run"):
+        compute(dataset, overwrite=True)
+
+
+def test_closing_the_generator_keeps_what_was_computed(photo_dataset, runs):
+    dataset = photo_dataset(6)
+    job = job_of(dataset, batch_size=2)
+    steps = job.run()
+    assert runs.list_runs(dataset) == []
+    next(steps)
+    assert runs.status_of(dataset, "run") == "running"
+    next(steps)
+    steps.close()
+    assert runs.status_of(dataset, "run") == "interrupted"
+    done = [label is not None for label in dataset.values("run_gradcam")]
+    assert sum(done) == 4 == job.summary.done
+
+
+def test_error_while_writing_is_raised_and_recorded(photo_dataset, runs, monkeypatch):
+    heatmaps = importlib.import_module(f"{PLUGIN}.operators._heatmaps")
+
+    def full(self, encoded):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(heatmaps.Writer, "_write", full)
+    dataset = photo_dataset(2)
+    with pytest.raises(OSError, match="no space left"):
+        compute(dataset)
+    assert runs.status_of(dataset, "run") == "interrupted"
+
+
+def test_sample_deleted_during_the_run(photo_dataset):
+    dataset = photo_dataset(4)
+    job = job_of(dataset, batch_size=2)
+    steps = job.run()
+    next(steps)
+    dataset.delete_samples(dataset.last())
+    for _ in steps:
+        pass
+    assert [f["reason"] for f in job.summary.failed] == ["the sample was deleted during the run"]
+    assert job.summary.done == 3 and len(dataset) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((["gradcam"], ["layer4"], ["predicted"]), ["k_gradcam"]),
+        ((["gradcam"], ["layer3.0", "layer4"], ["predicted"]), ["k_gradcam_layer3_0", "k_gradcam_layer4"]),
+        ((["fem"], ["x"], ["tabby, tabby cat", "fox"]), ["k_fem_tabby_tabby_cat", "k_fem_fox"]),
+    ],
+)
+def test_names_of_fields(runs, arguments, expected):
+    assert list(runs.plan_fields("k", *arguments).values()) == expected
+
+
+def test_names_that_would_collide(runs):
+    with pytest.raises(ValueError, match="two heatmaps would be written to 'k_fem_a_b'"):
+        runs.plan_fields("k", ["fem"], ["x"], ["a b", "a-b"])
+
+
+def test_cleared_run_takes_its_files_and_no_others(photo_dataset, runs, tmp_path):
+    dataset = photo_dataset(2)
+    fields = set(dataset.get_field_schema(flat=True))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    compute(dataset, storage="disk", output_dir=str(tmp_path))
+    runs.clear(dataset, "run")
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "notes.txt"]
+    assert set(dataset.get_field_schema(flat=True)) == fields and not dataset.list_runs()
+
+
+def test_figure_of_a_run_with_files(photo_dataset, tmp_path):
+    dataset = photo_dataset(1)
+    compute(dataset, storage="disk", output_dir=str(tmp_path))
+    assert operator("show_heatmaps")(dataset, "run").axes[1].images[1].get_array().max() == 1
