@@ -1,9 +1,7 @@
-"""Size and speed of stored heatmaps: what the defaults of ``operators/_heatmaps.py`` rest on.
+"""Size and write speed of ways to store heatmaps; the choice in ``operators/_heatmaps.py`` rests on it.
 
-Run ``python -m benchmarks.storage`` from the checkout. The maps are real: five methods on the 24
-photos by EfficientNet-Lite0 with its ImageNet weights, on grids of 7, 13 and 14 cells. A size is
-what FiftyOne stores: ``zlib(np.save(map))``. ``--write`` also times ways of writing to MongoDB, on a
-dataset of its own that is deleted at the end.
+Run ``python -m benchmarks.storage`` from the checkout; needs FiftyOne and its MongoDB. Makes and
+deletes a temporary dataset.
 """
 
 from __future__ import annotations
@@ -11,86 +9,121 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
+import tempfile
 import time
+import uuid
 import zlib
-from pathlib import Path
 
+import fiftyone as fo
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 
-from benchmarks.timing import machine
-from cam_core import explain
-from cam_core.maps import normalise, rectify, upsample
-from examples.dataset import load_photos
-from examples.lite0 import MEAN, STD, lite0_module
+from operators import _heatmaps
 
-ROOT = Path(__file__).resolve().parents[1]
-# input size -> cells of the last grid on a side
-INPUTS = {224: 7, 416: 13, 448: 14}
-METHODS = ["gradcam", "layercam", "hirescam", "eigencam", "ablationcam"]
-CANDIDATES = [(112, 256), (192, 32), (192, 64), (192, 128), (192, 256), (224, 64), (224, 256)]
+SIZES = ((112, 112), (144, 192), (192, 192), (224, 224))
 
 
-def plugin_room(name: str):
-    """A room of the operators, as FiftyOne loads it."""
-    import importlib
-
-    from fiftyone.plugins import PluginDefinition
-    from fiftyone.plugins.context import PluginContext
-
-    context = PluginContext(PluginDefinition.from_disk(str(ROOT / "fiftyone.yml")))
-    context.register_all()
-    return importlib.import_module(f"fiftyone.plugins.orgs.cam51.heatmaps.operators.{name}")
-
-
-def real_maps(input_size: int) -> list[tuple[torch.Tensor, tuple[int, int]]]:
-    """Raw maps (1, 1, h, w) with the (width, height) of their photos."""
-    module, found = lite0_module(), []
-    for photo in load_photos():
-        with Image.open(photo["path"]) as opened:
-            size, small = opened.size, opened.convert("RGB").resize((input_size, input_size))
-        image = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None] / 255
-        result = explain(module, (image - MEAN) / STD, methods=METHODS)
-        found += [(raw, size) for raw in result.maps.values() if raw.amax() > 0]
-    return found
+def heats(cells: int, size: tuple[int, int], count: int) -> np.ndarray:
+    """Maps as CAMs look: smooth, partly zero, normalised."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(count, 1, cells, cells, generator=generator)
+    raw = (F.avg_pool2d(F.pad(raw, (1,) * 4, mode="reflect"), 3, 1) * 2 + 0.1).relu()
+    heat = F.interpolate(raw, size, mode="bilinear")[:, 0]
+    return (heat / heat.amax((1, 2), keepdim=True).clamp_min(1e-9)).numpy()
 
 
 def stored_bytes(array: np.ndarray) -> int:
-    """What FiftyOne stores for an array."""
+    """What FiftyOne stores of an array."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return len(zlib.compress(buffer.getvalue()))
 
 
-def sizes(heatmaps) -> None:
-    """Prints bytes and encoding time for every candidate and grid."""
-    maps = {cells: real_maps(size) for size, cells in INPUTS.items()}
-    header = " | ".join(f"{c}x{c}: median, 90 %" for c in maps)
-    print(f"Bytes per heatmap, {len(maps[7])} maps per grid; ms to round, save and compress\n")
-    print(f"| longest side | levels | {header} | ms |\n|---|---|{'---|' * len(maps)}---|")
-    for longest, levels in CANDIDATES:
-        row, seconds = [], []
-        for group in maps.values():
-            counts = []
-            for raw, (width, height) in group:
-                size = heatmaps.heatmap_size(width, height, longest)
-                heat = normalise(upsample(rectify(raw), size))[0, 0].numpy()
+def size_table(count: int) -> str:
+    """Median bytes and encoding time for every size and number of levels."""
+    lines = ["| grid | stored | levels | median kB | ms to encode |", "|---|---|---|---|---|"]
+    for cells in (7, 14):
+        for size in SIZES:
+            maps = heats(cells, size, count)
+            for levels in (32, 64, 128, 256):
                 start = time.perf_counter()
-                counts.append(stored_bytes(heatmaps.quantise(heat, levels)))
-                seconds.append(time.perf_counter() - start)
-            row.append(f"{statistics.median(counts):,.0f}, {np.percentile(counts, 90):,.0f}")
-        print(f"| {longest} | {levels} | {' | '.join(row)} | {1000 * statistics.median(seconds):.2f} |")
+                sizes = [stored_bytes(_heatmaps.quantise(m, levels)) for m in maps]
+                spent = (time.perf_counter() - start) / count * 1000
+                kept = " **(default)**" if levels == _heatmaps.LEVELS and 192 in size else ""
+                row = f"{statistics.median(sizes) / 1000:.1f} | {spent:.2f}"
+                lines.append(f"| {cells} x {cells} | {size[0]} x {size[1]} | {levels}{kept} | {row} |")
+    return "\n".join(lines)
+
+
+def label(heat: np.ndarray) -> fo.Heatmap:
+    """A label as ``compute_cams`` makes it."""
+    source = dict(method="gradcam", layer="layer4", target="cat", target_index=3, cam_key="k")
+    return _heatmaps.make_label(heat, score=1.0, peak=1.0, status="ok", **source)
+
+
+def by_writer(dataset, ids, maps, batch, folder=None):
+    """The plugin's writer: encoding in threads, one atomic update per sample."""
+    with _heatmaps.Writer(dataset, folder) as writer:
+        for start in range(0, len(ids), batch):
+            part = range(start, min(start + batch, len(ids)))
+            writer.put({ids[i]: {"one": label(maps[i]), "two": label(maps[i])} for i in part})
+
+
+def by_set_values(dataset, ids, maps, batch):
+    """``set_values`` per field and batch."""
+    for start in range(0, len(ids), batch):
+        part = range(start, min(start + batch, len(ids)))
+        for field in ("one", "two"):
+            dataset.set_values(field, {ids[i]: label(maps[i]) for i in part}, key_field="id")
+
+
+def by_save(dataset, ids, maps, batch):
+    """``sample.save()`` for each sample, with float maps: the loop that people write."""
+    for sample, heat in zip(dataset, maps, strict=True):
+        sample["one"] = fo.Heatmap(map=heat, range=[0, 1])
+        sample["two"] = fo.Heatmap(map=heat, range=[0, 1])
+        sample.save()
+
+
+def speed_table(count: int, batch: int) -> str:
+    """Samples per second, two heatmap fields each, 144 x 192 from a 7 x 7 grid."""
+    maps = heats(7, (144, 192), count)
+    folder = tempfile.mkdtemp(prefix="cam51-storage-")
+    ways = {
+        "writer, database": by_writer,
+        "writer, PNG files": lambda *a: by_writer(*a, folder=folder),
+        "set_values per field": by_set_values,
+        "sample.save(), float maps": by_save,
+    }
+    lines = ["| way | samples/s | x sample.save() |", "|---|---|---|"]
+    rates = {name: count / _timed(way, maps, batch) for name, way in ways.items()}
+    for name, rate in rates.items():
+        lines.append(f"| {name} | {rate:.0f} | {rate / rates['sample.save(), float maps']:.1f} |")
+    return "\n".join(lines)
+
+
+def _timed(way, maps, batch) -> float:
+    dataset = fo.Dataset(f"cam51-storage-{uuid.uuid4().hex[:8]}")
+    try:
+        dataset.add_samples([fo.Sample(filepath=f"/none/{i}.jpg") for i in range(len(maps))], progress=False)
+        _heatmaps.declare_schema(dataset, ["one", "two"])
+        ids = dataset.values("id")
+        start = time.perf_counter()
+        way(dataset, ids, maps, batch)
+        return time.perf_counter() - start
+    finally:
+        dataset.delete()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="also time writing to MongoDB")
-    parser.add_argument("--samples", type=int, default=1000, help="samples written per way")
-    arguments = parser.parse_args()
-    heatmaps = plugin_room("_heatmaps")
-    print(machine("cpu") + "\n")
-    sizes(heatmaps)
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--maps", type=int, default=60)
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16)
+    args = parser.parse_args()
+    print(f"{size_table(args.maps)}\n\n{speed_table(args.samples, args.batch)}")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     Args:
         module: the module to protect
     """
-    training = [(m, m.training) for m in module.modules()]
-    frozen = [(p, p.requires_grad) for p in module.parameters()]
-    buffers = _snapshot(module)
+    modules = list(module.modules())
+    training = [(m, m.training) for m in modules]
+    frozen = [(p, p.requires_grad) for m in modules for p in m._parameters.values() if p is not None]
+    buffers = _snapshot(modules)
     try:
         for submodule, _ in training:
             submodule.training = False
@@ -48,14 +49,15 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         _restore(buffers)
 
 
-def _snapshot(module: nn.Module) -> list[tuple]:
+def _snapshot(modules: list[nn.Module]) -> list[tuple]:
     """Remembers buffers and what is in them.
 
     The copies of one type and device are one tensor: a network has hundreds of small buffers, and
     copying them one by one costs more than their content.
     """
-    rows, groups = [], {}
-    for owner in module.modules():
+    rows: list[tuple] = []
+    groups: dict[tuple, list[Tensor]] = {}
+    for owner in modules:
         for name, buffer in owner._buffers.items():
             if buffer is None:
                 continue

@@ -151,6 +151,7 @@ def _forward(model, images, chosen: Sequence[Method], targets, layers, seed: int
         outputs = model.forward(images)
     if taps.missing():
         # A shared module was called less often than last time: now its calls are known.
+        torch.set_grad_enabled(False)
         with taps, _heads(model, chosen) as heads:
             outputs = model.forward(images)
     # The first tap switched the graph on; from here on it is asked for where it is needed.

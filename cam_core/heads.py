@@ -69,14 +69,32 @@ def find_head(
             continue
         if not torch.equal(output.float(), logits.detach().float()):
             continue
-        for function in _BETWEEN:
-            features = function(activations)
-            if _equal(features.mean((2, 3)), pooled.float()):
-                rows = layer.weight.detach().float()[indices.clamp_min(0).to(layer.weight.device)]
-                return Head(rows, features)
+        features = _before_pooling(activations, pooled.float())
+        if features is not None:
+            rows = layer.weight.detach().float()[indices.clamp_min(0).to(layer.weight.device)]
+            return Head(rows, features)
     return None
 
 
-def _equal(mean: Tensor, pooled: Tensor) -> bool:
-    # Half precision pools with 8 to 11 bits; functions that differ do so by far more.
-    return bool((mean - pooled).norm() <= 1e-2 * pooled.norm().clamp_min(1e-12)) and bool(pooled.any())
+def _before_pooling(activations: Tensor, pooled: Tensor) -> Tensor | None:
+    """The activations under the function whose mean is what was pooled; None if there is none.
+
+    The first that fits to rounding, else the one that fits best: ReLU and ReLU6 differ in a few
+    positions only, and small inputs look alike to SiLU and Hardswish.
+    """
+    size = pooled.norm()
+    if not bool(size > 0):
+        return None
+    best, least = None, _TOLERANCE
+    for function in _BETWEEN:
+        features = function(activations)
+        error = float((features.mean((2, 3)) - pooled).norm() / size)
+        if error <= _ROUNDING:
+            return features
+        if error < least:
+            best, least = features, error
+    return best
+
+
+# Float32 pools to 1e-6; half precision with 8 to 11 bits.
+_ROUNDING, _TOLERANCE = 1e-5, 1e-2

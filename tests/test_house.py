@@ -276,3 +276,10 @@ def test_the_checkouts_name_does_not_matter(tmp_path, name):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
     run_python(REGISTER, str(copy / "fiftyone.yml"))
+
+
+def test_methods_table_of_the_readme_is_the_registrys():
+    from tools.methods_table import updated
+
+    text = (ROOT / "README.md").read_text()
+    assert updated(text) == text, "run tools/methods_table.py"
