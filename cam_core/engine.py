@@ -147,20 +147,24 @@ def _autocast(images: Tensor, precision: str | None):
 def _forward(model, images, chosen: Sequence[Method], targets, layers, seed: int) -> Pass:
     """The one forward, with every tap in place."""
     taps = Taps(layers, gradients=any(m.info.needs_gradient for m in chosen))
+    own = images.clone()  # a model may write into its input
     with taps, _heads(model, chosen) as heads:
-        outputs = model.forward(images)
+        outputs = model.forward(own)
+    writes = own._version > 0
     if taps.missing():
         # A shared module was called less often than last time: now its calls are known.
         torch.set_grad_enabled(False)
         with taps, _heads(model, chosen) as heads:
-            outputs = model.forward(images)
+            outputs = model.forward(images.clone())
     # The first tap switched the graph on; from here on it is asked for where it is needed.
     torch.set_grad_enabled(False)
     missing = taps.missing()
     if missing:
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
     found = resolve_targets(targets, lambda: model.candidates(outputs), images.shape[0])
-    return Pass(model, images, outputs, layers, taps.outputs, found, heads, seed, _autocast_state(images))
+    return Pass(
+        model, images, outputs, layers, taps.outputs, found, heads, seed, _autocast_state(images), writes
+    )
 
 
 def _autocast_state(images: Tensor) -> dict:

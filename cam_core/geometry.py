@@ -121,8 +121,8 @@ def trace(
 
 def _flatten(transforms: Any) -> list:
     inner = getattr(transforms, "transforms", None)
-    if inner is None:
-        return [transforms]
+    if inner is None or type(transforms).__name__.startswith("Random"):
+        return [transforms]  # RandomApply and its like do not run all of theirs
     return [step for t in inner for step in _flatten(t)]
 
 
@@ -158,8 +158,13 @@ def _resize(step: Any, size: Size) -> Effect:
     wanted = step.size
     if isinstance(wanted, Sequence) and len(wanted) == 2:
         return resized(size, (int(wanted[0]), int(wanted[1])))
+    limit = getattr(step, "max_size", None)
+    if wanted is None:  # only the long side is given
+        low, high = min(size), max(size)
+        short = int(limit * low / high)
+        return resized(size, (short, limit) if size[0] <= size[1] else (limit, short))
     short = int(wanted[0] if isinstance(wanted, Sequence) else wanted)
-    return resized(size, short_side(size, short, getattr(step, "max_size", None)))
+    return resized(size, short_side(size, short, limit))
 
 
 def _crop(step: Any, size: Size) -> Effect:

@@ -33,11 +33,12 @@ class Pass:
     heads: list
     seed: int
     autocast: dict
+    writes_images: bool  # the model writes into its input
 
     def forward(self, images: Tensor) -> Any:
         """Runs the model again, without a graph, under the autocast settings of the one forward."""
         with torch.no_grad(), torch.autocast(**self.autocast):
-            return self.model.forward(images)
+            return self.model.forward(images.clone() if self.writes_images else images)
 
     @functools.cached_property
     def recorder(self) -> Recorder:

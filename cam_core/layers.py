@@ -223,7 +223,12 @@ class LayerInfo:
 
 
 def is_passive(module: nn.Module) -> bool:
-    """Whether a module only pools, drops, reorders or passes on its input."""
+    """Whether a module only pools, drops, reorders or passes on its input.
+
+    A Sequential that ends so is no layer of its own either: the one before its end has the finer grid.
+    """
+    if isinstance(module, nn.Sequential):
+        return len(module) == 0 or is_passive(module[-1])
     return isinstance(module, _PASSIVE_TYPES) or type(module).__name__ in _PASSIVE_NAMES
 
 

@@ -32,7 +32,7 @@ class _Step:
     kind: str
     module: nn.Module
     output: Any = None
-    written: bool = False  # a later in-place operation writes into the answer
+    written: bool = False  # a later in-place operation writes into what was returned
 
 
 class Recorder:
@@ -211,19 +211,32 @@ class _Script(contextlib.AbstractContextManager):
         self._given: list[tuple[_Step, Tensor, int]] = []
 
     def __enter__(self):
-        self._patched = list(dict.fromkeys(step.module for step in self._steps))
-        self._before = [m.__dict__.get("forward") for m in self._patched]
-        for module in self._patched:
-            module.forward = self._stand_in(module, module.forward)
+        self._patched: dict[nn.Module, Any] = {}
+        # Hooked as when it was recorded: PyTorch's transformer layers skip their submodules otherwise.
+        self._handle = self._steps[-1].module.register_forward_hook(lambda *args: None)
+        try:
+            for module in dict.fromkeys(step.module for step in self._steps):
+                before = module.__dict__.get("forward")
+                module.forward = self._stand_in(module, module.forward)
+                self._patched[module] = before
+        except BaseException:
+            self._take_back()
+            raise
         return self
 
-    def __exit__(self, *exc):
-        for module, before in zip(self._patched, self._before, strict=True):
+    def __exit__(self, kind, error, traceback):
+        self._take_back()
+        for step, answer, version in self._given:
+            step.written = step.written or answer._version != version
+        if kind is None and self._position < len(self._steps):
+            raise ReplayMismatch("the tapped layer was not called")
+
+    def _take_back(self) -> None:
+        self._handle.remove()
+        for module, before in self._patched.items():
             del module.forward
             if before is not None:
                 module.forward = before
-        for step, answer, version in self._given:
-            step.written = step.written or answer._version != version
 
     def _stand_in(self, module: nn.Module, own: Callable) -> Callable:
         def forward(*args, **kwargs):
@@ -236,16 +249,21 @@ class _Script(contextlib.AbstractContextManager):
             if step.kind == "run":
                 return own(*args, **kwargs)
             if step.kind == "tap":
-                return self._tap()
+                return self._tap(step)
             return self._answer(step)
 
         return forward
 
-    def _tap(self) -> Any:
+    def _tap(self, step: _Step) -> Any:
+        activations = self._activations
+        if self._learn or step.written:
+            activations = activations.clone()  # they belong to the caller
+        if self._learn:
+            self._given.append((step, activations, activations._version))
         if self._layer.entry is None:
-            return self._activations.clone() if self._learn else self._activations
+            return activations
         others = _each(self._tap_output, lambda t: take_rows(t.detach(), self._rows, self._total, True))
-        return self._layer.put(others, self._activations)
+        return self._layer.put(others, activations)
 
     def _answer(self, step: _Step) -> Any:
         writable = self._learn or step.written
@@ -297,30 +315,41 @@ def check_replay(
         return
     replay.use_full_forward()
     said = _SAID.setdefault(root, set())
-    if layer.name not in said:
-        said.add(layer.name)
-        warnings.warn(
-            f"layer {layer.name!r}: only full forwards are possible for perturbation methods "
-            f"({reason}); they take longer and give the same maps",
-            stacklevel=2,
+    if layer.name in said:
+        return
+    said.add(layer.name)
+    result = "they take longer and give the same maps"
+    if not _enlarged_fits(replay, tap, output_score, tolerance):
+        result = (
+            "and there too an image's score depends on the other images of its batch, so that what "
+            "perturbation methods compare is not quite the same"
         )
+    warnings.warn(
+        f"layer {layer.name!r}: only full forwards are possible for perturbation methods ({reason}); {result}",
+        stacklevel=2,
+    )
 
 
 def _first_flaw(replay: Replay, tap: Tensor, output_score: Callable, tolerance: float) -> str | None:
-    total = tap.shape[0]
     try:
         same = replay.learn_writes()
-        if not _close(*output_score(same, list(range(total))), tolerance):
+        if not _close(*output_score(same, list(range(tap.shape[0]))), tolerance):
             return "its replayed tail gives another score"
-        rows = [row for row in range(min(total, 2)) for _ in range(3)]
-        enlarged = replay(take_rows(tap.detach(), rows, total, writable=True), rows)
-        if not _close(*output_score(enlarged, rows), tolerance):
-            return "its tail depends on the batch size"
+        if not _enlarged_fits(replay, tap, output_score, tolerance):
+            return "its tail depends on the batch"
     except torch.OutOfMemoryError:
         raise
     except (ReplayMismatch, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         return f"its tail cannot be replayed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
     return None
+
+
+def _enlarged_fits(replay: Replay, tap: Tensor, output_score: Callable, tolerance: float) -> bool:
+    """Whether scores stay what they were when images are repeated."""
+    # Unevenly: a mean over the batch would stay what it was if all images were repeated alike.
+    rows = [0, 0, 0, 1] if tap.shape[0] > 1 else [0, 0, 0]
+    outputs = replay(take_rows(tap.detach(), rows, tap.shape[0], writable=True), rows)
+    return _close(*output_score(outputs, rows), tolerance)
 
 
 def _close(score: Tensor, recorded: Tensor, tolerance: float) -> bool:

@@ -14,7 +14,7 @@ from ._explain import ExplainStep
 from ._loader import Failure, Geometry, Loader, load_item, one_line
 from ._pipeline import Progress
 from ._pipeline import run as run_pipeline
-from ._settings import DEFAULT_METHODS, resolve_targets
+from ._settings import resolve_targets
 
 # Images tried before it is said that none can be read.
 _TRIES = 50
@@ -158,7 +158,7 @@ class CamJob:
     def _default_methods(self):
         from ..cam_core import adapt
 
-        return [adapt(self.model.module).default_method] or DEFAULT_METHODS
+        return [adapt(self.model.module).default_method]
 
     def _precision(self):
         if self.settings.precision != "auto":
@@ -251,7 +251,8 @@ class CamJob:
         heatmaps = list(self.plan.fields.values())
         _runs.register(self.dataset, self.plan.cam_key, used, self.fields)
         _heatmaps.declare_schema(self.dataset, heatmaps, self.plan.prediction_field)
-        self.colours = _heatmaps.colour_fields(self.dataset, heatmaps)
+        methods = {field: method for (method, _, _), field in self.plan.fields.items()}
+        self.colours = _heatmaps.colour_fields(self.dataset, methods)
         self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
 
     def _counted(self, step):

@@ -1,12 +1,14 @@
 """Forms: inputs with validation, and what they will do said before they do it."""
 
+import difflib
 import json
 import zlib
 
+import fiftyone as fo
 import fiftyone.operators.types as types
 
 from . import _models, _runs
-from ._settings import PRECISIONS, STORAGES, as_list, describe, parse_methods
+from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, parse_methods
 
 _TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -81,16 +83,28 @@ def _method_text(method):
     return method
 
 
-def python_call(arguments):
-    """Returns the Python code that does what the form does."""
-    rest = [f"    {k}={v!r}," for k, v in arguments.items()]
+def python_call(arguments, view=None):
+    """Returns the Python code that does what the form does.
+
+    Args:
+        arguments: the arguments of ``compute_cams``
+        view (None): the dataset or view that the form is about
+    """
+    load = []
+    if view is not None:
+        load = [f"dataset = fo.load_dataset({view._dataset.name!r})"]
+        if isinstance(view, fo.DatasetView) and view._stages:
+            load = ["view = session.view  # what you see in the App, or any view"]
+    name = load[0].split()[0] if load else "view"
     return "\n".join(
         [
+            *(["import fiftyone as fo"] if name == "dataset" else []),
             "import fiftyone.operators as foo",
             "",
+            *load,
             'compute_cams = foo.get_operator("@cam51/heatmaps/compute_cams")',
-            "compute_cams(\n    view,",
-            *rest,
+            f"compute_cams(\n    {name},",
+            *[f"    {k}={v!r}," for k, v in arguments.items()],
             ")",
         ]
     )
@@ -106,11 +120,11 @@ def compute_cams_form(ctx):
         a ``types.Property``
     """
     inputs = types.Object()
-    view = ctx.target_view()
+    view = ctx.target_view(require_flat=True)
     _model(inputs)
     model = ctx.params.get("model")
     if model in _models.supported_zoo_models():
-        _methods(inputs)
+        _methods(inputs, ctx)
         _targets(inputs, ctx)
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
@@ -133,14 +147,15 @@ def _model(inputs):
     )
 
 
-def _methods(inputs):
+def _methods(inputs, ctx):
     from ..cam_core import list_methods
+    from ..cam_core.methods import resolve_methods
 
     choices = types.DropdownView(multiple=True)
     for info in list_methods():
         note = "" if info.class_discriminative else " (the same for every class)"
         choices.add_choice(info.name, label=info.name, description=f"{info.summary}{note}")
-    inputs.list(
+    prop = inputs.list(
         "methods",
         types.String(),
         default=["gradcam"],
@@ -148,6 +163,10 @@ def _methods(inputs):
         description="all of them are computed from one pass over the data",
         view=choices,
     )
+    try:
+        resolve_methods(parse_methods(ctx.params.get("methods") or ["gradcam"]))
+    except ValueError as error:
+        _invalid(prop, str(error))
 
 
 def _targets(inputs, ctx):
@@ -188,7 +207,8 @@ def _layers(inputs, ctx, model):
     chosen = ctx.params.get("layers") or []
     unknown = [n for n in chosen if n.split(":")[0] not in names and not any(c in n for c in "*?[")]
     if unknown:
-        _invalid(prop, f"the model has no layer {unknown[0]!r}")
+        near = difflib.get_close_matches(unknown[0], names, n=3)
+        _invalid(prop, f"the model has no layer {unknown[0]!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     if len(chosen) > 1:
         fuse = types.DropdownView()
         fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
@@ -223,7 +243,11 @@ def _advanced(inputs, ctx):
         label="Batch size",
         description="0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
     )
-    inputs.str("device", label="Device", description="for example cpu or cuda:0; empty for the model's own")
+    device = inputs.str("device", label="Device", description="for example cpu or cuda:0; empty for the model's own")
+    try:
+        _models.check_device(ctx.params.get("device"))
+    except ValueError as error:
+        _invalid(device, str(error))
     _choice(inputs, "precision", PRECISIONS, "auto", "Precision", "auto: float32 on a CPU, bfloat16 on a GPU")
     inputs.int(
         "heatmap_size", min=7, max=4096, default=192, label="Heatmap size", description="longest side in pixels"
@@ -250,8 +274,12 @@ def _choice(inputs, name, values, default, label, description):
 
 
 def _notice(inputs, ctx, view, model):
-    arguments = {"methods": ["gradcam"], **arguments_of(ctx.params)}
-    arguments.setdefault("cam_key", _runs.next_key(ctx.dataset, _models.default_key(model)))
+    if any(prop.invalid for prop in inputs.properties.values()):
+        return  # what is wrong is said where it is; nothing will be written
+    given = arguments_of(ctx.params)
+    given.setdefault("methods", ["gradcam"])
+    given.setdefault("cam_key", _runs.next_key(ctx.dataset, _models.default_key(model)))
+    arguments = {k: given[k] for k in _ARGUMENTS if k in given}
     layers = arguments.get("layers") or [_models.zoo_layers(model)[1] or "layer"]
     shown = [*layers, "fused"] if arguments.get("fuse") else layers
     targets = arguments.get("targets", "predicted")
@@ -259,6 +287,7 @@ def _notice(inputs, ctx, view, model):
     tags = [tags] if isinstance(tags, str) else tags
     names = [m if isinstance(m, str) else m[0] for m in arguments["methods"]]
     try:
+        Settings(**{k: v for k, v in arguments.items() if k != "model"})
         fields = list(_runs.plan_fields(arguments["cam_key"], names, shown, tags).values())
         _runs.check_fields(ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite")))
     except ValueError as error:
@@ -276,7 +305,7 @@ def _notice(inputs, ctx, view, model):
     inputs.view("notice", types.Notice(label=text, description="the progress bar tells how long and how large it will be"))
     # Not a CodeView: the App fetches that editor from a network. A new name per text, because a
     # form keeps the first default that it was given.
-    code = python_call(arguments)
+    code = python_call(arguments, view)
     inputs.str(
         f"python_{zlib.crc32(code.encode()):08x}",
         default=f"The same from Python:\n```python\n{code}\n```",

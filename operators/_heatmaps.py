@@ -1,12 +1,14 @@
-"""Storage of heatmaps: quantise, encode, write in bulk; schema and colours.
+"""Storage of heatmaps: quantise, encode, declare the schema, write in bulk.
 
-The App reads a map by its dtype and ``range``: uint8 with ``[0, 255]``. It draws nearest-neighbour, so
-maps are stored large enough to look smooth, and 0 is transparent.
+The App reads a map by its dtype and ``range``: uint8 with ``[0, 255]``. It draws nearest-neighbour,
+so maps are stored large enough to look smooth, and 0 is transparent.
 """
 
 import concurrent.futures
 import datetime
 import os
+import re
+import uuid
 
 import cv2
 import fiftyone as fo
@@ -14,10 +16,14 @@ import fiftyone.core.odm as fod
 import numpy as np
 from bson import ObjectId
 from pymongo import UpdateOne
+from pymongo.errors import DocumentTooLarge, OperationFailure
+
+from ._colours import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
 
 LONGEST_SIDE = 192
-# Measured (benchmarks/storage.py): 64 levels keep the median below 8 KB at 192 pixels, also for maps
-# of 14 x 14 cells, and no steps are seen in the App; 256 levels nearly double it.
+# On real maps the median is 3.6 kB for 7 x 7 cells and 4.6 kB for 14 x 14 (benchmarks/storage.py),
+# with 256 levels more than twice that. From one level to the next the App's colour changes by 2 of
+# 255: not seen on photos and hardly on plain grey, where 32 levels show terraces.
 LEVELS = 64
 
 ATTRIBUTES = {
@@ -66,10 +72,15 @@ def make_label(heat, *, method, layer, target, target_index, score, peak, status
 
     Args:
         heat: (h, w) array in [0, 1], or None
-        method, layer, target, target_index, cam_key: where it comes from
+        method: the method's key
+        layer: the layer's name
+        target: the name of what is explained
+        target_index: its class index, or None
         score: the explained score
         peak: the raw map's maximum, which normalising loses
-        status: ``"ok"``; with any other the label has no map
+        status: ``"ok"``; with any other the label has no map. Heat that is zero, flat or not finite
+            has none either, and the label's status says so
+        cam_key: the run's key
 
     Returns:
         a :class:`fiftyone.core.labels.Heatmap`
@@ -86,7 +97,13 @@ def make_label(heat, *, method, layer, target, target_index, score, peak, status
     }
     if heat is None or status != "ok":
         return fo.Heatmap(**values)
-    return fo.Heatmap(map=quantise(heat), range=[0, 255], **values)
+    if not np.isfinite(heat).all():
+        return fo.Heatmap(**{**values, "status": "nan"})
+    picture = quantise(heat)
+    if picture.min() == picture.max():
+        # the raw map had a place, which is not on the image or too weak a difference to store
+        return fo.Heatmap(**{**values, "status": "flat" if picture.any() else "zero"})
+    return fo.Heatmap(map=picture, range=[0, 255], **values)
 
 
 def _finite(value):
@@ -112,7 +129,8 @@ def _declare(dataset, field, label_type, attributes):
     existing = dataset.get_field(field)
     if existing is not None and getattr(existing, "document_type", None) is not label_type:
         raise ValueError(
-            f"field {field!r} exists and is no {label_type.__name__}; choose another cam_key, or delete the field"
+            f"field {field!r} exists and is no {label_type.__name__}; choose another cam_key, or "
+            "delete the field"
         )
     # One call per field: each reloads the dataset's schema.
     dataset.add_sample_field(
@@ -136,19 +154,27 @@ class Writer:
     Args:
         dataset: the dataset that the samples belong to
         output_dir (None): a folder for PNG files; None stores maps in the database
-        threads (2): encoding threads
+        threads (None): encoding threads; by default one per CPU core, at most 8
+
+    Attributes:
+        samples_written: samples stored so far
+        bytes_written: bytes of their heatmaps
+        vanished: ids of samples that were deleted before their results came
     """
 
     # Batches waiting to be written: enough to keep the device busy, few enough to bound memory.
     _QUEUE = 4
 
-    def __init__(self, dataset, output_dir=None, threads=2):
+    def __init__(self, dataset, output_dir=None, threads=None):
         self.samples_written = 0
         self.bytes_written = 0
         self.vanished = []
         self._dataset = dataset
         self._output_dir = output_dir
+        # A new name for every writing: browsers keep showing the old picture of a rewritten file.
+        self._stamp = uuid.uuid4().hex[:8]
         self._pending = []
+        threads = threads or min(8, os.cpu_count() or 1)
         self._encoders = concurrent.futures.ThreadPoolExecutor(threads, "cam51-encode")
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "cam51-write")
         if output_dir is not None:
@@ -171,26 +197,47 @@ class Writer:
         Raises:
             Exception: what went wrong while writing an earlier batch
         """
-        encoded = [self._encoders.submit(self._encode, sid, values) for sid, values in results.items()]
+        if not results:
+            return
+        encoded = [
+            self._encoders.submit(self._encode, sid, values) for sid, values in results.items()
+        ]
         self._pending.append(self._writer.submit(self._write, encoded))
         while len(self._pending) > self._QUEUE or (self._pending and self._pending[0].done()):
-            self._pending.pop(0).result()
+            self._settle(self._pending.pop(0))
 
     def close(self):
-        """Waits until everything is stored."""
-        try:
-            while self._pending:
-                self._pending.pop(0).result()
-        finally:
-            self._writer.shutdown(wait=True)
-            self._encoders.shutdown(wait=True)
+        """Waits until everything is stored.
+
+        Raises:
+            Exception: what went wrong first; the batches after it are written all the same
+        """
+        first = None
+        while self._pending:
+            try:
+                self._settle(self._pending.pop(0))
+            except Exception as error:  # raised below, once the others are through
+                first = first or error
+        self._writer.shutdown(wait=True)
+        self._encoders.shutdown(wait=True)
+        if first is not None:
+            raise first
+
+    def _settle(self, future):
+        """Waits for a batch and refreshes the samples of it that somebody holds.
+
+        Not in the writing thread: these are the caller's objects.
+        """
+        ids = future.result()
+        if ids:
+            fo.Sample._reload_docs(self._dataset._sample_collection_name, sample_ids=ids)
 
     def _encode(self, sample_id, values):
         document, size = {}, 0
         for field, value in values.items():
             if isinstance(value, fo.Heatmap):
                 size += self._store_map(sample_id, field, value)
-            document[field] = value.to_mongo() if hasattr(value, "to_mongo") else value
+            document[field] = _to_mongo(value)
             if isinstance(value, fo.Heatmap) and value.map is not None:
                 size += len(document[field]["map"])
         return sample_id, document, size
@@ -201,7 +248,7 @@ class Writer:
             return 0
         folder = os.path.join(self._output_dir, field)
         os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, f"{ObjectId(sample_id)}.png")
+        path = os.path.join(folder, f"{ObjectId(sample_id)}-{self._stamp}.png")
         done, png = cv2.imencode(".png", label.map)
         if not done:
             raise OSError(f"the heatmap of sample {sample_id} could not be encoded as PNG")
@@ -213,69 +260,40 @@ class Writer:
         return len(png)
 
     def _write(self, encoded):
+        """Stores a batch; returns the ids that were found."""
         rows = [future.result() for future in encoded]
         now = datetime.datetime.now(datetime.timezone.utc)
-        ids = [sample_id for sample_id, _, _ in rows]
         operations = [
             UpdateOne({"_id": ObjectId(sid)}, {"$set": {**document, "last_modified_at": now}})
             for sid, document, _ in rows
         ]
-        known = self._dataset._sample_collection.distinct("_id", {"_id": {"$in": [ObjectId(i) for i in ids]}})
-        present = {str(i) for i in known}
-        self._dataset._bulk_write(operations, ids=ids)
-        self.vanished += [i for i in ids if i not in present]
-        self.samples_written += len(present)
+        samples = self._dataset._sample_collection
+        try:
+            answers = fod.bulk_write(operations, samples, ordered=False, batcher=False)
+        except (DocumentTooLarge, OperationFailure, ValueError) as error:
+            # the client, the server and FiftyOne each say it in their own way
+            if not re.search(
+                r"too ?large|BSONObj size|larger than", f"{type(error).__name__} {error}"
+            ):
+                raise
+            raise ValueError(
+                f"the heatmaps of one sample are larger than a MongoDB document may be ({error}); "
+                "choose a smaller heatmap_size, or storage='disk'"
+            ) from error
+        ids = [sample_id for sample_id, _, _ in rows]
+        if sum(answer.matched_count for answer in answers) < len(ids):
+            found = {
+                str(i)
+                for i in samples.distinct("_id", {"_id": {"$in": [ObjectId(i) for i in ids]}})
+            }
+            self.vanished += [i for i in ids if i not in found]
+            ids = [i for i in ids if i in found]
+        self.samples_written += len(ids)
         self.bytes_written += sum(size for _, _, size in rows)
+        return ids
 
 
-# Warm, told apart on photos, hottest first; the App fades each of them with the value.
-_COLOURS = (
-    "#ff3d00", "#ffab00", "#ff1e78", "#ffe100", "#ff7043", "#d500f9", "#ff8f00", "#f50057",
-    "#ffd54f", "#e64a19", "#ff80ab", "#c6ff00",
-)  # fmt: skip
-
-
-def colour_fields(dataset, fields):
-    """Gives our fields warm colours; everything else of the dataset's colour scheme stays.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        fields: the heatmap fields, in order
-
-    Returns:
-        all entries of the scheme's ``fields``, theirs and ours
-    """
-    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
-    kept = [entry for entry in scheme.fields or [] if entry.get("path") not in fields]
-    ours = [{"path": f, "fieldColor": _COLOURS[i % len(_COLOURS)]} for i, f in enumerate(fields)]
-    scheme.fields = kept + ours
-    dataset.app_config.color_scheme = scheme
-    dataset.save()
-    return scheme.fields
-
-
-def activate_fields(dataset, fields):
-    """Shows fields in the grid, beside what is shown there already.
-
-    Dense labels are not shown unless asked for.
-
-    Returns:
-        the paths that are active now
-    """
-    active = dataset.app_config.active_fields
-    paths = list(active.paths or []) if active else list(fo.DatasetAppConfig.default_active_fields(dataset).paths or [])
-    paths += [f for f in fields if f not in paths]
-    exclude = active.exclude if active else None
-    dataset.app_config.active_fields = fod.ActiveFields(paths=paths, exclude=exclude)
-    dataset.save()
-    return paths
-
-
-def forget_fields(dataset, fields):
-    """Takes fields out of the colour scheme and the active fields."""
-    config = dataset.app_config
-    if config.color_scheme and config.color_scheme.fields:
-        config.color_scheme.fields = [e for e in config.color_scheme.fields if e.get("path") not in fields]
-    if config.active_fields and config.active_fields.paths:
-        config.active_fields.paths = [p for p in config.active_fields.paths if p not in fields]
-    dataset.save()
+def _to_mongo(value):
+    if hasattr(value, "to_mongo"):
+        return value.to_mongo()
+    return value.item() if isinstance(value, np.generic) else value

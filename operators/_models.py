@@ -140,7 +140,7 @@ def load_model(model, transforms=None, classes=None, device=None):
 
     if model is None:
         raise ValueError("model is required: a zoo model's name, a FiftyOne model or a torch.nn.Module")
-    target = _device(device)
+    target = check_device(device)
     if isinstance(model, str):
         check_zoo_name(model)
         options = {} if target is None else {"device": str(target)}
@@ -156,7 +156,12 @@ def load_model(model, transforms=None, classes=None, device=None):
     )
 
 
-def _device(device):
+def check_device(device):
+    """Returns the ``torch.device`` of a name, None where none was given.
+
+    Raises:
+        ValueError: if there is no such device here
+    """
     import torch
 
     if device in (None, "", "auto"):

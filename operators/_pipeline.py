@@ -96,6 +96,31 @@ def run(loader, step, writer, total, failures):
         yield progress
 
 
+async def stream(messages):
+    """Iterates over a generator in threads, and closes it as soon as nobody listens any more.
+
+    FiftyOne's server takes a plain generator too, but when the App's tab is closed it only lets go of
+    it: the generator would end whenever Python happens to collect it, its run recorded as running.
+
+    Args:
+        messages: a generator
+    """
+    import anyio.lowlevel
+    import anyio.to_thread
+
+    end = object()
+    try:
+        while (message := await anyio.to_thread.run_sync(next, messages, end)) is not end:
+            # A cancellation that came meanwhile is raised here, not while the server holds us at
+            # the yield: from there it would not reach us.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            yield message
+    finally:
+        # a batch may still be on its way into the database
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(messages.close)
+
+
 def _attempt(batch, step, loader):
     """Yields (results, failures) for one batch, in as many pieces as it takes."""
     import torch

@@ -4,18 +4,44 @@ Built on FiftyOne's custom runs; the run's key begins the name of every field th
 """
 
 import datetime
+import math
 import os
 import re
 
 import fiftyone as fo
+import fiftyone.core.odm as fod
+import numpy as np
 
-from ._heatmaps import forget_fields
+from ._colours import forget_fields
 
 METHOD = "cam51"
 
 
+def refresh(dataset):
+    """Reloads a dataset if another process, such as the App's, gave it runs or fields meanwhile.
+
+    Only then: reloading also drops what a person changed on samples and has not saved.
+    """
+    known = {"runs": True, "sample_fields.name": True}
+    stored = fod.get_db_conn().datasets.find_one({"_id": dataset._doc.id}, known)
+    if stored is None:
+        return  # deleted: the first use says so
+    runs, fields = (
+        set(stored.get("runs") or {}),
+        {field["name"] for field in stored["sample_fields"]},
+    )
+    if runs != set(dataset.list_runs()) or fields != {
+        field.name for field in dataset._doc.sample_fields
+    }:
+        dataset.reload()
+
+
 def next_key(dataset, base):
-    """Returns ``base``, or ``base_2``, ``base_3``, ... while the key is taken."""
+    """Returns ``base``, or ``base_2``, ``base_3``, ... while the key is taken.
+
+    What cannot be part of a field's name becomes ``_``.
+    """
+    refresh(dataset)
     base = re.sub(r"\W+", "_", base).strip("_") or "cam"
     if base[0].isdigit():
         base = f"m_{base}"
@@ -41,16 +67,20 @@ def check_key(dataset, key, overwrite):
     """
     if not isinstance(key, str) or not key.isidentifier() or key.startswith("_"):
         raise ValueError(
-            f"cam_key must be a name of letters, digits and underscores that begins with a letter, got {key!r}"
+            "cam_key must be a name of letters, digits and underscores that begins with a letter, "
+            f"got {key!r}"
         )
+    refresh(dataset)
     if key not in dataset.list_runs():
         return
     if key not in list_runs(dataset):
-        raise ValueError(f"cam_key: {key!r} is the key of another kind of run on this dataset; choose another")
+        raise ValueError(
+            f"cam_key: {key!r} is the key of another kind of run on this dataset; choose another"
+        )
     if not overwrite:
         raise ValueError(
-            f"cam_key: {key!r} is already a CAM run of this dataset ({status_of(dataset, key)}); choose "
-            "another key, or overwrite=True to delete what it wrote first"
+            f"cam_key: {key!r} is already a CAM run of this dataset ({status_of(dataset, key)}); "
+            "choose another key, or overwrite=True to delete what it wrote first"
         )
 
 
@@ -67,7 +97,7 @@ def plan_fields(cam_key, methods, layers, targets):
         ``{(method, layer, target): field}``, in order
 
     Raises:
-        ValueError: if two of them would share a name
+        ValueError: if two of them would share a name, or one that the prediction's field has
     """
     fields = {}
     for method in methods:
@@ -78,10 +108,22 @@ def plan_fields(cam_key, methods, layers, targets):
                 parts += [target] if len(targets) > 1 else []
                 fields[method, layer, target] = re.sub(r"\W+", "_", "_".join(parts)).rstrip("_")
     names = list(fields.values())
+    if prediction_field(cam_key) in names:
+        raise ValueError(
+            f"methods: a heatmap would be written to {prediction_field(cam_key)!r}, the field of "
+            "the model's predictions; rename the method"
+        )
     doubles = [n for n in dict.fromkeys(names) if names.count(n) > 1]
     if doubles:
-        raise ValueError(f"fields: two heatmaps would be written to {doubles[0]!r}; rename a method or target")
+        raise ValueError(
+            f"fields: two heatmaps would be written to {doubles[0]!r}; rename a method or target"
+        )
     return fields
+
+
+def prediction_field(cam_key):
+    """Names the field of the model's predictions."""
+    return f"{cam_key}_prediction"
 
 
 def check_fields(dataset, fields, cam_key, overwrite):
@@ -97,11 +139,13 @@ def check_fields(dataset, fields, cam_key, overwrite):
     for field in fields:
         owner = owners.get(field)
         if owner is not None and owner != cam_key:
-            raise ValueError(f"field {field!r} belongs to the CAM run {owner!r}; choose another cam_key")
+            raise ValueError(
+                f"field {field!r} belongs to the CAM run {owner!r}; choose another cam_key"
+            )
         if owner is None and dataset.get_field(field) is not None:
             raise ValueError(
-                f"field {field!r} exists on the dataset and was not written by a CAM run; choose another "
-                "cam_key, or delete the field"
+                f"field {field!r} exists on the dataset and was not written by a CAM run; choose "
+                "another cam_key, or delete the field"
             )
 
 
@@ -118,10 +162,26 @@ def register(dataset, key, settings, fields):
         method=METHOD,
         status="running",
         started=_now(),
-        settings=settings,
+        settings=jsonable(settings),
         fields=list(fields),
+        # A clone has a copy of this record, but the files stay the original's.
+        dataset_id=str(dataset._doc.id),
     )
     dataset.register_run(key, config)
+
+
+def update(dataset, key, **changes):
+    """Changes entries of a run's record, such as its status or counters: one small write.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        **changes: JSON-able values
+    """
+    config = config_of(dataset, key)
+    for name, value in changes.items():
+        setattr(config, name, jsonable(value))
+    dataset.update_run_config(key, config)
 
 
 def finish(dataset, key, status, results):
@@ -133,13 +193,32 @@ def finish(dataset, key, status, results):
         status: ``"finished"`` or ``"interrupted"``
         results: JSON-able values
     """
-    config = dataset.get_run_info(key).config
-    config.status = status
-    config.ended = _now()
-    dataset.update_run_config(key, config)
+    # The results first: a run that is marked as ended has them.
     stored = dataset.init_run_results(key)
-    stored.summary = results
+    stored.summary = jsonable(results)
     dataset.save_run_results(key, stored, overwrite=True)
+    update(dataset, key, status=status, ended=_now())
+
+
+def jsonable(value):
+    """Returns a value as JSON has it.
+
+    Arrays become lists and NaN becomes None; a function is its name, and what JSON has no word for
+    is its text.
+    """
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((jsonable(v) for v in value), key=str)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return getattr(value, "__name__", None) or str(value)
 
 
 def _now():
@@ -192,28 +271,38 @@ def clear(dataset, key):
         return
     config = config_of(dataset, key)
     fields = [f for f in config.fields if dataset.get_field(f) is not None]
-    _delete_files(dataset, fields, config.settings.get("map_dir"))
+    if getattr(config, "dataset_id", None) == str(dataset._doc.id):
+        _delete_files(dataset, config.fields, config.settings.get("map_dir"))
     forget_fields(dataset, fields)
     if fields:
         dataset.delete_sample_fields(fields)
     dataset.delete_run(key)
 
 
+_OWN_FILE = re.compile(r"([0-9a-f]{24})-[0-9a-f]{8}\.png(\.part)?")
+
+
 def _delete_files(dataset, fields, folder):
-    """Deletes map files, and only those below the run's own folder."""
-    if not folder:
+    """Deletes the map files of this dataset's samples, and only those in the run's own folder.
+
+    By their names, not by what the samples point to: a run that was killed leaves files that no
+    sample points to.
+    """
+    if not folder or not os.path.isdir(folder):
         return
-    root = os.path.realpath(folder)
+    ids = set(dataset.values("id"))
     for field in fields:
-        if not _is_heat(dataset, field):
+        room = os.path.join(folder, field)
+        if os.path.islink(room) or not os.path.isdir(room):
             continue
-        for path in dataset.values(f"{field}.map_path"):
-            if path and os.path.realpath(path).startswith(root + os.sep) and os.path.isfile(path):
-                os.remove(path)
-        _remove_if_empty(os.path.join(root, field))
-    _remove_if_empty(root)
+        for name in os.listdir(room):
+            match = _OWN_FILE.fullmatch(name)
+            if match and match[1] in ids:
+                os.remove(os.path.join(room, name))
+        _remove_if_empty(room)
+    _remove_if_empty(folder)
 
 
 def _remove_if_empty(folder):
-    if os.path.isdir(folder) and not os.listdir(folder):
+    if not os.listdir(folder):
         os.rmdir(folder)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 
-DEFAULT_METHODS = ("gradcam",)
 STORAGES = ("database", "disk")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 

@@ -110,7 +110,7 @@ class ComputeCams(foo.Operator):
             fuse (None): ``"layercam"`` or ``"mean"`` also fuses the layers into one field
             keep_layers (True): whether a field per layer is written too when layers are fused
             batch_size ("auto"): 16 on a CPU, probed on a GPU; halved when memory runs out
-            num_workers (None): decoding threads
+            num_workers (None): decoding threads; 0 calls the transforms in this thread only
             device (None): a torch device; by default the model's
             precision ("auto"): ``"float32"``, ``"bfloat16"`` or ``"float16"`` for the forward; maps
                 are always float32. By default float32 on a CPU and bfloat16 on a GPU
@@ -148,12 +148,18 @@ class ComputeCams(foo.Operator):
         return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
 
     def execute(self, ctx):
-        """Runs the form's job: a live progress bar, then the fields in the grid."""
+        """Runs the form's job; closing the App's tab interrupts it."""
+        from ._pipeline import stream
+
+        return stream(self._messages(ctx))
+
+    def _messages(self, ctx):
+        """A live progress bar, then the fields in the grid."""
         from . import _forms
 
         try:
             arguments = _forms.arguments_of(ctx.params)
-            job = _job(ctx.target_view(), arguments, origin="delegated" if ctx.delegated else "app")
+            job = _job(ctx.target_view(require_flat=True), arguments, origin="delegated" if ctx.delegated else "app")
             for state in job.run():
                 yield _report(ctx, state)
         except ValueError as error:

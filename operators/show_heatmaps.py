@@ -11,7 +11,13 @@ class ShowHeatmaps(foo.Operator):
     @property
     def config(self):
         """The operator's configuration."""
-        return foo.OperatorConfig(name="show_heatmaps", label="Show heatmaps as a figure", unlisted=True)
+        return foo.OperatorConfig(
+            name="show_heatmaps",
+            label="Show heatmaps as a figure",
+            description="Photos with the heatmaps of a run side by side, for notebooks",
+            unlisted=True,
+            risk_level="low",
+        )
 
     def __call__(self, samples, cam_key, n=12, methods=None):
         """Draws the heatmaps of a run over the photos: a row per sample, a column per field.
@@ -33,14 +39,15 @@ class ShowHeatmaps(foo.Operator):
         Raises:
             ValueError: if there is no such run, or nothing of it in the samples
         """
-        from . import _runs
-
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"n must be a positive integer, got {n!r}")
-        dataset = samples._dataset
-        fields = _chosen_fields(dataset, _runs.heatmap_fields_of(dataset, cam_key), cam_key, methods)
-        view = samples.exists(fields[0]).limit(n).select_fields(fields)
-        rows = list(view)
+        fields = _chosen_fields(samples, cam_key, methods)
+        if not fields:
+            raise ValueError(
+                f"cam_key: the heatmap fields of the run {cam_key!r} were deleted; compute them "
+                "again"
+            )
+        rows = list(samples.exists(fields[0]).limit(n).select_fields(fields))
         if not rows:
             raise ValueError(f"samples: none of them has heatmaps of the run {cam_key!r}")
         return _figure(rows, fields, cam_key)
@@ -50,21 +57,29 @@ class ShowHeatmaps(foo.Operator):
         import base64
 
         params = dict(ctx.params)
-        figure = self(ctx.target_view(), params["cam_key"], params.get("n", 12), params.get("methods"))
+        figure = self(
+            ctx.target_view(), params["cam_key"], params.get("n", 12), params.get("methods")
+        )
         return {"image": "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode()}
 
 
-def _chosen_fields(dataset, fields, cam_key, methods):
-    if methods is not None:
-        methods = [methods] if isinstance(methods, str) else list(methods)
-        known = {f: f.removeprefix(f"{cam_key}_") for f in fields}
-        fields = [f for f, name in known.items() if any(name == m or name.startswith(f"{m}_") for m in methods)]
-    if not fields:
-        from . import _runs
+def _chosen_fields(samples, cam_key, methods):
+    from . import _runs
 
-        offer = ", ".join(_runs.heatmap_fields_of(dataset, cam_key)) or "none"
-        raise ValueError(f"methods: the run {cam_key!r} has no field of {methods}; its heatmap fields: {offer}")
-    return fields
+    fields = _runs.heatmap_fields_of(samples._dataset, cam_key)
+    if methods is None:
+        return fields
+    methods = [methods] if isinstance(methods, str) else list(methods)
+    # Not by the fields' names: 'gradcam' is also how 'gradcam_guided' begins.
+    offer = {field: samples.exists(field).limit(1).values(f"{field}.method") for field in fields}
+    known = sorted({name for names in offer.values() for name in names})
+    unknown = [m for m in methods if m not in known]
+    if unknown:
+        raise ValueError(
+            f"methods: the run {cam_key!r} has no heatmaps of {unknown[0]!r} in these samples; "
+            f"choose from {', '.join(known) or 'none: they have no heatmaps of the run'}"
+        )
+    return [field for field, names in offer.items() if names and names[0] in methods]
 
 
 def _figure(rows, fields, cam_key):
@@ -103,7 +118,14 @@ def _draw_row(line, sample, fields, cam_key):
         label = sample[field]
         heat = _heat(label)
         if heat is not None:
-            axis.imshow(heat, cmap="inferno", alpha=0.75 * heat, extent=(0, width, height, 0), vmin=0, vmax=1)
+            axis.imshow(
+                heat,
+                cmap="inferno",
+                alpha=0.75 * heat,
+                extent=(0, width, height, 0),
+                vmin=0,
+                vmax=1,
+            )
         axis.set_title(_caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8)
     for axis in line:
         axis.axis("off")

@@ -223,7 +223,7 @@ def test_figure(photo_dataset):
     assert len(only.axes) == 2
     with pytest.raises(ValueError, match="no CAM run 'other'; it has: run"):
         operator("show_heatmaps")(dataset, "other")
-    with pytest.raises(ValueError, match="its heatmap fields: run_gradcam, run_layercam"):
+    with pytest.raises(ValueError, match="choose from gradcam, layercam"):
         operator("show_heatmaps")(dataset, "run", methods="fem")
 
 

@@ -23,7 +23,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 # comes with FiftyOne, which requires it
-WITH_FIFTYONE = {"eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly"}
+WITH_FIFTYONE = {"anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly"}
 
 
 def run_python(code, *args, cwd=ROOT, **environ):

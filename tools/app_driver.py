@@ -24,8 +24,8 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 )  # fmt: skip
-# Once and long: the server imports torch when the form is opened for the first time.
-SLOW = 120_000
+# Long: the server imports torch when a form names its first model.
+SLOW = 40_000
 
 
 def find_browser():
@@ -38,6 +38,31 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def plant_resnet18(folder):
+    """Makes the zoo's ResNet-18 loadable without a network, with random weights.
+
+    The zoo only looks for the first file; torchvision reads the second.
+
+    Args:
+        folder: a folder for both
+
+    Returns:
+        the environment variables under which FiftyOne finds them
+    """
+    import torch
+    import torchvision
+
+    folder = Path(folder)
+    checkpoints = folder / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(51)
+        weights = torchvision.models.resnet18().state_dict()
+    torch.save(weights, checkpoints / "resnet18-f37072fd.pth")
+    (folder / "resnet18-5c106cde.pth").write_bytes(b"only looked for")
+    return {"FIFTYONE_MODEL_ZOO_DIR": str(folder), "TORCH_HOME": str(folder / "torch")}
 
 
 @contextlib.contextmanager
@@ -117,12 +142,13 @@ def wait_for(condition, seconds, what, step=0.1):
 
 
 @contextlib.contextmanager
-def browser_context(folder, size=(1400, 900)):
-    """Opens a headless browser with an empty profile.
+def browser_context(folder, size=(1400, 900), scale=1):
+    """Opens a headless browser.
 
     Args:
         folder: of the profile
         size: width and height of the window
+        scale (1): pixels of a picture per pixel of the window
 
     Yields:
         playwright's context
@@ -135,7 +161,7 @@ def browser_context(folder, size=(1400, 900)):
             executable_path=find_browser(),
             headless=True,
             viewport={"width": size[0], "height": size[1]},
-            device_scale_factor=1,
+            device_scale_factor=scale,
             args=list(FLAGS),
         )
         try:
@@ -150,3 +176,124 @@ def pixels(png):
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+class App:
+    """The App in one page of the browser.
+
+    Args:
+        page: playwright's page
+        url: the server's URL
+        pictures (None): a folder that :meth:`picture` writes to
+    """
+
+    def __init__(self, page, url, pictures=None):
+        page.set_default_timeout(SLOW)
+        self.page = page
+        self._url = url
+        self._pictures = pictures
+
+    def picture(self, name):
+        """Keeps a screenshot of the window under a name."""
+        if self._pictures is not None:
+            self.page.screenshot(path=str(Path(self._pictures) / f"{name}.png"))
+
+    def open_grid(self, dataset, pictures=True):
+        """Opens a dataset's grid and waits until its pictures are painted.
+
+        Args:
+            dataset: the dataset
+            pictures (True): whether there are any to wait for
+        """
+        self.page.goto(f"{self._url}/datasets/{dataset.name}")
+        self.page.get_by_text(f"{len(dataset)} samples", exact=True).wait_for()
+        self._dismiss_advertisement()
+        if pictures:
+            self.wait_until_painted(self.thumbnail(0))
+
+    def _dismiss_advertisement(self):
+        """It covers a part of the grid, once per profile, and comes up before the first picture."""
+        from playwright.sync_api import TimeoutError as Timeout
+
+        with contextlib.suppress(Timeout):
+            self.page.get_by_text("Dismiss", exact=True).click(timeout=2000)
+
+    def open_sample(self, dataset, sample_id):
+        """Opens a sample and waits until it is painted; returns its picture."""
+        self.page.goto(f"{self._url}/datasets/{dataset.name}?id={sample_id}")
+        picture = self.page.locator("[data-cy=modal] [data-cy=modal-looker-container] canvas").first
+        self.wait_until_painted(picture)
+        return picture
+
+    def thumbnail(self, index):
+        """The picture of a sample of the grid."""
+        return self.page.locator("[data-cy=fo-grid] [data-cy=looker] canvas").nth(index)
+
+    def wait_until_painted(self, picture, seconds=60):
+        """Waits until a picture is there and stays; returns its pixels.
+
+        Args:
+            picture: a locator
+            seconds (60): how long at most
+        """
+        picture.wait_for()
+        last = []
+
+        def settled():
+            now = pixels(picture.screenshot(animations="disabled"))
+            last.append(now)
+            same = len(last) > 2 and all(
+                p.shape == now.shape and (p == now).all() for p in last[-3:-1]
+            )
+            # an empty canvas has the dark colour of the page
+            return same and now.max() > 60
+
+        wait_for(settled, seconds, "the picture is painted", step=0.3)
+        return last[-1]
+
+    def open_form(self):
+        """Presses the plugin's button above the grid and waits for the form."""
+        button = self.page.get_by_text("local_fire_department", exact=True)
+        button.hover()
+        self.page.get_by_text(LABEL, exact=True).first.wait_for()  # its tooltip
+        button.click()
+        self.form.get_by_text("Model", exact=True).wait_for()
+
+    @property
+    def form(self):
+        """The open form."""
+        return self.page.get_by_role("dialog").filter(has_text=LABEL)
+
+    def field(self, label):
+        """What is typed into, by its label in the form."""
+        group = self.form.locator(f'xpath=.//*[normalize-space(text())="{label}"]')
+        return group.locator("xpath=following::input[1]")
+
+    def choose(self, label, value):
+        """Types a value into a field with a list, and takes the list's entry."""
+        field = self.field(label)
+        field.click()
+        field.fill(value)
+        self.page.get_by_role("option", name=re.compile(rf"^{re.escape(value)}\b")).first.click()
+
+    def add(self, label, value):
+        """Types a value that need not be in the list."""
+        field = self.field(label)
+        field.click()
+        field.fill(value)
+        field.press("Enter")
+
+    @property
+    def execute_button(self):
+        """The button that runs the form."""
+        return self.form.get_by_role("button", name="Execute", exact=True)
+
+    @property
+    def notification(self):
+        """The message at the window's lower edge."""
+        return self.page.locator("[role=alert]").filter(has_text=re.compile(r"\S")).last
+
+    @property
+    def progress(self):
+        """The dialog with the bar."""
+        return self.page.get_by_role("dialog").filter(has=self.page.get_by_role("progressbar"))

@@ -144,7 +144,10 @@ class ExplainableModel:
         Args:
             images: (N, 3, H, W) a batch of the size the model is used with
         """
-        default = self.default_layers(images)
+        try:
+            default = self.default_layers(images)
+        except ValueError:
+            default = []  # none is known: what this list is then asked for
         return [
             LayerInfo(
                 name=c.name,

@@ -30,7 +30,7 @@ def last_layer_with_gradient(model, images: Tensor) -> str:
         with taps:
             outputs = model.forward(images)
         with torch.enable_grad():
-            score = model.logits(outputs).amax(1)
+            score = _score(model, outputs)
             if not rows or not score.requires_grad:
                 raise ValueError(_NONE_FOUND)
             gradients = gradients_of(score, [taps.outputs[row.name] for row in rows], retain=False)
@@ -38,6 +38,15 @@ def last_layer_with_gradient(model, images: Tensor) -> str:
         if gradient is not None and bool(row.grid.to_maps(gradient).any()):
             return row.name
     raise ValueError(_NONE_FOUND)
+
+
+def _score(model, outputs) -> Tensor:
+    try:
+        return model.logits(outputs).amax(1)
+    except ValueError as error:
+        raise ValueError(
+            f"layers: {error}; and there is no default layer then: name one (list_layers(model) shows what there is)"
+        ) from None
 
 
 _NONE_FOUND = (

@@ -1,0 +1,113 @@
+"""How the App shows our fields: their colours, and which of them are shown in the grid.
+
+The App's default colouring is by field: one colour, more opaque where the value is higher. So heat
+looks like heat where its field has a warm colour.
+"""
+
+import contextlib
+
+import fiftyone as fo
+import fiftyone.core.odm as fod
+
+# Warm, told apart on photos, hottest first; the App fades each of them with the value.
+_COLOURS = (
+    "#ff3d00", "#ffab00", "#ff1e78", "#ffe100", "#ff7043", "#c2185b", "#ff8f00", "#f50057",
+    "#ffd54f", "#b71c1c", "#ff80ab", "#bf6d00",
+)  # fmt: skip
+
+
+def colour_fields(dataset, fields):
+    """Gives our fields warm colours; everything else of the dataset's colour scheme stays.
+
+    Where the dataset has no scheme yet, one is made that says nothing but these colours: the App
+    takes what it does not say from its own settings, as before.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        fields: the heatmap fields in order, each with a colour of its own, or ``{field: method}``
+            for one colour per method
+
+    Returns:
+        all entries of the scheme's ``fields``, theirs and ours
+    """
+    methods = dict(fields) if isinstance(fields, dict) else {field: field for field in fields}
+    order = list(dict.fromkeys(methods.values()))
+    ours = [
+        {"path": field, "fieldColor": _COLOURS[order.index(method) % len(_COLOURS)]}
+        for field, method in methods.items()
+    ]
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    scheme.fields = _with_ours(scheme, ours)
+    dataset.app_config.color_scheme = scheme
+    dataset.save()
+    _colour_sessions(dataset, ours)
+    return scheme.fields
+
+
+def _with_ours(scheme, ours):
+    paths = {entry["path"] for entry in ours}
+    return [entry for entry in scheme.fields or [] if entry.get("path") not in paths] + ours
+
+
+def _colour_sessions(dataset, ours):
+    """Colours fields in the sessions of this process too.
+
+    A session keeps the scheme that it began with: the heat would have some colour of its pool,
+    often a blue one, until the dataset is opened again.
+    """
+    running = getattr(fo.core.session.session, "_subscribed_sessions", {})
+    for session in [s for group in running.values() for s in group]:
+        if session.dataset is None or session.dataset.name != dataset.name:
+            continue
+        scheme = session.color_scheme.copy()
+        scheme.fields = _with_ours(scheme, ours)
+        with contextlib.suppress(RuntimeError):  # its App has gone: nobody is looking
+            session.color_scheme = scheme
+
+
+def activate_fields(dataset, fields):
+    """Shows fields in the grid, beside what is shown there already.
+
+    Dense labels are not shown unless asked for.
+
+    Returns:
+        the paths that are active now
+    """
+    active = dataset.app_config.active_fields
+    if active and active.exclude:
+        # the App shows whatever is not listed
+        hidden = [path for path in active.paths if path not in fields]
+        dataset.app_config.active_fields = fod.ActiveFields(paths=hidden, exclude=True)
+        dataset.save()
+        return [path for path in dataset.get_field_schema() if path not in hidden]
+    # An empty list is the App's word for "the defaults".
+    paths = list(active.paths) if active and active.paths else _default_paths(dataset)
+    paths += [f for f in fields if f not in paths]
+    dataset.app_config.active_fields = fod.ActiveFields(paths=paths)
+    dataset.save()
+    return paths
+
+
+def _default_paths(dataset):
+    return list(fo.DatasetAppConfig.default_active_fields(dataset).paths)
+
+
+def forget_fields(dataset, fields):
+    """Takes fields out of the colour scheme and the active fields, as if never put there."""
+    config = dataset.app_config
+    scheme, active = config.color_scheme, config.active_fields
+    if scheme and scheme.fields:
+        scheme.fields = [e for e in scheme.fields if e.get("path") not in fields]
+        if _says_nothing(scheme):
+            config.color_scheme = None
+    if active and active.paths:
+        active.paths = [p for p in active.paths if p not in fields]
+        left = [p for p in _default_paths(dataset) if p not in fields]
+        if not active.exclude and set(active.paths) == set(left):
+            config.active_fields = None
+    dataset.save()
+
+
+def _says_nothing(scheme):
+    values = scheme.to_dict()
+    return not any(value not in (None, [], {}) for name, value in values.items() if name != "_id")
