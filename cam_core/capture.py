@@ -108,7 +108,7 @@ class Taps:
             self._handles.append(layer.module.register_forward_hook(self._hook(layer)))
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -14,7 +14,8 @@ from . import maps as maps_
 from .adapters import ExplainableModel, adapt
 from .capture import Taps, unchanged
 from .ingredients import Kitchen, Pass
-from .layers import find_layers
+from .heads import watch_linear_layers
+from .layers import Layer, find_layers
 from .methods import Method, resolve_methods
 from .targets import resolve_targets
 
@@ -52,8 +53,8 @@ class Explanation:
             ``{(method, layer): (N, K, H, W)}`` in [0, 1]; NaN where ``valid`` is false or the raw
             map is not finite
         """
-        size = tuple(size or self.input_size)
-        return {key: maps_.heatmaps(m, size) for key, m in self.maps.items()}
+        shape = size or self.input_size
+        return {key: maps_.heatmaps(m, shape) for key, m in self.maps.items()}
 
     def status(self) -> dict[tuple[str, str], list[list[str]]]:
         """Says of each map whether it is ``"ok"``, ``"zero"``, ``"flat"`` or ``"nan"``."""
@@ -135,7 +136,7 @@ def _check_images(images: Any, module: nn.Module) -> None:
         raise ValueError("model was created under torch.inference_mode(), so it cannot be differentiated; build it outside")
 
 
-def _autocast(images: Tensor, precision: str | None):
+def _autocast(images: Tensor, precision: str | None) -> contextlib.AbstractContextManager:
     if precision is None:
         return contextlib.nullcontext()
     if precision not in _PRECISIONS:
@@ -144,7 +145,14 @@ def _autocast(images: Tensor, precision: str | None):
     return torch.autocast(device, dtype=_PRECISIONS[precision], enabled=precision != "float32")
 
 
-def _forward(model, images, chosen: Sequence[Method], targets, layers, seed: int) -> Pass:
+def _forward(
+    model: ExplainableModel,
+    images: Tensor,
+    chosen: Sequence[Method],
+    targets: Any,
+    layers: list[Layer],
+    seed: int,
+) -> Pass:
     """The one forward, with every tap in place."""
     taps = Taps(layers, gradients=any(m.info.needs_gradient for m in chosen))
     own = images.clone()  # a model may write into its input
@@ -177,9 +185,7 @@ def _autocast_state(images: Tensor) -> dict:
     }
 
 
-def _heads(model, chosen: Sequence[Method]):
-    from .heads import watch_linear_layers
-
+def _heads(model: ExplainableModel, chosen: Sequence[Method]) -> contextlib.AbstractContextManager[list]:
     if any("head" in m.info.needs for m in chosen):
         return watch_linear_layers(model.module)
     return contextlib.nullcontext([])
@@ -211,5 +217,5 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         targets=torch.stack([t.class_indices(count) for t in run.targets], 1),
         valid=valid,
         logits=logits,
-        input_size=tuple(run.images.shape[-2:]),
+        input_size=(run.images.shape[-2], run.images.shape[-1]),
     )

@@ -159,7 +159,7 @@ def _resize(step: Any, size: Size) -> Effect:
     if isinstance(wanted, Sequence) and len(wanted) == 2:
         return resized(size, (int(wanted[0]), int(wanted[1])))
     limit = getattr(step, "max_size", None)
-    if wanted is None:  # only the long side is given
+    if wanted is None and limit is not None:  # only the long side is given
         low, high = min(size), max(size)
         short = int(limit * low / high)
         return resized(size, (short, limit) if size[0] <= size[1] else (limit, short))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -101,9 +101,7 @@ class Kitchen:
         result = {}
         for name, gradient in zip(names, found, strict=True):
             grid = self._run.grids[name]
-            maps = None if gradient is None else grid.to_maps(gradient)
-            _check_alive(self._run, name, maps)
-            result[name] = maps
+            result[name] = _checked_alive(self._run, name, None if gradient is None else grid.to_maps(gradient))
         return result
 
     def serve(self, method: Method, layer: Layer) -> Tensor:
@@ -151,13 +149,13 @@ class Kitchen:
             self._head_cache[layer.name] = find_head(self._run.heads, logits, activations, self._target.indices)
         return self._head_cache[layer.name]
 
-    def _get_forward(self, layer: Layer):
+    def _get_forward(self, layer: Layer) -> Callable[..., Tensor]:
         def forward(images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
             return self._scores(self._run.forward(images), range(self._count) if rows is None else rows)
 
         return forward
 
-    def _get_tail(self, layer: Layer):
+    def _get_tail(self, layer: Layer) -> Callable[..., Tensor]:
         def tail(activations: Tensor, rows: Sequence[int] | None = None) -> Tensor:
             rows = list(range(self._count) if rows is None else rows)
             recorded = take_rows(self._run.taps[layer.name].detach(), rows, self._count)
@@ -204,7 +202,7 @@ def _alive_on_noise(run: Pass, name: str) -> bool:
     return gradient is not None and bool(run.grids[name].to_maps(gradient).any())
 
 
-def _check_alive(run: Pass, name: str, gradient: Tensor | None) -> None:
+def _checked_alive(run: Pass, name: str, gradient: Tensor | None) -> Tensor:
     """A layer whose positions no score ever depends on would give blank maps: an error."""
     if gradient is None:
         raise ValueError(
@@ -213,11 +211,11 @@ def _check_alive(run: Pass, name: str, gradient: Tensor | None) -> None:
         )
     alive = _ALIVE.setdefault(run.model.module, set())
     if name in alive:
-        return
+        return gradient
     if bool(gradient.any()) or _alive_on_noise(run, name):
         # Zero for these images only (a black picture, say) is a finding, not a wrong layer.
         alive.add(name)
-        return
+        return gradient
     raise ValueError(
         f"layers: the target's gradient at {name!r} is zero at every position, so the target does "
         "not depend on this layer's grid (after a transformer's last attention the patch tokens "

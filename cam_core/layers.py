@@ -255,8 +255,8 @@ def observe(module: nn.Module, call: Callable[[], Any]) -> list[tuple[str, nn.Mo
     return list(seen.values())
 
 
-def _observer(name: str, seen: dict):
-    def record(module, args, output):
+def _observer(name: str, seen: dict) -> Callable[[nn.Module, tuple, Any], None]:
+    def record(module: nn.Module, args: tuple, output: Any) -> None:
         if isinstance(output, Tensor):
             seen.pop(name, None)
             seen[name] = (name, module, tuple(output.shape))

@@ -81,10 +81,10 @@ def status(maps: Tensor) -> list:
     code = torch.where(high - low <= _FLAT * high, 2, code)
     code = torch.where(high <= 0, 1, code)
     code = torch.where(_finite(maps), code, 3)
-    return _named(code.tolist())
+    return [_named(c) for c in code.tolist()]
 
 
-def _named(codes) -> list | str:
+def _named(codes: list | int) -> list | str:
     return [_named(c) for c in codes] if isinstance(codes, list) else STATUSES[codes]
 
 
@@ -103,7 +103,7 @@ def fuse(maps: Sequence[Tensor], rule: str) -> Tensor:
         ValueError: if the rule is unknown
     """
     check_rule(rule)
-    size = max((tuple(m.shape[-2:]) for m in maps), key=lambda s: s[0] * s[1])
+    size = max(((m.shape[-2], m.shape[-1]) for m in maps), key=lambda s: s[0] * s[1])
     unit = [normalise(rectify(m)) for m in maps]
     if rule == "layercam":
         return torch.stack([upsample(torch.tanh(2 * m), size) for m in unit]).amax(0)

@@ -62,7 +62,7 @@ class Recorder:
             self._handles.append(module.register_forward_hook(self._leave))
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -269,7 +269,11 @@ class _Script(contextlib.AbstractContextManager):
         writable = self._learn or step.written
         answer = _each(step.output, lambda t: take_rows(t, self._rows, self._total, writable))
         if self._learn:
-            _each(answer, lambda t: self._given.append((step, t, t._version)) or t)
+            _each(answer, lambda t: self._watch(step, t))
+        return answer
+
+    def _watch(self, step: _Step, answer: Tensor) -> Tensor:
+        self._given.append((step, answer, answer._version))
         return answer
 
 
@@ -333,7 +337,7 @@ def check_replay(
 def _first_flaw(replay: Replay, tap: Tensor, output_score: Callable, tolerance: float) -> str | None:
     try:
         same = replay.learn_writes()
-        if not _close(*output_score(same, list(range(tap.shape[0]))), tolerance):
+        if not _close(output_score(same, list(range(tap.shape[0]))), tolerance):
             return "its replayed tail gives another score"
         if not _enlarged_fits(replay, tap, output_score, tolerance):
             return "its tail depends on the batch"
@@ -349,9 +353,10 @@ def _enlarged_fits(replay: Replay, tap: Tensor, output_score: Callable, toleranc
     # Unevenly: a mean over the batch would stay what it was if all images were repeated alike.
     rows = [0, 0, 0, 1] if tap.shape[0] > 1 else [0, 0, 0]
     outputs = replay(take_rows(tap.detach(), rows, tap.shape[0], writable=True), rows)
-    return _close(*output_score(outputs, rows), tolerance)
+    return _close(output_score(outputs, rows), tolerance)
 
 
-def _close(score: Tensor, recorded: Tensor, tolerance: float) -> bool:
+def _close(scores: tuple[Tensor, Tensor], tolerance: float) -> bool:
+    score, recorded = scores
     scale = recorded.abs().amax().clamp_min(1e-3)
     return bool(((score - recorded).abs() <= tolerance * scale).all())

@@ -46,6 +46,7 @@ class Target:
         if self.function is not None:
             return _checked(self.function(outputs), len(rows))
         values = logits(outputs)
+        assert self.indices is not None
         index = self.indices[list(rows)].clamp_min(0).to(values.device)
         return values.gather(1, index[:, None])[:, 0]
 

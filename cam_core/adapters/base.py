@@ -122,7 +122,7 @@ class ExplainableModel:
 
     def layer_candidates(self, images: Tensor) -> list[Candidate]:
         """Lists the layers with a spatial grid, in order of completion."""
-        size = tuple(images.shape[-2:])
+        size = (images.shape[-2], images.shape[-1])
         with torch.no_grad():
             seen = observe(self.module, lambda: self.forward(images))
         rows = []

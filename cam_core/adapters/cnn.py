@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ def _before_pooling(name: str) -> Callable[[nn.Module], str]:
 
 # Class name of the network -> its last spatial layer; a callable where it depends on the variant.
 # DenseNet's last layer is `features` before the functional ReLU that follows it.
-_LAST_SPATIAL: dict[str, str | Callable[[nn.Module], str]] = {
+_LAST_SPATIAL: dict[str, str | Callable[[Any], str]] = {
     "AlexNet": _before_pooling("features"),
     "ConvNeXt": "features",
     "DenseNet": "features",

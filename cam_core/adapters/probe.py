@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
 from ..capture import Taps, gradients_of, unchanged
 from ..layers import Layer
 
+if TYPE_CHECKING:
+    from .base import ExplainableModel
+
 # Enough to get past the layers behind a last attention; each tap keeps one activation alive.
 _DEPTH = 24
 
 
-def last_layer_with_gradient(model, images: Tensor) -> str:
+def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
     """Returns the last layer with a spatial grid whose positions the prediction depends on.
 
     Args:
@@ -40,7 +45,7 @@ def last_layer_with_gradient(model, images: Tensor) -> str:
     raise ValueError(_NONE_FOUND)
 
 
-def _score(model, outputs) -> Tensor:
+def _score(model: ExplainableModel, outputs: Any) -> Tensor:
     try:
         return model.logits(outputs).amax(1)
     except ValueError as error:

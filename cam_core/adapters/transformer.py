@@ -31,6 +31,6 @@ class TransformerClassifier(ExplainableModel):
     def named_default(self) -> str | None:
         """Returns the last norm before attention: after it the patch tokens carry no gradient."""
         if hasattr(self.module, "encoder"):
-            last = list(self.module.encoder.layers.named_children())[-1][0]
+            last = list(self.module.get_submodule("encoder.layers").named_children())[-1][0]
             return f"encoder.layers.{last}.ln_1"
         return "norm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,7 +33,9 @@ def ablationcam(activations, score, head, tail, *, batch_size=64):
     return torch.einsum("nc,nchw->nhw", weights, activations)
 
 
-def _losses(activations: Tensor, score: Tensor, tail, row: int, batch_size: int) -> Tensor:
+def _losses(
+    activations: Tensor, score: Tensor, tail: Callable[..., Tensor], row: int, batch_size: int
+) -> Tensor:
     """(C,) the score lost by ablating each channel of one image; silent channels lose nothing."""
     lost = activations.new_zeros(activations.shape[0])
     live = activations.flatten(1).any(1).nonzero()[:, 0]

@@ -112,7 +112,7 @@ def cam_method(
         TypeError: if an argument of the function is not an ingredient, or an option has no default
     """
 
-    def decorate(fn: Callable) -> Callable:
+    def decorate(fn: Any) -> Callable:
         needs, options = _signature(fn)
         doc = inspect.getdoc(fn) or ""
         fn.cam_info = MethodInfo(
@@ -151,13 +151,18 @@ def _signature(fn: Callable) -> tuple[tuple[str, ...], dict[str, Any]]:
     return tuple(needs), options
 
 
+def info_of(function: Any) -> MethodInfo:
+    """Returns what :func:`cam_method` noted on a function."""
+    return function.cam_info
+
+
 def list_methods() -> list[MethodInfo]:
     """Lists the methods that ``explain`` knows by name.
 
     Returns:
         a list of :class:`MethodInfo`, gradient methods first
     """
-    return [fn.cam_info for fn in _METHODS.values()]
+    return [info_of(fn) for fn in _METHODS.values()]
 
 
 def resolve_methods(methods: Any) -> list[Method]:
@@ -201,7 +206,7 @@ def _resolve(item: Any) -> tuple[Callable, MethodInfo, Mapping[str, Any]]:
     function = item if callable(item) else _METHODS[_known(item)]
     if not hasattr(function, "cam_info"):
         function = _undecorated(function)
-    info = function.cam_info
+    info = info_of(function)
     for name in options:
         if name not in info.options:
             offer = ", ".join(info.options) or "none"
@@ -219,7 +224,8 @@ def _undecorated(function: Callable) -> Callable:
     doc = (inspect.getdoc(function) or "").split("\n\n")[0]
     name = _identifier(getattr(function, "__name__", type(function).__name__))
     cost = "1F+1B" if _NEED_GRADIENT & set(needs) else "1F"
-    method.cam_info = MethodInfo(name, "custom", True, True, needs, options, cost, "", doc)
+    info = MethodInfo(name, "custom", True, True, needs, options, cost, "", doc)
+    setattr(method, "cam_info", info)  # noqa: B010 - functions have no such attribute declared
     return method
 
 

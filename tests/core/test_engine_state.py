@@ -262,12 +262,14 @@ def test_a_score_without_a_graph_is_an_error(toys, images):
         explain(toys.resnet(), images, "gradcam", lambda out: out[:, 0].detach(), ["layer4"])
 
 
-def test_a_layer_that_is_silent_for_these_images_is_a_finding(toys):
+@pytest.mark.parametrize("layer", ["relu", "conv", "early"])
+def test_a_layer_that_is_silent_for_these_images_is_a_finding(toys, layer):
+    """A black picture: no activation, and before a ReLU no gradient either."""
     net = toys.GapNet().eval()
     net.conv.bias.data.zero_()
     net.early[0].bias.data.zero_()
     result = explain(
-        net, torch.zeros(2, 3, 16, 16), ["gradcam", "layercam", "ablationcam"], 0, ["relu"]
+        net, torch.zeros(2, 3, 16, 16), ["gradcam", "layercam", "ablationcam"], 0, [layer]
     )
     assert all(s == [["zero"], ["zero"]] for s in result.status().values())
 

@@ -207,6 +207,8 @@ def test_gradcampp_stays_off_the_pole_of_signed_activations():
     )  # S = -1; a gradient of 2 is the pole
     gradients = torch.tensor([[[[2.0, 1.0], [0.0, 0.0]]]])
     torch.testing.assert_close(gradcampp(activations, gradients), activations[:, 0] * 1.5)
+    # The same pole where activations are positive: a gradient of -1 and S = 2.
+    torch.testing.assert_close(gradcampp(-2 * activations, -gradients / 2), torch.zeros(1, 2, 2))
 
 
 def test_signed_activations_tell_the_elementwise_methods_apart():
@@ -242,6 +244,7 @@ def test_cam_without_head_says_what_to_do():
 def test_fem_by_hand():
     # Means 1.5, 1.25; standard deviations 1.118, 1.639; only 3 > 2.618 and only 4 > 2.889.
     torch.testing.assert_close(fem(A, k=1.0), 0.25 * A.sum(1))
+    torch.testing.assert_close(fem(A, k=1.2), 0.25 * A.sum(1))  # 3 < 1.5 + 1.2 * 1.291, unbiased
     torch.testing.assert_close(fem(A, k=2.0), torch.zeros(1, 2, 2))
 
 

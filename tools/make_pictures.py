@@ -1,0 +1,141 @@
+"""Makes the README's pictures anew: ``python tools/make_pictures.py``.
+
+The App runs in a headless browser on the demo's photos. The heatmaps are those of EfficientNet-Lite0
+with its real weights; the run that is seen in progress uses a ResNet-18 with random ones, and nothing
+of its result is shown. The database is one of its own and is dropped at the end: a person's datasets are not touched.
+"""
+
+import argparse
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# run as a file, Python puts tools/ on the path; the packages lie beside it
+sys.path.insert(0, str(ROOT))
+
+from examples import dataset as demo_data  # noqa: E402
+from examples import lite0  # noqa: E402
+from tools.app_driver import App, app_server, browser_context, plant_resnet18  # noqa: E402
+
+METHODS = ["gradcam", "layercam", "hirescam", "eigencam", "ablationcam"]
+MOST_BYTES = 300_000
+
+
+def main():
+    """Makes all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--subject", default="German shepherd", help="of the photo that is opened")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cam51-pictures-", ignore_cleanup_errors=True) as home:
+        make(Path(home), options)
+
+
+def make(home, options):
+    """Makes all pictures, in temporary folders."""
+    (home / "plugins").mkdir()
+    (home / "plugins" / "heatmaps").symlink_to(ROOT, target_is_directory=True)
+    os.environ.update(
+        FIFTYONE_PLUGINS_DIR=str(home / "plugins"),
+        FIFTYONE_DEFAULT_DATASET_DIR=str(home / "datasets"),
+        FIFTYONE_DATABASE_NAME="cam51-pictures",
+        FIFTYONE_DATABASE_VALIDATION="false",
+        FIFTYONE_DO_NOT_TRACK="1",
+    )
+    import fiftyone as fo
+    import fiftyone.operators as foo
+
+    dataset = demo_data.demo_dataset("cam51-demo", persistent=False)
+    compute_cams = foo.get_operator("@cam51/heatmaps/compute_cams")
+    print(compute_cams(dataset, model=lite0.lite0_model(), methods=METHODS, cam_key="lite0"))
+    # the values of the others are not for a picture: a path is among them
+    groups = fo.DatasetAppConfig.default_sidebar_groups(dataset)
+    for group in groups:
+        group.expanded = group.name == "labels"
+    dataset.app_config.sidebar_groups = groups
+    dataset.save()
+    # enough of them that a run takes a while
+    many = fo.Dataset("animals")
+    many.add_samples([demo_data.photo_sample(p) for p in demo_data.load_photos() * 10])
+    try:
+        with app_server(home / "server.log", plant_resnet18(home / "zoo")) as url:
+            with browser_context(home / "large", size=(1400, 1150), scale=2) as context:
+                app = App(context.new_page(), url)
+                save(options.out / "form.jpg", form(app, dataset))
+            with browser_context(home / "profile") as context:
+                app = App(context.new_page(), url)
+                save(options.out / "grid.jpg", grid(app, dataset))
+                # last of this dataset: the server would open it again
+                save(options.out / "modal.jpg", modal(app, dataset, options.subject))
+                app = App(context.new_page(), url)
+                save(options.out / "progress.jpg", progress(app, many))
+    finally:
+        fo.core.odm.drop_database()
+
+
+def grid(app, dataset):
+    """The grid with the first method's heat."""
+    app.open_grid(dataset)
+    for index in range(12):
+        app.wait_until_painted(app.thumbnail(index))
+    app.page.mouse.move(700, 20)
+    return app.page.screenshot()
+
+
+def modal(app, dataset, subject):
+    """One photo, large."""
+    sample = next(s for s in dataset if subject in (s["subject"], *s["imagenet_names"]))
+    picture = app.open_sample(dataset, sample.id)
+    # the sidebar moves what is folded away out of the window
+    path = app.page.get_by_text(sample.filepath).bounding_box()
+    assert path is None or path["x"] < 0, "the picture would show a path"
+    app.page.mouse.move(700, 20)
+    app.wait_until_painted(picture)
+    return app.page.screenshot()
+
+
+def form(app, dataset):
+    """The form, filled in."""
+    app.open_grid(dataset)
+    app.open_form()
+    app.choose("Model", "resnet18-imagenet-torch")
+    app.form.get_by_text("1 heatmap field over").wait_for()
+    app.choose("Methods", "layercam")
+    app.form.get_by_text("2 heatmap fields over").wait_for()
+    app.form.locator("code").wait_for()
+    app.form.get_by_text("Key", exact=True).click()  # closes the list of methods
+    return app.form.locator(".MuiPaper-root").first.screenshot(animations="disabled")
+
+
+def progress(app, dataset):
+    """A run under way, with its forecast."""
+    app.open_grid(dataset)
+    app.open_form()
+    app.choose("Model", "resnet18-imagenet-torch")
+    app.form.get_by_text("1 heatmap field over").wait_for()
+    app.execute_button.click()
+    app.progress.get_by_text(re.compile("left, .* in all")).wait_for()
+    picture = app.page.screenshot(clip={"x": 0, "y": 0, "width": 1400, "height": 480})
+    app.page.close()  # which stops it
+    return picture
+
+
+def save(path, png):
+    """Writes a screenshot as a JPEG of at most 300 kB."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    for quality in (85, 80, 75, 70, 60):
+        image.save(path, quality=quality, optimize=True, progressive=True)
+        if path.stat().st_size < MOST_BYTES:
+            break
+    print(f"{path}: {image.width} x {image.height}, {path.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()
