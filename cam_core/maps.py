@@ -7,6 +7,7 @@ and divided by its maximum, so that 0 means "no evidence for the target".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
@@ -65,7 +66,7 @@ def _finite(maps: Tensor) -> Tensor:
     return maps.isfinite().all(-1).all(-1)
 
 
-def status(maps: Tensor) -> list:
+def status(maps: Tensor) -> Any:
     """Says of each map whether it is one.
 
     Args:
@@ -81,10 +82,10 @@ def status(maps: Tensor) -> list:
     code = torch.where(high - low <= _FLAT * high, 2, code)
     code = torch.where(high <= 0, 1, code)
     code = torch.where(_finite(maps), code, 3)
-    return [_named(c) for c in code.tolist()]
+    return _named(code.tolist())
 
 
-def _named(codes: list | int) -> list | str:
+def _named(codes: list | int) -> Any:
     return [_named(c) for c in codes] if isinstance(codes, list) else STATUSES[codes]
 
 

@@ -49,6 +49,7 @@ class Recorder:
         self.scripts: dict[str, list[_Step]] = {}
         self.outputs: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
+        self.result: Any = None
         self._root = root
         self._names: dict[nn.Module, list[Layer]] = {}
         for layer in layers:
@@ -67,6 +68,10 @@ class Recorder:
             handle.remove()
         self._handles.clear()
         self._stack.clear()
+
+    def tap(self, layer: Layer) -> Tensor:
+        """The recorded output of a layer, in its own layout."""
+        return layer.pick(self.outputs[layer.name])
 
     def _enter(self, module: nn.Module, args: tuple) -> None:
         self._stack.append((module, []))

@@ -109,7 +109,7 @@ def form(app, dataset):
     app.form.get_by_text("2 heatmap fields over").wait_for()
     app.form.locator("code").wait_for()
     app.form.get_by_text("Key", exact=True).click()  # closes the list of methods
-    return app.form.locator(".MuiPaper-root").first.screenshot(animations="disabled")
+    return app.form.screenshot(animations="disabled")
 
 
 def progress(app, dataset):

@@ -27,19 +27,21 @@ def ablationcam(activations, score, head, tail, *, batch_size=64):
     if head is not None:
         lost = head.weights * head.features.mean((2, 3))
     else:
-        lost = torch.stack([_losses(a, s, tail, row, batch_size) for row, (a, s) in enumerate(zip(activations, score, strict=True))])
+        lost = torch.stack([_losses(a, tail, row, batch_size) for row, a in enumerate(activations)])
     size = score.abs()
     weights = lost / torch.where(size > 0, size, 1)[:, None]
     return torch.einsum("nc,nchw->nhw", weights, activations)
 
 
-def _losses(
-    activations: Tensor, score: Tensor, tail: Callable[..., Tensor], row: int, batch_size: int
-) -> Tensor:
+def _losses(activations: Tensor, tail: Callable[..., Tensor], row: int, batch_size: int) -> Tensor:
     """(C,) the score lost by ablating each channel of one image; silent channels lose nothing."""
     lost = activations.new_zeros(activations.shape[0])
     live = activations.flatten(1).any(1).nonzero()[:, 0]
-    for channels in live.split(batch_size) if len(live) else ():
+    if not len(live):
+        return lost
+    # Through the tail as well: the loss is a small difference, both sides need the same rounding.
+    score = tail(activations[None], [row])
+    for channels in live.split(batch_size):
         ablated = activations.expand(len(channels), *activations.shape).clone()
         ablated[torch.arange(len(channels), device=ablated.device), channels] = 0
         lost[channels] = score - tail(ablated, [row] * len(channels))

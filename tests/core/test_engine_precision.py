@@ -44,7 +44,7 @@ def test_autocast_maps_correlate_with_float32(separated, images, corr, precision
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_autocast_ablation_by_replay(separated, images, corr, precision, recwarn):
-    """The tail runs under the autocast of the forward, and no fallback is needed."""
+    """The tail runs in the model's own precision, and no fallback is needed."""
     layers = ["layer3", "layer4"]
     exact = explain(separated, images, "ablationcam", lambda out: out[:, 1], layers)
     half = explain(
@@ -53,8 +53,7 @@ def test_autocast_ablation_by_replay(separated, images, corr, precision, recwarn
     assert not [w for w in recwarn if "full forwards" in str(w.message)]
     for key, maps in exact.maps.items():
         assert half.maps[key].isfinite().all()
-        # A single channel's loss is a difference of two rounded scores.
-        assert corr(half.maps[key], maps) >= (0.9 if precision == "bfloat16" else 0.98), key
+        assert corr(half.maps[key], maps) >= 0.98, key
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
