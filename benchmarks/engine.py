@@ -69,7 +69,10 @@ def contenders(name: str, model, images, precision: str, device: str) -> dict:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
     def forward():
-        with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=precision != "float32"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, dtype=dtype, enabled=precision != "float32"),
+        ):
             return model(images)
 
     vit = name.startswith("vit")
@@ -86,7 +89,9 @@ def contenders(name: str, model, images, precision: str, device: str) -> dict:
     return runs
 
 
-def measure(name: str, device: str, batch: int, precision: str, channels_last: bool, rounds: int) -> list[dict]:
+def measure(
+    name: str, device: str, batch: int, precision: str, channels_last: bool, rounds: int
+) -> list[dict]:
     """Rows of one table."""
     model = build(name, device, channels_last)
     images = torch.randn(batch, 3, 224, 224, device=device)
@@ -118,7 +123,10 @@ def replay_cost(device: str, rounds: int) -> list[dict]:
             return model(images)
 
     timings = interleave(
-        {"forward only": forward, "ablationcam (replay, 512 channels)": ours(model, images, "ablationcam", None)},
+        {
+            "forward only": forward,
+            "ablationcam (replay, 512 channels)": ours(model, images, "ablationcam", None),
+        },
         rounds,
         device,
     )
@@ -134,7 +142,10 @@ def replay_cost(device: str, rounds: int) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """A Markdown table, ratios first."""
-    lines = ["| network | precision | batch | memory format | what | x forward (low-high) | ms/image |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | precision | batch | memory format | what | x forward (low-high) | ms/image |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         lines.append(
             f"| {r['model']} | {r['precision']} | {r['batch']} | {r['memory_format']} | {r['what']} | "
@@ -149,7 +160,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=8, help="images per batch on the CPU")
     parser.add_argument("--gpu-batch", type=int, default=64)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bench_output/engine.json"))
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("bench_output/engine.json")
+    )
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

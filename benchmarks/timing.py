@@ -29,7 +29,9 @@ class Timing:
         return statistics.median(ratios), ratios[0], ratios[-1]
 
 
-def interleave(contenders: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, Timing]:
+def interleave(
+    contenders: dict[str, Callable[[], object]], rounds: int, device: str
+) -> dict[str, Timing]:
     """Times each contender once per round, after one warm-up each.
 
     Args:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +33,9 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     """
     modules = list(module.modules())
     training = [(m, m.training) for m in modules]
-    frozen = [(p, p.requires_grad) for m in modules for p in m._parameters.values() if p is not None]
+    frozen = [
+        (p, p.requires_grad) for m in modules for p in m._parameters.values() if p is not None
+    ]
     buffers = _snapshot(modules)
     try:
         for submodule, _ in training:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from . import maps as maps_
 from .adapters import ExplainableModel, adapt
 from .capture import Taps, unchanged
-from .ingredients import Kitchen, Pass
 from .heads import watch_linear_layers
+from .ingredients import Kitchen, Pass
 from .layers import Layer, find_layers
 from .methods import Method, resolve_methods
 from .targets import resolve_targets
@@ -110,7 +110,12 @@ def explain(
     _check_images(images, model.module)
     if fuse is not None:
         maps_.check_rule(fuse)
-    with torch.inference_mode(False), torch.no_grad(), unchanged(model.module), _autocast(images, precision):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        unchanged(model.module),
+        _autocast(images, precision),
+    ):
         if images.is_inference():
             images = images.clone()
         taps = find_layers(model.module, model.default_layers(images) if layers is None else layers)
@@ -131,16 +136,22 @@ def _check_images(images: Any, module: nn.Module) -> None:
     if parameter is None:
         return
     if parameter.device != images.device:
-        raise ValueError(f"images are on {images.device}, the model is on {parameter.device}; move one of them")
+        raise ValueError(
+            f"images are on {images.device}, the model is on {parameter.device}; move one of them"
+        )
     if parameter.is_inference():
-        raise ValueError("model was created under torch.inference_mode(), so it cannot be differentiated; build it outside")
+        raise ValueError(
+            "model was created under torch.inference_mode(), so it cannot be differentiated; build it outside"
+        )
 
 
 def _autocast(images: Tensor, precision: str | None) -> contextlib.AbstractContextManager:
     if precision is None:
         return contextlib.nullcontext()
     if precision not in _PRECISIONS:
-        raise ValueError(f"precision: {precision!r} is unknown; choose from {', '.join(_PRECISIONS)}")
+        raise ValueError(
+            f"precision: {precision!r} is unknown; choose from {', '.join(_PRECISIONS)}"
+        )
     device = images.device.type
     return torch.autocast(device, dtype=_PRECISIONS[precision], enabled=precision != "float32")
 
@@ -171,7 +182,16 @@ def _forward(
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
     found = resolve_targets(targets, lambda: model.candidates(outputs), images.shape[0])
     return Pass(
-        model, images, outputs, layers, taps.outputs, found, heads, seed, _autocast_state(images), writes
+        model,
+        images,
+        outputs,
+        layers,
+        taps.outputs,
+        found,
+        heads,
+        seed,
+        _autocast_state(images),
+        writes,
     )
 
 
@@ -185,7 +205,9 @@ def _autocast_state(images: Tensor) -> dict:
     }
 
 
-def _heads(model: ExplainableModel, chosen: Sequence[Method]) -> contextlib.AbstractContextManager[list]:
+def _heads(
+    model: ExplainableModel, chosen: Sequence[Method]
+) -> contextlib.AbstractContextManager[list]:
     if any("head" in m.info.needs for m in chosen):
         return watch_linear_layers(model.module)
     return contextlib.nullcontext([])
@@ -206,7 +228,10 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
                 shared = column and not method.info.class_discriminative
                 column.append(column[0] if shared else kitchen.serve(method, layer))
     gaps = ~valid.to(scores[0].device)
-    maps = {key: torch.stack(c, 1).masked_fill(gaps[..., None, None], torch.nan) for key, c in columns.items()}
+    maps = {
+        key: torch.stack(c, 1).masked_fill(gaps[..., None, None], torch.nan)
+        for key, c in columns.items()
+    }
     try:
         logits = run.model.logits(run.outputs).detach().float()
     except ValueError:

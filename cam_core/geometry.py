@@ -93,7 +93,10 @@ Effect = tuple[Size, tuple[float, float], tuple[float, float]]
 
 
 def trace(
-    transforms: Any, height: int, width: int, rules: Mapping[str, Callable[[Any, Size], Effect]] | None = None
+    transforms: Any,
+    height: int,
+    width: int,
+    rules: Mapping[str, Callable[[Any, Size], Effect]] | None = None,
 ) -> Window | None:
     """Reads the window off a pipeline of known transforms, without running it.
 
@@ -146,7 +149,7 @@ def centre_cropped(size: Size, new: Size) -> Effect:
 
 
 def short_side(size: Size, short: int, limit: int | None = None) -> Size:
-    """torchvision's rule for one number: it is the short side, and the long side is truncated."""
+    """Torchvision's rule for one number: it is the short side, and the long side is truncated."""
     low, high = min(size), max(size)
     new_short, new_long = short, int(short * high / low)
     if limit is not None and new_long > limit:

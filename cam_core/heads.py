@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -37,7 +37,9 @@ def watch_linear_layers(module: nn.Module) -> Iterator[list[tuple[nn.Linear, Ten
         if args and isinstance(args[0], Tensor) and args[0].dim() == 2:
             seen.append((layer, args[0].detach(), output.detach()))
 
-    handles = [m.register_forward_hook(record) for m in module.modules() if isinstance(m, nn.Linear)]
+    handles = [
+        m.register_forward_hook(record) for m in module.modules() if isinstance(m, nn.Linear)
+    ]
     try:
         yield seen
     finally:
@@ -47,11 +49,21 @@ def watch_linear_layers(module: nn.Module) -> Iterator[list[tuple[nn.Linear, Ten
 
 # What networks put between their last layer and the pooling. Each maps 0 to 0, so that a channel
 # set to zero is a feature set to zero.
-_BETWEEN: tuple[Callable[[Tensor], Tensor], ...] = (lambda x: x, F.relu, F.relu6, F.silu, F.hardswish, F.gelu)
+_BETWEEN: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda x: x,
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.hardswish,
+    F.gelu,
+)
 
 
 def find_head(
-    seen: list[tuple[nn.Linear, Tensor, Tensor]], logits: Tensor, activations: Tensor, indices: Tensor
+    seen: list[tuple[nn.Linear, Tensor, Tensor]],
+    logits: Tensor,
+    activations: Tensor,
+    indices: Tensor,
 ) -> Head | None:
     """Finds the head behind a target layer.
 

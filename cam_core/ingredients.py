@@ -62,12 +62,16 @@ class Pass:
     def grids(self) -> dict[str, Grid]:
         """How each layer's output lies on the image."""
         size = (self.images.shape[-2], self.images.shape[-1])
-        return {name: self.model.grid(name, tuple(tap.shape), size) for name, tap in self.taps.items()}
+        return {
+            name: self.model.grid(name, tuple(tap.shape), size) for name, tap in self.taps.items()
+        }
 
     @functools.cached_property
     def activations(self) -> dict[str, Tensor]:
         """(N, C, h, w) float32 activations of each layer."""
-        return {name: self.grids[name].to_maps(tap.detach()).float() for name, tap in self.taps.items()}
+        return {
+            name: self.grids[name].to_maps(tap.detach()).float() for name, tap in self.taps.items()
+        }
 
 
 # Layers known to carry a gradient, per module: the check costs a synchronisation with the device.
@@ -107,7 +111,9 @@ class Kitchen:
         result = {}
         for name, gradient in zip(names, found, strict=True):
             grid = self._run.grids[name]
-            result[name] = _checked_alive(self._run, name, None if gradient is None else grid.to_maps(gradient))
+            result[name] = _checked_alive(
+                self._run, name, None if gradient is None else grid.to_maps(gradient)
+            )
         return result
 
     def serve(self, method: Method, layer: Layer) -> Tensor:
@@ -125,7 +131,9 @@ class Kitchen:
         expected = (self._count, *self._run.activations[layer.name].shape[-2:])
         if not isinstance(result, Tensor) or result.dim() != 3 or result.shape[0] != self._count:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ValueError(f"method {method.key!r} must return a map of shape {expected}, got {got}")
+            raise ValueError(
+                f"method {method.key!r} must return a map of shape {expected}, got {got}"
+            )
         return result.float()
 
     def _get_activations(self, layer: Layer) -> Tensor:
@@ -152,12 +160,16 @@ class Kitchen:
         if layer.name not in self._head_cache:
             logits = self._run.model.logits(self._run.outputs)
             activations = self._run.activations[layer.name]
-            self._head_cache[layer.name] = find_head(self._run.heads, logits, activations, self._target.indices)
+            self._head_cache[layer.name] = find_head(
+                self._run.heads, logits, activations, self._target.indices
+            )
         return self._head_cache[layer.name]
 
     def _get_forward(self, layer: Layer) -> Callable[..., Tensor]:
         def forward(images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-            return self._scores(self._run.forward(images), range(self._count) if rows is None else rows)
+            return self._scores(
+                self._run.forward(images), range(self._count) if rows is None else rows
+            )
 
         return forward
 

@@ -142,7 +142,12 @@ def _square(length: int) -> tuple[int, int]:
 def _fits(grid: Grid, image_size: tuple[int, int]) -> bool:
     height, width = image_size
     cells = grid.height * grid.width
-    return cells > 1 and grid.height <= height and grid.width <= width and _aspect_error(grid, image_size) < 0.7
+    return (
+        cells > 1
+        and grid.height <= height
+        and grid.width <= width
+        and _aspect_error(grid, image_size) < 0.7
+    )
 
 
 def _aspect_error(grid: Grid, image_size: tuple[int, int]) -> float:
@@ -172,7 +177,9 @@ def find_layers(module: nn.Module, names: str | nn.Module | Sequence) -> list[La
         for layer in _find(item, known):
             found.setdefault(layer.name, layer)
     if not found:
-        raise ValueError("layers is empty; name at least one layer, or leave it out for the default")
+        raise ValueError(
+            "layers is empty; name at least one layer, or leave it out for the default"
+        )
     return list(found.values())
 
 
@@ -232,7 +239,9 @@ def is_passive(module: nn.Module) -> bool:
     return isinstance(module, _PASSIVE_TYPES) or type(module).__name__ in _PASSIVE_NAMES
 
 
-def observe(module: nn.Module, call: Callable[[], Any]) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
+def observe(
+    module: nn.Module, call: Callable[[], Any]
+) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
     """Runs ``call()`` and lists every module that returned a tensor, in order of completion.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+import torch.nn.functional as F
 from torch import Tensor
 
 STATUSES = ("ok", "zero", "flat", "nan")

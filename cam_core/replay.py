@@ -159,7 +159,9 @@ class Replay:
         recorder: the finished recording
     """
 
-    def __init__(self, call: Callable[[Tensor], Any], images: Tensor, layer: Layer, recorder: Recorder):
+    def __init__(
+        self, call: Callable[[Tensor], Any], images: Tensor, layer: Layer, recorder: Recorder
+    ):
         self._call = call
         self._images = images
         self._layer = layer
@@ -189,7 +191,9 @@ class Replay:
             if self._script is None:
                 with _replaced(self._layer, activations, self._tap_calls):
                     return self._call(images)
-            with _Script(self._script, self._layer, activations, rows, self._total, self._tap_output):
+            with _Script(
+                self._script, self._layer, activations, rows, self._total, self._tap_output
+            ):
                 return self._call(images)
 
     def learn_writes(self) -> Any:
@@ -201,7 +205,9 @@ class Replay:
         tap = self._layer.pick(self._tap_output).detach()
         rows = list(range(self._total))
         with torch.no_grad():
-            script = _Script(self._script, self._layer, tap, rows, self._total, self._tap_output, learn=True)
+            script = _Script(
+                self._script, self._layer, tap, rows, self._total, self._tap_output, learn=True
+            )
             with script:
                 return self._call(self._images)
 
@@ -249,7 +255,9 @@ class _Script(contextlib.AbstractContextManager):
                 return own(*args, **kwargs)
             step = self._steps[self._position]
             if step.module is not module:
-                raise ReplayMismatch(f"{type(module).__name__} was called out of the recorded order")
+                raise ReplayMismatch(
+                    f"{type(module).__name__} was called out of the recorded order"
+                )
             self._position += 1
             if step.kind == "run":
                 return own(*args, **kwargs)
@@ -267,7 +275,9 @@ class _Script(contextlib.AbstractContextManager):
             self._given.append((step, activations, activations._version))
         if self._layer.entry is None:
             return activations
-        others = _each(self._tap_output, lambda t: take_rows(t.detach(), self._rows, self._total, True))
+        others = _each(
+            self._tap_output, lambda t: take_rows(t.detach(), self._rows, self._total, True)
+        )
         return self._layer.put(others, activations)
 
     def _answer(self, step: _Step) -> Any:
@@ -304,7 +314,12 @@ _SAID: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionar
 
 
 def check_replay(
-    replay: Replay, root: nn.Module, layer: Layer, tap: Tensor, output_score: Callable, tolerance: float
+    replay: Replay,
+    root: nn.Module,
+    layer: Layer,
+    tap: Tensor,
+    output_score: Callable,
+    tolerance: float,
 ) -> None:
     """Verifies a replay against the recorded forward, else falls back to full forwards, aloud.
 
@@ -339,7 +354,9 @@ def check_replay(
     )
 
 
-def _first_flaw(replay: Replay, tap: Tensor, output_score: Callable, tolerance: float) -> str | None:
+def _first_flaw(
+    replay: Replay, tap: Tensor, output_score: Callable, tolerance: float
+) -> str | None:
     try:
         same = replay.learn_writes()
         if not _close(output_score(same, list(range(tap.shape[0]))), tolerance):
@@ -348,7 +365,14 @@ def _first_flaw(replay: Replay, tap: Tensor, output_score: Callable, tolerance: 
             return "its tail depends on the batch"
     except torch.OutOfMemoryError:
         raise
-    except (ReplayMismatch, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+    except (
+        ReplayMismatch,
+        RuntimeError,
+        ValueError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
         return f"its tail cannot be replayed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
     return None
 

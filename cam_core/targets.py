@@ -29,7 +29,9 @@ class Target:
 
     def valid(self, count: int) -> Tensor:
         """(N,) which images have this target."""
-        return self.indices >= 0 if self.indices is not None else torch.ones(count, dtype=torch.bool)
+        return (
+            self.indices >= 0 if self.indices is not None else torch.ones(count, dtype=torch.bool)
+        )
 
     def class_indices(self, count: int) -> Tensor:
         """(N,) class indices; -1 where the target is not a class."""
@@ -54,7 +56,9 @@ class Target:
 def _checked(score: Any, count: int) -> Tensor:
     if not isinstance(score, Tensor) or tuple(score.shape) != (count,):
         got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise ValueError(f"targets: the callable must return a tensor of shape ({count},), got {got}")
+        raise ValueError(
+            f"targets: the callable must return a tensor of shape ({count},), got {got}"
+        )
     return score
 
 
@@ -96,7 +100,9 @@ def _ranked(spec: str, logits: Callable[[], Tensor]) -> list[Target]:
     ranks = int(match.group(1)) if match else 1
     scores = logits()
     if not 1 <= ranks <= scores.shape[1]:
-        raise ValueError(f"targets: {spec!r} asks for {ranks} classes, the model has {scores.shape[1]}")
+        raise ValueError(
+            f"targets: {spec!r} asks for {ranks} classes, the model has {scores.shape[1]}"
+        )
     top = scores.detach().float().topk(ranks, dim=1).indices.cpu()
     return [Target(indices=column) for column in top.unbind(1)]
 
@@ -126,7 +132,9 @@ def _check_range(indices: Tensor, logits: Tensor, lowest: int = -1) -> None:
     classes = logits.shape[1]
     wrong = indices[(indices < lowest) | (indices >= classes)]
     if wrong.numel():
-        raise ValueError(f"targets: class index {int(wrong[0])} is out of range; the model has {classes} classes")
+        raise ValueError(
+            f"targets: class index {int(wrong[0])} is out of range; the model has {classes} classes"
+        )
 
 
 def class_index(name: str, classes: Sequence[str]) -> int:

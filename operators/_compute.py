@@ -96,7 +96,9 @@ class CamJob:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None, threads=None, origin=None):
+    def __init__(
+        self, samples, model, settings, transforms=None, classes=None, threads=None, origin=None
+    ):
         check_samples(samples)
         self.samples = samples
         self.dataset = samples._dataset
@@ -141,8 +143,12 @@ class CamJob:
         trial = self._trial(ExplainStep(self.model, plan))
         if trial.logits is None:
             plan.prediction_field = None
-        plan.layers = [layer for layer in _unique(layer for _, layer in trial.maps) if layer != "fused"]
-        shown = _unique(layer for _, layer in trial.maps if s.keep_layers or layer == "fused" or not s.fuse)
+        plan.layers = [
+            layer for layer in _unique(layer for _, layer in trial.maps) if layer != "fused"
+        ]
+        shown = _unique(
+            layer for _, layer in trial.maps if s.keep_layers or layer == "fused" or not s.fuse
+        )
         keys = _unique(method for method, _ in trial.maps)
         plan.fields = _runs.plan_fields(key, keys, shown, tags)
         if len(plan.fields) > s.max_fields:
@@ -171,12 +177,16 @@ class CamJob:
         for sample_id, path in self.rows[:_TRIES]:
             try:
                 item = load_item(sample_id, path, self.model.transforms, geometry)
-            except Exception as error:  # recorded when the run comes to it; here the next one will do
+            except (
+                Exception
+            ) as error:  # recorded when the run comes to it; here the next one will do
                 reason = reason or f"{path}: {one_line(error)}"
                 continue
             self._trial_image = item.image[None]
             return step.explain(self._trial_image)
-        raise ValueError(f"samples: none of the first {min(_TRIES, len(self.rows))} images can be used; {reason}")
+        raise ValueError(
+            f"samples: none of the first {min(_TRIES, len(self.rows))} images can be used; {reason}"
+        )
 
     def _batch_size(self, step):
         if self.settings.batch_size != "auto":
@@ -200,11 +210,15 @@ class CamJob:
             used = self._used_settings(self._batch_size(step))
             self._register(used)
             status, progress = "interrupted", Progress(total=len(self.rows))
-            loader = Loader(self.rows, self.model.transforms, used["batch_size"], used["num_workers"])
+            loader = Loader(
+                self.rows, self.model.transforms, used["batch_size"], used["num_workers"]
+            )
             writer = _heatmaps.Writer(self.dataset, used["map_dir"])
             try:
                 with writer:
-                    for progress in run_pipeline(loader, self._counted(step), writer, len(self.rows), self.failures):
+                    for progress in run_pipeline(
+                        loader, self._counted(step), writer, len(self.rows), self.failures
+                    ):
                         yield progress
                 self._note_lost(writer)
                 status = "finished"
@@ -232,7 +246,10 @@ class CamJob:
             cam_key=self.plan.cam_key,
             model=self.model.name,
             model_source=self.model.source,
-            methods=[[fn.cam_info.name, options] if options else fn.cam_info.name for fn, options in self.plan.methods],
+            methods=[
+                [fn.cam_info.name, options] if options else fn.cam_info.name
+                for fn, options in self.plan.methods
+            ],
             layers=list(self.plan.layers),
             batch_size=batch_size,
             num_workers=workers,
@@ -272,7 +289,11 @@ class CamJob:
     def _note_lost(self, writer):
         paths = dict(self.rows)
         for sample_id in writer.vanished:
-            self.failures.append(Failure(sample_id, paths.get(sample_id, ""), "the sample was deleted during the run"))
+            self.failures.append(
+                Failure(
+                    sample_id, paths.get(sample_id, ""), "the sample was deleted during the run"
+                )
+            )
 
     def _finish(self, status, progress, used, bytes_written):
         done, seconds = progress.done - len(self.failures), progress.seconds
@@ -327,14 +348,18 @@ def check_samples(samples):
     import fiftyone.core.collections as foc
 
     if not isinstance(samples, foc.SampleCollection):
-        raise ValueError(f"samples must be a FiftyOne dataset or view, got {type(samples).__name__}")
+        raise ValueError(
+            f"samples must be a FiftyOne dataset or view, got {type(samples).__name__}"
+        )
     if samples._dataset._is_generated:
         raise ValueError(
             "samples: a patches, frames or clips view has no lasting samples of its own, heatmaps stored "
             "there would be lost; use the dataset or a view of whole images"
         )
     if samples.media_type == "group":
-        raise ValueError("samples: the dataset is grouped; use one slice, samples.select_group_slices('name')")
+        raise ValueError(
+            "samples: the dataset is grouped; use one slice, samples.select_group_slices('name')"
+        )
     if not len(samples):
         raise ValueError("samples is empty: the view matches no sample")
     if samples.media_type != "image":

@@ -208,13 +208,21 @@ def _layers(inputs, ctx, model):
     unknown = [n for n in chosen if n.split(":")[0] not in names and not any(c in n for c in "*?[")]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=3)
-        _invalid(prop, f"the model has no layer {unknown[0]!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        _invalid(
+            prop,
+            f"the model has no layer {unknown[0]!r}"
+            + (f"; did you mean {', '.join(near)}?" if near else ""),
+        )
     if len(chosen) > 1:
         fuse = types.DropdownView()
         fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
         fuse.add_choice("mean", label="Mean")
         inputs.enum(
-            "fuse", fuse.values(), label="Fuse layers", description="adds one field of all layers together", view=fuse
+            "fuse",
+            fuse.values(),
+            label="Fuse layers",
+            description="adds one field of all layers together",
+            view=fuse,
         )
 
 
@@ -227,7 +235,9 @@ def _key(inputs, ctx, model):
         description="names this run and begins the name of every field that it writes",
     )
     try:
-        _runs.check_key(ctx.dataset, ctx.params.get("cam_key") or default, bool(ctx.params.get("overwrite")))
+        _runs.check_key(
+            ctx.dataset, ctx.params.get("cam_key") or default, bool(ctx.params.get("overwrite"))
+        )
     except ValueError as error:
         _invalid(prop, str(error))
 
@@ -243,20 +253,51 @@ def _advanced(inputs, ctx):
         label="Batch size",
         description="0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
     )
-    device = inputs.str("device", label="Device", description="for example cpu or cuda:0; empty for the model's own")
+    device = inputs.str(
+        "device", label="Device", description="for example cpu or cuda:0; empty for the model's own"
+    )
     try:
         _models.check_device(ctx.params.get("device"))
     except ValueError as error:
         _invalid(device, str(error))
-    _choice(inputs, "precision", PRECISIONS, "auto", "Precision", "auto: float32 on a CPU, bfloat16 on a GPU")
-    inputs.int(
-        "heatmap_size", min=7, max=4096, default=192, label="Heatmap size", description="longest side in pixels"
+    _choice(
+        inputs,
+        "precision",
+        PRECISIONS,
+        "auto",
+        "Precision",
+        "auto: float32 on a CPU, bfloat16 on a GPU",
     )
-    _choice(inputs, "storage", STORAGES, "database", "Storage", "in the database, or as PNG files in a folder of the run")
+    inputs.int(
+        "heatmap_size",
+        min=7,
+        max=4096,
+        default=192,
+        label="Heatmap size",
+        description="longest side in pixels",
+    )
+    _choice(
+        inputs,
+        "storage",
+        STORAGES,
+        "database",
+        "Storage",
+        "in the database, or as PNG files in a folder of the run",
+    )
     if ctx.params.get("storage") == "disk":
-        inputs.str("output_dir", label="Folder", description="empty for a folder beside the datasets")
-    inputs.bool("store_prediction", default=True, label="Store the prediction", view=types.CheckboxView())
-    inputs.int("max_fields", min=1, default=12, label="Most fields", description="more new fields are refused")
+        inputs.str(
+            "output_dir", label="Folder", description="empty for a folder beside the datasets"
+        )
+    inputs.bool(
+        "store_prediction", default=True, label="Store the prediction", view=types.CheckboxView()
+    )
+    inputs.int(
+        "max_fields",
+        min=1,
+        default=12,
+        label="Most fields",
+        description="more new fields are refused",
+    )
     inputs.bool(
         "overwrite",
         default=False,
@@ -270,7 +311,9 @@ def _choice(inputs, name, values, default, label, description):
     choices = types.DropdownView()
     for value in values:
         choices.add_choice(value, label=value)
-    inputs.enum(name, choices.values(), default=default, label=label, description=description, view=choices)
+    inputs.enum(
+        name, choices.values(), default=default, label=label, description=description, view=choices
+    )
 
 
 def _notice(inputs, ctx, view, model):
@@ -283,26 +326,49 @@ def _notice(inputs, ctx, view, model):
     layers = arguments.get("layers") or [_models.zoo_layers(model)[1] or "layer"]
     shown = [*layers, "fused"] if arguments.get("fuse") else layers
     targets = arguments.get("targets", "predicted")
-    tags = [f"top{i + 1}" for i in range(int(targets[-1]))] if str(targets).startswith("top_") else targets
+    tags = (
+        [f"top{i + 1}" for i in range(int(targets[-1]))]
+        if str(targets).startswith("top_")
+        else targets
+    )
     tags = [tags] if isinstance(tags, str) else tags
     names = [m if isinstance(m, str) else m[0] for m in arguments["methods"]]
     try:
         Settings(**{k: v for k, v in arguments.items() if k != "model"})
         fields = list(_runs.plan_fields(arguments["cam_key"], names, shown, tags).values())
-        _runs.check_fields(ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite")))
+        _runs.check_fields(
+            ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite"))
+        )
     except ValueError as error:
-        warning = inputs.view("problem", types.Warning(label="This cannot run", description=str(error)))
+        warning = inputs.view(
+            "problem", types.Warning(label="This cannot run", description=str(error))
+        )
         _invalid(warning, str(error))
         return
     count = len(view)
     text = f"{len(fields)} heatmap field{'s' if len(fields) > 1 else ''} over {count:,} samples: {', '.join(fields)}"
     if not count:
-        _invalid(inputs.view("problem", types.Warning(label="The view is empty")), "the view is empty")
+        _invalid(
+            inputs.view("problem", types.Warning(label="The view is empty")), "the view is empty"
+        )
         return
     if len(fields) > int(arguments.get("max_fields", 12)):
-        _invalid(inputs.view("problem", types.Warning(label=f"{len(fields)} fields", description="raise Most fields in Advanced")), "too many fields")
+        _invalid(
+            inputs.view(
+                "problem",
+                types.Warning(
+                    label=f"{len(fields)} fields", description="raise Most fields in Advanced"
+                ),
+            ),
+            "too many fields",
+        )
         return
-    inputs.view("notice", types.Notice(label=text, description="the progress bar tells how long and how large it will be"))
+    inputs.view(
+        "notice",
+        types.Notice(
+            label=text, description="the progress bar tells how long and how large it will be"
+        ),
+    )
     # Not a CodeView: the App fetches that editor from a network. A new name per text, because a
     # form keeps the first default that it was given.
     code = python_call(arguments, view)
@@ -316,4 +382,3 @@ def _notice(inputs, ctx, view, model):
 def _invalid(prop, message):
     prop.invalid = True
     prop.error_message = message
-

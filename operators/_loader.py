@@ -109,7 +109,7 @@ def _window_rules():
     from ..cam_core.geometry import centre_cropped, resized, unmoved
 
     def scaled(size, alpha):
-        return resized(size, (int(round(alpha * size[0])), int(round(alpha * size[1]))))
+        return resized(size, (round(alpha * size[0]), round(alpha * size[1])))
 
     def at_least(step, size):
         alpha = max(m / s for m, s in zip(step.min_output_size, size, strict=True))
@@ -182,7 +182,11 @@ def load_item(sample_id, path, transforms, geometry):
     picture = decode_image(path)
     image = transforms(picture)
     if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
-        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+        got = (
+            f"{image.dtype} {tuple(image.shape)}"
+            if isinstance(image, torch.Tensor)
+            else type(image).__name__
+        )
         raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
     return Item(sample_id, path, image, geometry.window(picture.height, picture.width))
 

@@ -93,7 +93,11 @@ def check_zoo_name(name):
     if name in foz.list_zoo_models():
         raise ValueError(f"model: {name!r} cannot be explained: {refusal(name)}")
     near = difflib.get_close_matches(name, supported_zoo_models(), n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(supported_zoo_models())}"
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else f"choose from {', '.join(supported_zoo_models())}"
+    )
     raise ValueError(f"model: the zoo has no model {name!r}; {hint}")
 
 
@@ -139,12 +143,16 @@ def load_model(model, transforms=None, classes=None, device=None):
     import torch
 
     if model is None:
-        raise ValueError("model is required: a zoo model's name, a FiftyOne model or a torch.nn.Module")
+        raise ValueError(
+            "model is required: a zoo model's name, a FiftyOne model or a torch.nn.Module"
+        )
     target = check_device(device)
     if isinstance(model, str):
         check_zoo_name(model)
         options = {} if target is None else {"device": str(target)}
-        return _from_fiftyone(foz.load_zoo_model(model, **options), model, "zoo", transforms, classes, target)
+        return _from_fiftyone(
+            foz.load_zoo_model(model, **options), model, "zoo", transforms, classes, target
+        )
     if isinstance(model, fo.Model):
         name = getattr(model.config, "name", None) or type(getattr(model, "_model", model)).__name__
         return _from_fiftyone(model, name, "fiftyone", transforms, classes, target)
@@ -169,9 +177,13 @@ def check_device(device):
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device: {device!r} is not a torch device, for example 'cpu' or 'cuda:0'") from error
+        raise ValueError(
+            f"device: {device!r} is not a torch device, for example 'cpu' or 'cuda:0'"
+        ) from error
     if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device!r} was asked for, but torch sees no CUDA device here; use 'cpu'")
+        raise ValueError(
+            f"device: {device!r} was asked for, but torch sees no CUDA device here; use 'cpu'"
+        )
     return wanted
 
 

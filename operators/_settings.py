@@ -49,7 +49,9 @@ class Settings:
 
     def describe(self):
         """Returns the settings as JSON-able values, for the run record."""
-        values = dataclasses.asdict(dataclasses.replace(self, methods=None, targets=None, layers=None))
+        values = dataclasses.asdict(
+            dataclasses.replace(self, methods=None, targets=None, layers=None)
+        )
         values["methods"] = describe(self.methods)
         values["targets"] = describe(self.targets)
         values["layers"] = describe(self.layers)
@@ -57,7 +59,12 @@ class Settings:
 
 
 def _positive(name, value, low=1, high=None):
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high and value > high):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < low
+        or (high and value > high)
+    ):
         limits = f"between {low} and {high}" if high else f"of at least {low}"
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
 
@@ -117,7 +124,9 @@ def _one_target(item, model):
         return item, getattr(item, "__name__", "custom").strip("<>")
     if isinstance(item, str):
         if model.classes is None:
-            raise ValueError(f"targets: {item!r} needs class names; pass classes=, or give an index")
+            raise ValueError(
+                f"targets: {item!r} needs class names; pass classes=, or give an index"
+            )
         item = class_index(item, model.classes)
     if isinstance(item, bool) or not isinstance(item, int):
         raise ValueError(

@@ -30,7 +30,9 @@ class ComputeCams(foo.Operator):
         """One button above the grid."""
         return types.Placement(
             types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
-            types.Button(label="Compute class activation maps", icon="local_fire_department", prompt=True),
+            types.Button(
+                label="Compute class activation maps", icon="local_fire_department", prompt=True
+            ),
         )
 
     def resolve_input(self, ctx):
@@ -131,7 +133,11 @@ class ComputeCams(foo.Operator):
         Raises:
             ValueError: if an argument is wrong; nothing has been written then
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "samples", "progress", "delegate")}
+        arguments = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "samples", "progress", "delegate")
+        }
         if delegate:
             return self._delegate(samples, arguments)
         job = _job(samples, arguments, origin="python")
@@ -159,7 +165,11 @@ class ComputeCams(foo.Operator):
 
         try:
             arguments = _forms.arguments_of(ctx.params)
-            job = _job(ctx.target_view(require_flat=True), arguments, origin="delegated" if ctx.delegated else "app")
+            job = _job(
+                ctx.target_view(require_flat=True),
+                arguments,
+                origin="delegated" if ctx.delegated else "app",
+            )
             for state in job.run():
                 yield _report(ctx, state)
         except ValueError as error:
@@ -169,7 +179,9 @@ class ComputeCams(foo.Operator):
         # Of the scheme of this session, only the fields' colours are replaced.
         yield ctx.trigger("set_color_scheme", {"fields": job.colours})
         yield ctx.ops.set_active_fields(job.active_fields)
-        yield ctx.ops.notify(str(job.summary), variant="warning" if job.summary.failed else "success")
+        yield ctx.ops.notify(
+            str(job.summary), variant="warning" if job.summary.failed else "success"
+        )
 
 
 def _job(samples, arguments, origin):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fiftyone as fo
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,6 @@ from fiftyone import ViewField as F
 from operators_common import CLASSES, compute, operator, small_network, transforms
 from PIL import Image
 
-import fiftyone as fo
 from cam_core import explain
 
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -25,16 +25,25 @@ def test_what_is_written(photo_dataset):
     summary = compute(dataset, methods=["gradcam", "layercam"])
     assert (summary.done, summary.failed) == (5, [])
     assert summary.fields == ["run_gradcam", "run_layercam", "run_prediction"]
-    assert summary.images_per_second > 0 and summary.settings["layers"] == ["layer4"]
+    assert summary.images_per_second > 0
+    assert summary.settings["layers"] == ["layer4"]
     for sample in dataset:
         label = sample.run_layercam
-        assert label.map.dtype == np.uint8 and label.range == [0, 255] and label.map.max() == 255
+        assert label.map.dtype == np.uint8
+        assert label.range == [0, 255]
+        assert label.map.max() == 255
         width, height = Image.open(sample.filepath).size
         assert label.map.shape[0] / label.map.shape[1] == pytest.approx(height / width, rel=0.02)
         assert max(label.map.shape) == 192
-        assert (label.method, label.layer, label.status, label.cam_key) == ("layercam", "layer4", "ok", "run")
+        assert (label.method, label.layer, label.status, label.cam_key) == (
+            "layercam",
+            "layer4",
+            "ok",
+            "run",
+        )
         assert label.target == CLASSES[label.target_index] == sample.run_prediction.label
-        assert label.peak > 0 and 0 < sample.run_prediction.confidence < 1
+        assert label.peak > 0
+        assert 0 < sample.run_prediction.confidence < 1
 
 
 def test_stored_heatmap_is_the_engines(photo_dataset):
@@ -58,7 +67,8 @@ def test_attributes_can_be_filtered(photo_dataset):
     assert isinstance(schema["run_gradcam.target_index"], fo.IntField)
     scores = dataset.values("run_gradcam.score")
     high = dataset.match(F("run_gradcam.score") >= sorted(scores)[2])
-    assert len(high) == 2 and len(dataset.filter_labels("run_gradcam", F("status") == "ok")) == 4
+    assert len(high) == 2
+    assert len(dataset.filter_labels("run_gradcam", F("status") == "ok")) == 4
 
 
 def test_only_the_views_samples_are_touched(photo_dataset):
@@ -74,7 +84,8 @@ def test_samples_in_memory_see_the_heatmaps(photo_dataset):
     before = sample.last_modified_at
     compute(dataset)
     sample.reload()
-    assert sample.run_gradcam.map is not None and sample.last_modified_at > before
+    assert sample.run_gradcam.map is not None
+    assert sample.last_modified_at > before
 
 
 def test_crop_is_undone(make_dataset, tmp_path):
@@ -86,7 +97,9 @@ def test_crop_is_undone(make_dataset, tmp_path):
     compute(dataset, model=small_network(), transforms=cropped, classes=CLASSES)
     heat = dataset.first().run_gradcam.map
     assert heat.shape == (64, 192)
-    assert not heat[:, :64].any() and not heat[:, 128:].any() and heat[:, 64:128].any()
+    assert not heat[:, :64].any()
+    assert not heat[:, 128:].any()
+    assert heat[:, 64:128].any()
 
 
 def test_heat_lies_on_the_upright_picture(make_dataset, tmp_path):
@@ -107,11 +120,14 @@ def test_heat_lies_on_the_upright_picture(make_dataset, tmp_path):
 def test_layers_targets_and_fusion_name_the_fields(photo_dataset):
     dataset = photo_dataset(2)
     summary = compute(dataset, layers=["layer3", "layer4"], targets="top_2", fuse="layercam")
-    wanted = [f"run_gradcam_{layer}_top{k}" for layer in ("layer3", "layer4", "fused") for k in (1, 2)]
+    wanted = [
+        f"run_gradcam_{layer}_top{k}" for layer in ("layer3", "layer4", "fused") for k in (1, 2)
+    ]
     assert summary.fields == [*wanted, "run_prediction"]
     sample = dataset.first()
     first, second = sample.run_gradcam_layer4_top1, sample.run_gradcam_layer4_top2
-    assert first.score > second.score and first.target == sample.run_prediction.label
+    assert first.score > second.score
+    assert first.target == sample.run_prediction.label
 
 
 def test_only_the_fused_field(photo_dataset):
@@ -171,13 +187,16 @@ def test_files_on_disk(photo_dataset, tmp_path):
     summary = compute(dataset, storage="disk", output_dir=str(tmp_path))
     for sample in dataset:
         label = sample.run_gradcam
-        assert label.map is None and label.range == [0, 255]
+        assert label.map is None
+        assert label.range == [0, 255]
         assert Path(label.map_path).parent == tmp_path / "run" / "run_gradcam"
         with Image.open(label.map_path) as png:
-            assert png.mode == "L" and max(png.size) == 192
+            assert png.mode == "L"
+            assert max(png.size) == 192
     assert summary.bytes_written == sum(p.stat().st_size for p in tmp_path.rglob("*.png"))
     compute(dataset, overwrite=True)
-    assert not list(tmp_path.rglob("*.png")) and dataset.first().run_gradcam.map is not None
+    assert not list(tmp_path.rglob("*.png"))
+    assert dataset.first().run_gradcam.map is not None
 
 
 def test_fields_are_shown_in_warm_colours_and_the_rest_stays(photo_dataset):
@@ -192,14 +211,17 @@ def test_fields_are_shown_in_warm_colours_and_the_rest_stays(photo_dataset):
     assert [e["path"] for e in scheme.fields] == ["ground_truth", "run_gradcam", "run_layercam"]
     assert scheme.fields[0] == theirs[0]
     active = dataset.app_config.active_fields.paths
-    assert "ground_truth" in active and "run_gradcam" in active and "run_layercam" not in active
+    assert "ground_truth" in active
+    assert "run_gradcam" in active
+    assert "run_layercam" not in active
 
 
 def test_model_and_shared_zoo_object_come_back_as_they_were(photo_dataset):
     model = small_network().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     compute(photo_dataset(2), model=model, transforms=transforms(), classes=CLASSES)
-    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -218,7 +240,8 @@ def test_figure(photo_dataset):
     compute(dataset, methods=["gradcam", "layercam"])
     figure = operator("show_heatmaps")(dataset, "run", n=2)
     titles = [axis.get_title() for axis in figure.axes]
-    assert len(figure.axes) == 2 * 3 and titles[1].startswith("gradcam\nkind")
+    assert len(figure.axes) == 2 * 3
+    assert titles[1].startswith("gradcam\nkind")
     only = operator("show_heatmaps")(dataset, "run", n=1, methods="layercam")
     assert len(only.axes) == 2
     with pytest.raises(ValueError, match="no CAM run 'other'; it has: run"):
@@ -229,7 +252,11 @@ def test_figure(photo_dataset):
 
 def test_list_layers():
     layers = operator("list_layers")(small_network(), image_size=(96, 64))
-    assert [(layer.name, layer.grid, layer.default) for layer in layers][-1] == ("layer4", (3, 2), True)
+    assert [(layer.name, layer.grid, layer.default) for layer in layers][-1] == (
+        "layer4",
+        (3, 2),
+        True,
+    )
 
 
 SPAWNED = """
@@ -252,7 +279,14 @@ def test_workers_where_processes_are_spawned(plugin, photos, tmp_path):
     tests = Path(__file__).parent
     script = tmp_path / "spawned.py"
     paths = [p["path"] for p in photos[:3]]
-    text = SPAWNED.format(tests=str(tests), root=str(tests.parent), name="cam51-spawned", paths=[str(p) for p in paths])
+    text = SPAWNED.format(
+        tests=str(tests),
+        root=str(tests.parent),
+        name="cam51-spawned",
+        paths=[str(p) for p in paths],
+    )
     script.write_text(text)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=os.environ, timeout=300)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=os.environ, timeout=300
+    )
     assert "done 3" in done.stdout, done.stderr[-2000:]

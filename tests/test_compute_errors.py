@@ -1,12 +1,11 @@
 """Bad input: a wrong argument stops a run before it starts, a bad sample is recorded."""
 
+import fiftyone as fo
 import pytest
 import torch
 import torchvision.transforms as T
 from operators_common import CLASSES, compute, operator, small_network, transforms
 from PIL import Image
-
-import fiftyone as fo
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -27,7 +26,10 @@ WRONG = [
     ({"output_dir": "x"}, "output_dir has no effect"),
     ({"precision": "fp8"}, "precision: 'fp8' is unknown"),
     ({"device": "gpu"}, "device: 'gpu' is not a torch device"),
-    ({"max_fields": 1, "methods": ["gradcam", "layercam"]}, "would add 2 heatmap fields.*max_fields=2"),
+    (
+        {"max_fields": 1, "methods": ["gradcam", "layercam"]},
+        "would add 2 heatmap fields.*max_fields=2",
+    ),
     ({"seed": "a"}, "seed must be an integer"),
 ]
 
@@ -38,14 +40,18 @@ def test_wrong_argument_writes_nothing(photo_dataset, arguments, message):
     before = dataset.get_field_schema(flat=True).keys()
     with pytest.raises(ValueError, match=message):
         compute(dataset, **arguments)
-    assert dataset.get_field_schema(flat=True).keys() == before and not dataset.list_runs()
+    assert dataset.get_field_schema(flat=True).keys() == before
+    assert not dataset.list_runs()
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (None, "model is required"),
-        ("resnet18-imagenet", "the zoo has no model 'resnet18-imagenet'; did you mean resnet18-imagenet-torch"),
+        (
+            "resnet18-imagenet",
+            "the zoo has no model 'resnet18-imagenet'; did you mean resnet18-imagenet-torch",
+        ),
         ("clip-vit-base32-torch", "cannot be explained: this version explains"),
         ("faster-rcnn-resnet50-fpn-coco-torch", "no class scores for the whole image"),
         (3, "model: int is not understood"),
@@ -98,7 +104,10 @@ def test_grouped_dataset_needs_a_slice(make_dataset, photos):
     group = fo.Group()
     sides = ("left", "right")
     dataset.add_samples(
-        [fo.Sample(filepath=str(p["path"]), group=group.element(s)) for p, s in zip(photos, sides, strict=False)]
+        [
+            fo.Sample(filepath=str(p["path"]), group=group.element(s))
+            for p, s in zip(photos, sides, strict=False)
+        ]
     )
     with pytest.raises(ValueError, match="use one slice"):
         compute(dataset)
@@ -113,15 +122,19 @@ def test_bad_samples_are_recorded_and_the_rest_goes_on(photo_dataset, tmp_path):
         dataset.add_sample(fo.Sample(filepath=str(tmp_path / name)))
     summary = compute(dataset)
     reasons = {f["filepath"].rsplit("/", 1)[1]: f["reason"] for f in summary.failed}
-    assert set(reasons) == {"broken.jpg", "missing.jpg"} and summary.done == 4
-    assert "cannot identify image" in reasons["broken.jpg"] and "does not exist" in reasons["missing.jpg"]
+    assert set(reasons) == {"broken.jpg", "missing.jpg"}
+    assert summary.done == 4
+    assert "cannot identify image" in reasons["broken.jpg"]
+    assert "does not exist" in reasons["missing.jpg"]
     assert len(dataset.exists("run_gradcam")) == 4
     assert "2 failed, first: broken.jpg" in str(summary)
 
 
 def test_no_readable_image_at_all(make_dataset, tmp_path):
     dataset = make_dataset(fo.Sample(filepath=str(tmp_path / "gone.jpg")))
-    with pytest.raises(ValueError, match="none of the first 1 images can be used; .*does not exist"):
+    with pytest.raises(
+        ValueError, match="none of the first 1 images can be used; .*does not exist"
+    ):
         compute(dataset)
 
 
@@ -147,7 +160,8 @@ def test_network_that_raises_on_one_picture(photo_dataset):
         classes=CLASSES,
         layers="net.layer4",
     )
-    assert [f["reason"] for f in summary.failed] == ["RuntimeError: too dark for me"] and summary.done == 3
+    assert [f["reason"] for f in summary.failed] == ["RuntimeError: too dark for me"]
+    assert summary.done == 3
 
 
 class Darken:
@@ -163,7 +177,9 @@ class Darken:
 def test_existing_fields_are_not_ours_to_write(photo_dataset):
     dataset = photo_dataset(2)
     dataset.add_sample_field("run_gradcam", fo.StringField)
-    with pytest.raises(ValueError, match="'run_gradcam' exists on the dataset and was not written by a CAM run"):
+    with pytest.raises(
+        ValueError, match="'run_gradcam' exists on the dataset and was not written by a CAM run"
+    ):
         compute(dataset)
     with pytest.raises(ValueError, match="was not written by a CAM run"):
         compute(dataset, overwrite=True)

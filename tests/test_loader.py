@@ -36,7 +36,8 @@ def test_exif_orientation_is_honoured(loader, tmp_path):
     upright = loader.decode_image(path)
     assert upright.size == (30, 40)
     red = np.asarray(upright)[..., 0]
-    assert red[-1].mean() > 240 and red[0].mean() < 15  # what grew rightwards now grows downwards
+    assert red[-1].mean() > 240
+    assert red[0].mean() < 15
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "YCbCr"])
@@ -44,7 +45,8 @@ def test_every_mode_becomes_rgb(loader, tmp_path, mode):
     image = gradient().convert(mode)
     suffix = ".tif" if mode in ("CMYK", "YCbCr") else ".png"
     decoded = loader.decode_image(save(tmp_path / f"image{suffix}", image))
-    assert decoded.mode == "RGB" and decoded.size == (40, 30)
+    assert decoded.mode == "RGB"
+    assert decoded.size == (40, 30)
     assert np.abs(np.asarray(decoded).mean() - np.asarray(image.convert("RGB")).mean()) < 3
 
 
@@ -117,8 +119,11 @@ def test_bad_files_are_failures_and_the_rest_goes_on(loader, tmp_path):
     outcomes = list(loader.Loader(rows, T.ToTensor(), batch_size=4, num_workers=2))
     failures = {o.id: o.reason for o in outcomes if isinstance(o, loader.Failure)}
     assert set(failures) == {"empty", "text", "gone"}
-    assert "does not exist" in failures["gone"] and "cannot identify" in failures["text"]
-    assert [i.id for o in outcomes if not isinstance(o, loader.Failure) for i in o.items] == ["good"]
+    assert "does not exist" in failures["gone"]
+    assert "cannot identify" in failures["text"]
+    assert [i.id for o in outcomes if not isinstance(o, loader.Failure) for i in o.items] == [
+        "good"
+    ]
 
 
 def test_transform_that_returns_no_tensor_is_named(loader, tmp_path):
@@ -131,7 +136,13 @@ def test_transform_that_returns_no_tensor_is_named(loader, tmp_path):
 def test_window_of_fiftyones_own_steps(loader, size):
     import fiftyone.utils.torch as fout
 
-    steps = [fout.ToPILImage(), fout.MinResize(224), fout.MaxResize(1024), fout.PatchSize(14), T.ToTensor()]
+    steps = [
+        fout.ToPILImage(),
+        fout.MinResize(224),
+        fout.MaxResize(1024),
+        fout.PatchSize(14),
+        T.ToTensor(),
+    ]
     transforms = T.Compose(steps)
     width, height = size
     known = loader.Geometry(transforms).window(height, width)
@@ -153,6 +164,8 @@ def test_letterbox_is_found_by_the_probe(loader):
         return T.ToTensor()(canvas)
 
     window = loader.Geometry(letterbox).window(100, 200)
-    assert window.left == pytest.approx(0, abs=2) and window.right == pytest.approx(200, abs=2)
-    assert window.top == pytest.approx(-50, abs=2) and window.bottom == pytest.approx(150, abs=2)
+    assert window.left == pytest.approx(0, abs=2)
+    assert window.right == pytest.approx(200, abs=2)
+    assert window.top == pytest.approx(-50, abs=2)
+    assert window.bottom == pytest.approx(150, abs=2)
     assert torch.is_tensor(letterbox(gradient()))

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
+import fiftyone as fo
+import fiftyone.operators as foo
 import pytest
 import torch
 import torchvision
 from operators_common import operator
-
-import fiftyone as fo
-import fiftyone.operators as foo
 
 pytestmark = pytest.mark.usefixtures("plugin")
 ZOO_MODEL = "resnet18-imagenet-torch"
@@ -40,10 +39,12 @@ def test_zoo_model_by_name(photo_dataset, zoo):
     hooks = [len(m._forward_hooks) for m in shared._model.modules()]
     dataset = photo_dataset(4)
     summary = operator()(dataset, model=ZOO_MODEL, progress=False)
-    assert summary.cam_key == "resnet18" and summary.done == 4
+    assert summary.cam_key == "resnet18"
+    assert summary.done == 4
     label = dataset.first().resnet18_gradcam
     # The zoo's transform keeps the native size: a 512 x 384 photo has a grid of 16 x 12 cells.
-    assert label.layer == "layer4" and label.target in shared.classes
+    assert label.layer == "layer4"
+    assert label.target in shared.classes
     assert [m.training for m in shared._model.modules()] == training
     assert [len(m._forward_hooks) for m in shared._model.modules()] == hooks
 
@@ -51,24 +52,37 @@ def test_zoo_model_by_name(photo_dataset, zoo):
 def test_loaded_fiftyone_model(photo_dataset, zoo):
     import fiftyone.zoo as foz
 
-    summary = operator()(photo_dataset(2), model=foz.load_zoo_model(ZOO_MODEL), cam_key="loaded", progress=False)
-    assert summary.done == 2 and summary.settings["model_source"] == "fiftyone"
+    summary = operator()(
+        photo_dataset(2), model=foz.load_zoo_model(ZOO_MODEL), cam_key="loaded", progress=False
+    )
+    assert summary.done == 2
+    assert summary.settings["model_source"] == "fiftyone"
 
 
 def test_as_the_app_calls_it(photo_dataset, zoo):
     dataset = photo_dataset(3)
     params = {"model": ZOO_MODEL, "methods": ["gradcam", "eigencam"], "targets": "classes"}
     params.update(class_names="goldfish; tench", cam_key="app", batch_size=0, advanced=True)
-    foo.execute_operator("@cam51/heatmaps/compute_cams", ctx={"view": dataset.limit(2), "params": params})
+    foo.execute_operator(
+        "@cam51/heatmaps/compute_cams", ctx={"view": dataset.limit(2), "params": params}
+    )
     assert len(dataset.exists("app_eigencam_tench")) == 2
     assert dataset.get_run_info("app").config.settings["origin"] == "app"
 
 
 def test_wrong_input_of_the_form_is_an_error(photo_dataset, zoo):
     dataset = photo_dataset(1)
-    params = {"model": ZOO_MODEL, "methods": ["gradcam"], "layers": ["nowhere"], "cam_key": "bad", "targets": "predicted"}
+    params = {
+        "model": ZOO_MODEL,
+        "methods": ["gradcam"],
+        "layers": ["nowhere"],
+        "cam_key": "bad",
+        "targets": "predicted",
+    }
     with pytest.raises(foo.executor.ExecutionError):
-        foo.execute_operator("@cam51/heatmaps/compute_cams", ctx={"dataset": dataset, "params": params})
+        foo.execute_operator(
+            "@cam51/heatmaps/compute_cams", ctx={"dataset": dataset, "params": params}
+        )
     assert not dataset.list_runs()
 
 
@@ -79,7 +93,8 @@ def test_delegated(photo_dataset, zoo):
     methods, targets = ["gradcam", ("eigencam", {"component": 2})], ["tench", "goldfish"]
     given = dict(methods=methods, targets=targets, layers="layer3", seed=7)
     queued = operator()(dataset.limit(2), model=ZOO_MODEL, cam_key="later", delegate=True, **given)
-    assert queued.delegated and not dataset.list_runs()
+    assert queued.delegated
+    assert not dataset.list_runs()
     service = DelegatedOperationService()
     service.execute_queued_operations(operator="@cam51/heatmaps/compute_cams", limit=1)
     run = service.get(queued.result["id"] if isinstance(queued.result, dict) else queued.result.id)

@@ -12,7 +12,9 @@ PLUGIN = "fiftyone.plugins.orgs.cam51.heatmaps"
 @pytest.fixture(scope="module")
 def rooms(plugin):
     names = ("_loader", "_pipeline")
-    return types.SimpleNamespace(**{n: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names})
+    return types.SimpleNamespace(
+        **{n: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
+    )
 
 
 class Source:
@@ -26,7 +28,10 @@ class Source:
     def __iter__(self):
         number = 0
         for count in self._counts:
-            items = [self._rooms._loader.Item(str(number + i), f"{number + i}.jpg", None, None) for i in range(count)]
+            items = [
+                self._rooms._loader.Item(str(number + i), f"{number + i}.jpg", None, None)
+                for i in range(count)
+            ]
             images = torch.arange(number, number + count).float()[:, None]
             number += count
             yield self._rooms._loader.Batch(items, images)
@@ -53,7 +58,9 @@ def drive(rooms, counts, step):
 
 def test_everything_is_written_once(rooms):
     _, sink, failures, states = drive(rooms, [3, 2], lambda b: {i.id: {"x": 1} for i in b.items})
-    assert set(sink.results) == set("01234") and not failures and states == [3, 5]
+    assert set(sink.results) == set("01234")
+    assert not failures
+    assert states == [3, 5]
 
 
 def test_one_bad_image_costs_itself_only(rooms):
@@ -78,8 +85,10 @@ def test_out_of_memory_halves_the_batch_and_remembers(rooms):
         return {i.id: {"x": 1} for i in batch.items}
 
     source, sink, failures, _ = drive(rooms, [8], step)
-    assert set(sink.results) == set("01234567") and not failures
-    assert source.batch_size == 2 and max(seen[-4:]) == 2
+    assert set(sink.results) == set("01234567")
+    assert not failures
+    assert source.batch_size == 2
+    assert max(seen[-4:]) == 2
 
 
 def test_out_of_memory_on_one_image_is_its_failure(rooms):
@@ -87,7 +96,8 @@ def test_out_of_memory_on_one_image_is_its_failure(rooms):
         raise torch.OutOfMemoryError("no room")
 
     _, sink, failures, _ = drive(rooms, [2], step)
-    assert not sink.results and {f.id for f in failures} == {"0", "1"}
+    assert not sink.results
+    assert {f.id for f in failures} == {"0", "1"}
 
 
 def test_interrupts_are_not_taken_for_bad_samples(rooms):

@@ -2,10 +2,9 @@
 
 import importlib
 
+import fiftyone as fo
 import pytest
 from operators_common import PLUGIN, compute, operator
-
-import fiftyone as fo
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -20,7 +19,9 @@ def job_of(dataset, **arguments):
     from operators_common import CLASSES, small_network, transforms
 
     compute_room = importlib.import_module(f"{PLUGIN}.operators._compute")
-    settings = importlib.import_module(f"{PLUGIN}.operators._settings").Settings(cam_key="run", **arguments)
+    settings = importlib.import_module(f"{PLUGIN}.operators._settings").Settings(
+        cam_key="run", **arguments
+    )
     return compute_room.CamJob(dataset, small_network(), settings, transforms(), CLASSES)
 
 
@@ -32,7 +33,9 @@ def test_record_of_a_finished_run(photo_dataset):
     used = config.settings
     assert used["methods"] == ["gradcam", ["eigencam", {"component": 2}]]
     assert (used["layers"], used["batch_size"], used["precision"]) == (["layer4"], 16, "float32")
-    assert used["versions"]["fiftyone"] == fo.__version__ and used["seed"] == 51 and used["samples"] == 3
+    assert used["versions"]["fiftyone"] == fo.__version__
+    assert used["seed"] == 51
+    assert used["samples"] == 3
     stored = dataset.load_run_results("run").summary
     assert (stored["done"], stored["failed"], stored["fields"]) == (3, [], summary.fields)
 
@@ -46,11 +49,14 @@ def test_key_is_counted_up(photo_dataset):
 def test_taken_key_is_refused_and_overwriting_leaves_nothing_behind(photo_dataset):
     dataset = photo_dataset(3)
     compute(dataset, methods=["gradcam", "layercam"])
-    with pytest.raises(ValueError, match="already a CAM run of this dataset .finished.*overwrite=True"):
+    with pytest.raises(
+        ValueError, match="already a CAM run of this dataset .finished.*overwrite=True"
+    ):
         compute(dataset, methods="fem")
     compute(dataset.limit(1), methods="fem", overwrite=True)
     fields = set(dataset.get_field_schema())
-    assert "run_fem" in fields and not fields & {"run_gradcam", "run_layercam"}
+    assert "run_fem" in fields
+    assert not fields & {"run_gradcam", "run_layercam"}
     assert len(dataset.exists("run_prediction")) == 1
     scheme = dataset.app_config.color_scheme
     assert [e["path"] for e in scheme.fields] == ["run_fem"]
@@ -109,14 +115,18 @@ def test_sample_deleted_during_the_run(photo_dataset):
     for _ in steps:
         pass
     assert [f["reason"] for f in job.summary.failed] == ["the sample was deleted during the run"]
-    assert job.summary.done == 3 and len(dataset) == 3
+    assert job.summary.done == 3
+    assert len(dataset) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ((["gradcam"], ["layer4"], ["predicted"]), ["k_gradcam"]),
-        ((["gradcam"], ["layer3.0", "layer4"], ["predicted"]), ["k_gradcam_layer3_0", "k_gradcam_layer4"]),
+        (
+            (["gradcam"], ["layer3.0", "layer4"], ["predicted"]),
+            ["k_gradcam_layer3_0", "k_gradcam_layer4"],
+        ),
         ((["fem"], ["x"], ["tabby, tabby cat", "fox"]), ["k_fem_tabby_tabby_cat", "k_fem_fox"]),
     ],
 )
@@ -137,7 +147,8 @@ def test_cleared_run_takes_its_files_and_no_others(photo_dataset, runs, tmp_path
     compute(dataset, storage="disk", output_dir=str(tmp_path))
     runs.clear(dataset, "run")
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "notes.txt"]
-    assert set(dataset.get_field_schema(flat=True)) == fields and not dataset.list_runs()
+    assert set(dataset.get_field_schema(flat=True)) == fields
+    assert not dataset.list_runs()
 
 
 def test_figure_of_a_run_with_files(photo_dataset, tmp_path):

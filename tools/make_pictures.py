@@ -29,7 +29,7 @@ def main():
     """Makes all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
-    parser.add_argument("--subject", default="German shepherd", help="of the photo that is opened")
+    parser.add_argument("--subject", default="bison", help="of the photo that is opened")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cam51-pictures-", ignore_cleanup_errors=True) as home:
@@ -64,7 +64,7 @@ def make(home, options):
     many.add_samples([demo_data.photo_sample(p) for p in demo_data.load_photos() * 10])
     try:
         with app_server(home / "server.log", plant_resnet18(home / "zoo")) as url:
-            with browser_context(home / "large", size=(1400, 1150), scale=2) as context:
+            with browser_context(home / "large", size=(1400, 1250), scale=2) as context:
                 app = App(context.new_page(), url)
                 save(options.out / "form.jpg", form(app, dataset))
             with browser_context(home / "profile") as context:

@@ -32,7 +32,9 @@ def adapt(model: Any) -> ExplainableModel:
         needed = ("module", "forward", "logits", "default_layers", "grid")
         if all(hasattr(model, name) for name in needed):
             return model
-        raise TypeError(f"model must be a torch.nn.Module or an ExplainableModel, got {type(model).__name__}")
+        raise TypeError(
+            f"model must be a torch.nn.Module or an ExplainableModel, got {type(model).__name__}"
+        )
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
     return next(family for family in FAMILIES if family.matches(model))(model)

@@ -19,7 +19,10 @@ class TransformerClassifier(ExplainableModel):
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
         """Whether this is one of torchvision's transformers, or a subclass."""
-        return any(c.__name__ in _NAMES and c.__module__.startswith("torchvision.") for c in type(module).__mro__)
+        return any(
+            c.__name__ in _NAMES and c.__module__.startswith("torchvision.")
+            for c in type(module).__mro__
+        )
 
     def token_grid(self, image_size: tuple[int, int]) -> tuple[int, int] | None:
         """Returns (rows, columns) of the patch embedding, None for Swin."""

@@ -30,7 +30,10 @@ def gradcam(activations, gradients):
     return _weighted(gradients.mean((2, 3)), activations)
 
 
-@_gradient(paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016", cost="1F")
+@_gradient(
+    paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
+    cost="1F",
+)
 def cam(head):
     """The class's weights of the linear head, applied at every position; needs such a head.
 

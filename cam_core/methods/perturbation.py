@@ -13,7 +13,9 @@ from .registry import cam_method
 _perturbation = functools.partial(cam_method, family="perturbation", register=True)
 
 
-@_perturbation(paper="Desai & Ramaswamy, Ablation-CAM, WACV 2020", cost="1F+C T (1F before a linear head)")
+@_perturbation(
+    paper="Desai & Ramaswamy, Ablation-CAM, WACV 2020", cost="1F+C T (1F before a linear head)"
+)
 def ablationcam(activations, score, head, tail, *, batch_size=64):
     """Channels weighted by the score that is lost without them.
 

@@ -147,7 +147,9 @@ def _signature(fn: Callable) -> tuple[tuple[str, ...], dict[str, Any]]:
     unknown = [n for n in needs if n not in INGREDIENTS]
     if unknown or not needs:
         got = ", ".join(unknown) if unknown else "no argument"
-        raise TypeError(f"{fn.__name__}: {got} is not an ingredient; choose from {', '.join(INGREDIENTS)}")
+        raise TypeError(
+            f"{fn.__name__}: {got} is not an ingredient; choose from {', '.join(INGREDIENTS)}"
+        )
     return tuple(needs), options
 
 
@@ -187,7 +189,9 @@ def resolve_methods(methods: Any) -> list[Method]:
     result: dict[str, Method] = {}
     for function, info, options in chosen:
         # A plain name stays the key; options tell apart what would collide.
-        suffix = "".join(f"_{k}{v}" for k, v in options.items()) if names.count(info.name) > 1 else ""
+        suffix = (
+            "".join(f"_{k}{v}" for k, v in options.items()) if names.count(info.name) > 1 else ""
+        )
         key = info.name + _identifier(suffix) if suffix else info.name
         if key in result:
             raise ValueError(f"methods: {key!r} is given twice")
@@ -201,7 +205,9 @@ def _is_pair(value: Any) -> bool:
 
 def _resolve(item: Any) -> tuple[Callable, MethodInfo, Mapping[str, Any]]:
     options: Mapping[str, Any] = {}
-    if _is_pair(item) or (isinstance(item, Sequence) and len(item) == 2 and isinstance(item[1], Mapping)):
+    if _is_pair(item) or (
+        isinstance(item, Sequence) and len(item) == 2 and isinstance(item[1], Mapping)
+    ):
         item, options = item
     function = item if callable(item) else _METHODS[_known(item)]
     if not hasattr(function, "cam_info"):
@@ -242,4 +248,8 @@ def _known(name: Any) -> str:
 
 
 def _identifier(text: str) -> str:
-    return re.sub(r"\W+", "_", text).rstrip("_") if text.startswith("_") else re.sub(r"\W+", "_", text).strip("_") or "custom"
+    return (
+        re.sub(r"\W+", "_", text).rstrip("_")
+        if text.startswith("_")
+        else re.sub(r"\W+", "_", text).strip("_") or "custom"
+    )

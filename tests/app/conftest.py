@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tools.app_driver import BROWSERS, App, app_server, browser_context, find_browser, plant_resnet18
+from tools.app_driver import (
+    BROWSERS,
+    App,
+    app_server,
+    browser_context,
+    find_browser,
+    plant_resnet18,
+)
 
 _CALL = pytest.StashKey()
 

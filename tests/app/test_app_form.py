@@ -43,7 +43,9 @@ def test_a_run_by_clicking(app, photo_dataset, plugin):
     bad_input(app)
     notice.wait_for()
     app.choose("Methods", "layercam")
-    app.form.get_by_text("2 heatmap fields over 6 samples: resnet18_gradcam, resnet18_layercam").wait_for()
+    app.form.get_by_text(
+        "2 heatmap fields over 6 samples: resnet18_gradcam, resnet18_layercam"
+    ).wait_for()
     app.picture("filled")
     code = app.form.locator("code").inner_text()
     assert f"fo.load_dataset('{dataset.name}')" in code
@@ -55,16 +57,23 @@ def test_a_run_by_clicking(app, photo_dataset, plugin):
     app.picture("running")
     app.notification.get_by_text("resnet18: 6 samples explained in").wait_for()
     app.picture("done")
-    assert "resnet18_gradcam, resnet18_layercam, resnet18_prediction" in app.notification.inner_text()
+    assert (
+        "resnet18_gradcam, resnet18_layercam, resnet18_prediction" in app.notification.inner_text()
+    )
     app.page.get_by_role("button", name="Done").click()
 
     # seen without a reload: the fields, the first of them shown, and warm
-    boxes = {f: app.page.locator(f"[data-cy='checkbox-resnet18_{f}'] input") for f in ("gradcam", "layercam")}
+    boxes = {
+        f: app.page.locator(f"[data-cy='checkbox-resnet18_{f}'] input")
+        for f in ("gradcam", "layercam")
+    }
     boxes["gradcam"].wait_for(state="attached")
     assert boxes["gradcam"].is_checked()
     assert not boxes["layercam"].is_checked()
     for index, before in enumerate(plain):
-        wait_for(lambda i=index, b=before: is_warmer(app, i, b), 20, f"heat is painted on photo {index}")
+        wait_for(
+            lambda i=index, b=before: is_warmer(app, i, b), 20, f"heat is painted on photo {index}"
+        )
     app.picture("grid")
 
     run = wait_for_status(dataset, "resnet18", "finished", 10)
@@ -122,7 +131,9 @@ def test_closing_the_tab_stops_a_run_and_keeps_what_is_done(app, make_dataset, p
     app.choose("Model", MODEL)
     app.form.get_by_text("1 heatmap field over 240 samples").wait_for()
     app.execute_button.click()
-    app.progress.get_by_text(re.compile(r"of 240.* left, .* in all; closing this tab stops it")).wait_for()
+    app.progress.get_by_text(
+        re.compile(r"of 240.* left, .* in all; closing this tab stops it")
+    ).wait_for()
     app.picture("running")
     assert run_of(dataset, "resnet18").status == "running"
     app.page.close()
