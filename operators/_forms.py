@@ -83,17 +83,20 @@ def _method_text(method):
     return method
 
 
-def python_call(arguments, view=None):
+def python_call(arguments, view=None, selected=False):
     """Returns the Python code that does what the form does.
 
     Args:
         arguments: the arguments of ``compute_cams``
         view (None): the dataset or view that the form is about
+        selected (False): whether the view is what a person selected
     """
     load = []
     if view is not None:
         load = [f"dataset = fo.load_dataset({view._dataset.name!r})"]
-        if isinstance(view, fo.DatasetView) and view._stages:
+        if selected:
+            load = ["view = session.selected_view"]
+        elif isinstance(view, fo.DatasetView) and view._stages:
             load = ["view = session.view  # what you see in the App, or any view"]
     name = load[0].split()[0] if load else "view"
     return "\n".join(
@@ -371,7 +374,8 @@ def _notice(inputs, ctx, view, model):
     )
     # Not a CodeView: the App fetches that editor from a network. A new name per text, because a
     # form keeps the first default that it was given.
-    code = python_call(arguments, view)
+    selected = ctx.params.get("view_target") == "SELECTED_SAMPLES"
+    code = python_call(arguments, view, selected)
     inputs.str(
         f"python_{zlib.crc32(code.encode()):08x}",
         default=f"The same from Python:\n```python\n{code}\n```",
