@@ -72,7 +72,7 @@ format: $(STAMPS)/dev
 	$(BIN)/ruff format .
 
 bench: $(STAMPS)/dev
-	@$(BIN)/python benchmarks/engine.py $(ARGS)
+	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo_output bench_output .pytest_cache .mypy_cache .ruff_cache
