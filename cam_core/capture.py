@@ -8,6 +8,7 @@ differentiated.
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,18 @@ from .layers import Layer
 # How often a forward calls a tapped module, per module; a shared activation may be called everywhere,
 # and tapping its earlier calls would start the graph at the first of them.
 _CALLS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
+
+# Hooks and flags belong to the module, and a zoo hands out one object to everybody: two threads that
+# explain it at once would see each other's activations.
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+def exclusive(module: nn.Module) -> threading.RLock:
+    """Returns the lock of a module; whoever hooks into it or moves it holds this lock."""
+    with _LOCKS_GUARD:
+        return _LOCKS.setdefault(module, threading.RLock())
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import maps as maps_
 from .adapters import ExplainableModel, adapt
-from .capture import Taps, unchanged
+from .capture import Taps, exclusive, unchanged
 from .heads import watch_linear_layers
 from .ingredients import Kitchen, Pass
 from .layers import Layer, find_layers
@@ -111,6 +111,7 @@ def explain(
     if fuse is not None:
         maps_.check_rule(fuse)
     with (
+        exclusive(model.module),
         torch.inference_mode(False),
         torch.no_grad(),
         unchanged(model.module),

@@ -109,10 +109,13 @@ def trace(
     Returns:
         a :class:`Window`, or None if a step is not known: then :func:`probe` finds it out
     """
-    known = {**_RULES, **(rules or {})}
+    own = rules or {}
     scale, offset, size = (1.0, 1.0), (0.0, 0.0), (height, width)
     for step in _flatten(transforms):
-        rule = known.get(type(step).__name__)
+        kind = type(step)
+        # Somebody's own Resize may do something else than torchvision's: it is probed.
+        theirs = kind.__module__.startswith(("torchvision.", "fiftyone."))
+        rule = own.get(kind.__name__) or (_RULES.get(kind.__name__) if theirs else None)
         if rule is None:
             return None
         size, zoom, shift = rule(step, size)

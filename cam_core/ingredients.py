@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import weakref
@@ -43,7 +44,7 @@ class Pass:
     def exact_forward(self, images: Tensor) -> Any:
         """Runs the model again in its own precision: for small differences between scores."""
         device = self.images.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad(), torch.autocast(device, enabled=False), _full_float32(device):
             return self.model.forward(images.clone() if self.writes_images else images)
 
     @functools.cached_property
@@ -76,6 +77,19 @@ class Pass:
 
 # Layers known to carry a gradient, per module: the check costs a synchronisation with the device.
 _ALIVE: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _full_float32(device: str) -> contextlib.AbstractContextManager:
+    """Convolutions without TF32, whose rounding depends on the batch size."""
+    if device != "cuda":
+        return contextlib.nullcontext()
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
 
 
 class Kitchen:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import fnmatch
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -183,6 +183,14 @@ def find_layers(module: nn.Module, names: str | nn.Module | Sequence) -> list[La
     return list(found.values())
 
 
+def expand_glob(pattern: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that a glob matches on its own level; none if it is no glob."""
+    if not any(c in pattern for c in "*?["):
+        return []
+    depth = pattern.count(".")
+    return [n for n in names if n.count(".") == depth and fnmatch.fnmatchcase(n, pattern)]
+
+
 def _find(item: str | nn.Module, known: dict[str, nn.Module]) -> list[Layer]:
     if isinstance(item, nn.Module):
         for name, candidate in known.items():
@@ -194,11 +202,9 @@ def _find(item: str | nn.Module, known: dict[str, nn.Module]) -> list[Layer]:
     name, _, entry = item.partition(":")
     if name in known:
         return [Layer(item, known[name], entry or None)]
-    if any(c in name for c in "*?["):
-        depth = name.count(".")
-        hits = [n for n in known if n.count(".") == depth and fnmatch.fnmatchcase(n, name)]
-        if hits:
-            return [Layer(n, known[n]) for n in hits]
+    hits = expand_glob(name, known)
+    if hits:
+        return [Layer(n, known[n]) for n in hits]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "list_layers(model) shows what there is"
     raise ValueError(f"layers: the model has no layer {item!r}; {hint}")

@@ -16,7 +16,7 @@ def contact_sheet(samples, fields, path, columns=2):
     where it has not, followed by the subject; dark where the sample has no such names.
 
     Args:
-        samples: a FiftyOne collection with a ``predictions`` field
+        samples: a FiftyOne collection with a ``model_prediction`` field
         fields: the names of the heatmap fields
         path: where to save the picture
         columns (2): how many photos side by side
@@ -106,7 +106,7 @@ def _stored_map(heatmap):
 
 
 def _verdict(sample):
-    prediction = sample.predictions
+    prediction = sample.model_prediction
     if prediction is None:
         return "no prediction", WRONG
 

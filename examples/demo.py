@@ -53,7 +53,7 @@ def run(options):
         options: of :func:`parse_options`
     """
     dataset, model, cam_key = load_zoo() if options.zoo else load_photos()
-    dataset.apply_model(model, label_field="predictions", batch_size=8, num_workers=0)
+    dataset.apply_model(model, label_field="model_prediction", batch_size=8, num_workers=0)
     fields = compute(dataset, model, cam_key)
     show_measures(dataset, model)
     save_sheet(dataset, fields)

@@ -6,20 +6,20 @@ The operator's form and its ``__call__`` both end here.
 import contextlib
 import dataclasses
 import os
+import tempfile
 
 import fiftyone as fo
 
 from . import _heatmaps, _models, _runs
 from ._explain import ExplainStep
 from ._loader import Failure, Geometry, Loader, load_item, one_line
-from ._pipeline import Progress
+from ._pipeline import Progress, probe_batch_size
 from ._pipeline import run as run_pipeline
 from ._settings import resolve_targets
 
 # Images tried before it is said that none can be read.
 _TRIES = 50
 _CPU_BATCH = 16
-_GPU_BATCHES = (16, 32, 64, 128, 256)
 
 
 @dataclasses.dataclass
@@ -53,6 +53,7 @@ class Summary:
         settings: what was used, defaults filled in
         statuses: ``{field: {status: count}}``; a map that is zero, flat or not finite is no picture
         bytes_written: bytes of heatmaps stored
+        error: what went wrong while storing, or None
     """
 
     cam_key: str
@@ -64,6 +65,7 @@ class Summary:
     settings: dict
     statuses: dict
     bytes_written: int
+    error: str = None
 
     def __str__(self):
         """One paragraph for people."""
@@ -159,6 +161,7 @@ class CamJob:
             )
         extra = [plan.prediction_field] if plan.prediction_field else []
         _runs.check_fields(self.dataset, [*plan.fields.values(), *extra], key, s.overwrite)
+        _check_folder(self._map_dir(key))
         return plan
 
     def _default_methods(self):
@@ -169,7 +172,7 @@ class CamJob:
     def _precision(self):
         if self.settings.precision != "auto":
             return self.settings.precision
-        return "bfloat16" if self.model.device.type == "cuda" else "float32"
+        return "bfloat16" if _fast_bfloat16(self.model.device) else "float32"
 
     def _trial(self, step):
         """Explains one image, so that what is wrong with the arguments shows before the run."""
@@ -177,9 +180,7 @@ class CamJob:
         for sample_id, path in self.rows[:_TRIES]:
             try:
                 item = load_item(sample_id, path, self.model.transforms, geometry)
-            except (
-                Exception
-            ) as error:  # recorded when the run comes to it; here the next one will do
+            except Exception as error:  # recorded when the run comes to it; the next will do here
                 reason = reason or f"{path}: {one_line(error)}"
                 continue
             self._trial_image = item.image[None]
@@ -193,7 +194,7 @@ class CamJob:
             return self.settings.batch_size
         if self.model.device.type != "cuda":
             return _CPU_BATCH
-        return _probe_batch_size(step, self._trial_image)
+        return probe_batch_size(step.explain_cheaply, self._trial_image, len(self.rows))
 
     def run(self):
         """Runs the job; afterwards :attr:`summary` is set.
@@ -208,32 +209,33 @@ class CamJob:
             stack.enter_context(_models.on_device(self.model))
             step = ExplainStep(self.model, self.plan)
             used = self._used_settings(self._batch_size(step))
-            self._register(used)
-            status, progress = "interrupted", Progress(total=len(self.rows))
             loader = Loader(
                 self.rows, self.model.transforms, used["batch_size"], used["num_workers"]
             )
             writer = _heatmaps.Writer(self.dataset, used["map_dir"])
+            self._register(used)
+            status, progress = "interrupted", Progress(total=len(self.rows))
             try:
+                self._declare()
                 with writer:
                     for progress in run_pipeline(
                         loader, self._counted(step), writer, len(self.rows), self.failures
                     ):
                         yield progress
-                self._note_lost(writer)
                 status = "finished"
             finally:
                 used["batch_size"] = loader.batch_size
-                self._finish(status, progress, used, writer.bytes_written)
+                self._note_lost(writer)
+                self._finish(status, progress.seconds, used, writer)
 
-    def _map_dir(self):
+    def _map_dir(self, key):
         """The run's own folder of PNG files, or None where maps go to the database."""
         if self.settings.storage != "disk":
             return None
         base = self.settings.output_dir or os.path.join(
             os.path.dirname(fo.config.default_dataset_dir), "cam51", self.dataset.name
         )
-        return os.path.join(os.path.abspath(os.path.expanduser(base)), self.plan.cam_key)
+        return os.path.join(os.path.abspath(os.path.expanduser(base)), key)
 
     def _used_settings(self, batch_size):
         import torch
@@ -256,7 +258,7 @@ class CamJob:
             precision=self.plan.precision,
             device=str(self.model.device),
             samples=len(self.rows),
-            map_dir=self._map_dir(),
+            map_dir=self._map_dir(self.plan.cam_key),
             versions={"fiftyone": fo.__version__, "torch": torch.__version__},
             origin=self.origin,
         )
@@ -265,8 +267,11 @@ class CamJob:
     def _register(self, used):
         if self.settings.overwrite:
             _runs.clear(self.dataset, self.plan.cam_key)
-        heatmaps = list(self.plan.fields.values())
         _runs.register(self.dataset, self.plan.cam_key, used, self.fields)
+
+    def _declare(self):
+        """Declares the schema and makes the fields look like heat, before the first sample."""
+        heatmaps = list(self.plan.fields.values())
         _heatmaps.declare_schema(self.dataset, heatmaps, self.plan.prediction_field)
         methods = {field: method for (method, _, _), field in self.plan.fields.items()}
         self.colours = _heatmaps.colour_fields(self.dataset, methods)
@@ -295,8 +300,8 @@ class CamJob:
                 )
             )
 
-    def _finish(self, status, progress, used, bytes_written):
-        done, seconds = progress.done - len(self.failures), progress.seconds
+    def _finish(self, status, seconds, used, writer):
+        done = writer.samples_written
         self.summary = Summary(
             cam_key=self.plan.cam_key,
             done=done,
@@ -306,7 +311,8 @@ class CamJob:
             images_per_second=done / seconds if seconds else 0.0,
             settings=used,
             statuses=self._statuses,
-            bytes_written=bytes_written,
+            bytes_written=writer.bytes_written,
+            error=writer.error,
         )
         _runs.finish(self.dataset, self.plan.cam_key, status, dataclasses.asdict(self.summary))
 
@@ -315,28 +321,25 @@ def _unique(items):
     return list(dict.fromkeys(items))
 
 
-def _probe_batch_size(step, image):
-    """The largest batch that is still faster per image and fits the device's memory."""
-    import time
-
+def _fast_bfloat16(device):
+    """Whether a device computes in bfloat16 itself; older GPUs only emulate it, slowly."""
     import torch
 
-    best, rate = _GPU_BATCHES[0], 0.0
-    for size in _GPU_BATCHES:
-        try:
-            step.explain(image.expand(size, *image.shape[1:]))
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            step.explain(image.expand(size, *image.shape[1:]))
-            torch.cuda.synchronize()
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        current = size / (time.perf_counter() - start)
-        if current < 1.05 * rate:
-            break
-        best, rate = size, current
-    return best
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _check_folder(folder):
+    """Raises a ValueError unless a folder can be made and written to."""
+    if folder is None:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output_dir: heatmaps cannot be written to {folder!r}: {error}"
+        ) from error
 
 
 def check_samples(samples):

@@ -8,7 +8,7 @@ import fiftyone as fo
 import fiftyone.operators.types as types
 
 from . import _models, _runs
-from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, parse_methods
+from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, is_top, parse_methods
 
 _TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -65,8 +65,8 @@ def params_of(arguments):
         params["layers"] = as_list(params["layers"])
     names = as_list(params.get("targets", "predicted"))
     if names[0] not in _TARGETS:
-        if not all(isinstance(n, str) for n in names):
-            raise ValueError(_UNSENDABLE.format("targets"))
+        if not all(isinstance(n, str) and ";" not in n and not is_top(n) for n in names):
+            raise ValueError(_UNSENDABLE.format("targets") + " ('top_2', 'top_3' or class names)")
         params.update(targets="classes", class_names="; ".join(names))
     for name, value in params.items():
         if describe(value) != value:
@@ -207,8 +207,8 @@ def _layers(inputs, ctx, model):
         description=f"leave empty for the default of this network: {default or 'found by a probe'}",
         view=choices,
     )
-    chosen = ctx.params.get("layers") or []
-    unknown = [n for n in chosen if n.split(":")[0] not in names and not any(c in n for c in "*?[")]
+    chosen = _expanded(ctx.params.get("layers") or [], names)
+    unknown = [n for n in chosen if n.split(":")[0] not in names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=3)
         _invalid(
@@ -227,6 +227,14 @@ def _layers(inputs, ctx, model):
             description="adds one field of all layers together",
             view=fuse,
         )
+
+
+def _expanded(layers, names):
+    """Names of layers with globs resolved; a glob without a match stays, to be refused."""
+    from ..cam_core.layers import expand_glob
+
+    found = [n for layer in layers for n in expand_glob(layer, names) or [layer]]
+    return list(dict.fromkeys(found))
 
 
 def _key(inputs, ctx, model):
@@ -326,7 +334,8 @@ def _notice(inputs, ctx, view, model):
     given.setdefault("methods", ["gradcam"])
     given.setdefault("cam_key", _runs.next_key(ctx.dataset, _models.default_key(model)))
     arguments = {k: given[k] for k in _ARGUMENTS if k in given}
-    layers = arguments.get("layers") or [_models.zoo_layers(model)[1] or "layer"]
+    names, default = _models.zoo_layers(model)
+    layers = _expanded(arguments.get("layers") or [default or "layer"], names)
     shown = [*layers, "fused"] if arguments.get("fuse") else layers
     targets = arguments.get("targets", "predicted")
     tags = (

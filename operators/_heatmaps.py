@@ -160,6 +160,7 @@ class Writer:
         samples_written: samples stored so far
         bytes_written: bytes of their heatmaps
         vanished: ids of samples that were deleted before their results came
+        error: what went wrong at the end, or None
     """
 
     # Batches waiting to be written: enough to keep the device busy, few enough to bound memory.
@@ -169,6 +170,7 @@ class Writer:
         self.samples_written = 0
         self.bytes_written = 0
         self.vanished = []
+        self.error = None
         self._dataset = dataset
         self._output_dir = output_dir
         # A new name for every writing: browsers keep showing the old picture of a rewritten file.
@@ -186,10 +188,11 @@ class Writer:
     def __exit__(self, kind, error, traceback):
         try:
             self.close()
-        except Exception:
+        except Exception as failed:
+            self.error = f"{type(failed).__name__}: {failed}"
             if kind is None:
                 raise
-            # the error that is already on its way says what went wrong first
+            # another error is already on its way; this one goes into the run's results
 
     def put(self, results):
         """Hands over ``{sample id: {field: value}}``; waits when too much is in flight.

@@ -9,10 +9,11 @@ import concurrent.futures
 import dataclasses
 import os
 import threading
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
+
+_WAITING_BYTES = 1_000_000_000
 
 
 @dataclasses.dataclass
@@ -76,13 +77,12 @@ def decode_image(path):
     Raises:
         OSError: if the file cannot be read as an image
     """
-    with warnings.catch_warnings():
-        # 100 megapixels are large, not an attack; Pillow still refuses twice its limit.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+    with Image.open(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return Image.fromarray(_scaled(np.asarray(upright), 255 / 65535)).convert("RGB")
+    if upright.mode in ("I", "F"):
         return Image.fromarray(_to_8_bit(np.asarray(upright))).convert("RGB")
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")
@@ -90,7 +90,7 @@ def decode_image(path):
 
 
 def _to_8_bit(values):
-    """Scales one wide channel to 8 bits by the range of its kind, not by its own extremes."""
+    """Scales a channel of 32 bits, whose kind does not tell its range: 0-1, 8, 16 or 32 bits."""
     values = np.nan_to_num(values.astype(np.float64))
     high = values.max(initial=0)
     if high <= 1 and values.min(initial=0) >= 0 and not np.array_equal(values, values.round()):
@@ -101,6 +101,10 @@ def _to_8_bit(values):
         scale = 255.0 / 65535
     else:
         scale = 255.0 / high
+    return _scaled(values, scale)
+
+
+def _scaled(values, scale):
     return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
 
 
@@ -219,11 +223,16 @@ class Loader:
             group.append(outcome)
             if len(group) >= self.batch_size:
                 yield self._batch(waiting.pop(tuple(outcome.image.shape)))
-            elif sum(map(len, waiting.values())) >= 4 * self.batch_size:
+            elif self._too_many(waiting):
                 # Many sizes: the largest group goes, so that memory stays bounded.
                 yield self._batch(waiting.pop(max(waiting, key=lambda k: len(waiting[k]))))
         for group in waiting.values():
             yield self._batch(group)
+
+    def _too_many(self, waiting):
+        """Whether images of different sizes that wait for company take too much memory."""
+        sizes = [len(group) * group[0].image.nbytes for group in waiting.values()]
+        return sum(map(len, waiting.values())) >= 4 * self.batch_size or sum(sizes) > _WAITING_BYTES
 
     @staticmethod
     def _batch(items):
@@ -245,7 +254,7 @@ class Loader:
             try:
                 for row in rows:
                     ahead.append(pool.submit(self._load, row))
-                    if len(ahead) >= 2 * self.batch_size + self._num_workers:
+                    if len(ahead) >= self.batch_size + min(self.batch_size, 64) + self._num_workers:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import weakref
 
 import fiftyone as fo
 import fiftyone.zoo as foz
@@ -225,15 +226,46 @@ def on_device(model):
 
     The zoo hands out one shared object per model, so it must come back unchanged.
     """
-    import torch
-
-    like = next(model.module.parameters(), None)
-    origin = like.device if like is not None else torch.device("cpu")
-    if origin == model.device:
-        yield model
-        return
-    model.module.to(model.device)
+    _enter(model)
     try:
         yield model
     finally:
-        model.module.to(origin)
+        _leave(model)
+
+
+# module -> [users, where it came from]: of several runs, the last one moves it back.
+_USERS = weakref.WeakKeyDictionary()
+
+
+def _enter(model):
+    import torch
+
+    from ..cam_core.capture import exclusive
+
+    with exclusive(model.module):
+        like = next(model.module.parameters(), None)
+        current = like.device if like is not None else torch.device("cpu")
+        entry = _USERS.setdefault(model.module, [0, current])
+        if entry[0] and current != model.device:
+            raise ValueError(
+                f"device: another run is using this model on {current}; use that device, or wait for it"
+            )
+        entry[0] += 1
+        try:
+            if current != model.device:
+                model.module.to(model.device)
+        except BaseException:
+            _leave(model)  # half of it may have moved
+            raise
+
+
+def _leave(model):
+    from ..cam_core.capture import exclusive
+
+    with exclusive(model.module):
+        entry = _USERS[model.module]
+        entry[0] -= 1
+        if not entry[0]:
+            del _USERS[model.module]
+            if entry[1] != model.device:
+                model.module.to(entry[1])

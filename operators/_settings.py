@@ -90,6 +90,11 @@ def describe(value):
 _TOP = re.compile(r"top[_-]?(\d+)$")
 
 
+def is_top(spec):
+    """Whether a target is of the form ``"top_3"``."""
+    return _TOP.match(spec) is not None
+
+
 def resolve_targets(spec, model):
     """Turns a target specification into what the engine takes, and names for the fields.
 
@@ -114,7 +119,18 @@ def resolve_targets(spec, model):
     if not items:
         raise ValueError("targets is empty; leave it out to explain the predicted class")
     resolved = [_one_target(item, model) for item in items]
-    return [value for value, _ in resolved], [tag for _, tag in resolved]
+    values, tags = [v for v, _ in resolved], [t for _, t in resolved]
+    twice = [t for v, t in resolved if values.count(v) > 1]
+    if twice:
+        raise ValueError(f"targets: {twice[0]!r} is given twice")
+    # Class names need not be unique, and every lambda has the same name.
+    return values, [
+        t if tags.count(t) == 1 else _distinct(i, v, t) for i, (v, t) in enumerate(resolved)
+    ]
+
+
+def _distinct(position, value, tag):
+    return f"{tag}_{value}" if isinstance(value, int) else f"{tag}_{position + 1}"
 
 
 def _one_target(item, model):

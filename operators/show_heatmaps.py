@@ -66,6 +66,7 @@ class ShowHeatmaps(foo.Operator):
 def _chosen_fields(samples, cam_key, methods):
     from . import _runs
 
+    _runs.refresh(samples._dataset)  # the run may have been made in the App
     fields = _runs.heatmap_fields_of(samples._dataset, cam_key)
     if methods is None:
         return fields

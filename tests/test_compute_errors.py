@@ -184,3 +184,26 @@ def test_existing_fields_are_not_ours_to_write(photo_dataset):
     with pytest.raises(ValueError, match="was not written by a CAM run"):
         compute(dataset, overwrite=True)
     assert compute(dataset, methods="layercam").done == 2
+
+
+def test_unusable_folder_is_said_before_an_earlier_run_is_deleted(photo_dataset, tmp_path):
+    dataset = photo_dataset(2)
+    compute(dataset)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="output_dir: heatmaps cannot be written to"):
+        compute(dataset, overwrite=True, storage="disk", output_dir=str(tmp_path / "file"))
+    assert dataset.get_run_info("run").config.status == "finished"
+    assert len(dataset.exists("run_gradcam")) == 2
+
+
+def test_targets_with_one_name_keep_their_own_fields(photo_dataset):
+    dataset = photo_dataset(1)
+    twins = ["crane" if i in (3, 7) else c for i, c in enumerate(CLASSES)]
+    given = dict(model=small_network(), transforms=transforms(), classes=twins)
+    summary = compute(dataset, **given, targets=[3, 7], store_prediction=False)
+    assert summary.fields == ["run_gradcam_crane_3", "run_gradcam_crane_7"]
+    first, second = (lambda out: out[:, 0]), (lambda out: out[:, 1])
+    summary = compute(dataset, cam_key="two", targets=[first, second], store_prediction=False)
+    assert summary.fields == ["two_gradcam_lambda_1", "two_gradcam_lambda_2"]
+    with pytest.raises(ValueError, match="'kind 3' is given twice"):
+        compute(dataset, cam_key="three", targets=[3, "kind 3"])

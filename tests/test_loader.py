@@ -60,6 +60,7 @@ def test_transparent_palette_keeps_its_colours(loader, tmp_path):
     ("values", "expected"),
     [
         (np.array([[0, 32768, 65535]], np.uint16), [0, 128, 255]),
+        (np.array([[0, 255, 1000]], np.uint16), [0, 1, 4]),  # a dark picture stays dark
         (np.array([[0, 100, 255]], np.int32), [0, 100, 255]),
         (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
         (np.array([[0.0, 100.0, 255.0]], np.float32), [0, 100, 255]),

@@ -1,9 +1,11 @@
 """The record of a run: registered first, finished last, cleared as a whole."""
 
 import importlib
+import types
 
 import fiftyone as fo
 import pytest
+import torch
 from operators_common import PLUGIN, compute, operator
 
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -104,6 +106,8 @@ def test_error_while_writing_is_raised_and_recorded(photo_dataset, runs, monkeyp
     with pytest.raises(OSError, match="no space left"):
         compute(dataset)
     assert runs.status_of(dataset, "run") == "interrupted"
+    # nothing was stored, so nothing is done
+    assert dataset.load_run_results("run").summary["done"] == 0
 
 
 def test_sample_deleted_during_the_run(photo_dataset):
@@ -155,3 +159,23 @@ def test_figure_of_a_run_with_files(photo_dataset, tmp_path):
     dataset = photo_dataset(1)
     compute(dataset, storage="disk", output_dir=str(tmp_path))
     assert operator("show_heatmaps")(dataset, "run").axes[1].images[1].get_array().max() == 1
+
+
+def test_batch_size_probe_stops_at_the_run_and_at_the_memory(rooms_pipeline):
+    tried = []
+
+    def explain(images):
+        tried.append(len(images))
+        if len(images) > 64:
+            raise torch.OutOfMemoryError("no room")
+        return types.SimpleNamespace(scores=torch.zeros(len(images)))
+
+    image = torch.zeros(1, 3, 4, 4)
+    assert rooms_pipeline.probe_batch_size(explain, image, most=3) == 16
+    assert max(tried) == 16
+    assert rooms_pipeline.probe_batch_size(explain, image, most=10_000) <= 64
+
+
+@pytest.fixture(scope="module")
+def rooms_pipeline(plugin):
+    return importlib.import_module(f"{PLUGIN}.operators._pipeline")

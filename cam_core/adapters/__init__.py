@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capture import unchanged
+from ..capture import exclusive, unchanged
 from ..layers import LayerInfo
 from .base import ExplainableModel
 from .cnn import CnnClassifier
@@ -29,7 +29,7 @@ def adapt(model: Any) -> ExplainableModel:
         TypeError: if it is neither
     """
     if not isinstance(model, nn.Module):
-        needed = ("module", "forward", "logits", "default_layers", "grid")
+        needed = ("module", "forward", "logits", "candidates", "default_layers", "grid")
         if all(hasattr(model, name) for name in needed):
             return model
         raise TypeError(
@@ -54,5 +54,5 @@ def list_layers(model: Any, images: Tensor | None = None) -> list[LayerInfo]:
     if images is None:
         like = next(model.module.parameters())
         images = torch.rand(1, 3, 224, 224, device=like.device, dtype=like.dtype)
-    with torch.inference_mode(False), unchanged(model.module):
+    with exclusive(model.module), torch.inference_mode(False), unchanged(model.module):
         return model.list_layers(images)

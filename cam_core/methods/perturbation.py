@@ -41,10 +41,11 @@ def _losses(activations: Tensor, tail: Callable[..., Tensor], row: int, batch_si
     live = activations.flatten(1).any(1).nonzero()[:, 0]
     if not len(live):
         return lost
-    # Through the tail as well: the loss is a small difference, both sides need the same rounding.
-    score = tail(activations[None], [row])
-    for channels in live.split(batch_size):
-        ablated = activations.expand(len(channels), *activations.shape).clone()
-        ablated[torch.arange(len(channels), device=ablated.device), channels] = 0
-        lost[channels] = score - tail(ablated, [row] * len(channels))
+    for channels in live.split(max(1, batch_size - 1)):
+        # The first row is not ablated: the loss is a small difference, and kernels round differently
+        # for other batch sizes.
+        batch = activations.expand(len(channels) + 1, *activations.shape).clone()
+        batch[torch.arange(1, len(channels) + 1, device=batch.device), channels] = 0
+        scores = tail(batch, [row] * len(batch))
+        lost[channels] = scores[0] - scores[1:]
     return lost

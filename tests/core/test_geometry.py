@@ -321,3 +321,13 @@ def test_a_blob_comes_back_to_its_place(name, size, place):
     )
     cell = max((window.bottom - window.top), (window.right - window.left)) / side
     assert math.dist(found, (y + 0.5, x + 0.5)) < 0.5 * cell, (found, (y, x), cell)
+
+
+def test_somebodys_own_resize_is_not_taken_for_torchvisions():
+    class Resize:
+        size = (10, 10)
+
+        def __call__(self, image):
+            return image
+
+    assert trace(Resize(), 30, 40) is None
