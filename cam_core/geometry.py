@@ -111,7 +111,7 @@ def trace(
     """
     own = rules or {}
     scale, offset, size = (1.0, 1.0), (0.0, 0.0), (height, width)
-    for step in _flatten(transforms):
+    for step in steps_of(transforms):
         kind = type(step)
         # Somebody's own Resize may do something else than torchvision's: it is probed.
         theirs = kind.__module__.startswith(("torchvision.", "fiftyone."))
@@ -125,11 +125,12 @@ def trace(
     return Window((height, width), left, top, left + size[1] * scale[1], top + size[0] * scale[0])
 
 
-def _flatten(transforms: Any) -> list:
+def steps_of(transforms: Any) -> list:
+    """Returns the single steps of a ``Compose``-like transform, nested ones included."""
     inner = getattr(transforms, "transforms", None)
     if inner is None or type(transforms).__name__.startswith("Random"):
         return [transforms]  # RandomApply and its like do not run all of theirs
-    return [step for t in inner for step in _flatten(t)]
+    return [step for t in inner for step in steps_of(t)]
 
 
 def unmoved(step: Any, size: Size) -> Effect:

@@ -252,4 +252,13 @@ def _checked_alive(run: Pass, name: str, gradient: Tensor | None) -> Tensor:
         f"layers: the target's gradient at {name!r} is zero at every position, so the target does "
         "not depend on this layer's grid (after a transformer's last attention the patch tokens "
         "have none); choose an earlier layer, list_layers(model) shows them"
+        + _untrained(run.model.module)
     )
+
+
+def _untrained(module: nn.Module) -> str:
+    """A hint where a linear layer has no weights but zeros, as torchvision makes some heads."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and not bool(layer.weight.any()):
+            return f"; or load weights: those of {name!r} are all zero"
+    return ""

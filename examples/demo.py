@@ -63,6 +63,7 @@ def run(options):
     else:
         again = f"make app PORT={options.port}" + (" ZOO=1" if options.zoo else "")
         print(f"\nSee it in the App:\n    {again}")
+        print(f"or in Python:\n    fo.load_dataset({dataset.name!r})")
 
 
 def reopen(options):

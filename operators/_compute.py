@@ -12,7 +12,15 @@ import fiftyone as fo
 
 from . import _heatmaps, _models, _runs
 from ._explain import ExplainStep
-from ._loader import Failure, Geometry, Loader, load_item, one_line
+from ._loader import (
+    Failure,
+    Geometry,
+    Loader,
+    check_deterministic,
+    decode_image,
+    load_item,
+    one_line,
+)
 from ._pipeline import Progress, probe_batch_size
 from ._pipeline import run as run_pipeline
 from ._settings import resolve_targets
@@ -145,6 +153,8 @@ class CamJob:
         trial = self._trial(ExplainStep(self.model, plan))
         if trial.logits is None:
             plan.prediction_field = None
+        elif self.model.classes is not None:
+            _check_classes(self.model.classes, trial.logits.shape[1])
         plan.layers = [
             layer for layer in _unique(layer for _, layer in trial.maps) if layer != "fused"
         ]
@@ -183,6 +193,7 @@ class CamJob:
             except Exception as error:  # recorded when the run comes to it; the next will do here
                 reason = reason or f"{path}: {one_line(error)}"
                 continue
+            check_deterministic(self.model.transforms, decode_image(path))
             self._trial_image = item.image[None]
             return step.explain(self._trial_image)
         raise ValueError(
@@ -233,7 +244,7 @@ class CamJob:
         if self.settings.storage != "disk":
             return None
         base = self.settings.output_dir or os.path.join(
-            os.path.dirname(fo.config.default_dataset_dir), "cam51", self.dataset.name
+            fo.config.default_dataset_dir, "cam51", self.dataset.name
         )
         return os.path.join(os.path.abspath(os.path.expanduser(base)), key)
 
@@ -326,6 +337,13 @@ def _fast_bfloat16(device):
     import torch
 
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _check_classes(classes, outputs):
+    if len(classes) != outputs:
+        raise ValueError(
+            f"classes has {len(classes)} names, the model has {outputs} outputs; one name per output, in order"
+        )
 
 
 def _check_folder(folder):

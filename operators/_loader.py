@@ -129,6 +129,38 @@ def _window_rules():
     return {"MinResize": at_least, "MaxResize": at_most, "PatchSize": multiple}
 
 
+# One chance in 128 that a flip with probability one half goes unnoticed; those are also found by name.
+_REPEATS = 8
+
+
+def check_deterministic(transforms, picture):
+    """Raises a ValueError if transforms are random.
+
+    A random crop shows another part of the picture each time, so no heatmap could be laid back on it.
+
+    Args:
+        transforms: maps a PIL image to a tensor
+        picture: a PIL image
+    """
+    import torch
+
+    from ..cam_core.geometry import steps_of
+
+    names = [type(step).__name__ for step in steps_of(transforms)]
+    random = next((n for n in names if n.startswith("Random")), None)
+    if random is None:
+        first = transforms(picture.copy())
+        if not isinstance(first, torch.Tensor):
+            return  # what is wrong with it is said where it is used
+        again = (transforms(picture.copy()) for _ in range(_REPEATS - 1))
+        if all(other.shape == first.shape and torch.equal(other, first) for other in again):
+            return
+    raise ValueError(
+        f"transforms is random ({random or 'one image gave different tensors'}), so heatmaps could not be laid "
+        "back on the image; pass the transforms that the model is evaluated with"
+    )
+
+
 class Geometry:
     """Windows of a transform, per image size; read off known steps, else found by a probe.
 

@@ -42,7 +42,7 @@ def next_key(dataset, base):
     What cannot be part of a field's name becomes ``_``.
     """
     refresh(dataset)
-    base = re.sub(r"\W+", "_", base).strip("_") or "cam"
+    base = _plain(base).strip("_") or "cam"
     if base[0].isdigit():
         base = f"m_{base}"
     taken = set(dataset.list_runs()) | set(dataset.get_field_schema())
@@ -65,10 +65,10 @@ def check_key(dataset, key, overwrite):
         key: the ``cam_key``
         overwrite: whether an earlier CAM run of this key may go
     """
-    if not isinstance(key, str) or not key.isidentifier() or key.startswith("_"):
+    if not isinstance(key, str) or not key.isidentifier() or key != _plain(key).strip("_"):
         raise ValueError(
-            "cam_key must be a name of letters, digits and underscores that begins with a letter, "
-            f"got {key!r}"
+            "cam_key must be a name of letters, digits and single underscores that begins with a letter "
+            f"and does not end with an underscore, got {key!r}"
         )
     refresh(dataset)
     if key not in dataset.list_runs():
@@ -106,7 +106,7 @@ def plan_fields(cam_key, methods, layers, targets):
                 parts = [cam_key, method]
                 parts += [layer] if len(layers) > 1 else []
                 parts += [target] if len(targets) > 1 else []
-                fields[method, layer, target] = re.sub(r"\W+", "_", "_".join(parts)).rstrip("_")
+                fields[method, layer, target] = _plain("_".join(parts)).rstrip("_")
     names = list(fields.values())
     if prediction_field(cam_key) in names:
         raise ValueError(
@@ -119,6 +119,11 @@ def plan_fields(cam_key, methods, layers, targets):
             f"fields: two heatmaps would be written to {doubles[0]!r}; rename a method or target"
         )
     return fields
+
+
+def _plain(text):
+    """What can be part of a field's name: FiftyOne's database layer reads ``__`` as a separator."""
+    return re.sub(r"_+", "_", re.sub(r"\W+", "_", text))
 
 
 def prediction_field(cam_key):
@@ -144,7 +149,7 @@ def check_fields(dataset, fields, cam_key, overwrite):
             )
         if owner is None and dataset.get_field(field) is not None:
             raise ValueError(
-                f"field {field!r} exists on the dataset and was not written by a CAM run; choose "
+                f"field {field!r} exists on the dataset and belongs to no CAM run; choose "
                 "another cam_key, or delete the field"
             )
 

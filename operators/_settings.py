@@ -138,6 +138,10 @@ def _one_target(item, model):
 
     if callable(item):
         return item, getattr(item, "__name__", "custom").strip("<>")
+    if item == "predicted" or (isinstance(item, str) and is_top(item)):
+        raise ValueError(
+            f"targets: {item!r} stands alone; a list holds class names, indices or callables"
+        )
     if isinstance(item, str):
         if model.classes is None:
             raise ValueError(

@@ -105,7 +105,7 @@ class ComputeCams(foo.Operator):
                 options such as ``("eigencam", {"component": 2})``, or a list; ``"gradcam"`` for CNNs
             cam_key (None): names the run and begins every field's name; from the model's name
             targets ("predicted"): ``"predicted"``, ``"top_3"``, a class name or index, a callable
-                outputs -> (N,) scores, or a list of these
+                outputs -> (N,) scores, or a list of classes and callables
             layers (None): names, globs or modules of the target layers; the family's default
             transforms (None): maps a PIL image to a float tensor (3, h, w); needed for a module
             classes (None): class names in the order of the outputs

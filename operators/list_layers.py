@@ -22,7 +22,8 @@ class ListLayers(foo.Operator):
 
         Args:
             model: the name of a zoo model, a FiftyOne model, or a ``torch.nn.Module``
-            image_size ((224, 224)): (height, width) of the model's input; grids depend on it
+            image_size ((224, 224)): (height, width) of the model's input, or one
+                number; grids depend on it
 
         Returns:
             a list of ``LayerInfo``: ``name``, ``type``, ``channels``, ``grid`` and ``default``
@@ -35,9 +36,14 @@ class ListLayers(foo.Operator):
         from ..cam_core import list_layers
         from . import _models
 
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if len(size) != 2:
+            raise ValueError(
+                f"image_size must be (height, width) or one number, got {image_size!r}"
+            )
         loaded = _models.load_model(model, transforms=lambda image: image)
         like = next(loaded.module.parameters())
-        images = torch.zeros(1, 3, *image_size, device=like.device, dtype=like.dtype)
+        images = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
         return list_layers(loaded.module, images)
 
     def execute(self, ctx):

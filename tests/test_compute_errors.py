@@ -178,10 +178,10 @@ def test_existing_fields_are_not_ours_to_write(photo_dataset):
     dataset = photo_dataset(2)
     dataset.add_sample_field("run_gradcam", fo.StringField)
     with pytest.raises(
-        ValueError, match="'run_gradcam' exists on the dataset and was not written by a CAM run"
+        ValueError, match="'run_gradcam' exists on the dataset and belongs to no CAM run"
     ):
         compute(dataset)
-    with pytest.raises(ValueError, match="was not written by a CAM run"):
+    with pytest.raises(ValueError, match="belongs to no CAM run"):
         compute(dataset, overwrite=True)
     assert compute(dataset, methods="layercam").done == 2
 
@@ -207,3 +207,29 @@ def test_targets_with_one_name_keep_their_own_fields(photo_dataset):
     assert summary.fields == ["two_gradcam_lambda_1", "two_gradcam_lambda_2"]
     with pytest.raises(ValueError, match="'kind 3' is given twice"):
         compute(dataset, cam_key="three", targets=[3, "kind 3"])
+
+
+@pytest.mark.parametrize(
+    "random", [T.RandomCrop(48), T.RandomHorizontalFlip(0.01), T.ColorJitter(0.5)]
+)
+def test_random_transforms_are_refused(photo_dataset, random):
+    steps = T.Compose([T.Resize((64, 64)), random, T.ToTensor()])
+    given = dict(model=small_network(), classes=CLASSES)
+    with pytest.raises(ValueError, match="transforms is random"):
+        compute(photo_dataset(1), transforms=steps, **given)
+    if not isinstance(random, T.RandomHorizontalFlip):  # hidden, it shows by what it does
+        with pytest.raises(ValueError, match="transforms"):
+            compute(photo_dataset(1), transforms=lambda image: steps(image), **given)
+
+
+def test_wrong_number_of_class_names(photo_dataset):
+    with pytest.raises(ValueError, match="classes has 2 names, the model has 10 outputs"):
+        compute(
+            photo_dataset(1), model=small_network(), transforms=transforms(), classes=["a", "b"]
+        )
+
+
+@pytest.mark.parametrize("targets", [["predicted", 3], ["top_2"]])
+def test_targets_that_stand_alone(photo_dataset, targets):
+    with pytest.raises(ValueError, match="stands alone; a list holds class names"):
+        compute(photo_dataset(1), targets=targets)

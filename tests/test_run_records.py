@@ -6,7 +6,7 @@ import types
 import fiftyone as fo
 import pytest
 import torch
-from operators_common import PLUGIN, compute, operator
+from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -18,8 +18,6 @@ def runs(plugin):
 
 def job_of(dataset, **arguments):
     """A job that is not run yet."""
-    from operators_common import CLASSES, small_network, transforms
-
     compute_room = importlib.import_module(f"{PLUGIN}.operators._compute")
     settings = importlib.import_module(f"{PLUGIN}.operators._settings").Settings(
         cam_key="run", **arguments
@@ -179,3 +177,26 @@ def test_batch_size_probe_stops_at_the_run_and_at_the_memory(rooms_pipeline):
 @pytest.fixture(scope="module")
 def rooms_pipeline(plugin):
     return importlib.import_module(f"{PLUGIN}.operators._pipeline")
+
+
+def test_underscores_of_layers_do_not_reach_the_database(photo_dataset):
+    """Two in a row are FiftyOne's separator: a sample that is held could not be reloaded."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self._net = small_network()
+
+        def forward(self, images):
+            return self._net(images)
+
+    dataset = photo_dataset(2)
+    held = dataset.first()
+    given = dict(model=Wrapped().eval(), transforms=transforms(), classes=CLASSES)
+    summary = compute(dataset, **given, layers=["_net.layer3", "_net.layer4"])
+    assert summary.fields[:2] == ["run_gradcam_net_layer3", "run_gradcam_net_layer4"]
+    held.reload()
+    assert held.run_gradcam_net_layer4.map is not None
+    for key in ("a__b", "a_"):
+        with pytest.raises(ValueError, match="single underscores"):
+            compute(dataset, cam_key=key)

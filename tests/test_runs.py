@@ -79,7 +79,7 @@ def test_method_named_prediction_would_hide_the_prediction(runs):
 def test_field_of_the_users_is_refused_by_name(runs, dataset):
     dataset.add_sample_field("run_gradcam", fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
     with pytest.raises(
-        ValueError, match="'run_gradcam' exists on the dataset and was not written by a CAM run"
+        ValueError, match="'run_gradcam' exists on the dataset and belongs to no CAM run"
     ):
         runs.check_fields(dataset, ["run_gradcam"], "run", overwrite=True)
 
