@@ -86,7 +86,9 @@ def test_a_run_by_clicking(app, photo_dataset, plugin):
 def bad_input(app):
     """What is wrong is said where it was typed, nothing can be run, and it can be put right."""
     app.field("Key").fill("bad-key")
-    app.form.get_by_text("cam_key must be a name of letters, digits and underscores").wait_for()
+    app.form.get_by_text(
+        "cam_key must be a name of letters, digits and single underscores"
+    ).wait_for()
     app.add("Layers", "layer9")
     app.form.get_by_text("the model has no layer 'layer9'; did you mean layer4").wait_for()
     app.picture("bad")
