@@ -90,14 +90,19 @@ def resolve_targets(spec: Any, logits: Callable[[], Tensor], count: int) -> list
     return [_one(item, logits, count) for item in items]
 
 
-def _ranked(spec: str, logits: Callable[[], Tensor]) -> list[Target]:
+def top_ranks(spec: str) -> int | None:
+    """Returns K of a target ``"top_K"``; None if it is another."""
     match = _TOP.match(spec)
-    if spec != "predicted" and not match:
+    return int(match.group(1)) if match else None
+
+
+def _ranked(spec: str, logits: Callable[[], Tensor]) -> list[Target]:
+    ranks = 1 if spec == "predicted" else top_ranks(spec)
+    if ranks is None:
         raise ValueError(
             f"targets: {spec!r} is unknown; choose 'predicted', 'top_K' (for example 'top_3'), "
             "a class index, a tensor of class indices or a callable"
         )
-    ranks = int(match.group(1)) if match else 1
     scores = logits()
     if not 1 <= ranks <= scores.shape[1]:
         raise ValueError(

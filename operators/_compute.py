@@ -46,6 +46,12 @@ class Plan:
     heatmap_size: int
     seed: int
 
+    @property
+    def all_fields(self):
+        """The fields that the run writes, heatmaps first."""
+        extra = [self.prediction_field] if self.prediction_field else []
+        return [*self.fields.values(), *extra]
+
 
 @dataclasses.dataclass
 class Summary:
@@ -99,35 +105,25 @@ class CamJob:
         settings: the :class:`Settings`
         transforms (None): of a plain module
         classes (None): class names of a plain module
-        threads (None): decoding threads unless the settings say so
         origin (None): what the run record says about where it was started
 
     Raises:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(
-        self, samples, model, settings, transforms=None, classes=None, threads=None, origin=None
-    ):
+    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
         check_samples(samples)
         self.samples = samples
         self.dataset = samples._dataset
         self.settings = settings
         self.model = _models.load_model(model, transforms, classes, settings.device)
         self.origin = origin
-        self._threads = threads
         self.failures = []
         self.summary = None
         self._statuses = {}
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
             self.plan = self._plan()
-
-    @property
-    def fields(self):
-        """The fields that the run writes, heatmaps first."""
-        extra = [self.plan.prediction_field] if self.plan.prediction_field else []
-        return [*self.plan.fields.values(), *extra]
 
     def _plan(self):
         from ..cam_core.methods import resolve_methods
@@ -145,7 +141,7 @@ class CamJob:
             layers=s.layers,
             fuse=s.fuse,
             fields={},
-            prediction_field=f"{key}_prediction" if s.store_prediction else None,
+            prediction_field=_runs.prediction_field(key) if s.store_prediction else None,
             precision=self._precision(),
             heatmap_size=s.heatmap_size,
             seed=s.seed,
@@ -169,8 +165,7 @@ class CamJob:
                 f"{len(shown)} layers x {len(tags)} targets), more than {s.max_fields}; ask for fewer, or "
                 f"pass max_fields={len(plan.fields)}"
             )
-        extra = [plan.prediction_field] if plan.prediction_field else []
-        _runs.check_fields(self.dataset, [*plan.fields.values(), *extra], key, s.overwrite)
+        _runs.check_fields(self.dataset, plan.all_fields, key, s.overwrite)
         _check_folder(self._map_dir(key))
         return plan
 
@@ -253,7 +248,7 @@ class CamJob:
 
         workers = self.settings.num_workers
         if workers is None:
-            workers = self._threads if self._threads is not None else min(8, os.cpu_count() or 1)
+            workers = min(8, os.cpu_count() or 1)
         used = self.settings.describe()
         used.update(
             cam_key=self.plan.cam_key,
@@ -278,7 +273,7 @@ class CamJob:
     def _register(self, used):
         if self.settings.overwrite:
             _runs.clear(self.dataset, self.plan.cam_key)
-        _runs.register(self.dataset, self.plan.cam_key, used, self.fields)
+        _runs.register(self.dataset, self.plan.cam_key, used, self.plan.all_fields)
 
     def _declare(self):
         """Declares the schema and makes the fields look like heat, before the first sample."""
@@ -317,7 +312,7 @@ class CamJob:
             cam_key=self.plan.cam_key,
             done=done,
             failed=[dataclasses.asdict(f) for f in self.failures],
-            fields=self.fields,
+            fields=self.plan.all_fields,
             seconds=seconds,
             images_per_second=done / seconds if seconds else 0.0,
             settings=used,

@@ -8,7 +8,7 @@ import fiftyone as fo
 import fiftyone.operators.types as types
 
 from . import _models, _runs
-from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, is_top, parse_methods
+from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, parse_methods, ranked_tags
 
 _TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -65,7 +65,7 @@ def params_of(arguments):
         params["layers"] = as_list(params["layers"])
     names = as_list(params.get("targets", "predicted"))
     if names[0] not in _TARGETS:
-        if not all(isinstance(n, str) and ";" not in n and not is_top(n) for n in names):
+        if not all(isinstance(n, str) and ";" not in n and ranked_tags(n) is None for n in names):
             raise ValueError(_UNSENDABLE.format("targets") + " ('top_2', 'top_3' or class names)")
         params.update(targets="classes", class_names="; ".join(names))
     for name, value in params.items():
@@ -338,12 +338,7 @@ def _notice(inputs, ctx, view, model):
     layers = _expanded(arguments.get("layers") or [default or "layer"], names)
     shown = [*layers, "fused"] if arguments.get("fuse") else layers
     targets = arguments.get("targets", "predicted")
-    tags = (
-        [f"top{i + 1}" for i in range(int(targets[-1]))]
-        if str(targets).startswith("top_")
-        else targets
-    )
-    tags = [tags] if isinstance(tags, str) else tags
+    tags = ranked_tags(targets) or targets
     names = [m if isinstance(m, str) else m[0] for m in arguments["methods"]]
     try:
         Settings(**{k: v for k, v in arguments.items() if k != "model"})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 STORAGES = ("database", "disk")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -87,19 +86,12 @@ def describe(value):
     return f"<{type(value).__name__}>"
 
 
-_TOP = re.compile(r"top[_-]?(\d+)$")
-
-
-def is_top(spec):
-    """Whether a target is of the form ``"top_3"``."""
-    return _TOP.match(spec) is not None
-
-
 def resolve_targets(spec, model):
     """Turns a target specification into what the engine takes, and names for the fields.
 
     Args:
-        spec: ``"predicted"``, ``"top_3"``, a class index or name, a callable, or a list of these
+        spec: ``"predicted"``, ``"top_3"``, a class index or name, a callable, or a list of classes
+            and callables
         model: the :class:`LoadedModel`, whose class names are searched
 
     Returns:
@@ -108,13 +100,9 @@ def resolve_targets(spec, model):
     Raises:
         ValueError: if a class is not known; near names are listed
     """
-    if isinstance(spec, str):
-        match = _TOP.match(spec)
-        if match:
-            return spec, [f"top{i + 1}" for i in range(int(match.group(1)))]
-        if spec == "predicted":
-            return spec, ["predicted"]
-        spec = [spec]
+    tags = ranked_tags(spec)
+    if tags is not None:
+        return spec, tags
     items = as_list(spec)
     if not items:
         raise ValueError("targets is empty; leave it out to explain the predicted class")
@@ -129,6 +117,16 @@ def resolve_targets(spec, model):
     ]
 
 
+def ranked_tags(spec):
+    """Names the targets of ``"predicted"`` and ``"top_3"``; None for anything else."""
+    from ..cam_core.targets import top_ranks
+
+    if spec == "predicted":
+        return ["predicted"]
+    ranks = top_ranks(spec) if isinstance(spec, str) else None
+    return None if ranks is None else [f"top{i + 1}" for i in range(ranks)]
+
+
 def _distinct(position, value, tag):
     return f"{tag}_{value}" if isinstance(value, int) else f"{tag}_{position + 1}"
 
@@ -138,7 +136,7 @@ def _one_target(item, model):
 
     if callable(item):
         return item, getattr(item, "__name__", "custom").strip("<>")
-    if item == "predicted" or (isinstance(item, str) and is_top(item)):
+    if ranked_tags(item) is not None:
         raise ValueError(
             f"targets: {item!r} stands alone; a list holds class names, indices or callables"
         )
@@ -151,7 +149,7 @@ def _one_target(item, model):
     if isinstance(item, bool) or not isinstance(item, int):
         raise ValueError(
             f"targets: {item!r} is not understood; give 'predicted', 'top_3', a class name or index, "
-            "a callable, or a list of these"
+            "a callable, or a list of classes and callables"
         )
     return item, model.label(item)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -190,9 +191,9 @@ def resolve_methods(methods: Any) -> list[Method]:
     for function, info, options in chosen:
         # A plain name stays the key; options tell apart what would collide.
         suffix = (
-            "".join(f"_{k}{v}" for k, v in options.items()) if names.count(info.name) > 1 else ""
+            "_".join(f"{k}{v}" for k, v in options.items()) if names.count(info.name) > 1 else ""
         )
-        key = info.name + _identifier(suffix) if suffix else info.name
+        key = f"{info.name}_{_identifier(suffix)}" if suffix else info.name
         if key in result:
             raise ValueError(f"methods: {key!r} is given twice")
         result[key] = Method(key, function, info, options)
@@ -205,9 +206,7 @@ def _is_pair(value: Any) -> bool:
 
 def _resolve(item: Any) -> tuple[Callable, MethodInfo, Mapping[str, Any]]:
     options: Mapping[str, Any] = {}
-    if _is_pair(item) or (
-        isinstance(item, Sequence) and len(item) == 2 and isinstance(item[1], Mapping)
-    ):
+    if isinstance(item, Sequence) and len(item) == 2 and isinstance(item[1], Mapping):
         item, options = item
     function = item if callable(item) else _METHODS[_known(item)]
     if not hasattr(function, "cam_info"):
@@ -223,16 +222,12 @@ def _resolve(item: Any) -> tuple[Callable, MethodInfo, Mapping[str, Any]]:
 def _undecorated(function: Callable) -> Callable:
     """A user's plain function: its info is read off its signature, it is not changed."""
 
+    @functools.wraps(function, updated=())
     def method(*args, **kwargs):
         return function(*args, **kwargs)
 
-    needs, options = _signature(function)
-    doc = (inspect.getdoc(function) or "").split("\n\n")[0]
-    name = _identifier(getattr(function, "__name__", type(function).__name__))
-    cost = "1F+1B" if _NEED_GRADIENT & set(needs) else "1F"
-    info = MethodInfo(name, "custom", True, True, needs, options, cost, "", doc)
-    setattr(method, "cam_info", info)  # noqa: B010 - functions have no such attribute declared
-    return method
+    method.__name__ = getattr(function, "__name__", type(function).__name__)
+    return cam_method(method)
 
 
 def _known(name: Any) -> str:
@@ -248,8 +243,4 @@ def _known(name: Any) -> str:
 
 
 def _identifier(text: str) -> str:
-    return (
-        re.sub(r"\W+", "_", text).rstrip("_")
-        if text.startswith("_")
-        else re.sub(r"\W+", "_", text).strip("_") or "custom"
-    )
+    return re.sub(r"\W+", "_", text).strip("_") or "custom"
