@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import maps as maps_
+from . import smoothing
 from .adapters import ExplainableModel, adapt
 from .capture import Taps, exclusive, unchanged
 from .heads import watch_linear_layers
 from .ingredients import Kitchen, Pass
 from .layers import Layer, find_layers
 from .methods import Method, resolve_methods
-from .targets import resolve_targets
+from .targets import Target, TransformedTarget, resolve_targets
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,12 +31,15 @@ class Explanation:
 
     Attributes:
         maps: ``{(method, layer): (N, K, h, w)}`` raw maps: signed, float32, on the layer's grid; NaN
-            where ``valid`` is false
+            where ``valid`` is false. Pixel methods have the layer ``"input"``, methods that follow the
+            attention ``"attention"``; one that makes several maps has ``{method}_{name}`` for each
         scores: (N, K) explained scores, float32
         targets: (N, K) class indices, -1 where the target is not a class
         valid: (N, K) which entries exist
         logits: (N, classes) the model's class scores, or None if it has none
         input_size: (H, W) of the model's input
+        component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
+            such as the score of a concept
     """
 
     maps: dict[tuple[str, str], Tensor]
@@ -42,6 +48,7 @@ class Explanation:
     valid: Tensor
     logits: Tensor | None
     input_size: tuple[int, int]
+    component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
 
     def heatmaps(self, size: tuple[int, int] | None = None) -> dict[tuple[str, str], Tensor]:
         """Rectified, upsampled and normalised maps over the model's input.
@@ -89,7 +96,8 @@ def explain(
         model: a module that returns class scores, or an :class:`ExplainableModel`
         images: (N, 3, H, W), already preprocessed, on the model's device
         methods ("gradcam"): names, callables or pairs with options, e.g.
-            ``["layercam", ("eigencam", {"component": 2}), my_method]``
+            ``["layercam", ("eigencam", {"component": 2}), "gradcam+aug", my_method]``; ``+aug``,
+            ``+noise``, ``+multiscale`` and ``+eigen`` smooth any of them
         targets ("predicted"): ``"predicted"``, ``"top_3"``, a class index, a tensor (N,) or (N, K), a
             callable outputs -> (N,), or a list of these, one per K
         layers (None): names, globs or modules; the family's default by default
@@ -119,14 +127,62 @@ def explain(
     ):
         if images.is_inference():
             images = images.clone()
-        taps = find_layers(model.module, model.default_layers(images) if layers is None else layers)
-        run = _forward(model, images, chosen, targets, taps, seed)
-        result = _cook(run, chosen)
+        taps = _layers(model, images, layers, chosen)
+        plain = [m for m in chosen if not smoothing.passes(m)]
+        run = _forward(model, images, plain, targets, taps, seed)
+        result = _cook(run, plain)
+        _smooth(result, run, chosen)
     if fuse is not None:
-        for method in chosen:
-            stack = [m for (key, _), m in result.maps.items() if key == method.key]
-            result.maps[method.key, "fused"] = maps_.fuse(stack, fuse)
+        _fuse(result, chosen, fuse)
     return result
+
+
+def _layers(
+    model: ExplainableModel, images: Tensor, layers: Any, chosen: Sequence[Method]
+) -> list[Layer]:
+    """The layers to tap; without a name none, where no method needs one."""
+    if layers is not None:
+        return find_layers(model.module, layers)
+    if not any(m.info.needs_layer for m in chosen):
+        return []
+    return find_layers(model.module, model.default_layers(images))
+
+
+def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method]) -> None:
+    """Adds the maps of methods that are averaged over changed images."""
+    groups: dict[tuple[str, ...], list[Method]] = {}
+    for method in chosen:
+        if smoothing.passes(method):
+            groups.setdefault(smoothing.passes(method), []).append(method)
+
+    for kinds, methods in groups.items():
+        again = functools.partial(_again, run, methods)
+        result.maps.update(
+            smoothing.average(smoothing.variants(run.images, kinds, run.seed), again)
+        )
+    if groups:
+        order = {method.key: i for i, method in enumerate(chosen)}
+        result.maps = dict(sorted(result.maps.items(), key=lambda item: _rank(item[0][0], order)))
+
+
+def _again(run: Pass, methods: Sequence[Method], images: Tensor) -> dict[tuple[str, str], Tensor]:
+    """The maps of changed images, for the targets of the original ones."""
+    changed = _forward(run.model, images, methods, run.targets, run.layers, run.seed)
+    return _cook(changed, methods).maps
+
+
+def _rank(key: str, order: dict[str, int]) -> int:
+    """Where a map's method stands; a component's key begins with its method's."""
+    return next(order[k] for k in sorted(order, key=len, reverse=True) if key.startswith(k))
+
+
+def _fuse(result: Explanation, chosen: Sequence[Method], rule: str) -> None:
+    places = {m.key: m.info.place for m in chosen}
+    keys = [key for key, _ in result.maps]
+    for key in dict.fromkeys(keys):
+        if places.get(key, "layer") == "layer":
+            stack = [m for (k, layer), m in result.maps.items() if k == key]
+            result.maps[key, "fused"] = maps_.fuse(stack, rule)
 
 
 def _check_images(images: Any, module: nn.Module) -> None:
@@ -166,7 +222,7 @@ def _forward(
     seed: int,
 ) -> Pass:
     """The one forward, with every tap in place."""
-    taps = Taps(layers, gradients=any(m.info.needs_gradient for m in chosen))
+    taps = Taps(layers, gradients=any(m.info.needs_backward for m in chosen))
     own = images.clone()  # a model may write into its input
     with taps, _heads(model, chosen) as heads:
         outputs = model.forward(own)
@@ -181,7 +237,9 @@ def _forward(
     missing = taps.missing()
     if missing:
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
-    found = resolve_targets(targets, lambda: model.candidates(outputs), images.shape[0])
+    found = targets
+    if not (isinstance(targets, list) and targets and isinstance(targets[0], Target)):
+        found = resolve_targets(targets, lambda: model.candidates(outputs), images.shape[0])
     return Pass(
         model,
         images,
@@ -217,31 +275,94 @@ def _heads(
 def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
     """Computes every map; what does not depend on the target is computed once."""
     count = run.images.shape[0]
-    valid = torch.stack([t.valid(count) for t in run.targets], 1)
-    columns: dict[tuple[str, str], list[Tensor]] = {}
-    scores = []
-    for number in range(len(run.targets)):
-        kitchen = Kitchen(run, number, last=number == len(run.targets) - 1, methods=chosen)
-        scores.append(kitchen.score.float())
-        for method in chosen:
-            for layer in run.layers:
-                column = columns.setdefault((method.key, layer.name), [])
-                shared = column and not method.info.class_discriminative
-                column.append(column[0] if shared else kitchen.serve(method, layer))
-    gaps = ~valid.to(scores[0].device)
-    maps = {
-        key: torch.stack(c, 1).masked_fill(gaps[..., None, None], torch.nan)
-        for key, c in columns.items()
-    }
+    device = run.images.device
+    gaps = ~torch.stack([t.valid(count) for t in run.targets], 1).to(device)
+    maps, numbers = _Columns(), _Columns()
+    groups = _by_scalar(chosen)
+    scores = [
+        t.score(run.outputs, run.model.logits, range(count)).detach().float() for t in run.targets
+    ]
+    for number, target in enumerate(run.targets):
+        for group, (transform, methods) in enumerate(groups):
+            last = number == len(run.targets) - 1 and group == len(groups) - 1
+            kitchen = Kitchen(run, transform(target), last, methods)
+            for method in methods:
+                for name, layer in _places(method, run.layers):
+                    if number and not method.info.class_discriminative:
+                        maps.repeat(method.key, name)
+                        numbers.repeat(method.key, name)
+                        continue
+                    served = kitchen.serve(method, layer)
+                    for j, suffix in enumerate(served.names):
+                        key = (f"{method.key}_{suffix}" if suffix else method.key, name)
+                        maps.add(method.key, key, served.maps[:, j])
+                        if served.scores is not None:
+                            numbers.add(method.key, key, served.scores[:, j])
     try:
         logits = run.model.logits(run.outputs).detach().float()
     except ValueError:
         logits = None  # a model without class scores, explained through a callable
     return Explanation(
-        maps=maps,
-        scores=torch.stack(scores, 1).detach().masked_fill(gaps, torch.nan),
+        maps={k: m.masked_fill(gaps[..., None, None], torch.nan) for k, m in maps.stacked(chosen)},
+        scores=torch.stack(scores, 1).masked_fill(gaps, torch.nan),
         targets=torch.stack([t.class_indices(count) for t in run.targets], 1),
-        valid=valid,
+        valid=~gaps.cpu(),
         logits=logits,
         input_size=(run.images.shape[-2], run.images.shape[-1]),
+        component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
     )
+
+
+def _by_scalar(
+    chosen: Sequence[Method],
+) -> list[tuple[Callable[[Target], Target], list[Method]]]:
+    """Groups methods by the scalar they differentiate: each needs a backward of its own."""
+    plain = [m for m in chosen if m.info.target_transform is None]
+    groups: list[tuple[Callable[[Target], Target], list[Method]]] = []
+    if plain or not chosen:
+        groups.append((lambda target: target, plain))
+    for method in chosen:
+        if method.info.target_transform is not None:
+            groups.append((functools.partial(_transformed, method), [method]))
+    return groups
+
+
+def _transformed(method: Method, target: Target) -> Target:
+    transform = method.info.target_transform
+    assert transform is not None
+    wanted = inspect.signature(transform).parameters
+    options = {**method.info.options, **method.options}
+    own = {name: value for name, value in options.items() if name in wanted}
+    return TransformedTarget(
+        target.indices, target.function, functools.partial(transform, **own), method.key
+    )
+
+
+def _places(method: Method, layers: list[Layer]) -> list[tuple[str, Layer | None]]:
+    """Under which names a method's maps are found, and the layer it is served with."""
+    last = layers[-1] if layers else None
+    if method.info.place == "layer":
+        return [(layer.name, layer) for layer in layers]
+    if method.info.place == "layers":
+        return [("fused" if len(layers) > 1 else layers[0].name, last)]
+    return [(method.info.place, last)]
+
+
+class _Columns:
+    """Values per method, key and target, in the order of the targets."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[tuple[str, str], list[Tensor]]] = {}
+
+    def add(self, method: str, key: tuple[str, str], value: Tensor) -> None:
+        self._rows.setdefault(method, {}).setdefault(key, []).append(value)
+
+    def repeat(self, method: str, layer: str) -> None:
+        for (_, name), column in self._rows.get(method, {}).items():
+            if name == layer:
+                column.append(column[0])
+
+    def stacked(self, chosen: Sequence[Method]) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        for method in chosen:
+            for key, column in self._rows.get(method.key, {}).items():
+                yield key, torch.stack(column, 1)

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import ExplainableModel
+from .attention import AttentionPass
 from .capture import Taps, gradients_of
 from .heads import Head, find_head
 from .layers import Grid, Layer
-from .methods import Method
+from .methods import Components, Method
+from .methods.channels import eigen_smoothing
+from .passes import gradient_pass, hessian_product
+from .pixel_passes import full_gradient, guided_gradient, input_gradient
 from .replay import Recorder, Replay, check_replay, take_rows
 from .targets import Target
 
@@ -43,8 +47,13 @@ class Pass:
 
     def exact_forward(self, images: Tensor) -> Any:
         """Runs the model again in its own precision: for small differences between scores."""
+        with torch.no_grad():
+            return self.exact_call(images)
+
+    def exact_call(self, images: Tensor) -> Any:
+        """Like :meth:`exact_forward`, with a graph where the caller wants one."""
         device = self.images.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False), _full_float32(device):
+        with torch.autocast(device, enabled=False), _full_float32(device):
             return self.model.forward(images.clone() if self.writes_images else images)
 
     @functools.cached_property
@@ -58,6 +67,11 @@ class Pass:
         with recorder:
             recorder.result = self.exact_forward(self.images)
         return recorder
+
+    @functools.cached_property
+    def attention(self) -> AttentionPass:
+        """Every block's attention, from a forward of its own: it needs its own arithmetic."""
+        return AttentionPass(self)
 
     @functools.cached_property
     def grids(self) -> dict[str, Grid]:
@@ -97,20 +111,20 @@ class Kitchen:
 
     Args:
         run: the forward
-        number: which of the K targets
+        target: what is explained
         last: whether the graph can be released after this one
         methods: all that will be served, to know whether gradients are needed
     """
 
-    def __init__(self, run: Pass, number: int, last: bool, methods: Sequence[Method]):
+    def __init__(self, run: Pass, target: Target, last: bool, methods: Sequence[Method]):
         self._run = run
-        self._target = run.targets[number]
+        self._target = target
         self._count = run.images.shape[0]
         self._replays: dict[str, Replay] = {}
         self._head_cache: dict[str, Head | None] = {}
-        needs_gradient = any(m.info.needs_gradient for m in methods)
+        needs_gradient = any(m.info.needs_backward for m in methods)
         with torch.set_grad_enabled(needs_gradient):
-            score = self._target.score(run.outputs, run.model.logits, range(self._count))
+            score = target.score(run.outputs, run.model.logits, range(self._count))
         self._gradients = self._backward(score, last) if needs_gradient else {}
         self.score = score.detach().float()
 
@@ -130,25 +144,50 @@ class Kitchen:
             )
         return result
 
-    def serve(self, method: Method, layer: Layer) -> Tensor:
-        """Runs a method on a layer.
+    def serve(self, method: Method, layer: Layer | None) -> Components:
+        """Runs a method.
+
+        Args:
+            method: the method
+            layer: the target layer; the last one for a method that has its maps elsewhere, None
+                where there is none
 
         Returns:
-            (N, h, w) raw map, float32
+            :class:`Components` of (N, J, h, w) raw maps, float32; one without a name for most
 
         Raises:
             ValueError: if the method returns something else
         """
         arguments = [getattr(self, f"_get_{need}")(layer) for need in method.info.needs]
-        with torch.no_grad(), torch.autocast(self._run.images.device.type, enabled=False):
+        device = self._run.images.device.type
+        smoothing = (
+            eigen_smoothing(method.key) if "eigen" in method.smooth else contextlib.nullcontext()
+        )
+        with torch.no_grad(), torch.autocast(device, enabled=False), smoothing:
             result = method.function(*arguments, **method.options)
-        expected = (self._count, *self._run.activations[layer.name].shape[-2:])
-        if not isinstance(result, Tensor) or result.dim() != 3 or result.shape[0] != self._count:
+        if method.info.place == "attention" and isinstance(result, Tensor):
+            result = self._run.attention.to_grid(result, method.key)
+        components = result if isinstance(result, Components) else _single(result)
+        maps = components.maps
+        if (
+            not isinstance(maps, Tensor)
+            or maps.dim() != 4
+            or maps.shape[:2] != (self._count, len(components.names))
+        ):
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(
-                f"method {method.key!r} must return a map of shape {expected}, got {got}"
+                f"method {method.key!r} must return a map of shape {self._shape(method, layer)}, got "
+                f"{got}; several maps are returned as Components(maps (N, J, h, w), J names)"
             )
-        return result.float()
+        scores = components.scores
+        return Components(
+            maps.float(), components.names, None if scores is None else scores.float()
+        )
+
+    def _shape(self, method: Method, layer: Layer | None) -> tuple:
+        if method.info.place == "layer" and layer is not None:
+            return (self._count, *self._run.activations[layer.name].shape[-2:])
+        return (self._count, "h", "w")
 
     def _get_activations(self, layer: Layer) -> Tensor:
         return self._run.activations[layer.name]
@@ -158,6 +197,13 @@ class Kitchen:
 
     def _get_score(self, layer: Layer) -> Tensor:
         return self.score
+
+    def _get_target(self, layer: Layer) -> Tensor | None:
+        indices = self._target.indices
+        return None if indices is None else indices.to(self._run.images.device)
+
+    def _get_model(self, layer: Layer) -> ExplainableModel:
+        return self._run.model
 
     def _get_images(self, layer: Layer) -> Tensor:
         return self._run.images
@@ -180,12 +226,43 @@ class Kitchen:
         return self._head_cache[layer.name]
 
     def _get_forward(self, layer: Layer) -> Callable[..., Tensor]:
-        def forward(images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-            return self._scores(
-                self._run.forward(images), range(self._count) if rows is None else rows
-            )
+        def forward(
+            images: Tensor, rows: Sequence[int] | None = None, probability: bool = False
+        ) -> Tensor:
+            rows = range(self._count) if rows is None else rows
+            outputs = self._run.forward(images)
+            if probability:
+                return self._target.probability(outputs, self._run.model.logits, rows).float()
+            return self._scores(outputs, rows)
 
         return forward
+
+    def _get_gradient_pass(self, layer: Layer) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        return functools.partial(gradient_pass, self._run, self._target, layer)
+
+    def _get_hvp(self, layer: Layer) -> Callable[[Tensor], Tensor]:
+        return functools.partial(hessian_product, self._run, self._target, layer)
+
+    def _get_input_gradient(self, layer: Layer) -> Callable[..., tuple[Tensor, Tensor]]:
+        return functools.partial(input_gradient, self._run, self._target)
+
+    def _get_guided_gradient(self, layer: Layer) -> Callable[..., tuple[Tensor, Tensor]]:
+        return functools.partial(guided_gradient, self._run, self._target)
+
+    def _get_full_gradient(self, layer: Layer) -> tuple[Tensor, list[Tensor]]:
+        return full_gradient(self._run, self._target)
+
+    def _get_attentions(self, layer: Layer) -> list[Tensor]:
+        return self._run.attention.weights
+
+    def _get_attention_gradients(self, layer: Layer) -> list[Tensor]:
+        return self._run.attention.gradients(self._target)
+
+    def _get_block_gradients(self, layer: Layer) -> list[Tensor]:
+        return self._run.attention.block_gradients(self._target)
+
+    def _get_readout(self, layer: Layer) -> Tensor:
+        return self._run.attention.readout
 
     def _get_tail(self, layer: Layer) -> Callable[..., Tensor]:
         def tail(activations: Tensor, rows: Sequence[int] | None = None) -> Tensor:
@@ -215,6 +292,11 @@ class Kitchen:
             )
             self._replays[layer.name] = replay
         return self._replays[layer.name]
+
+
+def _single(result: Any) -> Components:
+    """One map as components: a single one that has no name."""
+    return Components(result[:, None] if isinstance(result, Tensor) else result, ("",))
 
 
 def _alive_on_noise(run: Pass, name: str) -> bool:

@@ -187,14 +187,20 @@ class Replay:
             rows: the B images these belong to
         """
         with torch.no_grad():
-            images = take_rows(self._images, rows, self._total)
-            if self._script is None:
-                with _replaced(self._layer, activations, self._tap_calls):
-                    return self._call(images)
-            with _Script(
-                self._script, self._layer, activations, rows, self._total, self._tap_output
-            ):
+            return self._run(activations, rows)
+
+    def differentiable(self, activations: Tensor, rows: Sequence[int]) -> Any:
+        """Like a call, with a graph from the activations on."""
+        with torch.enable_grad():
+            return self._run(activations, rows)
+
+    def _run(self, activations: Tensor, rows: Sequence[int]) -> Any:
+        images = take_rows(self._images, rows, self._total)
+        if self._script is None:
+            with _replaced(self._layer, activations, self._tap_calls):
                 return self._call(images)
+        with _Script(self._script, self._layer, activations, rows, self._total, self._tap_output):
+            return self._call(images)
 
     def learn_writes(self) -> Any:
         """Replays the recorded batch and notes which answers are written to in place.

@@ -52,6 +52,49 @@ class Target:
         index = self.indices[list(rows)].clamp_min(0).to(values.device)
         return values.gather(1, index[:, None])[:, 0]
 
+    def probability(
+        self, outputs: Any, logits: Callable[[Any], Tensor], rows: Sequence[int]
+    ) -> Tensor:
+        """Returns the (B,) probabilities of this target's class; a callable's score as it is."""
+        if self.function is not None:
+            return self.score(outputs, logits, rows)
+        return self._pick(logits(outputs).float().softmax(1), rows)
+
+    def _pick(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        return values.gather(1, self._index(values, rows)[:, None])[:, 0]
+
+    def _index(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        assert self.indices is not None
+        return self.indices[list(rows)].clamp_min(0).to(values.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformedTarget(Target):
+    """Another scalar made of the class scores, for methods that differentiate something else.
+
+    Attributes:
+        transform: logits (B, classes), class indices (B,) -> (B,)
+        method: whose transform it is, for the message
+    """
+
+    transform: Callable[[Tensor, Tensor], Tensor] | None = None
+    method: str = ""
+
+    def score(self, outputs: Any, logits: Callable[[Any], Tensor], rows: Sequence[int]) -> Tensor:
+        """Returns the (B,) transformed scores.
+
+        Raises:
+            ValueError: if the target is no class
+        """
+        if self.indices is None:
+            raise ValueError(
+                f"targets: method {self.method!r} compares classes, so its target must be a class, "
+                "not a callable"
+            )
+        values = logits(outputs)
+        assert self.transform is not None
+        return self.transform(values, self._index(values, rows))
+
 
 def _checked(score: Any, count: int) -> Tensor:
     if not isinstance(score, Tensor) or tuple(score.shape) != (count,):

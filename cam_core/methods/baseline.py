@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .channels import channel_sum
 from .registry import cam_method
 
 
@@ -22,4 +23,4 @@ def randomcam(activations, rng):
     """
     channels = activations.shape[1]
     weights = torch.rand(channels, generator=rng, device=activations.device) * 2 - 1
-    return torch.einsum("c,nchw->nhw", weights, activations)
+    return channel_sum(weights, activations)

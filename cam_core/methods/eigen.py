@@ -7,66 +7,10 @@ from __future__ import annotations
 
 import functools
 
-import torch
-from torch import Tensor
-
+from .channels import channel_sum, principal_map
 from .registry import cam_method
 
 _eigen = functools.partial(cam_method, family="eigen", register=True)
-
-
-def principal_map(features: Tensor, component: int, center: bool, reference: Tensor) -> Tensor:
-    """Projects features on their n-th principal direction.
-
-    The Gram matrix of the smaller side is decomposed, on the device, in float32; never a full SVD.
-
-    Args:
-        features: (N, C, h, w)
-        component: 1 for the first
-        center: whether the mean over positions is subtracted per channel (PCA) or not (SVD)
-        reference: (N, h, w) the map is turned so that its product with this sums to >= 0
-
-    Returns:
-        (N, h, w) signed map
-
-    Raises:
-        ValueError: if there is no such component
-    """
-    count, channels, height, width = features.shape
-    matrix = features.flatten(2).transpose(1, 2)  # (N, hw, C)
-    if center:
-        matrix = matrix - matrix.mean(1, keepdim=True)
-    if not 1 <= component <= min(height * width, channels):
-        raise ValueError(
-            f"component must be between 1 and {min(height * width, channels)} "
-            f"for a {height}x{width} grid of {channels} channels, got {component}"
-        )
-    # A scale free of overflow and underflow; the map's scale is restored at the end.
-    scale = matrix.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
-    matrix = matrix / scale
-    finite = matrix.isfinite().all(-1).all(-1)
-    safe = torch.where(finite[:, None, None], matrix, 0)
-    if height * width <= channels:
-        values, vectors = torch.linalg.eigh(safe @ safe.transpose(1, 2))
-        projected = vectors[..., -component] * values[..., -component].clamp_min(0).sqrt()[:, None]
-    else:
-        _, vectors = torch.linalg.eigh(safe.transpose(1, 2) @ safe)
-        projected = (safe @ vectors[..., -component, None])[..., 0]
-    projected = _oriented(projected, reference.flatten(1)) * scale[..., 0]
-    projected = torch.where(finite[:, None], projected, torch.nan)
-    return projected.reshape(count, height, width)
-
-
-def _oriented(vectors: Tensor, reference: Tensor) -> Tensor:
-    """Fixes the arbitrary sign of eigenvectors.
-
-    Along the reference; where a vector is orthogonal to it, the largest entry is made positive.
-    """
-    along = (vectors * reference).sum(1)
-    noise = 1e-5 * vectors.norm(dim=1) * reference.norm(dim=1)
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))[:, 0]
-    sign = torch.where(along.abs() > noise, along, largest).sign()
-    return vectors * torch.where(sign == 0, 1, sign)[:, None]
 
 
 @_eigen(
@@ -114,4 +58,4 @@ def fem(activations, *, k=2.0):
     mean = activations.mean((2, 3), keepdim=True)
     deviation = activations.std((2, 3), keepdim=True, unbiased=False)
     weights = (activations > mean + k * deviation).float().mean((2, 3))
-    return torch.einsum("nc,nchw->nhw", weights, activations)
+    return channel_sum(weights, activations)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .channels import channel_sum
 from .registry import cam_method
 
 _perturbation = functools.partial(cam_method, family="perturbation", register=True)
@@ -32,7 +33,7 @@ def ablationcam(activations, score, head, tail, *, batch_size=64):
         lost = torch.stack([_losses(a, tail, row, batch_size) for row, a in enumerate(activations)])
     size = score.abs()
     weights = lost / torch.where(size > 0, size, 1)[:, None]
-    return torch.einsum("nc,nchw->nhw", weights, activations)
+    return channel_sum(weights, activations)
 
 
 def _losses(activations: Tensor, tail: Callable[..., Tensor], row: int, batch_size: int) -> Tensor:

@@ -12,20 +12,52 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INGREDIENTS = {
     "activations": "(N, C, h, w) output of the target layer, float32",
     "gradients": "(N, C, h, w) gradient of the score with respect to the activations, float32",
     "score": "(N,) the explained score",
+    "target": "(N,) class indices on the device, -1 for none; None where the target is no class",
     "head": "the linear head after global average pooling (`Head`), or None where there is none",
     "tail": "callable: activations (B, C, h, w), rows (B indices into the batch) -> (B,) scores",
-    "forward": "callable: images (B, 3, H, W), rows -> (B,) scores",
-    "images": "(N, 3, H, W) the model's input",
+    "forward": "callable: images (B, 3, H, W), rows, probability=False -> (B,) scores",
+    "gradient_pass": "callable: images (B, 3, H, W), rows -> fresh (activations, gradients, score)",
+    "hvp": "callable: v (N, C, h, w) -> Hessian of the score at the target layer times v",
     "layers": "{layer: (activations, gradients)} of all target layers",
-    "rng": "a seeded torch.Generator on the activations' device, fresh for every call",
+    "images": "(N, 3, H, W) the model's input",
+    "input_gradient": "callable: images (B, 3, H, W), rows -> (gradient of the score, score)",
+    "guided_gradient": "input_gradient under guided backpropagation's rule for ReLUs",
+    "full_gradient": "(gradient at the input, [(N, C, h, w) bias times gradient of every bias])",
+    "attentions": "[(N, heads, L, L)] attention of every block, rows are queries and sum to 1",
+    "attention_gradients": "[(N, heads, L, L)] gradients of the score with respect to these",
+    "block_gradients": "[(N, heads, L, L)] gradients of each block's own score",
+    "readout": "(L,) the tokens that the head reads, as weights that sum to 1",
+    "model": "the ExplainableModel, in eval mode; leave it as it is",
+    "rng": "a seeded torch.Generator on the images' device, fresh for every call",
 }
-_NEED_GRADIENT = {"gradients", "layers"}
+PLACES = {
+    "layer": "the grid of each target layer",
+    "layers": "one map from all target layers",
+    "input": "the pixels of the model's input",
+    "attention": "the tokens of the attention blocks",
+}
+SMOOTHINGS = {
+    "aug": "mean over flips and gains",
+    "noise": "mean over noisy copies of the image",
+    "multiscale": "mean over sizes of the image",
+    "eigen": "the first principal component over channels in place of their sum",
+}
+_FROM_BACKWARD = {"gradients", "layers"}
+_FROM_LAYER = {"activations", "gradients", "head", "tail", "gradient_pass", "hvp", "layers"}
+_GRADIENTS = _FROM_BACKWARD | {
+    "gradient_pass", "hvp", "input_gradient", "guided_gradient", "full_gradient",
+    "attention_gradients", "block_gradients",
+}  # fmt: skip
+_ATTENTION = {"attentions", "attention_gradients", "block_gradients", "readout"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +71,15 @@ class MethodInfo:
         signed: whether negative values mean evidence against the target
         needs: the ingredients, in the order of the function's arguments
         options: the keyword options with their defaults
-        cost: forwards (F) and backwards (B) per image and target; T is a forward of the tail
+        cost: forwards (F) and backwards (B) per image and target; T is a forward of the tail, C the
+            layer's channels, P its positions, n a number of samples
         paper: where the method was published
         summary: one line
+        place: where its maps live, a key of ``PLACES``
+        times: its cost as a multiple of a prediction, roughly, for a layer of 7 x 7 positions and
+            1,000 channels at the end of a network
+        aliases: other names it is known by
+        target_transform: another scalar to differentiate, or None
     """
 
     name: str
@@ -53,11 +91,30 @@ class MethodInfo:
     cost: str
     paper: str
     summary: str
+    place: str = "layer"
+    times: float = 1.0
+    aliases: tuple[str, ...] = ()
+    target_transform: Callable | None = None
 
     @property
-    def needs_gradient(self) -> bool:
-        """Whether a backward through the tail is needed."""
-        return bool(_NEED_GRADIENT & set(self.needs))
+    def needs_backward(self) -> bool:
+        """Whether the one backward to the target layers is needed."""
+        return bool(_FROM_BACKWARD & set(self.needs))
+
+    @property
+    def needs_layer(self) -> bool:
+        """Whether a target layer is needed."""
+        return self.place in ("layer", "layers") or bool(_FROM_LAYER & set(self.needs))
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the network has to have attention blocks."""
+        return bool(_ATTENTION & set(self.needs))
+
+    @property
+    def gradient_free(self) -> bool:
+        """Whether the network is never differentiated."""
+        return not _GRADIENTS & set(self.needs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +126,33 @@ class Method:
         function: the method itself
         info: its :class:`MethodInfo`
         options: what the user set
+        smooth: the smoothings around it, see :mod:`cam_core.smoothing`
     """
 
     key: str
     function: Callable
     info: MethodInfo
     options: Mapping[str, Any]
+    smooth: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """What a method returns that makes several maps.
+
+    Attributes:
+        maps: (N, J, h, w) raw maps
+        names: J names; a map is found under ``{method}_{name}``
+        scores (None): (N, J) one number per map, for example the score of a concept
+    """
+
+    maps: Tensor
+    names: Sequence[str]
+    scores: Tensor | None = None
 
 
 _METHODS: dict[str, Callable] = {}
+_NAMES: dict[str, str] = {}  # every name and alias, in its plain form
 
 
 def cam_method(
@@ -88,6 +163,10 @@ def cam_method(
     class_discriminative: bool = True,
     signed: bool = True,
     cost: str | None = None,
+    times: float = 1.0,
+    place: str = "layer",
+    target_transform: Callable | None = None,
+    aliases: Sequence[str] = (),
     register: bool = False,
 ) -> Callable:
     """Declares a function to be a CAM method.
@@ -98,7 +177,8 @@ def cam_method(
         def layercam(activations, gradients):
             return (gradients.relu() * activations).sum(1)
 
-    The function returns the raw map (N, h, w), signed. Pass it to ``explain(methods=layercam)``.
+    The function returns the raw map (N, h, w), signed, or :class:`Components`; on the tokens of
+    attention blocks (N, L). Pass it to ``explain(methods=layercam)``.
 
     Args:
         function (None): the function, when used without parentheses
@@ -107,11 +187,20 @@ def cam_method(
         class_discriminative (True): whether the map depends on the target
         signed (True): whether negative values mean evidence against the target
         cost (None): forwards and backwards; by default read off its ingredients
+        times (1.0): its cost as a multiple of a prediction, roughly
+        place ("layer"): where its maps live: ``"layer"``, ``"layers"`` (one map from all of them),
+            ``"input"`` or ``"attention"``
+        target_transform (None): another scalar to differentiate: a callable logits (B, classes),
+            class indices (B,) -> (B,), which may take the method's options by name
+        aliases (()): other names it is known by; case, hyphens and ``++`` never matter
         register (False): whether its name is added to the names ``explain`` knows
 
     Raises:
         TypeError: if an argument of the function is not an ingredient, or an option has no default
+        ValueError: if the place is unknown
     """
+    if place not in PLACES:
+        raise ValueError(f"place: {place!r} is unknown; choose from {', '.join(PLACES)}")
 
     def decorate(fn: Any) -> Callable:
         needs, options = _signature(fn)
@@ -123,12 +212,18 @@ def cam_method(
             signed=signed,
             needs=needs,
             options=options,
-            cost=cost or ("1F+1B" if _NEED_GRADIENT & set(needs) else "1F"),
+            cost=cost or ("1F+1B" if _FROM_BACKWARD & set(needs) else "1F"),
             paper=paper,
             summary=doc.split("\n\n")[0].replace("\n", " "),
+            place=place,
+            times=times,
+            aliases=tuple(aliases),
+            target_transform=target_transform,
         )
         if register:
             _METHODS[fn.cam_info.name] = fn
+            for name in (fn.cam_info.name, *fn.cam_info.aliases):
+                _NAMES[_plain(name)] = fn.cam_info.name
         return fn
 
     return decorate(function) if function is not None else decorate
@@ -186,37 +281,56 @@ def resolve_methods(methods: Any) -> list[Method]:
     if not items:
         raise ValueError("methods is empty; name at least one, for example 'gradcam'")
     chosen = [_resolve(item) for item in items]
-    names = [info.name for _, info, _ in chosen]
+    names = [_with_smoothing(m.info.name, m.smooth) for m in chosen]
     result: dict[str, Method] = {}
-    for function, info, options in chosen:
+    for method, name in zip(chosen, names, strict=True):
         # A plain name stays the key; options tell apart what would collide.
-        suffix = (
-            "_".join(f"{k}{v}" for k, v in options.items()) if names.count(info.name) > 1 else ""
-        )
-        key = f"{info.name}_{_identifier(suffix)}" if suffix else info.name
+        options = method.options.items() if names.count(name) > 1 else ()
+        suffix = _identifier("_".join(f"{k}{v}" for k, v in options)) if options else ""
+        key = f"{name}_{suffix}" if suffix else name
         if key in result:
             raise ValueError(f"methods: {key!r} is given twice")
-        result[key] = Method(key, function, info, options)
+        result[key] = dataclasses.replace(method, key=key)
     return list(result.values())
+
+
+def _with_smoothing(name: str, smooth: Sequence[str]) -> str:
+    return "_".join([name, *smooth])
 
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping)
 
 
-def _resolve(item: Any) -> tuple[Callable, MethodInfo, Mapping[str, Any]]:
-    options: Mapping[str, Any] = {}
+def _resolve(item: Any) -> Method:
+    options: dict[str, Any] = {}
     if isinstance(item, Sequence) and len(item) == 2 and isinstance(item[1], Mapping):
-        item, options = item
+        item, options = item[0], dict(item[1])
+    smooth: list[str] = []
+    if isinstance(item, str):
+        item, *smooth = item.replace("++", "pp").split("+")
     function = item if callable(item) else _METHODS[_known(item)]
     if not hasattr(function, "cam_info"):
         function = _undecorated(function)
     info = info_of(function)
+    if "smooth" in options and "smooth" not in info.options:
+        given = options.pop("smooth") or []
+        smooth += [given] if isinstance(given, str) else list(given)
     for name in options:
         if name not in info.options:
-            offer = ", ".join(info.options) or "none"
+            offer = ", ".join([*info.options, "smooth"])
             raise ValueError(f"method {info.name!r} has no option {name!r}; it has: {offer}")
-    return function, info, dict(options)
+    return Method(info.name, function, info, options, _checked_smooth(smooth))
+
+
+def _checked_smooth(names: Sequence[str]) -> tuple[str, ...]:
+    plain = [str(name).strip().lower() for name in names]
+    for name in plain:
+        if name not in SMOOTHINGS:
+            raise ValueError(
+                f"methods: smoothing {name!r} is unknown; choose from {', '.join(SMOOTHINGS)}"
+            )
+    return tuple(known for known in SMOOTHINGS if known in plain)
 
 
 def _undecorated(function: Callable) -> Callable:
@@ -230,15 +344,18 @@ def _undecorated(function: Callable) -> Callable:
     return cam_method(method)
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_.-]+", "", name.lower().replace("++", "pp"))
+
+
 def _known(name: Any) -> str:
     if not isinstance(name, str):
         raise ValueError(f"methods: {name!r} is neither a name nor a callable")
-    plain = re.sub(r"[\s_.-]+", "", name.lower().replace("++", "pp"))
-    for known in _METHODS:
-        if known.replace("_", "") == plain:
-            return known
-    near = difflib.get_close_matches(plain, _METHODS, n=2, cutoff=0.6)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    plain = _plain(name)
+    if plain in _NAMES:
+        return _NAMES[plain]
+    near = [_NAMES[n] for n in difflib.get_close_matches(plain, _NAMES, n=2, cutoff=0.6)]
+    hint = f" (did you mean {' or '.join(dict.fromkeys(near))}?)" if near else ""
     raise ValueError(f"method {name!r} is unknown{hint}; choose from {', '.join(sorted(_METHODS))}")
 
 

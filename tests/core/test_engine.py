@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from method_lists import INFOS, ONE_PASS
 from torch import nn
 
 from cam_core import Explanation, cam_method, explain, list_methods
 
-GRADIENT_METHODS = [m.name for m in list_methods() if m.family == "gradient" and m.name != "cam"]
+GRADIENT_METHODS = [
+    m for m in ONE_PASS if INFOS[m].family == "gradient" and INFOS[m].place == "layer" and m != "cam"
+]
 
 
 @pytest.fixture
@@ -164,7 +167,7 @@ def test_one_forward_and_one_backward_per_target(net, images, monkeypatch):
     explain(net, images, "gradcam", 0)  # the first call may look at the layers once more
     forwards.clear()
     backwards.clear()
-    methods = [m.name for m in list_methods()]  # closed forms at layer4: no tail either
+    methods = ONE_PASS  # closed forms at layer4: no tail either
     explain(net, images, methods, [0, 1, 2], ["layer4"])
     assert forwards.count(net) == 1
     assert forwards.count(net.layer4) == 1

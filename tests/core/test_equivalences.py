@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
+from method_lists import INFOS
+from method_lists import ON_TENSORS as ALL
 from torch import nn
 
-from cam_core import explain, list_methods
+from cam_core import explain
 
-INFOS = {info.name: info for info in list_methods()}
-ALL = list(INFOS)
 TAP = ["relu"]
 LINEAR_IN_G = [
     "gradcam",
