@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .capture import gradients_of
 from .layers import Layer
 from .replay import Recorder, Replay, check_replay
 from .targets import Target
@@ -80,10 +81,9 @@ class AttentionPass:
         return self._grad(score, self._capture.weights)
 
     def _grad(self, score: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
-        ones = torch.ones_like(score)
-        found = torch.autograd.grad(score, list(of), ones, retain_graph=True, allow_unused=True)
+        found = gradients_of(score, list(of), retain=True)
         return [
-            torch.zeros_like(w, dtype=torch.float32) if g is None else g.float()
+            torch.zeros_like(w, dtype=torch.float32) if g is None else g
             for w, g in zip(of, found, strict=True)
         ]
 

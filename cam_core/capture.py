@@ -173,7 +173,9 @@ def gradients_of(score: Tensor, taps: list[Tensor], retain: bool) -> list[Tensor
     """
     half = any(t.dtype is torch.float16 for t in taps)
     scale = 1024.0 if half else 1.0
-    grads = torch.autograd.grad(
-        score, taps, torch.full_like(score, scale), retain_graph=retain, allow_unused=True
-    )
+    # Under autocast a backward would be cast anew, down to half where the forward was exact.
+    with torch.autocast(score.device.type, enabled=False):
+        grads = torch.autograd.grad(
+            score, taps, torch.full_like(score, scale), retain_graph=retain, allow_unused=True
+        )
     return [None if g is None else g.float() / scale if half else g.float() for g in grads]

@@ -38,6 +38,7 @@ class Explanation:
         valid: (N, K) which entries exist
         logits: (N, classes) the model's class scores, or None if it has none
         input_size: (H, W) of the model's input
+        layers: names of the target layers, in the order of the forward they were given in
         component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
             such as the score of a concept
     """
@@ -48,6 +49,7 @@ class Explanation:
     valid: Tensor
     logits: Tensor | None
     input_size: tuple[int, int]
+    layers: list[str] = dataclasses.field(default_factory=list)
     component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
 
     def heatmaps(self, size: tuple[int, int] | None = None) -> dict[tuple[str, str], Tensor]:
@@ -287,7 +289,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
             last = number == len(run.targets) - 1 and group == len(groups) - 1
             kitchen = Kitchen(run, transform(target), last, methods)
             for method in methods:
-                for name, layer in _places(method, run.layers):
+                for name, layer in _served(method, run.layers):
                     if number and not method.info.class_discriminative:
                         maps.repeat(method.key, name)
                         numbers.repeat(method.key, name)
@@ -309,6 +311,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         valid=~gaps.cpu(),
         logits=logits,
         input_size=(run.images.shape[-2], run.images.shape[-1]),
+        layers=[layer.name for layer in run.layers],
         component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
     )
 
@@ -338,14 +341,11 @@ def _transformed(method: Method, target: Target) -> Target:
     )
 
 
-def _places(method: Method, layers: list[Layer]) -> list[tuple[str, Layer | None]]:
+def _served(method: Method, layers: list[Layer]) -> list[tuple[str, Layer | None]]:
     """Under which names a method's maps are found, and the layer it is served with."""
+    by_name = {layer.name: layer for layer in layers}
     last = layers[-1] if layers else None
-    if method.info.place == "layer":
-        return [(layer.name, layer) for layer in layers]
-    if method.info.place == "layers":
-        return [("fused" if len(layers) > 1 else layers[0].name, last)]
-    return [(method.info.place, last)]
+    return [(name, by_name.get(name, last)) for name in method.places(list(by_name))]
 
 
 class _Columns:

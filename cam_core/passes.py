@@ -65,13 +65,13 @@ def hessian_product(run: Pass, target: Target, layer: Layer, vector: Tensor) -> 
         outputs = run.exact_forward(run.images)
     tap = taps.outputs[layer.name]
     grid = run.grids[layer.name]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(run.images.device.type, enabled=False):
         score = target.score(outputs, run.model.logits, range(run.images.shape[0]))
         (gradient,) = torch.autograd.grad(score.sum(), tap, create_graph=True, allow_unused=True)
         if gradient is None or not gradient.requires_grad:
             return torch.zeros_like(vector)
         product = (grid.to_maps(gradient) * vector.to(gradient.dtype)).sum()
-    (second,) = torch.autograd.grad(product, tap, allow_unused=True)
+        (second,) = torch.autograd.grad(product, tap, allow_unused=True)
     return torch.zeros_like(vector) if second is None else grid.to_maps(second).float()
 
 

@@ -83,14 +83,27 @@ def average(
 
     Returns:
         the same keys, on the grids of the original size
+
+    Raises:
+        ValueError: if the network takes images of one size only
     """
+    size: torch.Size | None = None
     total: dict[tuple[str, str], Tensor] = {}
     count = 0
     for count, variant in enumerate(batches, 1):  # noqa: B007 - the last one is the number
-        for key, maps in explain(variant.images).items():
+        size = size or variant.images.shape
+        try:
+            found = explain(variant.images)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if variant.images.shape == size or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"methods: smoothing 'multiscale' needs a network that takes images of other sizes: {error}"
+            ) from error
+        for key, maps in found.items():
             maps = maps.flip(-1) if variant.flipped else maps
             if key in total and maps.shape[-2:] != total[key].shape[-2:]:
-                size = total[key].shape[-2:]
-                maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+                grid = total[key].shape[-2:]
+                maps = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
             total[key] = total[key] + maps if key in total else maps
     return {key: maps / count for key, maps in total.items()}

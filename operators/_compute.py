@@ -45,6 +45,8 @@ class Plan:
     precision: str
     heatmap_size: int
     seed: int
+    classless: set = dataclasses.field(default_factory=set)
+    scored: list = dataclasses.field(default_factory=list)
 
     @property
     def all_fields(self):
@@ -135,7 +137,7 @@ class CamJob:
         _runs.check_key(self.dataset, key, s.overwrite)
         plan = Plan(
             cam_key=key,
-            methods=[(m.function, dict(m.options)) for m in methods],
+            methods=[(m.function, {**m.options, **_smoothing(m)}) for m in methods],
             targets=targets,
             tags=tags,
             layers=s.layers,
@@ -151,19 +153,25 @@ class CamJob:
             plan.prediction_field = None
         elif self.model.classes is not None:
             _check_classes(self.model.classes, trial.logits.shape[1])
-        plan.layers = [
-            layer for layer in _unique(layer for _, layer in trial.maps) if layer != "fused"
+        plan.layers = trial.layers or None
+        # A method whose layers are fused may be asked for without them.
+        fused = {method for method, layer in trial.maps if layer == "fused"}
+        shown = [
+            (method, layer)
+            for method, layer in trial.maps
+            if s.keep_layers or layer == "fused" or method not in fused
         ]
-        shown = _unique(
-            layer for _, layer in trial.maps if s.keep_layers or layer == "fused" or not s.fuse
-        )
-        keys = _unique(method for method, _ in trial.maps)
-        plan.fields = _runs.plan_fields(key, keys, shown, tags)
+        classless = _without_class(methods, trial)
+        plan.classless = classless
+        plan.fields = _runs.plan_fields(key, shown, tags, classless)
+        plan.scored = [
+            f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
+        ]
         if len(plan.fields) > s.max_fields:
             raise ValueError(
-                f"max_fields: this run would add {len(plan.fields)} heatmap fields ({len(keys)} methods x "
-                f"{len(shown)} layers x {len(tags)} targets), more than {s.max_fields}; ask for fewer, or "
-                f"pass max_fields={len(plan.fields)}"
+                f"max_fields: this run would add {len(plan.fields)} heatmap fields ({len(shown)} maps x "
+                f"{len(tags)} targets), more than {s.max_fields}; ask for fewer, or pass "
+                f"max_fields={len(plan.fields)}"
             )
         _runs.check_fields(self.dataset, plan.all_fields, key, s.overwrite)
         _check_folder(self._map_dir(key))
@@ -258,7 +266,7 @@ class CamJob:
                 [fn.cam_info.name, options] if options else fn.cam_info.name
                 for fn, options in self.plan.methods
             ],
-            layers=list(self.plan.layers),
+            layers=list(self.plan.layers or []),
             batch_size=batch_size,
             num_workers=workers,
             precision=self.plan.precision,
@@ -278,7 +286,9 @@ class CamJob:
     def _declare(self):
         """Declares the schema and makes the fields look like heat, before the first sample."""
         heatmaps = list(self.plan.fields.values())
-        _heatmaps.declare_schema(self.dataset, heatmaps, self.plan.prediction_field)
+        _heatmaps.declare_schema(
+            self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
+        )
         methods = {field: method for (method, _, _), field in self.plan.fields.items()}
         self.colours = _heatmaps.colour_fields(self.dataset, methods)
         self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
@@ -323,8 +333,15 @@ class CamJob:
         _runs.finish(self.dataset, self.plan.cam_key, status, dataclasses.asdict(self.summary))
 
 
-def _unique(items):
-    return list(dict.fromkeys(items))
+def _without_class(methods, trial):
+    """The keys of maps that are the same for every target."""
+    return {
+        key for m in methods if not m.info.class_discriminative for key, _ in m.keys(trial.layers)
+    }
+
+
+def _smoothing(method):
+    return {"smooth": list(method.smooth)} if method.smooth else {}
 
 
 def _fast_bfloat16(device):

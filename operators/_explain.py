@@ -57,26 +57,44 @@ class ExplainStep:
         return labels
 
     def _add_heatmaps(self, result, batch, labels):
-        targets, scores = result.targets.tolist(), result.scores.tolist()
+        numbers = {key: values.tolist() for key, values in result.component_scores.items()}
         for (method, layer), maps in result.maps.items():
             fields = [self._plan.fields.get((method, layer, tag)) for tag in self._plan.tags]
             if not any(fields):
                 continue
+            described = self._described(method, result)
             peaks, status, heats = self._on_images(maps, batch)
             for row, item in enumerate(batch.items):
                 for k, field in enumerate(fields):
-                    index = targets[row][k]
+                    if field is None:
+                        continue
+                    own = numbers.get((method, layer))
                     labels[item.id][field] = _heatmaps.make_label(
                         heats[row][k],
                         method=method,
                         layer=layer,
-                        target=self._plan.tags[k] if index < 0 else self._model.label(index),
-                        target_index=index if index >= 0 else None,
-                        score=scores[row][k],
                         peak=peaks[row][k],
                         status=status[row][k],
                         cam_key=self._plan.cam_key,
+                        component_score=own[row][k] if own else None,
+                        **described(row, k),
                     )
+
+    def _described(self, method, result):
+        """What a map is of: nothing in particular where it is the same for every target."""
+        if method in self._plan.classless:
+            return lambda row, k: {"target": None, "target_index": None, "score": None}
+        targets, scores = result.targets.tolist(), result.scores.tolist()
+
+        def described(row, k):
+            index = targets[row][k]
+            return {
+                "target": self._plan.tags[k] if index < 0 else self._model.label(index),
+                "target_index": index if index >= 0 else None,
+                "score": scores[row][k],
+            }
+
+        return described
 
     def _on_images(self, maps, batch):
         """(peaks, statuses, heats) of maps (N, K, h, w); heats are (K, H, W) arrays per image."""

@@ -8,7 +8,8 @@ import fiftyone as fo
 import fiftyone.operators.types as types
 
 from . import _models, _runs
-from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, parse_methods, ranked_tags
+from ._form_methods import add_methods, methods_of
+from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, ranked_tags
 
 _TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -37,8 +38,10 @@ def arguments_of(params):
     if given.get("targets") == "classes":
         names = params.get("class_names") or ""
         given["targets"] = [n.strip() for n in names.split(";") if n.strip()]
-    if "methods" in given:
-        given["methods"] = parse_methods(given["methods"])
+    if params.get("method_set") or params.get("methods"):
+        given["methods"] = methods_of(params, _models.is_transformer(params.get("model")))
+        if params.get("method_set") == "all":
+            given.setdefault("max_fields", 100)  # they were asked for
     if given.get("batch_size") == 0:
         del given["batch_size"]
     return given
@@ -127,7 +130,7 @@ def compute_cams_form(ctx):
     _model(inputs)
     model = ctx.params.get("model")
     if model in _models.supported_zoo_models():
-        _methods(inputs, ctx)
+        add_methods(inputs, ctx, _models.is_transformer(model))
         _targets(inputs, ctx)
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
@@ -148,28 +151,6 @@ def _model(inputs):
         description="a classifier of the FiftyOne model zoo; your own models are explained from Python",
         view=choices,
     )
-
-
-def _methods(inputs, ctx):
-    from ..cam_core import list_methods
-    from ..cam_core.methods import resolve_methods
-
-    choices = types.DropdownView(multiple=True)
-    for info in list_methods():
-        note = "" if info.class_discriminative else " (the same for every class)"
-        choices.add_choice(info.name, label=info.name, description=f"{info.summary}{note}")
-    prop = inputs.list(
-        "methods",
-        types.String(),
-        default=["gradcam"],
-        label="Methods",
-        description="all of them are computed from one pass over the data",
-        view=choices,
-    )
-    try:
-        resolve_methods(parse_methods(ctx.params.get("methods") or ["gradcam"]))
-    except ValueError as error:
-        _invalid(prop, str(error))
 
 
 def _targets(inputs, ctx):
@@ -331,18 +312,17 @@ def _notice(inputs, ctx, view, model):
     if any(prop.invalid for prop in inputs.properties.values()):
         return  # what is wrong is said where it is; nothing will be written
     given = arguments_of(ctx.params)
-    given.setdefault("methods", ["gradcam"])
+    given.setdefault("methods", methods_of(ctx.params, _models.is_transformer(model)))
     given.setdefault("cam_key", _runs.next_key(ctx.dataset, _models.default_key(model)))
     arguments = {k: given[k] for k in _ARGUMENTS if k in given}
     names, default = _models.zoo_layers(model)
     layers = _expanded(arguments.get("layers") or [default or "layer"], names)
-    shown = [*layers, "fused"] if arguments.get("fuse") else layers
     targets = arguments.get("targets", "predicted")
     tags = ranked_tags(targets) or targets
-    names = [m if isinstance(m, str) else m[0] for m in arguments["methods"]]
     try:
         Settings(**{k: v for k, v in arguments.items() if k != "model"})
-        fields = list(_runs.plan_fields(arguments["cam_key"], names, shown, tags).values())
+        maps, classless = _maps(arguments, layers)
+        fields = list(_runs.plan_fields(arguments["cam_key"], maps, tags, classless).values())
         _runs.check_fields(
             ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite"))
         )
@@ -385,6 +365,22 @@ def _notice(inputs, ctx, view, model):
         default=f"The same from Python:\n```python\n{code}\n```",
         view=types.MarkdownView(read_only=True),
     )
+
+
+def _maps(arguments, layers):
+    """The keys of the maps that a run would make, and of those that have no class."""
+    from ..cam_core.methods import resolve_methods
+
+    maps, classless = [], set()
+    for method in resolve_methods(arguments["methods"]):
+        own = method.keys(layers)
+        if not method.info.class_discriminative:
+            classless.update(key for key, _ in own)
+        if arguments.get("fuse") and method.info.place == "layer":
+            fused = [(key, "fused") for key in dict.fromkeys(key for key, _ in own)]
+            own = own + fused if arguments.get("keep_layers", True) else fused
+        maps += own
+    return maps, classless
 
 
 def _invalid(prop, message):

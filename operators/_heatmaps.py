@@ -67,7 +67,9 @@ def quantise(heat, levels=LEVELS):
     return np.rint(steps * (255 / (levels - 1))).astype(np.uint8)
 
 
-def make_label(heat, *, method, layer, target, target_index, score, peak, status, cam_key):
+def make_label(
+    heat, *, method, layer, target, target_index, score, peak, status, cam_key, component_score=None
+):
     """Builds the label of one heatmap.
 
     Args:
@@ -81,6 +83,7 @@ def make_label(heat, *, method, layer, target, target_index, score, peak, status
         status: ``"ok"``; with any other the label has no map. Heat that is zero, flat or not finite
             has none either, and the label's status says so
         cam_key: the run's key
+        component_score (None): a number of this map of several, such as the score of a concept
 
     Returns:
         a :class:`fiftyone.core.labels.Heatmap`
@@ -95,6 +98,8 @@ def make_label(heat, *, method, layer, target, target_index, score, peak, status
         "status": status,
         "cam_key": cam_key,
     }
+    if component_score is not None:
+        values["component_score"] = _finite(component_score)
     if heat is None or status != "ok":
         return fo.Heatmap(**values)
     if not np.isfinite(heat).all():
@@ -111,16 +116,18 @@ def _finite(value):
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def declare_schema(dataset, heatmap_fields, prediction_field=None):
+def declare_schema(dataset, heatmap_fields, prediction_field=None, scored=()):
     """Declares every field and attribute with its type, so that the sidebar can filter them.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         heatmap_fields: names of the heatmap fields
         prediction_field (None): name of a classification field
+        scored (()): the heatmap fields whose maps have a score of their own
     """
     for field in heatmap_fields:
-        _declare(dataset, field, fo.Heatmap, ATTRIBUTES)
+        extra = {"component_score": fo.FloatField} if field in scored else {}
+        _declare(dataset, field, fo.Heatmap, {**ATTRIBUTES, **extra})
     if prediction_field is not None:
         _declare(dataset, prediction_field, fo.Classification, {})
 

@@ -102,11 +102,8 @@ def check_zoo_name(name):
     raise ValueError(f"model: the zoo has no model {name!r}; {hint}")
 
 
-@functools.lru_cache(maxsize=8)
 def zoo_layers(name):
     """Returns (names of the layers, default layer) of a zoo model without its weights.
-
-    The network is built on PyTorch's ``meta`` device: no memory, no download.
 
     Args:
         name: the name of a zoo model that can be explained
@@ -114,6 +111,13 @@ def zoo_layers(name):
     Returns:
         a list of names, and the name of the family's default layer or None
     """
+    model = _outline(name)
+    return [n for n, _ in model.module.named_modules() if n], model.named_default()
+
+
+@functools.lru_cache(maxsize=8)
+def _outline(name):
+    """A zoo model's network on PyTorch's ``meta`` device: no memory, no download."""
     import eta.core.utils as etau
     import torch
 
@@ -121,9 +125,12 @@ def zoo_layers(name):
 
     config = foz.get_zoo_model(name).default_deployment_config_dict["config"]
     with torch.device("meta"):
-        module = etau.get_function(config["entrypoint_fcn"])(weights=None)
-    model = adapt(module)
-    return [n for n, _ in module.named_modules() if n], model.named_default()
+        return adapt(etau.get_function(config["entrypoint_fcn"])(weights=None))
+
+
+def is_transformer(name):
+    """Whether a zoo model that can be explained is a vision transformer; False for any other name."""
+    return name in supported_zoo_models() and _outline(name).default_method != "gradcam"
 
 
 def load_model(model, transforms=None, classes=None, device=None):

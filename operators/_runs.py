@@ -84,29 +84,30 @@ def check_key(dataset, key, overwrite):
         )
 
 
-def plan_fields(cam_key, methods, layers, targets):
+def plan_fields(cam_key, maps, targets, classless=()):
     """Names the heatmap fields of a run.
 
     Args:
         cam_key: the run's key
-        methods: keys of the methods
-        layers: names of the layers
+        maps: keys ``(method, layer)`` of the maps
         targets: names of the targets
+        classless (()): keys of methods whose maps are the same for every target: they get one field
 
     Returns:
-        ``{(method, layer, target): field}``, in order
+        ``{(method, layer, target): field}``, in order; a map without a class has the first target
 
     Raises:
         ValueError: if two of them would share a name, or one that the prediction's field has
     """
     fields = {}
-    for method in methods:
-        for layer in layers:
-            for target in targets:
-                parts = [cam_key, method]
-                parts += [layer] if len(layers) > 1 else []
-                parts += [target] if len(targets) > 1 else []
-                fields[method, layer, target] = _plain("_".join(parts)).rstrip("_")
+    methods = [method for method, _ in maps]
+    for method, layer in maps:
+        own = targets[:1] if method in classless else targets
+        for target in own:
+            parts = [cam_key, method]
+            parts += [layer] if methods.count(method) > 1 else []
+            parts += [target] if len(own) > 1 else []
+            fields[method, layer, target] = _plain("_".join(parts)).rstrip("_")
     names = list(fields.values())
     if prediction_field(cam_key) in names:
         raise ValueError(

@@ -66,7 +66,7 @@ def test_as_the_app_calls_it(photo_dataset, zoo):
     foo.execute_operator(
         "@cam51/heatmaps/compute_cams", ctx={"view": dataset.limit(2), "params": params}
     )
-    assert len(dataset.exists("app_eigencam_tench")) == 2
+    assert len(dataset.exists("app_eigencam")) == 2
     assert dataset.get_run_info("app").config.settings["origin"] == "app"
 
 

@@ -124,12 +124,15 @@ def test_sample_deleted_during_the_run(photo_dataset):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((["gradcam"], ["layer4"], ["predicted"]), ["k_gradcam"]),
+        (([("gradcam", "layer4")], ["predicted"]), ["k_gradcam"]),
         (
-            (["gradcam"], ["layer3.0", "layer4"], ["predicted"]),
-            ["k_gradcam_layer3_0", "k_gradcam_layer4"],
+            ([("gradcam", "layer3.0"), ("gradcam", "layer4"), ("rise", "input")], ["predicted"]),
+            ["k_gradcam_layer3_0", "k_gradcam_layer4", "k_rise"],
         ),
-        ((["fem"], ["x"], ["tabby, tabby cat", "fox"]), ["k_fem_tabby_tabby_cat", "k_fem_fox"]),
+        (
+            ([("cam", "x"), ("fem", "x")], ["tabby, tabby cat", "fox"], {"fem"}),
+            ["k_cam_tabby_tabby_cat", "k_cam_fox", "k_fem"],
+        ),
     ],
 )
 def test_names_of_fields(runs, arguments, expected):
@@ -138,7 +141,7 @@ def test_names_of_fields(runs, arguments, expected):
 
 def test_names_that_would_collide(runs):
     with pytest.raises(ValueError, match="two heatmaps would be written to 'k_fem_a_b'"):
-        runs.plan_fields("k", ["fem"], ["x"], ["a b", "a-b"])
+        runs.plan_fields("k", [("fem", "x")], ["a b", "a-b"])
 
 
 def test_cleared_run_takes_its_files_and_no_others(photo_dataset, runs, tmp_path):

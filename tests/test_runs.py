@@ -73,7 +73,7 @@ def test_key_that_is_no_name(runs, dataset, key):
 
 def test_method_named_prediction_would_hide_the_prediction(runs):
     with pytest.raises(ValueError, match="'k_prediction', the field of the model's predictions"):
-        runs.plan_fields("k", ["prediction"], ["x"], ["predicted"])
+        runs.plan_fields("k", [("prediction", "x")], ["predicted"])
 
 
 def test_field_of_the_users_is_refused_by_name(runs, dataset):

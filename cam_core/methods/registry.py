@@ -80,6 +80,7 @@ class MethodInfo:
             1,000 channels at the end of a network
         aliases: other names it is known by
         target_transform: another scalar to differentiate, or None
+        component_names: options -> names of the maps, for a method that makes several; or None
     """
 
     name: str
@@ -95,6 +96,7 @@ class MethodInfo:
     times: float = 1.0
     aliases: tuple[str, ...] = ()
     target_transform: Callable | None = None
+    component_names: Callable[..., Sequence[str] | None] | None = None
 
     @property
     def needs_backward(self) -> bool:
@@ -135,6 +137,26 @@ class Method:
     options: Mapping[str, Any]
     smooth: tuple[str, ...] = ()
 
+    def places(self, layers: Sequence[str]) -> list[str]:
+        """Under which layer names the maps of this method are found.
+
+        Args:
+            layers: names of the target layers
+        """
+        if self.info.place == "layer":
+            return list(layers)
+        if self.info.place == "layers":
+            return ["fused"] if len(layers) > 1 else list(layers)
+        return [self.info.place]
+
+    def keys(self, layers: Sequence[str]) -> list[tuple[str, str]]:
+        """The keys ``(method, layer)`` of this method's maps, before anything is computed."""
+        names: Sequence[str] | None = None
+        if self.info.component_names is not None:
+            names = self.info.component_names(**{**self.info.options, **self.options})
+        own = [f"{self.key}_{name}" for name in names] if names else [self.key]
+        return [(key, place) for place in self.places(layers) for key in own]
+
 
 @dataclasses.dataclass(frozen=True)
 class Components:
@@ -166,6 +188,7 @@ def cam_method(
     times: float = 1.0,
     place: str = "layer",
     target_transform: Callable | None = None,
+    component_names: Callable[..., Sequence[str] | None] | None = None,
     aliases: Sequence[str] = (),
     register: bool = False,
 ) -> Callable:
@@ -192,6 +215,8 @@ def cam_method(
             ``"input"`` or ``"attention"``
         target_transform (None): another scalar to differentiate: a callable logits (B, classes),
             class indices (B,) -> (B,), which may take the method's options by name
+        component_names (None): for a method that returns :class:`Components`: a callable that takes
+            its options by name and returns the names of its maps, or None where it makes one
         aliases (()): other names it is known by; case, hyphens and ``++`` never matter
         register (False): whether its name is added to the names ``explain`` knows
 
@@ -219,6 +244,7 @@ def cam_method(
             times=times,
             aliases=tuple(aliases),
             target_transform=target_transform,
+            component_names=component_names,
         )
         if register:
             _METHODS[fn.cam_info.name] = fn
@@ -254,13 +280,31 @@ def info_of(function: Any) -> MethodInfo:
     return function.cam_info
 
 
-def list_methods() -> list[MethodInfo]:
-    """Lists the methods that ``explain`` knows by name.
+class MethodList(list):
+    """A list of :class:`MethodInfo` that prints as a table."""
+
+    def __repr__(self) -> str:
+        rows = [("name", "family", "class", "signed", "gradient", "cost", "times", "what it shows")]
+        for m in self:
+            rows.append((
+                m.name, m.family, "yes" if m.class_discriminative else "no",
+                "yes" if m.signed else "no", "no" if m.gradient_free else "yes", m.cost,
+                f"x{m.times:g}", m.summary,
+            ))  # fmt: skip
+        widths = [max(len(row[i]) for row in rows) for i in range(7)]
+        return "\n".join(
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[7]])
+            for row in rows
+        )
+
+
+def list_methods() -> MethodList:
+    """Lists the methods that ``explain`` knows by name; prints as a table.
 
     Returns:
         a list of :class:`MethodInfo`, gradient methods first
     """
-    return [info_of(fn) for fn in _METHODS.values()]
+    return MethodList(info_of(fn) for fn in _METHODS.values())
 
 
 def resolve_methods(methods: Any) -> list[Method]:

@@ -1,0 +1,180 @@
+"""Smoothing around any method: what is averaged, and what the names mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cam_core import cam_method, explain
+from cam_core.methods import channel_sum, resolve_methods
+from cam_core.methods.eigen import eigengradcam
+from cam_core.smoothing import GAINS, SAMPLES, SCALES, average, variants
+
+
+def close(a, b, rel=1e-5):
+    torch.testing.assert_close(a, b, rtol=0, atol=rel * float(b.abs().max()) + 1e-12)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 48)
+
+
+@pytest.fixture
+def net(toys):
+    return toys.resnet().eval()
+
+
+def test_aug_is_the_mean_over_flips_and_gains(net, images):
+    target = torch.tensor([3, 7])
+    found = explain(net, images, "gradcam+aug", target, ["layer2"]).maps["gradcam_aug", "layer2"]
+    total = 0
+    for gain in (0.9, 1.0, 1.1):
+        for flip in (False, True):
+            batch = images * gain
+            batch = batch.flip(-1) if flip else batch
+            maps = explain(net, batch, "gradcam", target, ["layer2"]).maps["gradcam", "layer2"]
+            total = total + (maps.flip(-1) if flip else maps)
+    close(found, total / 6)
+
+
+def test_multiscale_is_the_mean_over_sizes(net, images):
+    found = explain(net, images, "hirescam+multiscale", 3, ["layer2"])
+    maps = found.maps["hirescam_multiscale", "layer2"]
+    total = 0
+    for scale in (1.0, 1.25, 1.5):
+        batch = torch.nn.functional.interpolate(images, scale_factor=scale, mode="bilinear")
+        one = explain(net, batch, "hirescam", 3, ["layer2"]).maps["hirescam", "layer2"]
+        total = total + torch.nn.functional.interpolate(one, (4, 6), mode="bilinear")
+    assert maps.shape == (2, 1, 4, 6)
+    close(maps, total / 3)
+
+
+def test_noise_is_seeded_and_the_same_for_every_image(net, images):
+    one = explain(net, images, "gradcam+noise", 3, ["layer2"], seed=1).maps
+    same = explain(net, images, "gradcam+noise", 3, ["layer2"], seed=1).maps
+    other = explain(net, images, "gradcam+noise", 3, ["layer2"], seed=2).maps
+    alone = explain(net, images[1:], "gradcam+noise", 3, ["layer2"], seed=1).maps
+    key = ("gradcam_noise", "layer2")
+    assert torch.equal(one[key], same[key])
+    assert not torch.allclose(one[key], other[key])
+    close(alone[key], one[key][1:], rel=1e-4)
+
+
+def test_noise_is_in_proportion_to_the_range():
+    batch = torch.zeros(2, 3, 64, 64)
+    batch[0, 0, 0, 0], batch[1, 0, 0, 0] = 1.0, 10.0
+    made = list(variants(batch, ["noise"], 5))
+    assert len(made) == SAMPLES
+    spread = torch.stack([(v.images - batch).std(dim=(1, 2, 3)) for v in made]).mean(0)
+    torch.testing.assert_close(spread, torch.tensor([0.15, 1.5]), rtol=0.02, atol=0)
+
+
+def test_kinds_are_combined():
+    batch = torch.randn(1, 3, 8, 8)
+    assert len(list(variants(batch, ["aug"], 0))) == 2 * len(GAINS)
+    assert len(list(variants(batch, ["aug", "multiscale"], 0))) == 2 * len(GAINS) * len(SCALES)
+    assert len(list(variants(batch, ["aug", "noise"], 0))) == 2 * len(GAINS) * SAMPLES
+    first = next(variants(batch, ["multiscale", "aug"], 0))
+    assert first.images.shape == batch.shape
+
+
+def test_average_of_an_equivariant_explanation_changes_nothing(images):
+    maps = average(variants(images, ["aug"], 0), lambda x: {("m", "l"): x[:, :1] / x[:, :1].abs()})
+    torch.testing.assert_close(maps["m", "l"], images[:, :1] / images[:, :1].abs())
+
+
+def test_eigen_of_hirescam_is_eigengradcam(net, images):
+    maps = explain(net, images, ["hirescam+eigen", "eigengradcam"], [1, 2], ["layer2"]).maps
+    close(maps["hirescam_eigen", "layer2"], maps["eigengradcam", "layer2"])
+
+
+def test_eigen_of_weights_by_hand(net, images):
+    maps = explain(net, images, ["gradcam+eigen", "fem"], 1, ["layer2"])
+    run = {}
+
+    @cam_method
+    def keep(activations, gradients):
+        run.update(a=activations, g=gradients)
+        return activations.sum(1)
+
+    explain(net, images, keep, 1, ["layer2"])
+    weights = run["g"].mean((2, 3), keepdim=True).expand_as(run["a"])
+    close(maps.maps["gradcam_eigen", "layer2"][:, 0], eigengradcam(run["a"], weights))
+
+
+def test_eigen_applies_where_channels_are_added_up(net, images):
+    @cam_method
+    def mine(activations, gradients):
+        return channel_sum(gradients, activations)
+
+    @cam_method
+    def stubborn(activations):
+        return activations.sum(1)
+
+    maps = explain(net, images, [(mine, {"smooth": "eigen"}), "eigengradcam"], 1, ["layer2"]).maps
+    close(maps["mine_eigen", "layer2"], maps["eigengradcam", "layer2"])
+    with pytest.raises(ValueError, match="smoothing 'eigen' does not apply to 'stubborn_eigen'"):
+        explain(net, images, (stubborn, {"smooth": "eigen"}), 1, ["layer2"])
+    # and the switch is off again
+    close(explain(net, images, mine, 1, ["layer2"]).maps["mine", "layer2"],
+          explain(net, images, "hirescam", 1, ["layer2"]).maps["hirescam", "layer2"])  # fmt: skip
+
+
+def test_plain_and_smoothed_side_by_side(net, images, protect):
+    check = protect(net)
+    names = ["layercam+aug", "gradcam", "gradcam+aug+eigen", "gradcam++"]
+    result = explain(net, images, names, "top_2", ["layer2", "layer4"])
+    check()
+    keys = ["layercam_aug", "gradcam", "gradcam_aug_eigen", "gradcampp"]
+    assert list(result.maps) == [(m, layer) for m in keys for layer in ("layer2", "layer4")]
+    alone = explain(net, images, "gradcam", "top_2", ["layer2", "layer4"])
+    for layer in ("layer2", "layer4"):
+        close(result.maps["gradcam", layer], alone.maps["gradcam", layer])
+    assert torch.equal(result.targets, alone.targets)
+    torch.testing.assert_close(result.scores, alone.scores)
+
+
+def test_only_smoothed_methods_still_know_targets_and_scores(net, images):
+    result = explain(net, images, ["gradcam+aug"], "predicted")
+    assert torch.equal(result.targets[:, 0], net(images).argmax(1))
+    assert result.scores.isfinite().all()
+    assert list(result.maps) == [("gradcam_aug", "layer4")]
+
+
+def test_gaps_stay_gaps(net, images):
+    result = explain(net, images, ["gradcam+aug"], torch.tensor([[1], [-1]]), ["layer2"])
+    maps = result.maps["gradcam_aug", "layer2"]
+    assert maps[0].isfinite().all()
+    assert maps[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "smooth"),
+    [
+        ("gradcam+aug", "gradcam_aug", ("aug",)),
+        ("GradCAM++ + Noise", "gradcampp_noise", ("noise",)),
+        ("gradcam+++aug", "gradcampp_aug", ("aug",)),
+        (("gradcam", {"smooth": "aug"}), "gradcam_aug", ("aug",)),
+        (("gradcam", {"smooth": ["eigen", "aug"]}), "gradcam_aug_eigen", ("aug", "eigen")),
+        (("eigencam", {"component": 2, "smooth": "aug"}), "eigencam_aug", ("aug",)),
+        (("gradcam", {"smooth": None}), "gradcam", ()),
+    ],
+)
+def test_names_of_smoothed_methods(text, key, smooth):
+    (method,) = resolve_methods([text])
+    assert (method.key, method.smooth) == (key, smooth)
+
+
+def test_unknown_smoothing():
+    with pytest.raises(ValueError, match="smoothing 'blur' is unknown; choose from aug, noise"):
+        resolve_methods("gradcam+blur")
+
+
+def test_a_fixed_input_size_refuses_other_scales(images):
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    net = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4).eval()
+    torch.nn.init.normal_(net.heads.head.weight)
+    with pytest.raises(ValueError, match="'multiscale' needs a network .* Wrong image height"):
+        explain(net, images[..., :32], "gradcam_elementwise+multiscale", 0)
