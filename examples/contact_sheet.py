@@ -47,19 +47,19 @@ def _strip(sample, fields, width):
     from PIL import Image, ImageDraw
 
     photo = _thumb(sample.filepath)
-    pictures = [photo, *(_overlay(photo, sample[field]) for field in fields)]
+    pictures = [photo, *(overlay(photo, _stored_map(sample[field])) for field in fields)]
     strip = Image.new("RGB", (width, photo.height + CAPTION + GAP), PAPER)
     for index, picture in enumerate(pictures):
         strip.paste(picture, (index * (THUMB + GAP), 0))
 
     text, ink = _verdict(sample)
-    ImageDraw.Draw(strip).text((1, photo.height + 1), text, fill=ink, font=_font())
+    ImageDraw.Draw(strip).text((1, photo.height + 1), text, fill=ink, font=font())
     return strip
 
 
 def _titles(pen, left, cell, fields):
     for index, field in enumerate(fields, start=1):
-        pen.text((left + index * cell, 1), field, fill=INK, font=_font())
+        pen.text((left + index * cell, 1), field, fill=INK, font=font())
 
 
 def _thumb(path):
@@ -68,13 +68,20 @@ def _thumb(path):
     return photo
 
 
-def _overlay(photo, heatmap):
-    """The photo under the heatmap as it is stored; crossed out where there is no map."""
+def overlay(photo, heat):
+    """Draws heat over a photo; crossed out where there is none.
+
+    Args:
+        photo: a PIL image
+        heat: (h, w) float32 array in [0, 1], or None
+
+    Returns:
+        a PIL image
+    """
     import numpy as np
     from matplotlib import colormaps
     from PIL import Image, ImageDraw
 
-    heat = _stored_map(heatmap)
     if heat is None:
         crossed = photo.copy()
         ImageDraw.Draw(crossed).line((0, 0, *crossed.size), fill=WRONG, width=3)
@@ -121,7 +128,8 @@ def _verdict(sample):
     return f"{text}   (it is: {sample['subject']})", WRONG
 
 
-def _font():
+def font():
+    """Returns the font of captions."""
     from PIL import ImageFont
 
     return ImageFont.load_default(12)

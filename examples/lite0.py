@@ -56,6 +56,21 @@ def lite0_classes():
     return list(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"])
 
 
+def lite0_tensor(photo):
+    """Preprocesses a photo for the network.
+
+    Args:
+        photo: a PIL image
+
+    Returns:
+        a (3, 224, 224) tensor
+    """
+    import torchvision.transforms.functional as F
+
+    tensor = F.to_tensor(photo.convert("RGB").resize((INPUT_SIZE, INPUT_SIZE)))
+    return F.normalize(tensor, [MEAN] * 3, [STD] * 3)
+
+
 def lite0_model(pretrained=True):
     """Builds the network as a FiftyOne model: it predicts, embeds and tells its transforms.
 

@@ -1,0 +1,68 @@
+"""Measures that depend on the order of the heat; one sort serves them all."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Ranked:
+    """Pixels in ascending order of their heat, with groups of equal heat.
+
+    Args:
+        heat: (N, P)
+    """
+
+    def __init__(self, heat: Tensor):
+        self.heat, self._order = heat.sort(dim=-1)
+        position = torch.arange(heat.shape[-1], device=heat.device).expand_as(heat)
+        rises = F.pad(self.heat[:, 1:] != self.heat[:, :-1], (1, 1), value=True)
+        # where the group of each pixel starts, and where it ends (exclusive)
+        self._start = torch.where(rises[:, :-1], position, 0).cummax(-1).values
+        ends = torch.where(rises[:, 1:], position + 1, heat.shape[-1])
+        self._end = ends.flip(-1).cummin(-1).values.flip(-1)
+
+    def sorted(self, weights: Tensor) -> Tensor:
+        """(N, P) weights of the pixels, in their order."""
+        return weights.gather(-1, self._order)
+
+    def _sums(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of sorted weights below each pixel's group, and up to its end."""
+        total = F.pad(weights.cumsum(-1), (1, 0))
+        return total.gather(-1, self._start), total.gather(-1, self._end)
+
+    def auc(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """P(heat of a positive > heat of a negative) + P(equal) / 2; (N,), NaN where one is empty."""
+        below, upto = self._sums(self.sorted(negative))
+        wins = (self.sorted(positive) * (below + upto)).sum(-1) / 2
+        return wins / (positive.sum(-1) * negative.sum(-1))
+
+    def top_share(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """The share of positives among as many of the hottest; of equal ones, in expectation."""
+        hits, mass = self.sorted(positive), self.sorted(positive + negative)
+        below, upto = self._sums(mass)
+        wanted = positive.sum(-1, keepdim=True)
+        above = mass.sum(-1, keepdim=True) - upto
+        group = upto - below
+        taken = ((wanted - above) / group).masked_fill(group <= 0, 0).clamp(0, 1)
+        return (hits * taken).sum(-1) / wanted[:, 0]
+
+    def gini(self, weights: Tensor) -> Tensor:
+        """Gini index of the heat over pixels that count with their weight; (N,)."""
+        share = self.sorted(weights)
+        total = share.sum(-1, keepdim=True)
+        # of one pixel: 2 i - N - 1 with i = its rank
+        rank = 2 * share.cumsum(-1) - share - total
+        mass = self.heat * share
+        return (rank * mass).sum(-1) / (total[:, 0] * mass.sum(-1))
+
+    def area_holding(self, weights: Tensor, part: float) -> Tensor:
+        """The smallest share of the area that holds a part of the heat; (N,)."""
+        share = self.sorted(weights)
+        mass = self.heat * share
+        total = mass.sum(-1, keepdim=True)
+        hotter = total - mass.cumsum(-1)
+        # cold pixels take no part; dividing by their zero would have either sign
+        taken = ((part * total - hotter) / mass).masked_fill(mass <= 0, 0).clamp(0, 1)
+        return (share * taken).sum(-1) / share.sum(-1)
