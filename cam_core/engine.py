@@ -290,7 +290,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
             kitchen = Kitchen(run, transform(target), last, methods)
             for method in methods:
                 for name, layer in _served(method, run.layers):
-                    if number and not method.info.class_discriminative:
+                    if number and not _asks_for_target(method):
                         maps.repeat(method.key, name)
                         numbers.repeat(method.key, name)
                         continue
@@ -313,6 +313,13 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         input_size=(run.images.shape[-2], run.images.shape[-1]),
         layers=[layer.name for layer in run.layers],
         component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
+    )
+
+
+def _asks_for_target(method: Method) -> bool:
+    """Whether anything of a method depends on the target, be it a score beside its maps."""
+    return method.info.class_discriminative or bool(
+        {"head", "score", "target"} & set(method.info.needs)
     )
 
 

@@ -17,8 +17,8 @@ PHOTOS = Path(__file__).parent / "photos"
 CELL, TEXT, COLUMNS = 190, 44, 6
 # What is not practical at its published settings on a CPU, drawn with fewer samples; the page says so.
 FEWER = {
-    "sscam": {"num_samples": 2, "top_channels": 64},
-    "iscam": {"num_samples": 3, "top_channels": 64},
+    "sscam": {"samples": 2, "top_channels": 64},
+    "iscam": {"samples": 4, "top_channels": 64},
     "scorecam": {"top_channels": 256},
     "rise": {"masks": 600},
 }
