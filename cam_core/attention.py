@@ -98,7 +98,7 @@ class AttentionPass:
         with torch.enable_grad():
             score = self._run.model.logits(self._outputs).float().pow(2).sum(1)
         gradient = self._grad(score, [last])[0]
-        read = gradient.abs().amax((0, 1, 3)) > 0
+        read = gradient.nan_to_num(0).abs().amax((0, 1, 3)) > 0
         if not bool(read.any()):
             read = torch.ones_like(read)
         return read.float() / read.sum()

@@ -37,6 +37,8 @@ class Explanation:
         targets: (N, K) class indices, -1 where the target is not a class
         valid: (N, K) which entries exist
         logits: (N, classes) the model's class scores, or None if it has none
+        probabilities: (N, classes) what the model makes of them: softmax, or sigmoid for a single logit
+            and for labels that do not exclude each other; None without class scores
         input_size: (H, W) of the model's input
         layers: names of the target layers, in the order of the forward they were given in
         component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
@@ -49,6 +51,7 @@ class Explanation:
     valid: Tensor
     logits: Tensor | None
     input_size: tuple[int, int]
+    probabilities: Tensor | None = None
     layers: list[str] = dataclasses.field(default_factory=list)
     component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
 
@@ -239,6 +242,8 @@ def _forward(
     missing = taps.missing()
     if missing:
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
+    if isinstance(targets, str) and targets == "predicted" and hasattr(model, "predicted"):
+        targets = model.predicted(outputs)
     found = targets
     if not (isinstance(targets, list) and targets and isinstance(targets[0], Target)):
         found = resolve_targets(targets, lambda: model.candidates(outputs), images.shape[0])
@@ -300,17 +305,21 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
                         maps.add(method.key, key, served.maps[:, j])
                         if served.scores is not None:
                             numbers.add(method.key, key, served.scores[:, j])
-    try:
+    found = torch.stack(scores, 1)
+    # A gradient of a score that is not finite may be: it would make a picture of nothing.
+    void = gaps | ~found.isfinite()
+    logits = probabilities = None
+    with contextlib.suppress(ValueError):  # a model without class scores, explained by a callable
         logits = run.model.logits(run.outputs).detach().float()
-    except ValueError:
-        logits = None  # a model without class scores, explained through a callable
+        probabilities = run.model.probabilities(run.outputs).detach().float()
     return Explanation(
-        maps={k: m.masked_fill(gaps[..., None, None], torch.nan) for k, m in maps.stacked(chosen)},
-        scores=torch.stack(scores, 1).masked_fill(gaps, torch.nan),
+        maps={k: m.masked_fill(void[..., None, None], torch.nan) for k, m in maps.stacked(chosen)},
+        scores=found.masked_fill(gaps, torch.nan),
         targets=torch.stack([t.class_indices(count) for t in run.targets], 1),
         valid=~gaps.cpu(),
         logits=logits,
         input_size=(run.images.shape[-2], run.images.shape[-1]),
+        probabilities=probabilities,
         layers=[layer.name for layer in run.layers],
         component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
     )

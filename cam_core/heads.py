@@ -79,28 +79,31 @@ def find_head(
     for layer, pooled, output in reversed(seen):
         if output.shape != logits.shape or pooled.shape != activations.shape[:2]:
             continue
-        if not torch.equal(output.float(), logits.detach().float()):
+        # An image that is not finite says nothing about the others.
+        finite = logits.detach().isfinite().all(1) & pooled.isfinite().all(1)
+        if not torch.equal(output[finite].float(), logits[finite].detach().float()):
             continue
-        features = _before_pooling(activations, pooled.float())
+        features = _before_pooling(activations, pooled.float(), finite)
         if features is not None:
             rows = layer.weight.detach().float()[indices.clamp_min(0).to(layer.weight.device)]
             return Head(rows, features)
     return None
 
 
-def _before_pooling(activations: Tensor, pooled: Tensor) -> Tensor | None:
+def _before_pooling(activations: Tensor, pooled: Tensor, finite: Tensor) -> Tensor | None:
     """The activations under the function whose mean is what was pooled; None if there is none.
 
     The first that fits to rounding, else the one that fits best: ReLU and ReLU6 differ in a few
     positions only, and small inputs look alike to SiLU and Hardswish.
     """
+    pooled = pooled[finite]
     size = pooled.norm()
     if not bool(size > 0):
         return None
     best, least = None, _TOLERANCE
     for function in _BETWEEN:
         features = function(activations)
-        error = float((features.mean((2, 3)) - pooled).norm() / size)
+        error = float((features[finite].mean((2, 3)) - pooled).norm() / size)
         if error <= _ROUNDING:
             return features
         if error < least:

@@ -77,9 +77,18 @@ class Pass:
     def grids(self) -> dict[str, Grid]:
         """How each layer's output lies on the image."""
         size = (self.images.shape[-2], self.images.shape[-1])
-        return {
+        grids = {
             name: self.model.grid(name, tuple(tap.shape), size) for name, tap in self.taps.items()
         }
+        for name, grid in grids.items():
+            rows = self.taps[name].shape[1 if grid.layout == "LNC" else 0]
+            if rows != self.images.shape[0]:
+                raise ValueError(
+                    f"layer {name!r} returns {tuple(self.taps[name].shape)} for {self.images.shape[0]} "
+                    "images: it works on windows or crops of them; choose a layer around it, "
+                    "list_layers(model) shows them"
+                )
+        return grids
 
     @functools.cached_property
     def activations(self) -> dict[str, Tensor]:
@@ -232,7 +241,9 @@ class Kitchen:
             rows = range(self._count) if rows is None else rows
             outputs = self._run.forward(images)
             if probability:
-                return self._target.probability(outputs, self._run.model.logits, rows).float()
+                return self._target.probability(
+                    outputs, self._run.model.probabilities, rows
+                ).float()
             return self._scores(outputs, rows)
 
         return forward
@@ -267,8 +278,12 @@ class Kitchen:
     def _get_tail(self, layer: Layer) -> Callable[..., Tensor]:
         def tail(activations: Tensor, rows: Sequence[int] | None = None) -> Tensor:
             rows = list(range(self._count) if rows is None else rows)
-            recorded = take_rows(self._run.recorder.tap(layer), rows, self._count)
-            native = self._run.grids[layer.name].from_maps(activations, recorded)
+            tap, grid = self._run.recorder.tap(layer), self._run.grids[layer.name]
+            if grid.layout == "LNC":
+                recorded = take_rows(tap.transpose(0, 1), rows, self._count).transpose(0, 1)
+            else:
+                recorded = take_rows(tap, rows, self._count)
+            native = grid.from_maps(activations, recorded)
             return self._scores(self._replay(layer)(native, rows), rows)
 
         return tail
@@ -280,6 +295,10 @@ class Kitchen:
         if layer.name not in self._replays:
             run = self._run
             replay = Replay(run.exact_forward, run.images, layer, run.recorder)
+            if run.grids[layer.name].layout == "LNC":
+                replay.use_full_forward()  # modules there answer with the sequence in dimension 0
+                self._replays[layer.name] = replay
+                return replay
             tap = run.recorder.tap(layer)
             recorded = self._scores(run.recorder.result, range(self._count))
             check_replay(

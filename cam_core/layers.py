@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import fnmatch
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,11 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A target layer: a module, or a named entry of its dict output (``"backbone:out"``)."""
+    """A target layer: a module, or an entry of what it returns.
+
+    ``"backbone:out"`` is an entry of a dict, ``"block:0"`` of a tuple or list, and an attribute's
+    name an entry of any other object.
+    """
 
     name: str
     module: nn.Module
@@ -32,16 +38,16 @@ class Layer:
         """
         value = output
         if self.entry is not None:
-            if not isinstance(output, Mapping) or self.entry not in output:
+            try:
+                value = entry_of(output, self.entry)
+            except LookupError:
                 raise ValueError(
                     f"layer {self.name!r}: the module's output has no entry {self.entry!r}; "
                     f"it is {describe(output)}"
-                )
-            value = output[self.entry]
+                ) from None
         if not isinstance(value, Tensor):
-            hint = ""
-            if isinstance(value, Mapping):
-                hint = f"; name an entry, for example '{self.name}:{next(iter(value), '')}'"
+            keys = [key for key, _ in entries_of(value)]
+            hint = f"; name an entry, for example '{self.name}:{keys[0]}'" if keys else ""
             raise ValueError(f"layer {self.name!r} returns {describe(value)}, not a tensor{hint}")
         return value
 
@@ -49,20 +55,66 @@ class Layer:
         """Returns ``output`` with this layer's tensor replaced by ``value``."""
         if self.entry is None:
             return value
-        replaced = output.copy() if hasattr(output, "copy") else dict(output)
-        replaced[self.entry] = value
+        if isinstance(output, (tuple, list)):
+            if hasattr(output, "_replace"):  # a named tuple
+                fields: tuple[str, ...] = getattr(output, "_fields", ())
+                names = {str(i): field for i, field in enumerate(fields)}
+                return output._replace(**{names.get(self.entry, self.entry): value})
+            items = list(output)
+            items[int(self.entry)] = value
+            return type(output)(items)
+        replaced = copy.copy(output)
+        write = type(replaced).__setitem__ if isinstance(output, Mapping) else setattr
+        write(replaced, self.entry, value)
         return replaced
+
+
+def entry_of(output: Any, key: str | int) -> Any:
+    """Returns an entry of what a module returned.
+
+    Args:
+        output: a mapping, tuple, list or object
+        key: a key, a position or an attribute's name
+
+    Raises:
+        LookupError: if there is no such entry
+    """
+    if isinstance(output, Mapping) and key in output:
+        return output[key]
+    if isinstance(output, (tuple, list)) and str(key).lstrip("-").isdigit():
+        return output[int(key)]
+    if isinstance(key, str) and not isinstance(output, Tensor) and hasattr(output, key):
+        return getattr(output, key)
+    raise LookupError(key)
+
+
+def entries_of(output: Any) -> list[tuple[str, Any]]:
+    """Lists the entries of a mapping, tuple, list or dataclass; of anything else there are none."""
+    if isinstance(output, Mapping):
+        return [(str(key), value) for key, value in output.items()]
+    if isinstance(output, (tuple, list)):
+        return [(str(i), value) for i, value in enumerate(output)]
+    if dataclasses.is_dataclass(output):
+        return [(f.name, getattr(output, f.name)) for f in dataclasses.fields(output)]
+    return []
 
 
 def describe(value: Any) -> str:
     """Says in a few words what a module returned, for error messages."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with entries {', '.join(map(str, value))}"
-    if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)}"
+    entries = entries_of(value)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        inside = f" ({', '.join(_brief(v) for _, v in entries[:6])})" if entries else ""
+        return f"a {type(value).__name__} of {len(value)}{inside}"
+    if entries:
+        inside = ", ".join(f"{key} {_brief(v)}" for key, v in entries[:12])
+        return f"a {type(value).__name__} with entries {inside}"
     return f"a {type(value).__name__}"
+
+
+def _brief(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +122,8 @@ class Grid:
     """The spatial arrangement of a layer's output.
 
     Attributes:
-        layout: ``"NCHW"``, ``"NHWC"``, or ``"NLC"`` for a sequence of tokens
+        layout: ``"NCHW"``, ``"NHWC"``, ``"NLC"`` for a sequence of tokens, ``"LNC"`` for one whose
+            first dimension is the sequence, as in the original CLIP
         height: rows of the grid
         width: columns of the grid
         prefix: tokens before the grid (class, distillation, registers)
@@ -87,7 +140,7 @@ class Grid:
             return output
         if self.layout == "NHWC":
             return output.permute(0, 3, 1, 2)
-        tokens = output[:, self.prefix :]
+        tokens = (output.transpose(0, 1) if self.layout == "LNC" else output)[:, self.prefix :]
         return tokens.transpose(1, 2).unflatten(2, (self.height, self.width))
 
     def from_maps(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -103,11 +156,23 @@ class Grid:
         if self.layout == "NHWC":
             return maps.permute(0, 2, 3, 1)
         tokens = maps.flatten(2).transpose(1, 2)
+        if self.layout == "LNC":
+            return torch.cat([like[: self.prefix], tokens.transpose(0, 1)])
         return torch.cat([like[:, : self.prefix], tokens], 1) if self.prefix else tokens
 
 
+# A sequence has at most this many tokens besides the grid's: class, distillation, registers.
+_MOST_PREFIX = 16
+
+
 def infer_grid(
-    shape: Sequence[int], image_size: tuple[int, int], token_grid: tuple[int, int] | None = None
+    shape: Sequence[int],
+    image_size: tuple[int, int],
+    token_grid: tuple[int, int] | None = None,
+    *,
+    pyramid: bool = False,
+    channels_last: bool = False,
+    tokens_first: bool = False,
 ) -> Grid | None:
     """Infers the grid of a layer's output from its shape.
 
@@ -115,6 +180,9 @@ def infer_grid(
         shape: the shape of the output
         image_size: (height, width) of the model's input
         token_grid (None): (rows, columns) of the patch embedding, where the model has one
+        pyramid (False): whether later stages merge 2 x 2 tokens into one
+        channels_last (False): whether (N, h, w, C) is meant where a shape could be either
+        tokens_first (False): whether (L, N, C) is meant where a shape could be either
 
     Returns:
         a :class:`Grid`, or None if the output has no spatial grid of more than one cell
@@ -123,31 +191,70 @@ def infer_grid(
         grids = [Grid("NCHW", shape[2], shape[3]), Grid("NHWC", shape[1], shape[2])]
         fits = [g for g in grids if _fits(g, image_size)]
         # A channels-last output also "fits" as NCHW when C happens to look like a column count:
-        # the better match of the image's aspect wins, channels-first on a tie.
-        return min(fits, key=lambda g: _aspect_error(g, image_size), default=None)
-    if len(shape) == 3:
-        rows, columns = token_grid or _square(shape[1])
-        prefix = shape[1] - rows * columns
-        if rows * columns > 1 and 0 <= prefix <= 16:
-            return Grid("NLC", rows, columns, prefix)
+        # the better match of the image's aspect wins, on a tie what the model is known for.
+        return min(
+            fits[::-1] if channels_last else fits,
+            key=lambda g: _aspect_error(g, image_size),
+            default=None,
+        )
+    if len(shape) != 3:
+        return None
+    if tokens_first:
+        grid = _sequence("LNC", shape[0], image_size, token_grid, pyramid)
+        if grid is not None:
+            return grid
+    return _sequence("NLC", shape[1], image_size, token_grid, pyramid)
+
+
+def _sequence(
+    layout: str,
+    length: int,
+    image_size: tuple[int, int],
+    token_grid: tuple[int, int] | None,
+    pyramid: bool,
+) -> Grid | None:
+    """The grid of a sequence; below a pyramid's finest level there is a class token at most."""
+    most = _MOST_PREFIX
+    rows, columns = token_grid or _like_image(length, image_size)
+    while rows * columns > 1:
+        prefix = length - rows * columns
+        if 0 <= prefix <= most:
+            return Grid(layout, rows, columns, prefix)
+        if not pyramid:
+            break
+        rows, columns, most = -(-rows // 2), -(-columns // 2), 1
     return None
 
 
-def _square(length: int) -> tuple[int, int]:
-    """A square grid for a token sequence of a model that names no patch embedding."""
-    side = math.isqrt(length)
-    return side, side
+def _like_image(length: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The largest grid of square patches for a model that names no patch embedding."""
+    for patch in range(1, max(image_size) + 1):
+        rows, columns = image_size[0] // patch, image_size[1] // patch
+        if rows * columns <= length:
+            return rows, columns
+    return 0, 0
 
 
 def _fits(grid: Grid, image_size: tuple[int, int]) -> bool:
     height, width = image_size
-    cells = grid.height * grid.width
     return (
-        cells > 1
+        grid.height * grid.width > 1
         and grid.height <= height
         and grid.width <= width
         and _aspect_error(grid, image_size) < 0.7
+        and _one_stride(grid, image_size)
     )
+
+
+def _one_stride(grid: Grid, image_size: tuple[int, int]) -> bool:
+    """Whether one stride explains rows and columns, up to two cells lost or won at the borders.
+
+    Relative positions and attention, (N, heads, L, D), are no maps although L may be close to D.
+    """
+    sides = tuple(zip(image_size, (grid.height, grid.width), strict=True))
+    least = max(size / (cells + 2) for size, cells in sides)
+    most = min((size / (cells - 2) for size, cells in sides if cells > 2), default=math.inf)
+    return least <= most
 
 
 def _aspect_error(grid: Grid, image_size: tuple[int, int]) -> float:
@@ -160,8 +267,9 @@ def find_layers(module: nn.Module, names: str | nn.Module | Sequence) -> list[La
 
     Args:
         module: the root module
-        names: a name (``"layer4"``, ``"backbone:out"`` for an entry of a dict output), a glob
-            (``"layer*"``, which matches one level), a module of the root, or a list of these
+        names: a name (``"layer4"``; ``"backbone:out"`` for an entry of a dict output, ``"block:0"``
+            of a tuple), a glob (``"layer*"``, which matches one level), a module of the root, or a
+            list of these
 
     Returns:
         a list of :class:`Layer`
@@ -204,7 +312,8 @@ def _find(item: str | nn.Module, known: dict[str, nn.Module]) -> list[Layer]:
         return [Layer(item, known[name], entry or None)]
     hits = expand_glob(name, known)
     if hits:
-        return [Layer(n, known[n]) for n in hits]
+        tail = f":{entry}" if entry else ""
+        return [Layer(n + tail, known[n], entry or None) for n in hits]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "list_layers(model) shows what there is"
     raise ValueError(f"layers: the model has no layer {item!r}; {hint}")
@@ -245,24 +354,24 @@ def is_passive(module: nn.Module) -> bool:
     return isinstance(module, _PASSIVE_TYPES) or type(module).__name__ in _PASSIVE_NAMES
 
 
-def observe(
-    module: nn.Module, call: Callable[[], Any]
-) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Runs ``call()`` and lists every module that returned a tensor, in order of completion.
+def observe(module: nn.Module, call: Callable[[], Any]) -> list[tuple[Layer, tuple[int, ...]]]:
+    """Runs ``call()`` and lists every tensor that a submodule returned, in order of completion.
 
     Args:
         module: the root module, whose submodules are observed
         call: runs the forward
 
     Returns:
-        ``(name, module, output shape)`` for the last call of each submodule
+        ``(layer, output shape)`` for the last call of each submodule. Of a container (dict, tuple)
+        the tensors are listed that no submodule had returned before; of tuples the first only
     """
-    seen: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {}
+    seen: dict[str, tuple[Layer, tuple[int, ...]]] = {}
+    known: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
     handles = []
     try:
         for name, sub in module.named_modules():
             if name:
-                handles.append(sub.register_forward_hook(_observer(name, seen)))
+                handles.append(sub.register_forward_hook(_observer(name, seen, known)))
         call()
     finally:
         for handle in handles:
@@ -270,10 +379,21 @@ def observe(
     return list(seen.values())
 
 
-def _observer(name: str, seen: dict) -> Callable[[nn.Module, tuple, Any], None]:
+def _observer(
+    name: str, seen: dict, known: weakref.WeakValueDictionary
+) -> Callable[[nn.Module, tuple, Any], None]:
     def record(module: nn.Module, args: tuple, output: Any) -> None:
         if isinstance(output, Tensor):
+            known[id(output)] = output
             seen.pop(name, None)
-            seen[name] = (name, module, tuple(output.shape))
+            seen[name] = (Layer(name, module), tuple(output.shape))
+            return
+        entries = entries_of(output)
+        for entry, value in entries if isinstance(output, Mapping) else entries[:1]:
+            if isinstance(value, Tensor) and known.get(id(value)) is not value:
+                known[id(value)] = value
+                full = f"{name}:{entry}"
+                seen.pop(full, None)
+                seen[full] = (Layer(full, module, entry), tuple(value.shape))
 
     return record

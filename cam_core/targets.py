@@ -25,7 +25,7 @@ class Target:
     """
 
     indices: Tensor | None = None
-    function: Callable[[Any], Tensor] | None = None
+    function: Callable[..., Tensor] | None = None
 
     def valid(self, count: int) -> Tensor:
         """(N,) which images have this target."""
@@ -46,19 +46,21 @@ class Target:
             rows: which of the N images these are
         """
         if self.function is not None:
-            return _checked(self.function(outputs), len(rows))
+            # Per-image masks and the like have to know which images these are.
+            own = {"rows": rows} if getattr(self.function, "per_image", False) else {}
+            return _checked(self.function(outputs, **own), len(rows))
         values = logits(outputs)
         assert self.indices is not None
         index = self.indices[list(rows)].clamp_min(0).to(values.device)
         return values.gather(1, index[:, None])[:, 0]
 
     def probability(
-        self, outputs: Any, logits: Callable[[Any], Tensor], rows: Sequence[int]
+        self, outputs: Any, probabilities: Callable[[Any], Tensor], rows: Sequence[int]
     ) -> Tensor:
         """Returns the (B,) probabilities of this target's class; a callable's score as it is."""
         if self.function is not None:
-            return self.score(outputs, logits, rows)
-        return self._pick(logits(outputs).float().softmax(1), rows)
+            return self.score(outputs, probabilities, rows)
+        return self._pick(probabilities(outputs).float(), rows)
 
     def _pick(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         return values.gather(1, self._index(values, rows)[:, None])[:, 0]

@@ -114,9 +114,9 @@ class ExplainStep:
         return peaks, status, heats
 
     def _add_predictions(self, result, batch, labels):
-        if result.logits is None:
+        if result.probabilities is None:
             return
-        confidence, index = result.logits.softmax(1).max(1)
+        confidence, index = result.probabilities.max(1)
         for item, c, i in zip(batch.items, confidence.tolist(), index.tolist(), strict=True):
             label = fo.Classification(label=self._model.label(i), confidence=c)
             labels[item.id][self._plan.prediction_field] = label

@@ -14,11 +14,13 @@ def rows():
     """Returns the table's rows as Markdown."""
     from cam_core import list_methods
 
-    head = "| name | what it shows | has a class | cost |\n|---|---|---|---|\n"
-    return head + "".join(
-        f"| `{m.name}` | {m.summary} <br>*{m.paper}* | {'yes' if m.class_discriminative else '**no**'} | {m.cost} |\n"
-        for m in list_methods()
-    )
+    head = "| name | what it shows | has a class | signed | cost | × |\n|---|---|---|---|---|---|\n"
+    return head + "".join(_row(m) for m in list_methods())
+
+
+def _row(m):
+    flags = f"{'yes' if m.class_discriminative else '**no**'} | {'yes' if m.signed else 'no'}"
+    return f"| `{m.name}` | {m.summary} <br>*{m.paper}* | {flags} | {m.cost} | {m.times:.0f} |\n"
 
 
 def updated(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,33 +12,115 @@ from ..capture import exclusive, unchanged
 from ..layers import LayerInfo
 from .base import ExplainableModel
 from .cnn import CnnClassifier
+from .embedding import EmbeddingModel, component_target, similarity_target
+from .outputs import OutputPath
+from .regression import Regressor
+from .segmentation import SegmentationModel, mask_target
 from .transformer import TransformerClassifier
+from .zero_shot import ZeroShotClassifier, encode_texts
 
 # The first that matches adapts; the last takes any module.
-FAMILIES: list[type[ExplainableModel]] = [TransformerClassifier, CnnClassifier]
+FAMILIES: list[type[ExplainableModel]] = [
+    ZeroShotClassifier,
+    SegmentationModel,
+    EmbeddingModel,
+    TransformerClassifier,
+    CnnClassifier,
+]
 
-__all__ = ["FAMILIES", "ExplainableModel", "adapt", "list_layers"]
+# What a person may say a model is for, where its class does not.
+_TASKS: dict[str, list[type[ExplainableModel]]] = {
+    "classification": [TransformerClassifier, CnnClassifier],
+    "regression": [Regressor],
+    "segmentation": [SegmentationModel],
+    "embedding": [EmbeddingModel],
+}
+
+__all__ = [
+    "FAMILIES",
+    "EmbeddingModel",
+    "ExplainableModel",
+    "Regressor",
+    "SegmentationModel",
+    "ZeroShotClassifier",
+    "adapt",
+    "component_target",
+    "encode_texts",
+    "list_layers",
+    "mask_target",
+    "similarity_target",
+]
 
 
-def adapt(model: Any) -> ExplainableModel:
+def adapt(
+    model: Any,
+    output: OutputPath = None,
+    *,
+    task: str | None = None,
+    multi_label: bool = False,
+    threshold: float = 0.5,
+    text_features: Tensor | None = None,
+    encode_image: Callable[[Tensor], Any] | None = None,
+) -> ExplainableModel:
     """Returns the explainable form of a model.
+
+    Example::
+
+        explain(adapt(model, output="head.0"), images)
+        explain(adapt(model, multi_label=True, threshold=0.3), images)
+        explain(adapt(clip, text_features=encode_texts(clip, tokens)), images, targets=0)
 
     Args:
         model: a module, or anything with the attributes of :class:`ExplainableModel`
+        output (None): where the scores are in what the model returns: a key, an index, an attribute's
+            name, a path such as ``"head.0"``, or a callable of the outputs. None finds them
+        task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``;
+            recognised by default
+        multi_label (False): whether an image may have several classes, each with its own sigmoid
+        threshold (0.5): probability in (0, 1) from which on such a class is predicted
+        text_features (None): (K, D) encoded texts, the classes of a zero-shot classifier
+        encode_image (None): images -> (N, D) features of a zero-shot classifier, if not recognised
 
     Raises:
-        TypeError: if it is neither
+        TypeError: if the model is neither
+        ValueError: if an option is not understood or does not fit the model
     """
+    options: dict[str, Any] = {"output": output, "multi_label": multi_label, "threshold": threshold}
+    texts = text_features is not None or encode_image is not None
     if not isinstance(model, nn.Module):
-        needed = ("module", "forward", "logits", "candidates", "default_layers", "grid")
-        if all(hasattr(model, name) for name in needed):
-            return model
+        given = task or output is not None or multi_label or texts
+        return _checked(model, bool(given))
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    if texts:
+        if task is not None:
+            raise ValueError(
+                "task: text_features and encode_image make a zero-shot classifier; leave task out"
+            )
+        return ZeroShotClassifier(model, text_features, encode_image, **options)
+    if task is not None and task not in _TASKS:
+        raise ValueError(f"task: {task!r} is unknown; choose from {', '.join(_TASKS)}")
+    families = FAMILIES if task is None else _TASKS[task]
+    # Of a task with one family the person knows better than the class of the model shows.
+    family = families[0] if len(families) == 1 else next(f for f in families if f.matches(model))
+    if multi_label and not issubclass(family, (TransformerClassifier, CnnClassifier)):
+        raise ValueError(
+            f"multi_label: is for classifiers, and this is a {family.family}; leave it out"
+        )
+    return family(model, **options)
+
+
+def _checked(model: Any, options: bool) -> ExplainableModel:
+    needed = ("module", "forward", "logits", "candidates", "default_layers", "grid")
+    if not all(hasattr(model, name) for name in needed):
         raise TypeError(
             f"model must be a torch.nn.Module or an ExplainableModel, got {type(model).__name__}"
         )
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    return next(family for family in FAMILIES if family.matches(model))(model)
+    if options:
+        raise ValueError(
+            "options such as output= and task= belong to a module, this model is adapted already"
+        )
+    return model
 
 
 def list_layers(model: Any, images: Tensor | None = None) -> list[LayerInfo]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import Taps, gradients_of, unchanged
-from ..layers import Layer
 
 if TYPE_CHECKING:
     from .base import ExplainableModel
@@ -30,8 +29,8 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
     module: nn.Module = model.module
     with torch.inference_mode(False), torch.no_grad(), unchanged(module):
         images = images.clone() if images.is_inference() else images
-        rows = model.layer_candidates(images)[-_DEPTH:]
-        taps = Taps([Layer(row.name, row.module) for row in rows])
+        rows = model.probe_candidates(images)[-_DEPTH:]
+        taps = Taps([row.layer for row in rows])
         with taps:
             outputs = model.forward(images)
         with torch.enable_grad():
@@ -47,7 +46,7 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
 
 def _score(model: ExplainableModel, outputs: Any) -> Tensor:
     try:
-        return model.logits(outputs).amax(1)
+        return model.probe_score(outputs)
     except ValueError as error:
         raise ValueError(
             f"layers: {error}; and there is no default layer then: name one (list_layers(model) shows what there is)"

@@ -1,12 +1,18 @@
-"""Vision transformers of torchvision: token grids with a class token, and Swin's channels-last maps."""
+"""Vision transformers with class scores: torchvision, timm, Hugging Face and everybody's own.
+
+What they have in common is found in their structure (:mod:`.tokens`): patches, prefix tokens,
+attention. Their default layer is the last block's output, or where that has no gradient (only the
+class token is read) the norm before its attention.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
 from .base import ExplainableModel
+from .tokens import token_structure
 
-_NAMES = {"VisionTransformer", "SwinTransformer"}
+_TORCHVISION = {"VisionTransformer", "SwinTransformer"}
 
 
 class TransformerClassifier(ExplainableModel):
@@ -18,22 +24,21 @@ class TransformerClassifier(ExplainableModel):
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
-        """Whether this is one of torchvision's transformers, or a subclass."""
-        return any(
-            c.__name__ in _NAMES and c.__module__.startswith("torchvision.")
-            for c in type(module).__mro__
-        )
-
-    def token_grid(self, image_size: tuple[int, int]) -> tuple[int, int] | None:
-        """Returns (rows, columns) of the patch embedding, None for Swin."""
-        patch = getattr(self.module, "patch_size", None)
-        if not isinstance(patch, int):
-            return None
-        return image_size[0] // patch, image_size[1] // patch
+        """Whether patches of the image attend to each other in this network."""
+        return _of_torchvision(module) or token_structure(module).transformer
 
     def named_default(self) -> str | None:
-        """Returns the last norm before attention: after it the patch tokens carry no gradient."""
+        """Returns the layer of torchvision's transformers; None for others, which are probed."""
+        if not _of_torchvision(self.module):
+            return None
         if hasattr(self.module, "encoder"):
             last = list(self.module.get_submodule("encoder.layers").named_children())[-1][0]
             return f"encoder.layers.{last}.ln_1"
         return "norm"
+
+
+def _of_torchvision(module: nn.Module) -> bool:
+    return any(
+        c.__name__ in _TORCHVISION and c.__module__.startswith("torchvision.")
+        for c in type(module).__mro__
+    )

@@ -1,6 +1,6 @@
 """CAM methods: one file per family, one decorated function per method."""
 
-from . import gradient, eigen, perturbation, attention, baseline  # noqa: F401, I001 - importing registers, in the listed order
+from . import gradient, eigen, perturbation, masking, pixel, attention, baseline  # noqa: F401, I001 - importing registers, in the listed order
 from .channels import channel_sum
 from .registry import (
     INGREDIENTS,

@@ -96,15 +96,22 @@ def principal_map(features: Tensor, component: int, center: bool, reference: Ten
     else:
         _, vectors = torch.linalg.eigh(safe.transpose(1, 2) @ safe)
         projected = (safe @ vectors[..., -component, None])[..., 0]
-    projected = _oriented(projected, reference.flatten(1)) * scale[..., 0]
+    projected = oriented(projected, reference.flatten(1)) * scale[..., 0]
     projected = torch.where(finite[:, None], projected, torch.nan)
     return projected.reshape(count, height, width)
 
 
-def _oriented(vectors: Tensor, reference: Tensor) -> Tensor:
+def oriented(vectors: Tensor, reference: Tensor) -> Tensor:
     """Fixes the arbitrary sign of eigenvectors.
 
     Along the reference; where a vector is orthogonal to it, the largest entry is made positive.
+
+    Args:
+        vectors: (N, P)
+        reference: (N, P)
+
+    Returns:
+        (N, P) the vectors, each times 1 or -1
     """
     along = (vectors * reference).sum(1)
     noise = 1e-5 * vectors.norm(dim=1) * reference.norm(dim=1)

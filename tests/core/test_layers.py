@@ -39,6 +39,59 @@ def test_a_known_token_grid_wins_over_the_square():
     assert infer_grid((2, 17, 64), (48, 96), (3, 6)) is None  # fewer tokens than patches
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "grid"),
+    [
+        ((2, 384, 16), {}, Grid("NLC", 16, 24)),
+        ((2, 96, 16), {}, Grid("NLC", 8, 12)),
+        ((2, 25, 16), {}, Grid("NLC", 4, 6, 1)),  # a class token in a later stage
+        ((2, 6, 16), {}, Grid("NLC", 2, 3)),
+        ((2, 7, 16), {"pyramid": False}, None),
+        ((2, 90, 16), {}, None),
+        ((2, 95, 16), {}, None),
+        ((2, 2, 16), {}, Grid("NLC", 1, 2)),
+        ((2, 1, 16), {}, None),
+    ],
+)
+def test_tokens_that_are_merged_from_stage_to_stage(shape, options, grid):
+    """A patch of 4 on 64 x 96; odd rows are padded: 16 x 24, 8 x 12, 4 x 6, 2 x 3, 1 x 2."""
+    assert infer_grid(shape, (64, 96), (16, 24), **{"pyramid": True} | options) == grid
+
+
+def test_tokens_of_an_unknown_patch_follow_the_images_shape():
+    assert infer_grid((2, 25, 8), (64, 96)) == Grid("NLC", 4, 6, 1)
+    assert infer_grid((2, 24, 8), (96, 64)) == Grid("NLC", 6, 4)
+    assert infer_grid((2, 50, 8), (224, 224)) == Grid("NLC", 7, 7, 1)
+
+
+def test_tokens_in_the_first_dimension():
+    shape = (25, 25, 8)
+    assert infer_grid(shape, (64, 96), (4, 6)) == Grid("NLC", 4, 6, 1)
+    grid = infer_grid(shape, (64, 96), (4, 6), tokens_first=True)
+    assert grid == Grid("LNC", 4, 6, 1)
+    assert infer_grid((3, 25, 8), (64, 96), (4, 6), tokens_first=True) == Grid("NLC", 4, 6, 1)
+    tokens = torch.arange(7.0).view(7, 1, 1).expand(7, 2, 1)
+    grid = Grid("LNC", 2, 3, 1)
+    assert grid.to_maps(tokens).tolist() == [[[[1, 2, 3], [4, 5, 6]]]] * 2
+    assert torch.equal(grid.from_maps(grid.to_maps(tokens) * 2, tokens)[1:], tokens[1:] * 2)
+    assert torch.equal(grid.from_maps(grid.to_maps(tokens) * 2, tokens)[0], tokens[0])
+
+
+def test_a_shape_that_could_be_either():
+    shape = (2, 24, 24, 24)
+    assert infer_grid(shape, (96, 96)) == Grid("NCHW", 24, 24)
+    assert infer_grid(shape, (96, 96), channels_last=True) == Grid("NHWC", 24, 24)
+    assert infer_grid((2, 96, 24, 24), (96, 96), channels_last=True) == Grid("NCHW", 24, 24)
+
+
+def test_attention_is_no_map():
+    """(N, heads, L, D): near square, but no stride makes 50 rows and 40 columns of 224 pixels."""
+    assert infer_grid((1, 8, 50, 40), (224, 224)) is None
+    assert infer_grid((1, 8, 50, 49), (224, 224)) == Grid("NCHW", 50, 49)
+    # unpadded stems lose some cells at the borders
+    assert infer_grid((1, 8, 35, 22), (299, 200)) == Grid("NCHW", 35, 22)
+
+
 @pytest.mark.parametrize(("shape", "grid"), [(s, g) for s, _, g in GRIDS if g is not None])
 def test_to_maps_and_back(shape, grid):
     output = torch.randn(shape)
@@ -84,7 +137,7 @@ def test_the_decorator_reads_the_signature():
     )
     assert info.needs == ("gradients", "activations", "rng")
     assert dict(info.options) == {"power": 2.0}
-    assert (info.needs_gradient, info.signed, info.class_discriminative) == (True, False, True)
+    assert (info.needs_backward, info.signed, info.class_discriminative) == (True, False, True)
     assert info.cost == "1F+1B"
     assert "mine" not in [m.name for m in list_methods()]
 

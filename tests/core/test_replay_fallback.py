@@ -187,3 +187,14 @@ def test_take_rows(rows, windows, writable):
         before = tensor.clone()
         result.zero_()
         assert torch.equal(tensor, before)
+
+
+def test_an_image_that_is_not_finite_says_nothing_about_the_tail():
+    images = torch.randn(2, 3, 16, 16)
+    images[1, 0, 0, 0] = torch.nan
+    net = Base().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = explain(net, images, "ablationcam", 1, ["first"]).maps["ablationcam", "first"]
+    alone = explain(net, images[:1], "ablationcam", 1, ["first"]).maps["ablationcam", "first"]
+    torch.testing.assert_close(maps[:1], alone, rtol=1e-4, atol=1e-6)
