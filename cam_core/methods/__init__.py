@@ -1,6 +1,16 @@
 """CAM methods: one file per family, one decorated function per method."""
 
-from . import gradient, eigen, perturbation, masking, pixel, attention, baseline  # noqa: F401, I001 - importing registers, in the listed order
+from . import (
+    gradient,
+    eigen,
+    perturbation,
+    masking,
+    attention,
+    structure,
+    pixel,
+    fixations,
+    baseline,
+)  # noqa: F401, I001 - importing registers, in the listed order
 from .channels import channel_sum
 from .registry import (
     INGREDIENTS,

@@ -18,10 +18,15 @@ from .registry import Components, cam_method
 _eigen = functools.partial(cam_method, family="eigen", register=True)
 
 
+def _numbered(*, components: int | None, **others: object) -> list[str] | None:
+    return None if components is None else [str(n + 1) for n in range(components)]
+
+
 @_eigen(
     paper="Muhammad & Yeasin, Eigen-CAM, IJCNN 2020",
     class_discriminative=False,
     cost="1F",
+    component_names=_numbered,
 )
 def eigencam(activations, *, component=1, components=None, center=False):
     """The activations' n-th principal component; it has no class and is the same for every target.
@@ -40,7 +45,7 @@ def eigencam(activations, *, component=1, components=None, center=False):
     return _principal(activations, component, components, center, activations.abs().sum(1))
 
 
-@_eigen(paper="EigenGradCAM of pytorch-grad-cam (Gildenblat 2021)")
+@_eigen(paper="EigenGradCAM of pytorch-grad-cam (Gildenblat 2021)", component_names=_numbered)
 def eigengradcam(activations, gradients, *, component=1, components=None, center=True):
     """The first principal component of gradient times activation.
 

@@ -10,7 +10,7 @@ from method_lists import INFOS
 from method_lists import ON_TENSORS as ALL
 
 from cam_core.heads import Head
-from cam_core.methods import resolve_methods
+from cam_core.methods import Components, resolve_methods
 from cam_core.methods.baseline import randomcam
 from cam_core.methods.eigen import eigencam, eigengradcam, fem
 from cam_core.methods.gradient import (
@@ -61,7 +61,8 @@ def ingredients(activations, gradients, score=None):
 def call(name, activations, gradients, **kwargs):
     method = resolve_methods(name)[0]
     given = ingredients(activations, gradients, **kwargs)
-    return method.function(*[given[need] for need in method.info.needs])
+    result = method.function(*[given[need] for need in method.info.needs])
+    return result.maps[:, 0] if isinstance(result, Components) else result
 
 
 def relu_layer(count=3, channels=5, height=4, width=6):
