@@ -90,6 +90,16 @@ def add_methods(inputs, ctx, transformer):
 def _list(inputs, transformer):
     from ..cam_core.methods import SMOOTHINGS
 
+    around = types.DropdownView(multiple=True)
+    for name, what in SMOOTHINGS.items():
+        around.add_choice(name, label=name, description=what)
+    inputs.list(
+        "smooth",
+        types.String(),
+        label="Smoothing",
+        description="around every method; leave empty for the methods as published",
+        view=around,
+    )
     choices = types.DropdownView(multiple=True)
     for info in _fitting(transformer):
         note = "" if info.class_discriminative else " (the same for every class)"

@@ -1,5 +1,6 @@
 """CAM methods: one file per family, one decorated function per method."""
 
+# Importing a family registers its methods; they are listed in this order.
 from . import (
     gradient,
     eigen,
@@ -10,7 +11,7 @@ from . import (
     pixel,
     fixations,
     baseline,
-)  # noqa: F401, I001 - importing registers, in the listed order
+)
 from .channels import channel_sum
 from .registry import (
     INGREDIENTS,

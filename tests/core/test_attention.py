@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from method_lists import ATTENTION
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from cam_core import explain
 from cam_core.methods.attention import attention_rollout, chefer, legrad
-from method_lists import ATTENTION
 
 
 def close(a, b, rel=1e-5):

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
+from method_lists import INFOS
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from cam_core import explain, list_methods
 from cam_core.methods import resolve_methods
-from method_lists import INFOS
 
 # Fewer forwards where the default has hundreds or thousands.
 FEWER = {
