@@ -90,6 +90,15 @@ def add_methods(inputs, ctx, transformer):
 def _list(inputs, transformer):
     from ..cam_core.methods import SMOOTHINGS
 
+    choices = types.DropdownView(multiple=True)
+    for info in _fitting(transformer):
+        note = "" if info.class_discriminative else " (the same for every class)"
+        choices.add_choice(
+            info.name,
+            label=f"{info.name}  {times_text(info.times)}",
+            description=f"{info.summary}{note}",
+        )
+    prop = inputs.list("methods", types.String(), default=["gradcam"], label="Which", view=choices)
     around = types.DropdownView(multiple=True)
     for name, what in SMOOTHINGS.items():
         around.add_choice(name, label=name, description=what)
@@ -100,15 +109,7 @@ def _list(inputs, transformer):
         description="around every method; leave empty for the methods as published",
         view=around,
     )
-    choices = types.DropdownView(multiple=True)
-    for info in _fitting(transformer):
-        note = "" if info.class_discriminative else " (the same for every class)"
-        choices.add_choice(
-            info.name,
-            label=f"{info.name}  {times_text(info.times)}",
-            description=f"{info.summary}{note}",
-        )
-    return inputs.list("methods", types.String(), default=["gradcam"], label="Which", view=choices)
+    return prop
 
 
 def times_text(times):
