@@ -6,6 +6,7 @@ and divided by its maximum, so that 0 means "no evidence for the target".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,16 +25,31 @@ def rectify(maps: Tensor) -> Tensor:
     return maps.relu()
 
 
-def normalise(maps: Tensor) -> Tensor:
+def normalise(maps: Tensor, cut: float | None = None) -> Tensor:
     """Divides each map by its maximum; the range is [0, 1] and zero stays zero.
 
     Not min-max: subtracting the minimum would turn a flat map into a spiky one.
 
     Args:
         maps: (..., h, w) non-negative maps
+        cut (None): divides by this quantile instead and cuts off what is above: in a map of single
+            pixels a few are so much stronger than the rest that nothing else would be seen
     """
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return maps / peak.clamp_min(torch.finfo(maps.dtype).tiny)
+    if cut is not None:
+        flat = maps.flatten(-2)
+        rank = max(1, math.ceil(cut * flat.shape[-1]))
+        high = flat.kthvalue(rank, dim=-1).values[..., None, None]
+        peak = torch.where(high > 0, high, peak)
+    return (maps / peak.clamp_min(torch.finfo(maps.dtype).tiny)).clamp_max(1)
+
+
+def cut_of(layer: str) -> float | None:
+    """The quantile at which the maps of a layer are cut off for display: those on pixels at 99 %.
+
+    As the authors of SmoothGrad do (Smilkov et al., arXiv 1706.03825, section 3.1).
+    """
+    return 0.99 if layer == "input" else None
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -46,18 +62,19 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def heatmaps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def heatmaps(maps: Tensor, size: tuple[int, int], cut: float | None = None) -> Tensor:
     """Rectified, upsampled and normalised maps, over the model's input.
 
     Args:
         maps: (N, K, h, w) raw maps
         size: (H, W)
+        cut (None): see :func:`normalise`
 
     Returns:
         (N, K, H, W) in [0, 1]; all zero for a map without positive evidence, NaN for a map that is
         not finite
     """
-    heat = normalise(upsample(rectify(maps), size))
+    heat = normalise(upsample(rectify(maps), size), cut)
     # Rectifying would hide a -inf, and a maximum of inf would make a picture of one point.
     return heat.masked_fill(~_finite(maps)[..., None, None], torch.nan)
 

@@ -20,7 +20,7 @@ FEWER = {
     "sscam": {"samples": 2, "top_channels": 64},
     "iscam": {"samples": 4, "top_channels": 64},
     "scorecam": {"top_channels": 256},
-    "rise": {"masks": 600},
+    "rise": {"samples": 600},
 }
 
 
@@ -48,7 +48,7 @@ def pages(path):
         heats, status = result.heatmaps(), result.status()
         for key, heat in heats.items():
             told = "".join(f", {k}={v}" for k, v in options.items())
-            caption = f"{key[0]}{told}  ×{info.times:.0f}"
+            caption = f"{key[0]}{told}: x{info.times:.0f}"
             ok = status[key][0][0] == "ok"
             page.append((caption, heat[0, 0].numpy() if ok else None))
     return first, second, target
@@ -76,7 +76,7 @@ def draw(photo, tiles, title):
         left = (index % COLUMNS) * (CELL + GAP)
         top = 24 + (index // COLUMNS) * (CELL + TEXT)
         page.paste(photo if index == 0 else overlay(photo, heat), (left, top))
-        text = "\n".join(textwrap.wrap(caption, 31)[:3])
+        text = "\n".join(textwrap.wrap(caption.replace("_", " "), 29)[:3])
         pen.text((left + 1, top + CELL), text, fill=INK, font=font())
     return page
 

@@ -32,7 +32,7 @@ class ExplainStep:
         if like is not None:
             images = images.to(device=self._model.device, dtype=like.dtype, non_blocking=True)
         return explain(
-            self._model.module,
+            self._model.adapted,
             images,
             methods=plan.methods,
             targets=plan.targets,
@@ -63,7 +63,7 @@ class ExplainStep:
             if not any(fields):
                 continue
             described = self._described(method, result)
-            peaks, status, heats = self._on_images(maps, batch)
+            peaks, status, heats = self._on_images(maps, batch, layer)
             for row, item in enumerate(batch.items):
                 for k, field in enumerate(fields):
                     if field is None:
@@ -96,7 +96,7 @@ class ExplainStep:
 
         return described
 
-    def _on_images(self, maps, batch):
+    def _on_images(self, maps, batch, layer):
         """(peaks, statuses, heats) of maps (N, K, h, w); heats are (K, H, W) arrays per image."""
         from ..cam_core import maps as cam_maps
         from ..cam_core.geometry import project
@@ -108,7 +108,11 @@ class ExplainStep:
         for window, rows in _by_window(batch.items).items():
             height, width = window.image
             size = _heatmaps.heatmap_size(width, height, self._plan.heatmap_size)
-            heat = cam_maps.normalise(project(positive[rows], window, size)).cpu().numpy()
+            heat = (
+                cam_maps.normalise(project(positive[rows], window, size), cam_maps.cut_of(layer))
+                .cpu()
+                .numpy()
+            )
             for row, array in zip(rows, heat, strict=True):
                 heats[row] = array
         return peaks, status, heats

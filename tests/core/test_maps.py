@@ -121,3 +121,17 @@ def test_fuse_takes_the_finest_grid_whatever_its_shape():
 def test_unknown_rule():
     with pytest.raises(ValueError, match="fuse: 'max' is unknown; choose 'layercam' or 'mean'"):
         m.fuse([torch.rand(1, 1, 2, 2)], "max")
+
+
+def test_maps_on_pixels_are_cut_off_where_few_pixels_stand_above_all():
+    raw = torch.rand(2, 1, 20, 20)
+    raw[:, :, 3, 4] = 1000.0
+    plain, cut = m.normalise(raw), m.normalise(raw, cut=0.99)
+    assert plain.flatten(1).median() < 1e-3
+    for single, original in zip(cut.flatten(1), raw.flatten(1), strict=True):
+        limit = original.sort().values[395]  # 99 % of 400 are up to here
+        torch.testing.assert_close(single, (original / limit).clamp_max(1))
+    sparse = torch.zeros(1, 1, 20, 20)
+    sparse[0, 0, 2, 2] = 3.0
+    assert m.normalise(sparse, cut=0.99).max() == 1  # nothing at the quantile: the maximum counts
+    assert (m.cut_of("input"), m.cut_of("layer4")) == (0.99, None)
