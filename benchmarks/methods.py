@@ -67,14 +67,14 @@ def others(model, images, name: str) -> dict[str, Callable[[], object]]:
     with contextlib.suppress(ImportError):
         import torchcam.methods as tc
 
-        classes = {
+        theirs = {
             "cam": tc.CAM, "gradcam": tc.GradCAM, "xgradcam": tc.XGradCAM, "layercam": tc.LayerCAM,
             "smoothgradcampp": tc.SmoothGradCAMpp, "finercam": tc.FinerCAM,
         }  # fmt: skip
-        if name in classes:
+        if name in theirs:
 
             def torch_cam():
-                with classes[name](model, target) as extractor:
+                with theirs[name](model, target) as extractor:
                     scores = model(images)
                     return extractor(scores.argmax(1).tolist(), scores)
 

@@ -9,23 +9,32 @@ Example::
 """
 
 from .adapters import ExplainableModel, adapt, list_layers
+from .adapters.candidates import Candidates, Detections
+from .adapters.detection import DetectionModel
 from .adapters.embedding import EmbeddingModel, component_target, similarity_target
+from .adapters.object_targets import object_target, object_targets
 from .adapters.regression import Regressor
 from .adapters.segmentation import SegmentationModel, mask_target
 from .adapters.zero_shot import ZeroShotClassifier, encode_texts
+from .boxes import heat_to_boxes
 from .engine import Explanation, explain
 from .layers import Grid, LayerInfo
 from .methods import Components, MethodInfo, cam_method, list_methods
+from .objects import ObjectExplanation, detect, explain_objects, missed_objects, object_shares
 from .targets import class_index
 
 __all__ = [
+    "Candidates",
     "Components",
+    "DetectionModel",
+    "Detections",
     "EmbeddingModel",
     "ExplainableModel",
     "Explanation",
     "Grid",
     "LayerInfo",
     "MethodInfo",
+    "ObjectExplanation",
     "Regressor",
     "SegmentationModel",
     "ZeroShotClassifier",
@@ -33,10 +42,17 @@ __all__ = [
     "cam_method",
     "class_index",
     "component_target",
+    "detect",
     "encode_texts",
     "explain",
+    "explain_objects",
+    "heat_to_boxes",
     "list_layers",
     "list_methods",
     "mask_target",
+    "missed_objects",
+    "object_shares",
+    "object_target",
+    "object_targets",
     "similarity_target",
 ]

@@ -43,6 +43,8 @@ class Explanation:
         layers: names of the target layers, in the order of the forward they were given in
         component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
             such as the score of a concept
+        details: K entries: what a target's ``details(outputs)`` says, such as a detector's candidates;
+            None of a target that has none
     """
 
     maps: dict[tuple[str, str], Tensor]
@@ -54,9 +56,13 @@ class Explanation:
     probabilities: Tensor | None = None
     layers: list[str] = dataclasses.field(default_factory=list)
     component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
+    details: list[Any] = dataclasses.field(default_factory=list)
 
     def heatmaps(self, size: tuple[int, int] | None = None) -> dict[tuple[str, str], Tensor]:
         """Rectified, upsampled and normalised maps over the model's input.
+
+        Maps on the pixels are cut off at their 99 % quantile: a few pixels far above the rest would
+        leave nothing else to see.
 
         Args:
             size (None): (H, W); the input's size by default
@@ -66,7 +72,7 @@ class Explanation:
             map is not finite
         """
         shape = size or self.input_size
-        return {key: maps_.heatmaps(m, shape) for key, m in self.maps.items()}
+        return {key: maps_.heatmaps(m, shape, maps_.cut_of(key[1])) for key, m in self.maps.items()}
 
     def status(self) -> dict[tuple[str, str], list[list[str]]]:
         """Says of each map whether it is ``"ok"``, ``"zero"``, ``"flat"`` or ``"nan"``."""
@@ -161,18 +167,29 @@ def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method]) -> None:
             groups.setdefault(smoothing.passes(method), []).append(method)
 
     for kinds, methods in groups.items():
-        again = functools.partial(_again, run, methods)
-        result.maps.update(
-            smoothing.average(smoothing.variants(run.images, kinds, run.seed), again)
-        )
+        now: list[smoothing.Variant] = []
+        batches = _noted(smoothing.variants(run.images, kinds, run.seed), now)
+        again = functools.partial(_again, run, methods, now)
+        result.maps.update(smoothing.average(batches, again))
     if groups:
         order = {method.key: i for i, method in enumerate(chosen)}
         result.maps = dict(sorted(result.maps.items(), key=lambda item: _rank(item[0][0], order)))
 
 
-def _again(run: Pass, methods: Sequence[Method], images: Tensor) -> dict[tuple[str, str], Tensor]:
+def _noted(batches: Iterator, now: list) -> Iterator:
+    """Keeps the variant at hand in a list, for who sees only its images."""
+    for variant in batches:
+        now[:] = [variant]
+        yield variant
+
+
+def _again(
+    run: Pass, methods: Sequence[Method], now: list[smoothing.Variant], images: Tensor
+) -> dict[tuple[str, str], Tensor]:
     """The maps of changed images, for the targets of the original ones."""
-    changed = _forward(run.model, images, methods, run.targets, run.layers, run.seed)
+    sizes = (run.images.shape[-2], run.images.shape[-1]), (images.shape[-2], images.shape[-1])
+    targets = [t.moved(now[0].flipped, *sizes) for t in run.targets]
+    changed = _forward(run.model, images, methods, targets, run.layers, run.seed)
     return _cook(changed, methods).maps
 
 
@@ -283,7 +300,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
     """Computes every map; what does not depend on the target is computed once."""
     count = run.images.shape[0]
     device = run.images.device
-    gaps = ~torch.stack([t.valid(count) for t in run.targets], 1).to(device)
+    gaps = ~torch.stack([t.valid(count, run.outputs) for t in run.targets], 1).to(device)
     maps, numbers = _Columns(), _Columns()
     groups = _by_scalar(chosen)
     scores = [
@@ -322,6 +339,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         probabilities=probabilities,
         layers=[layer.name for layer in run.layers],
         component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
+        details=[t.details(run.outputs) for t in run.targets],
     )
 
 

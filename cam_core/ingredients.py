@@ -190,8 +190,17 @@ class Kitchen:
             )
         scores = components.scores
         return Components(
-            maps.float(), components.names, None if scores is None else scores.float()
+            self._on_input(maps.float(), method),
+            components.names,
+            None if scores is None else scores.float(),
         )
+
+    def _on_input(self, maps: Tensor, method: Method) -> Tensor:
+        """Undoes a model's own padding, so that the grid of every map tiles the images."""
+        undo = getattr(self._run.model, "on_input", None)
+        if undo is None or method.info.place not in ("layer", "layers"):
+            return maps
+        return undo(maps, (self._run.images.shape[-2], self._run.images.shape[-1]))
 
     def _shape(self, method: Method, layer: Layer | None) -> tuple:
         if method.info.place == "layer" and layer is not None:
@@ -337,6 +346,9 @@ def _alive_on_noise(run: Pass, name: str) -> bool:
 
 def _checked_alive(run: Pass, name: str, gradient: Tensor | None) -> Tensor:
     """A layer whose positions no score ever depends on would give blank maps: an error."""
+    if name in getattr(run.model, "levels", ()):
+        # A detector finds an object on one of its levels; the others have no part in its score.
+        return torch.zeros_like(run.activations[name]) if gradient is None else gradient
     if gradient is None:
         raise ValueError(
             f"targets: the score is computed without layer {name!r}, so its gradient there does not "

@@ -27,15 +27,35 @@ class Target:
     indices: Tensor | None = None
     function: Callable[..., Tensor] | None = None
 
-    def valid(self, count: int) -> Tensor:
-        """(N,) which images have this target."""
-        return (
-            self.indices >= 0 if self.indices is not None else torch.ones(count, dtype=torch.bool)
-        )
+    def valid(self, count: int, outputs: Any = None) -> Tensor:
+        """(N,) which images have this target; a callable may say so with a method ``valid(outputs)``."""
+        if self.indices is not None:
+            return self.indices >= 0
+        known = getattr(self.function, "valid", None)
+        return torch.ones(count, dtype=torch.bool) if known is None else known(outputs)
 
     def class_indices(self, count: int) -> Tensor:
-        """(N,) class indices; -1 where the target is not a class."""
-        return self.indices if self.indices is not None else torch.full((count,), -1)
+        """(N,) class indices, -1 where the target is no class; see :meth:`valid` for callables."""
+        if self.indices is not None:
+            return self.indices
+        known = getattr(self.function, "class_indices", None)
+        return torch.full((count,), -1) if known is None else known(count)
+
+    def details(self, outputs: Any) -> Any:
+        """What a callable's method ``details(outputs)`` says of it; None without one."""
+        known = getattr(self.function, "details", None)
+        return None if known is None else known(outputs)
+
+    def moved(self, flipped: bool, old: tuple[int, int], new: tuple[int, int]) -> Target:
+        """This target in images that were mirrored or resized, for a callable that is at a place.
+
+        Args:
+            flipped: whether they were mirrored, left to right
+            old: (H, W) they had
+            new: (H, W) they have
+        """
+        move = getattr(self.function, "moved", None)
+        return self if move is None else dataclasses.replace(self, function=move(flipped, old, new))
 
     def score(self, outputs: Any, logits: Callable[[Any], Tensor], rows: Sequence[int]) -> Tensor:
         """Returns the (B,) scores of this target.

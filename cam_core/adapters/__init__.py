@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from ..capture import exclusive, unchanged
 from ..layers import LayerInfo
 from .base import ExplainableModel
+from .candidates import Candidates, Detections, DetectorOutputs
 from .cnn import CnnClassifier
+from .detection import DetectionModel
+from .detectors_torchvision import TorchvisionDetector
+from .detectors_transformers import TransformersDetector
+from .detectors_yolo import UltralyticsDetector
 from .embedding import EmbeddingModel, component_target, similarity_target
+from .object_targets import object_target, object_targets
 from .outputs import OutputPath
 from .regression import Regressor
 from .segmentation import SegmentationModel, mask_target
@@ -23,6 +29,9 @@ from .zero_shot import ZeroShotClassifier, encode_texts
 FAMILIES: list[type[ExplainableModel]] = [
     ZeroShotClassifier,
     SegmentationModel,
+    TorchvisionDetector,
+    UltralyticsDetector,
+    TransformersDetector,
     EmbeddingModel,
     TransformerClassifier,
     CnnClassifier,
@@ -34,10 +43,15 @@ _TASKS: dict[str, list[type[ExplainableModel]]] = {
     "regression": [Regressor],
     "segmentation": [SegmentationModel],
     "embedding": [EmbeddingModel],
+    "detection": [TorchvisionDetector, UltralyticsDetector, TransformersDetector],
 }
 
 __all__ = [
     "FAMILIES",
+    "Candidates",
+    "DetectionModel",
+    "Detections",
+    "DetectorOutputs",
     "EmbeddingModel",
     "ExplainableModel",
     "Regressor",
@@ -48,6 +62,8 @@ __all__ = [
     "encode_texts",
     "list_layers",
     "mask_target",
+    "object_target",
+    "object_targets",
     "similarity_target",
 ]
 
@@ -102,7 +118,13 @@ def adapt(
         raise ValueError(f"task: {task!r} is unknown; choose from {', '.join(_TASKS)}")
     families = FAMILIES if task is None else _TASKS[task]
     # Of a task with one family the person knows better than the class of the model shows.
-    family = families[0] if len(families) == 1 else next(f for f in families if f.matches(model))
+    matching = families if len(families) == 1 else [f for f in families if f.matches(model)]
+    if not matching:
+        raise ValueError(
+            f"task: {type(model).__name__} is not recognised for {task!r}; known are "
+            f"{', '.join(f.family for f in families)}"
+        )
+    family = matching[0]
     if multi_label and not issubclass(family, (TransformerClassifier, CnnClassifier)):
         raise ValueError(
             f"multi_label: is for classifiers, and this is a {family.family}; leave it out"

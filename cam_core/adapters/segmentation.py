@@ -212,6 +212,12 @@ class MaskTarget:
         """Whether images have masks of their own, so that a part of a batch needs its rows."""
         return isinstance(self.mask, Tensor) and len(self.mask) > 1
 
+    def moved(self, flipped: bool, old: tuple[int, int], new: tuple[int, int]) -> MaskTarget:
+        """The same target for mirrored or resized images; masks are resized where they are used."""
+        if not flipped or not isinstance(self.mask, Tensor):
+            return self
+        return dataclasses.replace(self, mask=self.mask.flip(-1))
+
     def __call__(self, outputs: Any, rows: Sequence[int] | None = None) -> Tensor:
         """Returns the (B,) scores.
 

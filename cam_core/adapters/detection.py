@@ -1,0 +1,235 @@
+"""Detectors: a target is the class score of one object's candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..layers import Grid
+from .base import ExplainableModel
+from .candidates import Candidates, Detections, DetectorOutputs, nothing, pick
+from .object_targets import object_targets
+
+# An explanation without a choice of objects shows at most this many detections of an image.
+MOST_OBJECTS = 20
+
+Reader = Callable[[Any, Tensor], list[Candidates]]
+
+
+class DetectionModel(ExplainableModel):
+    """A detector: its candidates' class scores are explained, over all feature levels.
+
+    Families know where a model has its candidates; for a detector of one's own ``read`` says it::
+
+        model = DetectionModel(net, read=lambda outputs, images: [Candidates(...), ...], levels=["neck"])
+        explain(model, images, targets=object_target(box, label))
+
+    ``"predicted"`` explains the model's own detections; a class index explains its strongest
+    candidate in each image.
+
+    Args:
+        module: the detector
+        read (None): ``(outputs, images) -> one Candidates per image``; known of the families
+        levels (None): names of the layers that hold the feature levels; found by default
+        background (None): a class that is never an object
+        confidence (0.25): confidence in (0, 1) from which on a detection counts as predicted
+        **options: of :class:`cam_core.ExplainableModel`
+
+    Raises:
+        ValueError: if an option does not fit a detector
+    """
+
+    family = "detector"
+    # The score of an object depends on a few places only: weights by place, not their mean.
+    default_method = "layercam"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        read: Reader | None = None,
+        levels: Sequence[str] | None = None,
+        background: int | None = None,
+        confidence: float = 0.25,
+        **options: Any,
+    ):
+        super().__init__(module, **options)
+        if self.output is not None:
+            raise ValueError(
+                "output: a detector has boxes beside its scores; pass DetectionModel(model, read=a "
+                "callable (outputs, images) -> one Candidates per image)"
+            )
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be a number between 0 and 1, got {confidence}")
+        self.background = background
+        self.confidence = confidence
+        #: the layers that hold the feature levels, once they are known; an object is found on one of
+        #: them, and its score need not depend on the others
+        self.levels: list[str] = list(levels or ())
+        self._reader = read
+
+    @classmethod
+    def matches(cls, module: nn.Module) -> bool:
+        """Whether this adapter understands the module: a family has to, this one is asked for."""
+        return False
+
+    def forward(self, images: Tensor) -> DetectorOutputs:
+        """Runs the model on a batch (N, 3, H, W).
+
+        The gradient of a candidate's score goes all the way: where a model detaches features that
+        the score depends on, as end-to-end heads do for training, it is attached again.
+        """
+        with _Attached():
+            raw = self.run(images)
+        return DetectorOutputs(
+            raw, self.read(raw, images), (int(images.shape[-2]), int(images.shape[-1]))
+        )
+
+    def run(self, images: Tensor) -> Any:
+        """Calls the module."""
+        return self.module(images)
+
+    def read(self, raw: Any, images: Tensor) -> list[Candidates]:
+        """Finds every image's candidates in what the module returned.
+
+        Args:
+            raw: what :meth:`run` returned
+            images: (N, 3, H, W)
+
+        Raises:
+            ValueError: if they are not where they are expected
+        """
+        if self._reader is None:
+            raise ValueError(
+                f"model: where {type(self.module).__name__} has its candidates is not known; pass "
+                "DetectionModel(model, read=a callable (outputs, images) -> one Candidates per image)"
+            )
+        found = self._reader(raw, images)
+        if not isinstance(found, list) or len(found) != len(images):
+            raise ValueError(
+                f"read: must return a list of {len(images)} Candidates, one per image, got "
+                f"{type(found).__name__}"
+            )
+        return found
+
+    def logits(self, outputs: DetectorOutputs) -> Tensor:
+        """Returns (N, classes): the score of each class's strongest candidate; -inf without any.
+
+        Args:
+            outputs: what :meth:`forward` returned
+        """
+        return torch.stack([_strongest(c.logits, -torch.inf) for c in outputs.candidates])
+
+    def probabilities(self, outputs: DetectorOutputs) -> Tensor:
+        """Returns (N, classes): the confidence of each class's strongest candidate; 0 without any.
+
+        Args:
+            outputs: what :meth:`forward` returned
+        """
+        return torch.stack([_strongest(c.probabilities, 0.0) for c in outputs.candidates]).float()
+
+    def candidates(self, outputs: DetectorOutputs) -> Tensor:
+        """Returns (N, classes) what "top_k" is read from: confidences, -1 for the background.
+
+        Args:
+            outputs: what :meth:`forward` returned
+        """
+        scores = self.probabilities(outputs).detach().clone()
+        if self.background is not None:
+            scores[:, self.background] = -1
+        return scores
+
+    def detections(self, outputs: DetectorOutputs) -> list[Detections]:
+        """Returns the model's final detections in each image, after its own suppression.
+
+        Without one, as in a set predictor, each candidate from the confidence on is a detection.
+
+        Args:
+            outputs: what :meth:`forward` returned
+        """
+        return [self._without_suppression(c) for c in outputs.candidates]
+
+    def _without_suppression(self, candidates: Candidates) -> Detections:
+        """Every candidate's best class, from the confidence on."""
+        probabilities = candidates.probabilities.detach()
+        if probabilities.numel() == 0:
+            return nothing(probabilities)
+        if self.background is not None:
+            probabilities = probabilities.clone()
+            probabilities[:, self.background] = -1
+        scores, labels = probabilities.max(1)
+        return pick(candidates, labels, scores, self.confidence)
+
+    def predicted(self, outputs: DetectorOutputs) -> Any:
+        """Returns a target for each of an image's detections from the confidence on, at most 20.
+
+        Args:
+            outputs: what :meth:`forward` returned
+
+        Returns:
+            a list of K :class:`ObjectTarget`, K being the largest number of objects in an image
+        """
+        kept = [above(found, self.confidence) for found in self.detections(outputs)]
+        return object_targets([d.boxes for d in kept], [d.labels for d in kept], prefer="overlap")
+
+    def probe_score(self, outputs: DetectorOutputs) -> Tensor:
+        """Returns (N,) a score that every candidate has a part in.
+
+        Args:
+            outputs: what :meth:`forward` returned
+        """
+        return torch.stack([c.logits.sum() for c in outputs.candidates])
+
+    def default_layers(self, images: Tensor) -> list[str]:
+        """Returns all feature levels that the candidates are made of.
+
+        Args:
+            images: (N, 3, H, W)
+        """
+        return list(self.levels or super().default_layers(images))
+
+    def on_input(self, maps: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Cuts maps to what shows the input, where the model pads or resizes it on its own.
+
+        Args:
+            maps: (..., h, w) on a layer's grid
+            image_size: (H, W) of the model's input
+
+        Returns:
+            (..., h', w') on a grid that tiles the input
+        """
+        return maps
+
+    def _find_grid(
+        self, name: str, shape: tuple[int, ...], image_size: tuple[int, int]
+    ) -> Grid | None:
+        if len(shape) == 4 and name in self.levels:
+            return Grid("NCHW", shape[2], shape[3])  # be it a single cell
+        return super()._find_grid(name, shape, image_size)
+
+
+class _Attached(TorchFunctionMode):
+    """Lets the gradient through where a model detaches what it computes with.
+
+    A tensor outside of any graph is detached as ever.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.detach and args[0].requires_grad and torch.is_grad_enabled():
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _strongest(values: Tensor, empty: float) -> Tensor:
+    return values.amax(0) if len(values) else values.sum(0) + empty
+
+
+def above(found: Detections, confidence: float, most: int = MOST_OBJECTS) -> Detections:
+    """The detections from a confidence on, the strongest, at most so many."""
+    order = found.scores.argsort(descending=True, stable=True)
+    keep = order[found.scores[order] >= confidence][:most]
+    return Detections(*(value[keep] for value in found))
