@@ -1,4 +1,4 @@
-"""The whole way on real photos: dataset, network, heatmaps, a measure, a picture, the App.
+"""The whole way on real photos: dataset, network, heatmaps, a measure, a causal test, the App.
 
 ``make demo`` runs this file. Set ``APP=0`` to keep the App closed, ``PORT`` to move it, ``ZOO=1``
 to use FiftyOne's quickstart dataset and a ResNet-50 of its model zoo (both are downloaded) instead
@@ -10,6 +10,7 @@ import math
 import os
 import statistics
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def run(options):
     fields = compute(dataset, model, cam_key)
     show_measures(dataset, model)
     save_sheet(dataset, fields)
+    show_bias(dataset, model, cam_key)
 
     if options.app and sys.stdin.isatty():
         open_app(dataset, options.port)
@@ -260,6 +262,33 @@ def save_sheet(dataset, fields):
     path = OUTPUT / "contact_sheet.png"
     contact_sheet(dataset.limit(MOST), fields, path)
     print(f"\nAll overlays in one picture: {path.relative_to(ROOT)}")
+
+
+def show_bias(dataset, model, cam_key):
+    """Tests what the scores rest on, prints what was found and saves it as a page.
+
+    Args:
+        dataset: the dataset, with boxes in ``ground_truth``
+        model: the FiftyOne model
+        cam_key: the name of the run
+    """
+    import fiftyone.operators as foo
+
+    find_background_bias = foo.get_operator("@cam51/heatmaps/find_background_bias")
+    labels = "imagenet_names" if dataset.has_sample_field("imagenet_names") else "auto"
+    summary = find_background_bias(
+        dataset,
+        cam_key,
+        model,
+        objects="ground_truth",
+        labels=labels,
+        report=OUTPUT,
+        overwrite=True,
+    )
+    print("\nDoes the score rest on the background?\n")
+    for line in summary.lines():
+        print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))
+    print(f"\nWith pictures: {Path(summary.report).relative_to(ROOT)}")
 
 
 def open_app(dataset, port):

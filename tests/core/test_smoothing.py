@@ -178,3 +178,33 @@ def test_a_fixed_input_size_refuses_other_scales(images):
     torch.nn.init.normal_(net.heads.head.weight)
     with pytest.raises(ValueError, match="'multiscale' needs a network .* Wrong image height"):
         explain(net, images[..., :32], "gradcam_elementwise+multiscale", 0)
+
+
+def test_a_targets_mask_is_mirrored_with_its_image():
+    from torch import nn
+
+    from cam_core import SegmentationModel, mask_target
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 3, 1)
+            self.a.weight.data = self.a.weight.data + self.a.weight.data.flip(-1)
+
+        def forward(self, x):
+            scores = self.b(self.a(x).relu())
+            return {"out": nn.functional.interpolate(scores, size=x.shape[-2:], mode="nearest")}
+
+    net, batch, mask = (
+        SegmentationModel(Net().eval()),
+        torch.randn(2, 3, 16, 16),
+        torch.zeros(2, 16, 16),
+    )
+    mask[:, 2:6, 2:6] = 1
+    key = ("gradcam_aug", "a")
+    one = explain(net, batch, ["gradcam+aug"], mask_target(1, mask), ["a"]).maps[key]
+    other = explain(
+        net, batch.flip(-1), ["gradcam+aug"], mask_target(1, mask.flip(-1)), ["a"]
+    ).maps[key]
+    # An even width on a stride of two: the mirrored grid is half a cell off, so inside only.
+    close(other.flip(-1), one, rel=1e-4)

@@ -1,0 +1,258 @@
+"""The second pass: who is tested, and what other backgrounds do to their scores."""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from ._bias_pictures import Masks, Pictures
+from ._bias_swap import Predictor, Reporting, workers_of
+
+_CPU_BATCH, _GPU_BATCH = 32, 128
+# Samples whose masks are read with one query.
+_READ = 64
+
+
+def choose_probe(classes, usable, count, seed):
+    """Draws which samples are tested, as evenly over the classes as there are samples.
+
+    Args:
+        classes: (N,) explained classes
+        usable: (N,) bool, who can be tested
+        count: how many at most
+        seed: of the draw
+
+    Returns:
+        (n,) sorted indices
+    """
+    rng = np.random.default_rng([seed, 0])
+    order = rng.permutation(np.flatnonzero(usable))
+    turn = np.empty(len(order), int)
+    for name in np.unique(classes[order]):
+        mine = np.flatnonzero(classes[order] == name)
+        turn[mine] = np.arange(len(mine))
+    # everyone's first, then everyone's second, ...
+    return np.sort(order[np.argsort(turn, kind="stable")][:count])
+
+
+@dataclasses.dataclass
+class Tested:
+    """The samples that were tested.
+
+    Attributes:
+        rows: (n,) their indices
+        check: the :class:`~cam_core.checks.SwapCheck`, or None where there are no objects
+        heat_effect: (n,) share of the loss that the background's hottest pixels cause
+        regions: ``{name: RegionCheck}`` of border and hottest place, or of what is named context
+        pictures, masks, contexts: of them, until the job ends
+        boxes: n arrays (k, 4)
+        grids: (n, 28, 28) float32 objects on the grid of the small maps
+    """
+
+    rows: np.ndarray
+    check: object = None
+    heat_effect: object = None
+    regions: dict = dataclasses.field(default_factory=dict)
+    pictures: object = None
+    masks: object = None
+    contexts: object = None
+    boxes: list = dataclasses.field(default_factory=list)
+    grids: object = None
+
+
+class Check:
+    """Prepares pictures and masks of a probe and runs the causal checks on it.
+
+    Args:
+        model: the :class:`LoadedModel`
+        settings: has ``donors, control, feather, batch_size, num_workers, seed``
+        folder: a temporary folder
+        precision: of the forward
+    """
+
+    def __init__(self, model, settings, folder, precision="float32"):
+        self._model = model
+        self._settings = settings
+        self._folder = folder
+        self._workers = workers_of(settings)
+        self._predictor = Predictor(model, self._workers, precision)
+
+    def close(self):
+        """Ends the threads."""
+        self._predictor.close()
+
+    @property
+    def batch_size(self):
+        """Pictures per forward."""
+        if self._settings.batch_size != "auto":
+            return self._settings.batch_size
+        return _CPU_BATCH if self._model.device.type == "cpu" else _GPU_BATCH
+
+    def prepare(self, scan, rows, objects, names):
+        """Decodes the pictures and draws the masks of samples; yields how many are through.
+
+        Args:
+            scan: the :class:`Scan`
+            rows: (n,) indices of the samples
+            objects: the :class:`Objects`, which may be none
+            names: id -> name of the explained class
+
+        Returns:
+            a :class:`Tested`; samples whose pictures cannot be read any more are left out
+        """
+        given = [(scan.ids[i], scan.paths[i], int(scan.side[i])) for i in rows]
+        pictures = Pictures(self._room("pictures"), given)
+        yield from pictures.prepare(self._workers)
+        lost = sorted(pictures.failures)
+        if lost:
+            kept = np.setdiff1d(np.arange(len(rows)), lost)
+            raise_if_few(len(kept), pictures.failures[lost[0]])
+            rows, pictures = rows[kept], pictures.only(kept.tolist())
+        tested = Tested(rows, pictures=pictures)
+        if objects:
+            self._draw(tested, scan, objects, names)
+        return tested
+
+    def _room(self, name):
+        path = os.path.join(self._folder, name)
+        os.makedirs(path)
+        return path
+
+    def _draw(self, tested, scan, objects, names):
+        """Masks on the pictures' own pixels, in batches of equal longest side."""
+        from ..cam_core.metrics.regions import resize_masks
+        from ._bias_scan import KEPT
+
+        tested.masks = Masks(self._room("masks"))
+        tested.contexts = Masks(self._room("contexts")) if objects.has_context else None
+        sizes = tested.pictures.sizes()
+        tested.boxes = [None] * len(sizes)
+        tested.grids = np.zeros((len(sizes), KEPT, KEPT), np.float32)
+        order = sorted(range(len(sizes)), key=lambda i: max(sizes[i]))
+        for start in range(0, len(order), _READ):
+            for side, part in _by_side(order[start : start + _READ], sizes).items():
+                ids = [scan.ids[tested.rows[i]] for i in part]
+                shapes = {scan.ids[tested.rows[i]]: sizes[i] for i in part}
+                found, _ = objects.read(ids, names, side, shapes)
+                for i, sample_id in zip(part, ids, strict=True):
+                    own = found[sample_id]
+                    tested.masks.put(i, fitted(own.object, sizes[i]))
+                    if tested.contexts is not None:
+                        tested.contexts.put(i, fitted(own.context, sizes[i]))
+                    tested.boxes[i] = own.boxes
+                    tested.grids[i] = resize_masks(_tensor(own.object)[None], (KEPT, KEPT))[0]
+
+    def swap(self, tested, scan, groups):
+        """Runs the swap; yields how many pictures went through the model."""
+        from ..cam_core.checks import swap_check
+
+        s = self._settings
+
+        def call(predict):
+            return swap_check(
+                tested.pictures, tested.masks, predict, targets=scan.explained[tested.rows],
+                count=s.donors, control=s.control, groups=groups, feather=s.feather,
+                batch_size=self.batch_size, seed=s.seed,
+            )  # fmt: skip
+
+        tested.check = yield from self._reported(call)
+
+    def region(self, pictures, regions, targets, groups):
+        """Runs the region test; yields how many pictures went through, returns its result."""
+        from ..cam_core.checks import region_check
+
+        s = self._settings
+
+        def call(predict):
+            return region_check(
+                pictures, regions, predict, targets=targets, count=s.donors, groups=groups,
+                feather=s.feather, batch_size=self.batch_size, seed=s.seed,
+            )  # fmt: skip
+
+        return (yield from self._reported(call))
+
+    def _reported(self, call):
+        reporting = Reporting(self._predictor)
+        yield from reporting.run(call)
+        return reporting.result
+
+    def heat_effects(self, tested, scan):
+        """Replaces the hottest background, and as much of the object; yields how many are through.
+
+        Of each sample by its first donor's background; ties the heat to the cause.
+        """
+        from ..cam_core.causal import heat_effect
+
+        count = len(tested.rows)
+        table = np.full((count, 2), np.nan)
+        target = scan.explained[tested.rows]
+        pending = []
+        for i in range(count):
+            pending += self._without_heat(tested, scan, i)
+            if len(pending) >= self.batch_size or (pending and i == count - 1):
+                self._score(pending, table, target)
+                pending = []
+                yield 2 * (i + 1)
+        tested.heat_effect = heat_effect(tested.check.table.score, table[:, 0], table[:, 1])
+
+    def _without_heat(self, tested, scan, i):
+        import cv2
+
+        from ..cam_core.compose import heat_regions, remove_objects, replace_region
+
+        donor = int(tested.check.donors.foreign[i, 0])
+        status = scan.heat_status[tested.rows[i]]
+        if tested.check.status[i] != "ok" or donor < 0 or status != "ok":
+            return []
+        picture, mask = tested.pictures[i], tested.masks[i]
+        heat = scan.maps[tested.rows[i]].astype(np.float32)
+        heat = cv2.resize(heat, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        other = remove_objects(tested.pictures[donor], tested.masks[donor], self.margin).image
+        pairs = enumerate(heat_regions(heat, mask))
+        return [
+            (i, column, replace_region(picture, region, other, self._settings.feather, True))
+            for column, region in pairs
+        ]
+
+    def _score(self, pending, table, target):
+        scores = self._predictor([picture for _, _, picture in pending])
+        for (i, column, _), row in zip(pending, scores, strict=True):
+            table[i, column] = row[target[i]]
+
+    @property
+    def feather(self):
+        """Pixels over which a pasted object fades out."""
+        return self._settings.feather
+
+    @property
+    def margin(self):
+        """Pixels around an object that are taken away with it, as the swap does."""
+        return int(np.ceil(1 + self._settings.feather))
+
+
+def raise_if_few(count, reason):
+    """Raises a ValueError unless two pictures are left, which a swap needs."""
+    if count < 2:
+        raise ValueError(f"samples: the pictures to be tested cannot be read any more; {reason}")
+
+
+def _by_side(indices, sizes):
+    groups = {}
+    for i in indices:
+        groups.setdefault(max(sizes[i]), []).append(i)
+    return groups
+
+
+def _tensor(array):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def fitted(mask, size):
+    """A mask on exactly these pixels; rounding may have made it one pixel larger or smaller."""
+    if mask.shape == tuple(size):
+        return mask
+    from ..cam_core.metrics.regions import resize_masks
+
+    return resize_masks(_tensor(mask)[None], tuple(size))[0].numpy()

@@ -1,0 +1,253 @@
+"""The forms of ``find_background_bias`` and ``test_region``."""
+
+import fiftyone.operators.types as types
+
+from . import _bias_store as store
+from . import _models, _runs
+from ._bias_labels import Labels
+from ._bias_objects import Objects
+from ._bias_settings import PROBE, BiasSettings, check_plain_field
+from ._objects import find_object_fields
+from ._settings import describe
+
+NEW = "a new run"
+# What Execute hands over; the rest is layout.
+_ARGUMENTS = (
+    "cam_key", "model", "methods", "targets", "layers", "objects", "object_classes", "aliases", "labels",
+    "probe", "donors", "control", "feather", "group_by", "scenes", "views", "tags", "report",
+    "batch_size", "num_workers", "device", "precision", "overwrite", "seed",
+)  # fmt: skip
+_NONE = "none"
+
+
+def arguments_of(params):
+    """Turns a form's parameters into the arguments of ``find_background_bias``.
+
+    Args:
+        params: ``ctx.params``
+
+    Returns:
+        a dict of the arguments that were given
+    """
+    given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
+    if given.get("cam_key") == NEW:
+        del given["cam_key"]
+    if params.get("new_key"):
+        given["cam_key"] = params["new_key"]
+    if given.get("probe") == 0:
+        del given["probe"]
+    for name in ("objects", "labels"):
+        if given.get(name) == _NONE:
+            given[name] = None
+    return given
+
+
+def params_of(arguments):
+    """Turns arguments of ``find_background_bias`` into parameters: the way into a queue.
+
+    Raises:
+        ValueError: if a value cannot be sent to another process
+    """
+    params = {k: v for k, v in arguments.items() if v is not None}
+    for name in ("objects", "labels"):
+        if arguments[name] is None:
+            params[name] = _NONE
+    if params.get("probe") == "auto":
+        del params["probe"]
+    for name, value in params.items():
+        if describe(value) != value:
+            raise ValueError(
+                f"delegate: {name} cannot be sent to another process; use names, or delegate=False"
+            )
+    return params
+
+
+def find_background_bias_form(ctx):
+    """Builds the form.
+
+    Args:
+        ctx: the execution context
+
+    Returns:
+        a ``types.Property``
+    """
+    inputs = types.Object()
+    view = ctx.target_view(require_flat=True)
+    if add_run(inputs, ctx):
+        _add_objects(inputs, ctx, view)
+        _add_test(inputs, ctx, view)
+        _add_output(inputs, ctx, view)
+        _notice(inputs, ctx, view)
+    return types.Property(inputs, view=types.View(label="Find background bias"))
+
+
+def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
+    """Adds run and model; returns whether both are settled.
+
+    Args:
+        inputs: the form
+        ctx: the execution context
+        new: what it is called not to have a run yet
+    """
+    _runs.refresh(ctx.dataset)
+    runs = _runs.list_runs(ctx.dataset)
+    choices = types.DropdownView()
+    for key in runs:
+        choices.add_choice(key, label=key)
+    choices.add_choice(NEW, label=new)
+    default = runs[-1] if runs else NEW
+    prop = inputs.enum(
+        "cam_key", choices.values(), default=default, required=True, label="Heatmaps",
+        description="the CAM run whose model is examined", view=choices,
+    )  # fmt: skip
+    key = ctx.params.get("cam_key") or default
+    if key == NEW:
+        return _add_model(inputs, ctx)
+    if key not in runs:
+        return not invalid(prop, f"the dataset has no CAM run {key!r}")
+    used = _runs.config_of(ctx.dataset, key).settings
+    if used.get("model_source") == "zoo":
+        return True
+    call = f"find_background_bias(view, {key!r}, model, transforms=..., classes=...)"
+    prop = inputs.view(
+        "from_python",
+        types.Warning(
+            label=f"The model of this run ({used.get('model')}) was given from Python",
+            description=f"it cannot be loaded by its name here; run it there: {call}",
+        ),
+    )
+    return not invalid(prop, "the model of this run cannot be loaded by its name")
+
+
+def _add_model(inputs, ctx):
+    choices = types.AutocompleteView(allow_user_input=False)
+    for name in _models.supported_zoo_models():
+        choices.add_choice(name, label=name)
+    inputs.enum(
+        "model", choices.values(), required=True, label="Model", view=choices,
+        description="a classifier of the FiftyOne model zoo; your own models are examined from Python",
+    )  # fmt: skip
+    name = ctx.params.get("model")
+    if name not in _models.supported_zoo_models():
+        return False
+    default = _runs.next_key(ctx.dataset, _models.default_key(name))
+    prop = inputs.str("new_key", default=default, label="Key", description="names the new run")
+    try:
+        _runs.check_key(ctx.dataset, ctx.params.get("new_key") or default, False)
+    except ValueError as error:
+        invalid(prop, str(error))
+    return True
+
+
+def _add_objects(inputs, ctx, view):
+    choices = types.DropdownView()
+    choices.add_choice("auto", label="The one that is no prediction")
+    for field in find_object_fields(view):
+        kind = f"{field.kind}, predicted: {field.reason}" if field.predicted else field.kind
+        choices.add_choice(field.name, label=field.name, description=kind)
+    choices.add_choice(_NONE, label="None: test the border and the hottest place")
+    prop = inputs.enum(
+        "objects", choices.values(), default="auto", label="Objects",
+        description="where the objects are; everything else is background", view=choices,
+    )  # fmt: skip
+    try:
+        given = ctx.params.get("objects") or "auto"
+        objects = Objects(view, None if given == _NONE else given)
+        inputs.view("objects_note", types.Notice(label=objects.note))
+    except ValueError as error:
+        invalid(prop, str(error))
+    choices = types.DropdownView()
+    for value, label in (
+        ("auto", "The explained class's, else all"),
+        ("explained", "The explained class's"),
+        ("all", "All"),
+    ):
+        choices.add_choice(value, label=label)
+    inputs.enum(
+        "object_classes", choices.values(), default="auto", label="Which of them", view=choices
+    )
+
+
+def _add_test(inputs, ctx, view):
+    inputs.int(
+        "probe", default=0, min=0, label="Samples to test",
+        description=f"spread over the classes; 0 for all, at most {PROBE:,}",
+    )  # fmt: skip
+    inputs.int(
+        "donors", default=4, min=1, max=64, label="Other backgrounds per sample",
+        description="and as many of the same class, which is the control",
+    )  # fmt: skip
+    for name, label, description in (
+        (
+            "labels",
+            "Labels",
+            "a field with the true class; empty for the one classification there is",
+        ),
+        ("group_by", "Compare", "a field such as hospital, whose values are compared"),
+    ):
+        prop = inputs.str(name, label=label, description=description)
+        value = ctx.params.get(name)
+        if not value or value in ("auto", _NONE):
+            continue
+        try:
+            if name == "labels":
+                Labels(view, value, None)
+            else:
+                check_plain_field(view, value, name)
+        except ValueError as error:
+            invalid(prop, str(error))
+
+
+def _add_output(inputs, ctx, view):
+    inputs.bool(
+        "tags", default=False, label="Tag samples with their verdicts", view=types.CheckboxView()
+    )
+    prop = inputs.str(
+        "report", label="Report folder",
+        description="for an HTML page and CSV files, on the machine that runs this; empty for none",
+    )  # fmt: skip
+    overwrite = inputs.bool(
+        "overwrite", default=False, label="Overwrite", view=types.CheckboxView(),
+        description="delete what an earlier examination of this run wrote, first",
+    )  # fmt: skip
+    try:
+        BiasSettings(report=ctx.params.get("report") or None)
+    except ValueError as error:
+        invalid(prop, str(error))
+    key = arguments_of(ctx.params).get("cam_key")
+    if key is None:
+        return
+    try:
+        store.check_store(ctx.dataset, key, bool(ctx.params.get("overwrite")))
+    except ValueError as error:
+        invalid(overwrite, str(error))
+
+
+def _notice(inputs, ctx, view):
+    """What it will cost, once everything is valid."""
+    if any(prop.invalid for prop in inputs.properties.values()):
+        return
+    count = len(view)
+    if not count:
+        invalid(
+            inputs.view("problem", types.Warning(label="The view is empty")), "the view is empty"
+        )
+        return
+    given = arguments_of(ctx.params)
+    tested = min(count, given.get("probe", PROBE))
+    forwards = tested * (4 + 2 * given.get("donors", 4))
+    new = " after computing heatmaps" if "model" in given else ""
+    inputs.view(
+        "notice",
+        types.Notice(
+            label=f"{count:,} samples explained once, {tested:,} of them tested{new}",
+            description=f"about {forwards + count:,} forwards of the model; the progress bar says how far",
+        ),
+    )
+
+
+def invalid(prop, message):
+    """Marks an input as wrong, which blocks the form; returns True."""
+    prop.invalid = True
+    prop.error_message = message
+    return True

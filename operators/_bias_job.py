@@ -1,0 +1,322 @@
+"""``find_background_bias`` without the App: check, explain, test, judge, write, summarise."""
+
+import collections
+import contextlib
+import dataclasses
+import tempfile
+import time
+
+import numpy as np
+
+from . import _bias_analysis as analysis
+from . import _bias_discovery as discovery
+from . import _bias_store as store
+from . import _models, _runs
+from ._bias_check import Check, choose_probe
+from ._bias_labels import Labels
+from ._bias_objects import Objects
+from ._bias_plan import check_scores, plan_of_run
+from ._bias_scan import Scan, ScanStep
+from ._bias_settings import PROBE, check_plain_field, make_folder
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased, try_one
+from ._bias_summary import BiasSummary
+from ._bias_swap import workers_of
+from ._compute import CamJob, check_samples
+from ._loader import Failure, Loader
+from ._pipeline import run as run_pipeline
+from ._settings import Settings
+
+_WRITTEN_AT_ONCE = 500
+
+
+class BiasJob:
+    """One call of ``find_background_bias``: built with everything checked, then run.
+
+    Args:
+        samples: a dataset or view of images
+        model: what the user gave as model; None for that of the run, if the zoo has it
+        settings: the :class:`BiasSettings`
+        transforms (None): of a plain module
+        classes (None): class names of a plain module
+        origin (None): what the run record says about where it was started
+
+    Raises:
+        ValueError: if anything is wrong with an argument; nothing was written then
+    """
+
+    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
+        check_samples(samples)
+        self.samples, self.dataset, self.settings = samples, samples._dataset, settings
+        self.origin, self.summary, self.failures = origin, None, []
+        _runs.refresh(self.dataset)
+        key = settings.cam_key
+        self._existing = key is not None and key in _runs.list_runs(self.dataset)
+        if key is not None:
+            store.check_store(self.dataset, key, settings.overwrite)
+        for name, argument in ((settings.group_by, "group_by"), (settings.scenes, "scenes")):
+            if name is not None:
+                check_plain_field(samples, name, argument)
+        if settings.report is not None:
+            make_folder("report", settings.report)
+        self.objects = Objects(samples, settings.objects, settings.object_classes, settings.aliases)
+        model = model_of_run(self.dataset, key, model) if self._existing else model
+        self.model = _models.load_model(model, transforms, classes, settings.device)
+        self.labels = Labels(samples, settings.labels, self.model.classes, settings.aliases)
+        self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
+        self._cams = None if self._existing else self._cam_job(model, transforms, classes)
+        self.cam_key = key if self._existing else self._cams.plan.cam_key
+        if not self._existing:
+            store.check_store(self.dataset, self.cam_key, settings.overwrite)
+        with _models.on_device(self.model):
+            self._trial()
+
+    def _cam_job(self, model, transforms, classes):
+        s = self.settings
+        given = Settings(
+            methods=s.methods, targets=s.targets, layers=s.layers, cam_key=s.cam_key,
+            batch_size=s.batch_size, num_workers=s.num_workers, device=s.device,
+            precision=s.precision, seed=s.seed,
+        )  # fmt: skip
+        return CamJob(self.samples, model, given, transforms, classes, origin=self.origin)
+
+    def _trial(self):
+        """One image through the model, so that what is wrong shows before the run."""
+        image = try_one(self.rows, self.model.transforms)
+        outputs, names = check_scores(self.model, image).shape[1], self.model.classes
+        if names is not None and len(names) != outputs:
+            raise ValueError(f"classes has {len(names)} names, the model has {outputs} outputs")
+        if self._existing:
+            self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
+            self.plan.explain(self.model, image)
+
+    def run(self):
+        """Runs the job; afterwards :attr:`summary` is set.
+
+        Closing the generator stops the run: nothing is written before both passes are through, and a
+        sample that is written has everything.
+
+        Yields:
+            a :class:`Phase`, now and then
+        """
+        start = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_models.on_device(self.model))
+            if self._cams is not None:
+                yield from phased(
+                    "computing heatmaps", self._cams.run(), lambda p: (p.done, p.total)
+                )
+                self.plan = plan_of_run(
+                    self.dataset, self.cam_key, self.model, self.settings.methods
+                )
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-bias-"))
+            store.register(self.dataset, self.cam_key, self._used())
+            status, summary = "interrupted", None
+            try:
+                scan = yield from self._scan(folder)
+                found = yield from self._test(scan, folder, stack)
+                yield from self._write(found)
+                self.summary = summary = self._summarise(found, start)
+                status = "finished"
+            finally:
+                record = dataclasses.asdict(summary) if summary is not None else None
+                store.finish(self.dataset, self.cam_key, status, record)
+
+    @property
+    def colours(self):
+        """The colours of heatmap fields that this job made, for the App; None if it made none."""
+        return None if self._cams is None else self._cams.colours
+
+    def _used(self):
+        return {
+            **self.settings.describe(),
+            "cam_key": self.cam_key,
+            "model": self.model.name,
+            "model_source": self.model.source,
+            "objects": self.objects.described,
+            "labels": self.labels.field,
+            "samples": len(self.rows),
+            "origin": self.origin,
+        }
+
+    def _scan(self, folder):
+        """Scores, maps and measures of every sample."""
+        s = self.settings
+        size = s.batch_size
+        if size == "auto":
+            size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
+        scan = Scan(self.rows, self.plan, folder)
+        step = ScanStep(self.model, self.plan, self.objects, scan)
+        loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
+        yield from phased(
+            "measuring heat",
+            run_pipeline(loader, step, scan, len(self.rows), self.failures),
+            lambda p: (p.done, p.total, p.failed),
+        )
+        if not (scan.explained >= 0).any():
+            first = (
+                self.failures[0].reason if self.failures else "the model's scores are not finite"
+            )
+            raise ValueError(f"samples: none could be explained; {first}")
+        return scan
+
+    def _test(self, scan, folder, stack):
+        """The causal checks on the probe, and what follows for every sample."""
+        s = self.settings
+        names = {
+            sample_id: self.model.label(int(c)) if c >= 0 else None
+            for sample_id, c in zip(scan.ids, scan.explained, strict=True)
+        }
+        known = scan.explained >= 0
+        usable = known & (scan.object_status == "ok")
+        swaps = bool(usable.any())
+        limit = PROBE if s.probe == "auto" else s.probe
+        rows = choose_probe(scan.explained, usable if swaps else known, limit, s.seed)
+        check = Check(self.model, s, folder, self.plan.precision)
+        stack.callback(check.close)
+        prepare = check.prepare(scan, rows, self.objects if swaps else None, names)
+        tested = yield from phased("preparing pictures", prepare, lambda n: (n, len(rows)))
+        scenes = self._values(s.scenes)
+        groups = None if scenes is None else [str(scenes[i]) for i in tested.rows]
+        if swaps:
+            yield from self._swap(check, tested, scan, groups)
+        else:
+            yield from self._regions(check, tested, scan, groups)
+        labels, truth = self.labels.read(scan.ids, scan.predicted)
+        failures = {scan.index[f.id]: f.reason for f in self.failures}
+        found = analysis.find(
+            scan, tested, labels, truth, [names[i] for i in scan.ids], scenes, failures, s.seed
+        )
+        found.check = check
+        return found
+
+    def _swap(self, check, tested, scan, groups):
+        s, count = self.settings, len(tested.rows)
+        total = count * (2 + s.donors * (1 + s.control))
+        swap = check.swap(tested, scan, groups)
+        yield from phased("swapping backgrounds", swap, lambda n: (n, total))
+        if self.plan.primary is not None:
+            effects = check.heat_effects(tested, scan)
+            yield from phased("removing hot pixels", effects, lambda n: (n, 2 * count))
+        if tested.contexts is not None:
+            yield from self._region(check, tested, scan, groups, "context", tested.contexts)
+
+    def _regions(self, check, tested, scan, groups):
+        """Without objects: the border and the hottest place."""
+        from ._bias_regions import BorderRegions, HottestRegions
+
+        regions = {"border": BorderRegions(tested.pictures)}
+        if self.plan.primary is not None:
+            regions["hottest"] = HottestRegions(tested.pictures, scan, tested.rows)
+        for name, masks in regions.items():
+            yield from self._region(check, tested, scan, groups, name, masks)
+
+    def _region(self, check, tested, scan, groups, name, masks):
+        total = len(tested.rows) * (1 + 2 * self.settings.donors)
+        call = check.region(tested.pictures, masks, scan.explained[tested.rows], groups)
+        tested.regions[name] = yield from phased(
+            f"replacing the {name}", call, lambda n: (n, total)
+        )
+
+    def _values(self, field):
+        return None if field is None else self.samples.values(field)
+
+    def _write(self, found):
+        """Everything of a sample in one update, a few hundred samples at a time."""
+        from ._bias_rows import rows_of
+
+        store.declare(self.dataset, self.cam_key, list(self.plan.fields.values()))
+        count, start = len(self.rows), time.perf_counter()
+        for first in range(0, count, _WRITTEN_AT_ONCE):
+            indices = range(first, min(first + _WRITTEN_AT_ONCE, count))
+            rows = rows_of(found, indices, self.plan, self.model, self.dataset)
+            for sample_id in store.write(self.dataset, rows):
+                path = found.scan.paths[found.scan.index[sample_id]]
+                self.failures.append(
+                    Failure(sample_id, path, "the sample was deleted during the run")
+                )
+            yield Phase("writing", indices[-1] + 1, count, time.perf_counter() - start)
+        from ._colours import activate_fields
+
+        s, verdicts = self.settings, found.assessment.verdicts
+        shown = activate_fields(self.dataset, [store.field_names(self.cam_key)[0]])
+        self.active_fields = shown
+        labelled = bool(np.isfinite(found.correct).any())
+        self._views = store.save_views(self.dataset, self.cam_key, labelled) if s.views else []
+        store.update(self.dataset, self.cam_key, views=self._views)
+        if s.tags:
+            by_id = {i: v.verdict for i, v in zip(found.scan.ids, verdicts, strict=True)}
+            tags = store.save_tags(self.dataset, self.cam_key, by_id)
+            store.update(self.dataset, self.cam_key, tags=tags)
+
+    def _summarise(self, found, start):
+        s, seed = self.settings, self.settings.seed
+        a, tested = found.assessment, found.tested
+        values = self._values(s.group_by)
+        swapped = int(a.tested.sum())
+        reasons = collections.Counter(
+            "not in the probe" if state == "not tested" else state for state in found.status
+        )
+        reasons.pop("ok", None)
+        unknown = [n for n, t in zip(found.labels, found.truth, strict=True) if t == -2]
+        summary = BiasSummary(
+            cam_key=self.cam_key,
+            samples=len(self.rows),
+            tested=swapped,
+            classes=analysis.class_rows(found, seed),
+            model=analysis.model_numbers(found, seed),
+            calibration={
+                "auroc": a.calibration.auroc,
+                "usable": a.calibration.usable,
+                "reason": a.calibration.reason,
+                "n": a.calibration.n,
+                "positives": a.calibration.positives,
+                "relative": a.relative,
+            },
+            objects=self.objects.described,
+            verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
+            skipped=dict(reasons.most_common()),
+            heat=analysis.heat_numbers(found, seed),
+            regions=[
+                {"name": name, **analysis.region_numbers(check, seed, found.scenes_tested())}
+                for name, check in tested.regions.items()
+            ],
+            clusters=discovery.clusters_of(found, seed),
+            telltales=discovery.telltales_of(found),
+            portraits=discovery.portraits_of(found, values),
+            groups=None if values is None else discovery.groups_of(found, values, s.group_by, seed),
+            labels={
+                "field": self.labels.field,
+                "known": int((found.truth >= 0).sum()),
+                "unknown": len(unknown),
+                "names": sorted(set(unknown))[:20],
+            },
+            views=self._views,
+            fields=list(store.field_names(self.cam_key)),
+            report=None,
+            failed=[dataclasses.asdict(f) for f in self.failures],
+            seconds=0.0,
+            settings=self._used(),
+            notes=self._notes(found, swapped),
+        )
+        if s.report is not None:
+            from ._report import write_report
+
+            summary.report = write_report(s.report, summary, found, self.plan, self.model)
+        summary.seconds = time.perf_counter() - start
+        return summary
+
+    def _notes(self, found, swapped):
+        notes = [self.objects.note, self.labels.note, *self.plan.notes]
+        guesses = set(found.scan.predicted[found.scan.predicted >= 0].tolist())
+        if len(guesses) == 1:
+            name = self.model.label(guesses.pop())
+            notes.insert(
+                0,
+                f"The model predicts {name} for every sample, so none can lend the background of another "
+                "class.",
+            )
+        elif self.objects and not swapped:
+            notes.append("None of these objects could be cut out, so no background was swapped.")
+        if not self.settings.control:
+            notes.append("The paste control was not run, so drops may be owed to pasting.")
+        return [n for n in notes if n]

@@ -1,0 +1,118 @@
+"""What a sample shows in truth, in the model's own words."""
+
+import fiftyone as fo
+import numpy as np
+
+from ._object_fields import _PREDICTED_NAME, _made_by_runs
+from ._objects import plain
+
+
+class Labels:
+    """The true classes of samples, where the dataset knows them.
+
+    Args:
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+        field ("auto"): a field of classifications, strings, or lists of strings any of which is
+            right; ``"auto"`` takes the one classification field that is no prediction; None for none
+        classes: the model's class names, or None
+        aliases (None): explained class -> label or labels of the dataset
+
+    Attributes:
+        field: its name, or None
+        note: one sentence that says which, or why none
+
+    Raises:
+        ValueError: if a named field does not exist or holds something else
+    """
+
+    def __init__(self, samples, field, classes, aliases=None):
+        self._samples = samples
+        self.field, self.note = field, ""
+        if field == "auto":
+            self.field, self.note = _chosen(samples)
+        if self.field is not None:
+            self._path = _path(samples, self.field)
+            self.note = self.note or f"Labels: {self.field!r}."
+        self._indices = _index(classes or [], aliases or {})
+
+    def read(self, ids, predicted):
+        """Reads labels.
+
+        Args:
+            ids: N sample ids
+            predicted: (N,) predicted classes; where a sample has several right names and the
+                prediction is one of them, it is taken
+
+        Returns:
+            a list of N names or None, and (N,) class indices, -1 where there is no label and -2 where
+            the model has no such class
+        """
+        names, indices = [None] * len(ids), np.full(len(ids), -1)
+        if self.field is None:
+            return names, indices
+        # chunks: a query's list of ids has to fit into one message
+        for start in range(0, len(ids), 10_000):
+            part = ids[start : start + 10_000]
+            found = dict(zip(*self._samples.select(part).values(["id", self._path]), strict=True))
+            for offset, sample_id in enumerate(part):
+                row = start + offset
+                names[row], indices[row] = self._one(found.get(sample_id), predicted[row])
+        return names, indices
+
+    def _one(self, value, predicted):
+        if value in (None, "", []):
+            return None, -1
+        choices = value if isinstance(value, (list, tuple)) else [value]
+        known = [(str(c), i) for c in choices if (i := self._indices.get(plain(c))) is not None]
+        if not known:
+            return str(choices[0]), -2
+        return next((pair for pair in known if pair[1] == predicted), known[0])
+
+
+def _index(classes, aliases):
+    """Every name that a class goes by -> its index; the first class of a name has it."""
+    found = {}
+    for number, name in enumerate(classes):
+        for text in (name, *str(name).split(",")):
+            found.setdefault(plain(text), number)
+    for name, labels in aliases.items():
+        number = found.get(plain(name))
+        if number is None:
+            raise ValueError(f"aliases: the model has no class {name!r}")
+        for label in [labels] if isinstance(labels, str) else labels:
+            found[plain(label)] = number
+    return found
+
+
+def _chosen(samples):
+    made = _made_by_runs(samples)
+    fields = [
+        name
+        for name, field in samples.get_field_schema().items()
+        if getattr(field, "document_type", None) is fo.Classification
+        and name not in made
+        and not _PREDICTED_NAME.search(name)
+    ]
+    counts = [samples.count(f"{name}.confidence") for name in fields]
+    fields = [name for name, count in zip(fields, counts, strict=True) if not count]
+    if len(fields) == 1:
+        return fields[0], f"Labels: {fields[0]!r}, the only classification that is no prediction."
+    if fields:
+        return None, (
+            f"No labels: several fields could be meant ({', '.join(fields)}); name one with labels=."
+        )
+    return None, "No labels: the dataset has no classification that is no prediction."
+
+
+def _path(samples, field):
+    found = samples.get_field(field) if isinstance(field, str) else None
+    inner = found.field if isinstance(found, fo.ListField) else found
+    if getattr(found, "document_type", None) is fo.Classification:
+        return f"{field}.label"
+    # of a list that was empty on the first sample, FiftyOne does not know what is in it
+    if isinstance(inner, fo.StringField) or (isinstance(found, fo.ListField) and inner is None):
+        return field
+    raise ValueError(
+        f"labels: {field!r} is no field of classifications, strings or lists of strings; leave it out "
+        "to take the classification field that is no prediction, or pass labels=None"
+    )

@@ -1,0 +1,186 @@
+"""Which maps of a CAM run are measured, and what its target is."""
+
+import dataclasses
+
+from . import _runs
+from ._settings import resolve_targets
+
+
+@dataclasses.dataclass
+class HeatPlan:
+    """How a run's maps are made again.
+
+    Attributes:
+        cam_key: the run's key
+        methods: what the engine takes
+        target: what the engine takes: ``"predicted"`` or a class index
+        tag: the target's name
+        layers: names of the layers, or None
+        fuse: how layers are fused, or None
+        precision: of the forward
+        seed: of methods that draw random numbers
+        fields: ``{(method, layer): heatmap field}`` of the maps that are measured
+        primary: the key of the map that heat is judged by; None without a class-discriminative one
+        notes: sentences that a person should read
+    """
+
+    cam_key: str
+    methods: object
+    target: object
+    tag: str
+    layers: list
+    fuse: str
+    precision: str
+    seed: int
+    fields: dict
+    primary: tuple
+    notes: list
+
+    def explain(self, model, images):
+        """Explains a batch (N, C, h, w) of the loader; returns a ``cam_core.Explanation``."""
+        from ..cam_core import explain
+
+        like = next(model.module.parameters(), None)
+        if like is not None:
+            images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
+        return explain(
+            model.module,
+            images,
+            methods=self.methods,
+            targets=self.target,
+            layers=self.layers,
+            fuse=self.fuse,
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+
+def plan_of_run(dataset, cam_key, model, methods=None):
+    """Reads from a run's record how its maps were made.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of a CAM run
+        model: the :class:`LoadedModel`
+        methods (None): functions for the run's own methods, which a record only has by name
+
+    Returns:
+        a :class:`HeatPlan`
+
+    Raises:
+        ValueError: if the maps cannot be made again from what is recorded
+    """
+    record = _runs.config_of(dataset, cam_key)
+    used = record.settings
+    target, tag, notes = _target(used.get("targets") or "predicted", model, cam_key)
+    wanted = methods if methods is not None else [_method(m) for m in used["methods"]]
+    chosen = _resolved(wanted, cam_key)
+    layers = list(used.get("layers") or []) or None
+    fields = _fields(dataset, cam_key, used, tag, model)
+    primary = _primary(chosen, fields)
+    if primary is None:
+        notes = [
+            *notes,
+            f"The run {cam_key!r} has no class-discriminative heatmap, so heat is not judged.",
+        ]
+    return HeatPlan(
+        cam_key=cam_key,
+        methods=[(m.function, _options(m)) for m in chosen],
+        target=target,
+        tag=tag,
+        layers=layers,
+        fuse=used.get("fuse"),
+        precision=used.get("precision") or "float32",
+        seed=used.get("seed", 51),
+        fields=fields,
+        primary=primary,
+        notes=notes,
+    )
+
+
+def _method(recorded):
+    return recorded if isinstance(recorded, str) else tuple(recorded)
+
+
+def _options(method):
+    smooth = {"smooth": list(method.smooth)} if method.smooth else {}
+    return {**method.options, **smooth}
+
+
+def _resolved(wanted, cam_key):
+    from ..cam_core.methods import resolve_methods
+
+    try:
+        return resolve_methods(wanted)
+    except ValueError as error:
+        raise ValueError(
+            f"methods: the run {cam_key!r} cannot be repeated from its record: {error}; pass its "
+            "methods again with methods="
+        ) from error
+
+
+def _target(spec, model, cam_key):
+    """The one target that is tested: the first of the run's."""
+    names = spec if isinstance(spec, list) else [spec]
+    if any(isinstance(n, str) and n.startswith("<") for n in names):
+        raise ValueError(
+            f"cam_key: the run {cam_key!r} explains a function of the outputs, not a class; the causal "
+            "check needs a class: compute a run for 'predicted' or a named class"
+        )
+    values, tags = resolve_targets(spec, model)
+    ranked = isinstance(values, str)
+    notes = []
+    if len(tags) > 1:
+        notes = [f"Of the run's {len(tags)} targets only {tags[0]!r} is tested."]
+    return ("predicted" if ranked else values[0]), tags[0], notes
+
+
+def _fields(dataset, cam_key, used, tag, model):
+    """``{(method, layer): field}`` of the run's heatmaps of one target, as their labels say."""
+    fields = {}
+    ranked = isinstance(used.get("targets") or "predicted", str)
+    suffix = _runs._plain(f"_{tag}")
+    several = not ranked or tag != "predicted"
+    for field in _runs.heatmap_fields_of(dataset, cam_key):
+        found = dataset.exists(field).limit(1).values([f"{field}.method", f"{field}.layer"])
+        if not found[0]:
+            continue  # no sample has it
+        key = found[0][0], found[1][0]
+        if key not in fields or (several and field.endswith(suffix)):
+            fields[key] = field
+    return fields
+
+
+def _primary(chosen, fields):
+    """The first class-discriminative map, in the order of the run's fields."""
+    names = {m.key: m for m in chosen}
+    for method, layer in fields:
+        own = names.get(method)
+        if own is not None and own.info.class_discriminative:
+            return method, layer
+    return None
+
+
+def check_scores(model, images):
+    """Returns the (N, classes) probabilities of a batch; refuses what has no class scores.
+
+    Args:
+        model: the :class:`LoadedModel`
+        images: (N, C, h, w)
+
+    Raises:
+        ValueError: if the model is a detector, or gives no class scores for whole images
+    """
+    from ._bias_swap import probabilities_of
+
+    try:
+        return probabilities_of(model, images)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(
+            "model: find_background_bias tests classifiers, whose outputs are class scores of the "
+            f"whole image; detectors and other models are not supported ({_short(error)})"
+        ) from error
+
+
+def _short(error):
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,290 @@
+"""``test_region`` without the App: scores, the region of each sample, its effect."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+
+import numpy as np
+
+from . import _bias_analysis as analysis
+from . import _models, _runs
+from ._bias_check import Check, choose_probe
+from ._bias_objects import Objects
+from ._bias_pictures import Masks, working_side
+from ._bias_plan import HeatPlan, check_scores, plan_of_run
+from ._bias_scan import Scan, ScanStep
+from ._bias_settings import PROBE, check_plain_field
+from ._bias_steps import CPU_BATCH, GPU_BATCH, model_of_run, phased, try_one
+from ._bias_summary import region_sentence
+from ._bias_swap import probabilities_of, workers_of
+from ._compute import check_samples
+from ._loader import Loader
+from ._objects import check_objects
+from ._pipeline import run as run_pipeline
+from ._settings import resolve_targets
+
+
+@dataclasses.dataclass
+class RegionSummary:
+    """What replacing a region did.
+
+    Attributes:
+        name: the region
+        effect: dict ``mean, low, high, n`` of what the score loses beyond random regions; of samples
+            where these lie mostly beside the region
+        region_drop, control_drop: likewise, of the region and of random ones
+        flip: share of the replacements that change the prediction
+        p: one-sided, by random signs
+        n: samples tested
+        skipped: count per reason
+        controlled: for how many the random regions lie mostly beside the region
+        classes: dicts ``label, n, effect``, largest effect first; of classes with 20 samples
+        samples: ``{sample id: effect}``; None where it could not be told
+        failed: list of dicts ``id, filepath, reason``
+        seconds: wall time
+    """
+
+    name: str
+    effect: dict
+    region_drop: dict
+    control_drop: dict
+    flip: float
+    p: float
+    n: int
+    skipped: dict
+    controlled: int
+    classes: list
+    samples: dict
+    failed: list
+    seconds: float = 0.0
+
+    def __str__(self):
+        """One sentence for people."""
+        return region_sentence(dataclasses.asdict(self))
+
+
+class RegionJob:
+    """One call of ``test_region``: built with everything checked, then run.
+
+    Args:
+        samples: a dataset or view of images
+        model: what the user gave as model; None for that of the run, if the zoo has it
+        settings: the :class:`RegionSettings`
+        transforms (None): of a plain module
+        classes (None): class names of a plain module
+
+    Raises:
+        ValueError: if anything is wrong with an argument
+    """
+
+    def __init__(self, samples, model, settings, transforms=None, classes=None):
+        check_samples(samples)
+        self.samples, self.settings, self.summary, self.failures = samples, settings, None, []
+        dataset, key = samples._dataset, settings.cam_key
+        _runs.refresh(dataset)
+        self.region, self.name = _checked_region(samples, settings.region)
+        if settings.scenes is not None:
+            check_plain_field(samples, settings.scenes, "scenes")
+        if key is not None:
+            model = model_of_run(dataset, key, model)
+        self.model = _models.load_model(model, transforms, classes, settings.device)
+        self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
+        with _models.on_device(self.model):
+            image = try_one(self.rows, self.model.transforms)
+            check_scores(self.model, image)
+            self.plan = self._plan(dataset, image)
+
+    @property
+    def _hottest(self):
+        return isinstance(self.region, str) and self.region == "hottest"
+
+    def _plan(self, dataset, image):
+        """How maps are made; without a run and for other regions only the target matters."""
+        s = self.settings
+        plan = (
+            self._own_plan(image)
+            if s.cam_key is None
+            else plan_of_run(dataset, s.cam_key, self.model)
+        )
+        if self._hottest:
+            if plan.primary is None:
+                raise ValueError(f"region: {plan.notes[-1]} Choose another region, or another run.")
+            plan = dataclasses.replace(plan, fields={plan.primary: plan.fields.get(plan.primary)})
+        return plan
+
+    def _own_plan(self, image):
+        from ..cam_core import adapt
+
+        s = self.settings
+        values, tags = resolve_targets(s.targets, self.model)
+        if len(tags) > 1 or (not isinstance(values, str) and callable(values[0])):
+            raise ValueError("targets: a region is tested for 'predicted' or for one class")
+        target = values if isinstance(values, str) else values[0]
+        method = adapt(self.model.module).default_method
+        plan = HeatPlan(
+            "", [method], target, tags[0], None, None, s.precision, s.seed, {}, None, []
+        )
+        if self._hottest:
+            key = next(iter(plan.explain(self.model, image).maps))
+            plan = dataclasses.replace(plan, primary=key, fields={key: None})
+        return plan
+
+    def run(self):
+        """Runs the job; afterwards :attr:`summary` is set.
+
+        Yields:
+            a :class:`~operators._bias_steps.Phase`, now and then
+        """
+        s, start = self.settings, time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_models.on_device(self.model))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-region-"))
+            scan = yield from self._scan(folder)
+            limit = PROBE if s.probe == "auto" else s.probe
+            rows = choose_probe(scan.explained, scan.explained >= 0, limit, s.seed)
+            check = Check(self.model, s, folder, s.precision)
+            stack.callback(check.close)
+            prepare = check.prepare(scan, rows, None, {})
+            tested = yield from phased("preparing pictures", prepare, lambda n: (n, len(rows)))
+            regions = self._regions(scan, tested, folder)
+            groups = None
+            if s.scenes is not None:
+                values = self.samples.values(s.scenes)
+                groups = [str(values[i]) for i in tested.rows]
+            call = check.region(tested.pictures, regions, scan.explained[tested.rows], groups)
+            total = len(tested.rows) * (1 + 2 * s.donors)
+            result = yield from phased("replacing the region", call, lambda n: (n, total))
+            self.summary = self._summarise(scan, tested, result, groups)
+            self.summary.seconds = time.perf_counter() - start
+
+    def _scan(self, folder):
+        s = self.settings
+        size = s.batch_size
+        if size == "auto":
+            size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
+        scan = Scan(self.rows, self.plan, folder)
+        if self._hottest:
+            step = ScanStep(self.model, self.plan, None, scan)
+        else:
+            step = _ScoreStep(self.model, self.plan.target, s.precision)
+        loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
+        steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
+        yield from phased("scoring", steps, lambda p: (p.done, p.total, p.failed))
+        if not (scan.explained >= 0).any():
+            first = self.failures[0].reason if self.failures else "the scores are not finite"
+            raise ValueError(f"samples: none could be scored; {first}")
+        return scan
+
+    def _regions(self, scan, tested, folder):
+        from . import _bias_regions as regions
+
+        pictures = tested.pictures
+        if self._hottest:
+            return regions.HottestRegions(pictures, scan, tested.rows)
+        if isinstance(self.region, str) and self.region == "border":
+            return regions.BorderRegions(pictures)
+        if isinstance(self.region, str):
+            return self._drawn(scan, tested, folder)
+        if isinstance(self.region, tuple):
+            return regions.BoxRegions(pictures, self.region)
+        return regions.MapRegions(pictures, self.region)
+
+    def _drawn(self, scan, tested, folder):
+        """The regions of a label field, on the pictures' own pixels."""
+        import os
+
+        from ._bias_check import fitted
+
+        path = os.path.join(folder, "regions")
+        os.makedirs(path)
+        masks = Masks(path)
+        objects = Objects(self.samples, self.region, "all")
+        for i, size in enumerate(tested.pictures.sizes()):
+            sample_id = scan.ids[tested.rows[i]]
+            found, _ = objects.read([sample_id], None, max(size), {sample_id: size})
+            masks.put(i, fitted(found[sample_id].object, size))
+        return masks
+
+    def _summarise(self, scan, tested, result, groups):
+        seed = self.settings.seed
+        gaps = analysis.controlled_gaps(result)
+        names = [self.model.label(int(scan.explained[i])) for i in tested.rows]
+        return RegionSummary(
+            name=self.name,
+            **analysis.region_numbers(result, seed, groups),
+            classes=_by_class(names, gaps, groups, seed),
+            samples={
+                scan.ids[row]: float(gap) if np.isfinite(gap) else None
+                for row, gap in zip(tested.rows, gaps, strict=True)
+            },
+            failed=[dataclasses.asdict(f) for f in self.failures],
+        )
+
+
+class _ScoreStep:
+    """Scores a batch, without maps."""
+
+    def __init__(self, model, target, precision):
+        self._model, self._target, self._precision = model, target, precision
+
+    def __call__(self, batch):
+        scores = probabilities_of(self._model, batch.images, self._precision)
+        rows = {}
+        for item, row in zip(batch.items, scores, strict=True):
+            side = working_side(item.window, tuple(batch.images.shape[-2:]))
+            rows[item.id] = {"side": side, "object_status": "no_object"}
+            if bool(row.isfinite().all()):
+                best = int(row.argmax())
+                explained = best if self._target == "predicted" else self._target
+                rows[item.id].update(
+                    explained=explained, predicted=best, score=float(row[explained])
+                )
+        return rows
+
+
+def _by_class(names, gaps, groups, seed):
+    from ..cam_core.statistics import bootstrap_mean
+
+    rows = []
+    for name in sorted(set(names)):
+        mine = np.array([n == name for n in names]) & np.isfinite(gaps)
+        if mine.sum() >= analysis.CLASS_MIN:
+            unit = None if groups is None else np.asarray(groups)[mine]
+            effect = analysis.interval_of(bootstrap_mean(gaps[mine], unit, seed=seed))
+            rows.append({"label": name, "n": effect["n"], "effect": effect})
+    return sorted(rows, key=lambda r: -r["effect"]["mean"])
+
+
+def _checked_region(samples, region):
+    """What a region is, and what to call it."""
+    if isinstance(region, dict):
+        region = region.get("mean_map")
+    if isinstance(region, str):
+        if region in ("hottest", "border"):
+            return region, region
+        try:
+            check_objects(samples, region)
+        except ValueError as error:
+            message = str(error).replace("objects:", "region:", 1)
+            raise ValueError(f"{message}; or 'hottest', 'border', a box or a map") from error
+        return region, f"in {region!r}"
+    try:
+        values = np.asarray(region, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape == (4,):
+        left, top, width, height = values.tolist()
+        inside = left >= 0 and top >= 0 and left + width <= 1 + 1e-6 and top + height <= 1 + 1e-6
+        if not (inside and width > 0 and height > 0):
+            raise ValueError(
+                "region: a box is [left, top, width, height] as shares of the image, inside it and not "
+                f"empty, got {list(region)}"
+            )
+        return tuple(values.tolist()), "[" + ", ".join(f"{v:.3g}" for v in values) + "]"
+    if values.ndim == 2 and values.size and np.isfinite(values).all() and values.max() > 0:
+        return values, "where the map is hot"
+    raise ValueError(
+        "region must be 'hottest', 'border', a label field, a box [left, top, width, height] of shares, or "
+        "a map (h, w) with positive values such as a cluster of find_background_bias"
+    )

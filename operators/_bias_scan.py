@@ -1,0 +1,237 @@
+"""The first pass: scores, raw maps and their measures for every sample.
+
+What is kept of a sample is a few numbers; its map, small, goes into a file on disk.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from ._bias_objects import GRID
+from ._bias_pictures import working_side
+from ._bias_swap import class_probabilities
+
+#: measures that are kept of the map that heat is judged by
+MEASURES = (
+    "obj_energy", "bg_energy", "other_energy", "lift", "log2_lift", "density_share",
+    "obj_energy_tol", "density_share_tol", "pix_auc", "pointing", "rank_acc", "iou", "border_ratio",
+    "centre_ratio", "entropy", "gini", "area50",
+)  # fmt: skip
+#: side of the maps that are kept, over the whole image
+KEPT = 28
+
+
+class Scan:
+    """Numbers of N samples, filled batch by batch; NaN, -1 or "" where there is none.
+
+    Args:
+        rows: list of ``(id, filepath)``
+        plan: the :class:`HeatPlan`
+        folder: where the file of small maps goes
+
+    Attributes:
+        ids, paths: of the samples
+        explained: (N,) explained classes, -1 where the sample failed
+        predicted: (N,) predicted classes
+        score: (N,) probability of the explained class
+        area: (N,) the object's share of the image
+        reliable: (N,) bool, whether the measures say much
+        values: (N, F) of ``MEASURES``
+        heat_status: N strings
+        object_status, object_source, object_scope: N strings
+        side: (N,) longest side at which the picture is kept for composites
+        pixels: (N,) of the image
+        other_fields: ``{heatmap field: (N, 2)}`` obj_energy and its area of the run's other maps
+        maps: (N, KEPT, KEPT) heat over the whole image, its maximum 1
+        classes: of the model
+    """
+
+    def __init__(self, rows, plan, folder):
+        count = len(rows)
+        self.ids = [row[0] for row in rows]
+        self.paths = [row[1] for row in rows]
+        self.index = {sample_id: i for i, sample_id in enumerate(self.ids)}
+        self.explained = np.full(count, -1)
+        self.predicted = np.full(count, -1)
+        self.score = np.full(count, np.nan)
+        self.area = np.full(count, np.nan)
+        self.reliable = np.zeros(count, bool)
+        self.values = np.full((count, len(MEASURES)), np.nan, np.float32)
+        self.heat_status = np.full(count, "", dtype="<U16")
+        self.object_status = np.full(count, "", dtype="<U16")
+        self.object_source = np.full(count, "", dtype="<U24")
+        self.object_scope = np.full(count, "", dtype="<U16")
+        self.side = np.zeros(count, int)
+        self.pixels = np.zeros(count, int)
+        others = [f for key, f in plan.fields.items() if key != plan.primary]
+        self.other_fields = {f: np.full((count, 2), np.nan, np.float32) for f in others}
+        self.classes = 0
+        self.object_reasons = {}
+        self.maps = np.lib.format.open_memmap(
+            os.path.join(folder, "maps.npy"), "w+", np.float16, (count, KEPT, KEPT)
+        )
+        self.samples_written = self.bytes_written = 0
+
+    def put(self, results):
+        """Takes what :class:`ScanStep` returned; the pipeline's writer."""
+        for sample_id, row in results.items():
+            i = self.index[sample_id]
+            for name, value in row.items():
+                if name == "others":
+                    for field, pair in value.items():
+                        self.other_fields[field][i] = pair
+                elif name == "reason":
+                    if value:
+                        self.object_reasons[i] = value
+                else:
+                    getattr(self, name)[i] = value
+            self.samples_written += 1
+
+    def column(self, name):
+        """(N,) float64 values of a measure."""
+        return self.values[:, MEASURES.index(name)].astype(float)
+
+    def column_at(self, name, index):
+        """A measure of one sample."""
+        return float(self.values[index, MEASURES.index(name)])
+
+    def features(self):
+        """What heat is calibrated on; rows of NaN where it is undefined or no map was judged."""
+        from ..cam_core.calibration import heat_features
+
+        return heat_features(
+            self.column("density_share_tol"),
+            self.column("obj_energy"),
+            self.column("entropy"),
+            self.area,
+            self.score,
+        )
+
+
+class ScanStep:
+    """Explains a batch and measures its maps against the objects.
+
+    Args:
+        model: the :class:`LoadedModel`
+        plan: the :class:`HeatPlan`
+        objects: the :class:`Objects`
+        scan: the :class:`Scan`, which is told how many classes there are
+    """
+
+    def __init__(self, model, plan, objects, scan):
+        self._model = model
+        self._plan = plan
+        self._objects = objects
+        self._scan = scan
+
+    def __call__(self, batch):
+        """Returns ``{sample id: {attribute of the scan: value}}`` for a batch of the loader."""
+        from ..cam_core import adapt
+
+        result = self._plan.explain(self._model, batch.images)
+        probabilities = _probabilities(adapt(self._model.module), result)
+        self._scan.classes = probabilities.shape[1]
+        explained = result.targets[:, 0].tolist()
+        best = probabilities.argmax(1).tolist()
+        rows = {}
+        for i, item in enumerate(batch.items):
+            row = rows[item.id] = {"side": working_side(item.window, result.input_size)}
+            row["pixels"] = item.window.image[0] * item.window.image[1]
+            score = float(probabilities[i, explained[i]])
+            if np.isfinite(score):
+                row.update(explained=explained[i], predicted=best[i], score=score)
+        self._add_objects(result, batch, rows)
+        return rows
+
+    def _add_objects(self, result, batch, rows):
+        from ..cam_core.maps import normalise
+        from ..cam_core.metrics.regions import on_images
+
+        windows = [item.window for item in batch.items]
+        masks = self._masks(batch, rows)
+        _add_status(batch, rows, masks)
+        if self._plan.primary is not None:
+            maps = result.maps[self._plan.primary][:, 0].cpu()
+            clean = maps.nan_to_num(0, 0, 0)
+            small = normalise(on_images(normalise(clean.relu()), windows, (KEPT, KEPT))[0]).numpy()
+            measured = _measured(maps, masks, windows)
+            columns = np.stack([getattr(measured, name).numpy() for name in MEASURES], 1)
+            for i, item in enumerate(batch.items):
+                rows[item.id].update(
+                    maps=small[i],
+                    values=columns[i],
+                    area=float(measured.area[i]),
+                    reliable=bool(measured.reliable[i]),
+                    heat_status=_of_heat(measured.status[i]),
+                )
+        for key, field in self._plan.fields.items():
+            if key != self._plan.primary and key in result.maps:
+                other = _measured(result.maps[key][:, 0].cpu(), masks, windows)
+                for item, energy, area in zip(
+                    batch.items, other.obj_energy.tolist(), other.area.tolist(), strict=True
+                ):
+                    rows[item.id].setdefault("others", {})[field] = energy, area
+
+    def _masks(self, batch, rows):
+        """Maps ids to (ObjectMasks, scope); None without objects."""
+        if not self._objects:
+            return None
+        names = {
+            i.id: self._model.label(rows[i.id]["explained"]) if "explained" in rows[i.id] else None
+            for i in batch.items
+        }
+        found, scopes = self._objects.read([i.id for i in batch.items], names)
+        return {i: (found[i], scopes[i]) for i in found}
+
+
+def _add_status(batch, rows, masks):
+    for item in batch.items:
+        row = rows[item.id]
+        if masks is None:
+            row["object_status"] = "no_object"
+            continue
+        own, scope = masks[item.id]
+        row.update(object_status=own.status, object_scope=scope, reason=own.reason)
+        row["object_source"] = own.source or ""
+        if own.status == "ok":
+            row["area"] = float(own.object.mean())
+
+
+def _of_heat(status):
+    """What a status says of the heat alone; that there is no object is said elsewhere."""
+    return "ok" if status in ("no_object", "object_absent") else status
+
+
+def _probabilities(adapted, result):
+    """The classes' probabilities of an explained batch, from the logits of that same forward."""
+    if result.logits is None:
+        raise ValueError("model: it gives no class scores for the whole image")
+    return class_probabilities(_Answered(adapted.multi_label), result.logits)
+
+
+@dataclasses.dataclass
+class _Answered:
+    """Logits that an adapter has read already: of a single output it makes the pair -z, z."""
+
+    multi_label: bool
+
+    def raw_scores(self, logits):
+        # of -z and z, softmax would be that of 2 z
+        pair = logits.shape[1] == 2 and bool((logits[:, 0] == -logits[:, 1]).all())
+        return logits[:, 1:] if pair else logits
+
+
+def _measured(maps, masks, windows):
+    """The measures of maps (N, h, w) against the objects of their images."""
+    import torch
+
+    from ..cam_core.metrics import measure
+    from ._objects import stack_objects
+
+    if masks is None:
+        regions = {"objects": torch.zeros(len(maps), *GRID)}
+    else:
+        regions = stack_objects([own for own, _ in masks.values()])
+        regions.pop("instances", None)
+    return measure(maps, **regions, windows=windows)

@@ -1,0 +1,95 @@
+"""What the jobs of ``find_background_bias`` and ``test_region`` share: phases, a first try, the run's model."""
+
+import dataclasses
+import time
+
+from . import _runs
+from ._loader import Geometry, check_deterministic, decode_image, load_item, one_line
+
+# images that are explained at once
+CPU_BATCH, GPU_BATCH = 16, 64
+# Images tried before it is said that none can be used.
+_TRIES = 50
+
+
+@dataclasses.dataclass
+class Phase:
+    """How far a run is.
+
+    Attributes:
+        name: what is being done
+        done, total: images, composites or samples of this phase
+        seconds: since the phase began
+        failed: samples that failed so far
+    """
+
+    name: str
+    done: int
+    total: int
+    seconds: float
+    failed: int = 0
+
+    @property
+    def fraction(self):
+        """Of this phase, from 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
+
+def try_one(rows, transforms):
+    """Returns the first image that can be used, (1, C, h, w).
+
+    Args:
+        rows: list of ``(id, filepath)``
+        transforms: maps a PIL image to a tensor
+
+    Raises:
+        ValueError: if none of the first can, or the transforms are random
+    """
+    reason, geometry = None, Geometry(transforms)
+    for sample_id, path in rows[:_TRIES]:
+        try:
+            item = load_item(sample_id, path, transforms, geometry)
+        except Exception as error:  # recorded when the run comes to it; the next will do here
+            reason = reason or f"{path}: {one_line(error)}"
+            continue
+        check_deterministic(transforms, decode_image(path))
+        return item.image[None]
+    raise ValueError(
+        f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"
+    )
+
+
+def model_of_run(dataset, cam_key, model):
+    """The model of a run, by its zoo name where the user gave none."""
+    if model is not None:
+        return model
+    used = _runs.config_of(dataset, cam_key).settings
+    if used.get("model_source") != "zoo":
+        raise ValueError(
+            f"model: the run {cam_key!r} was computed with a model given from Python "
+            f"({used.get('model')}), which cannot be loaded by its name; pass model= again, with the same "
+            "transforms= and classes="
+        )
+    return used["model"]
+
+
+def phased(name, steps, counts):
+    """Makes a generator of counts one of :class:`Phase`; returns what it returns."""
+    start = time.perf_counter()
+    while True:
+        try:
+            state = next(steps)
+        except StopIteration as end:
+            return end.value
+        except GeneratorExit:
+            steps.close()
+            raise
+        try:
+            yield Phase(name, *_three(*counts(state), seconds=time.perf_counter() - start))
+        except BaseException:
+            steps.close()
+            raise
+
+
+def _three(done, total, failed=0, *, seconds):
+    return done, total, seconds, failed

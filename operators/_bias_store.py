@@ -1,0 +1,303 @@
+"""What ``find_background_bias`` writes: fields, views, tags, and its part of the CAM run's record."""
+
+import datetime
+
+import fiftyone as fo
+import fiftyone.core.odm as fod
+from bson import ObjectId
+from fiftyone import ViewField as F
+from pymongo import UpdateOne
+
+from . import _runs
+
+_F, _S, _B, _I = fo.FloatField, fo.StringField, fo.BooleanField, fo.IntField
+#: the attributes of the field ``{cam_key}_bias``, each with what it says
+ATTRIBUTES = {
+    "reason": (_S, "Why the verdict is what it is, with its numbers"),
+    "tested": (_B, "Whether other backgrounds were tried on this sample"),
+    "explained": (_S, "The class whose score is explained and tested"),
+    "prediction": (_S, "The class that the model predicts"),
+    "label": (_S, "The true class, where the dataset says it"),
+    "correct": (_B, "Whether the prediction is the label"),
+    "score": (_F, "Probability of the explained class, 0 to 1"),
+    "swap_drop": (_F, "What the score loses on backgrounds of other classes, on average"),
+    "same_drop": (_F, "The control: what it loses on backgrounds of its own class"),
+    "bg_gap": (_F, "swap_drop less same_drop: what the background costs beyond pasting"),
+    "swap_flip": (_F, "Share of the other backgrounds that change the prediction"),
+    "adopt": (_F, "Share of the other backgrounds whose class becomes the prediction"),
+    "bg_only": (_F, "Probability of the explained class without the object"),
+    "bg_support": (_F, "bg_only less the mean over other classes' backgrounds"),
+    "heat_effect": (_F, "Of what the hottest pixels cost, the share of those off the object"),
+    "context_drop": (_F, "What the score loses without its context, beyond a random region"),
+    "suspicion": (_F, "Chance of background dependence that the heat alone gives, calibrated"),
+    "donors": (fo.ListField, "The samples whose backgrounds were tried"),
+    "obj_energy": (_F, "Share of the heat on the object; a uniform map has object_area"),
+    "object_area": (_F, "Share of the image that is object"),
+    "density_share": (_F, "Heat per pixel on the object against the background; .5 is even"),
+    "density_share_tol": (_F, "The same with the object grown by one cell of the map"),
+    "log2_lift": (_F, "How many times more heat than a uniform map on the object, in doublings"),
+    "other_energy": (_F, "Share of the heat on other classes' objects"),
+    "pix_auc": (_F, "Chance that a pixel of the object is hotter than one of the background"),
+    "pointing": (_F, "Whether the hottest pixel is on the object, with 15 px of tolerance"),
+    "rank_acc": (_F, "Of as many hottest pixels as the object has, the share on it"),
+    "iou": (_F, "Overlap of the object and the heat above half of its maximum"),
+    "border_ratio": (_F, "Heat near the border against the mean; 1 is even"),
+    "centre_ratio": (_F, "Heat in the middle against a uniform map; 1 is even"),
+    "entropy": (_F, "How spread out the heat is, 0 to 1"),
+    "gini": (_F, "How concentrated the heat is, 0 to 1"),
+    "area50": (_F, "Smallest share of the pixels that holds half of the heat"),
+    "reliable": (_B, "False where the object fills the image or is tiny, so heat says little"),
+    "heat_status": (_S, "ok, zero, flat or nan: whether the map has heat"),
+    "object_status": (_S, "ok, no_object, object_absent or unreadable"),
+    "object_source": (_S, "Where the object is from, such as ground_truth_box"),
+    "object_scope": (_S, "Which objects counted: explained, all or named"),
+}
+#: what the heatmap's own label gets: its tooltip shows all of them
+LABEL_ATTRIBUTES = {
+    "verdict": (_S, "What may be said of the sample"),
+    "obj_energy": (_F, "Share of the heat on the object; a uniform map has object_area"),
+    "object_area": (_F, "Share of the image that is object"),
+}
+
+
+def field_names(cam_key):
+    """The fields that are written: verdict, dependence, and everything else."""
+    return f"{cam_key}_verdict", f"{cam_key}_dependence", f"{cam_key}_bias"
+
+
+def record_of(dataset, cam_key):
+    """What a run's record says of its examination: ``status, settings, views, tags, ...``; or None."""
+    if cam_key not in _runs.list_runs(dataset):
+        return None
+    return getattr(_runs.config_of(dataset, cam_key), "bias", None)
+
+
+def check_store(dataset, cam_key, overwrite):
+    """Raises a ValueError unless an examination may be stored; whatever is in its way is named.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        overwrite: whether an earlier examination may go
+    """
+    record = record_of(dataset, cam_key)
+    if record is None:
+        for field in field_names(cam_key):
+            if dataset.get_field(field) is not None:
+                raise ValueError(
+                    f"field {field!r} exists on the dataset and is not ours; choose another cam_key, or "
+                    "delete the field"
+                )
+    elif record["status"] == "finished" and not overwrite:
+        raise ValueError(
+            f"cam_key: the background of {cam_key!r} was examined already; pass overwrite=True to "
+            "delete what that wrote first"
+        )
+
+
+def register(dataset, cam_key, settings):
+    """Notes in a CAM run's record that it is examined; what an earlier examination wrote is deleted.
+
+    What is written from here on is deleted and renamed with the run.
+    """
+    clear(dataset, cam_key)
+    record = {
+        "status": "running",
+        "started": _now(),
+        "settings": settings,
+        "views": [],
+        "tags": [],
+        "labels": _runs.heatmap_fields_of(dataset, cam_key),
+    }
+    _runs.update(dataset, cam_key, bias=record)
+    _runs.add_written(dataset, cam_key, fields=field_names(cam_key))
+
+
+def update(dataset, cam_key, **changes):
+    """Changes entries of the record; new views are deleted with the run."""
+    record = record_of(dataset, cam_key)
+    if record is None:
+        return  # somebody deleted the run meanwhile
+    _runs.update(dataset, cam_key, bias={**record, **changes})
+    if "views" in changes:
+        _runs.add_written(dataset, cam_key, saved_views=changes["views"])
+
+
+def finish(dataset, cam_key, status, summary=None):
+    """Marks an examination as ended, its summary stored first, beside the run's own results."""
+    if summary is not None and record_of(dataset, cam_key) is not None:
+        _runs.save_results(dataset, cam_key, bias=summary)
+    update(dataset, cam_key, status=status, ended=_now())
+
+
+def clear(dataset, cam_key):
+    """Deletes what an examination wrote: fields, attributes, views, tags, sidebar group and results.
+
+    A run that was not examined is no error. The run's own heatmaps stay.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+    """
+    record = record_of(dataset, cam_key)
+    if record is None:
+        return
+    for name in record["views"]:
+        if dataset.has_saved_view(name):
+            dataset.delete_saved_view(name)
+    for tag in record["tags"]:
+        dataset.match_tags(tag).untag_samples(tag)
+    ours = field_names(cam_key)
+    paths = [
+        f"{field}.{name}"
+        for field in _runs.heatmap_fields_of(dataset, cam_key)
+        for name in LABEL_ATTRIBUTES
+    ]
+    present = [f for f in (*paths, *ours) if dataset.get_field(f) is not None]
+    if present:
+        dataset.delete_sample_fields(present, error_level=1)
+    groups = dataset.app_config.sidebar_groups
+    if groups:
+        dataset.app_config.sidebar_groups = [g for g in groups if g.name != ours[2]]
+        dataset.save()
+    config = _runs.config_of(dataset, cam_key)
+    _runs.save_results(dataset, cam_key, bias=None)
+    _runs.update(
+        dataset,
+        cam_key,
+        bias=None,
+        fields=[f for f in config.fields if f not in ours],
+        saved_views=[v for v in config.saved_views if v not in record["views"]],
+    )
+
+
+def declare(dataset, cam_key, heat_fields):
+    """Declares every field with its type and description, its group in the sidebar collapsed."""
+    verdict, dependence, bias = field_names(cam_key)
+    dataset.add_sample_field(
+        verdict,
+        fo.StringField,
+        description="What may be said of the sample: heat finds and shows, the swap confirms",
+    )
+    dataset.add_sample_field(
+        dependence,
+        fo.FloatField,
+        description="Best estimate, 0 to 1, of how much of the score rests on the background",
+    )
+    dataset.add_sample_field(
+        bias,
+        fo.EmbeddedDocumentField,
+        embedded_doc_type=fo.DynamicEmbeddedDocument,
+        description="Every number behind the verdict",
+        fields=[_field(name, *entry) for name, entry in ATTRIBUTES.items()],
+    )
+    for field in heat_fields:
+        dataset.add_sample_field(
+            field,
+            fo.EmbeddedDocumentField,
+            embedded_doc_type=fo.Heatmap,
+            fields=[_field(name, *entry) for name, entry in LABEL_ATTRIBUTES.items()],
+        )
+    _collapse(dataset, bias)
+
+
+def _field(name, kind, description):
+    options = {"field": fo.StringField()} if kind is fo.ListField else {}
+    field = kind(description=description, **options)
+    field.name = field.db_field = name
+    return field
+
+
+def _collapse(dataset, bias):
+    config = dataset.app_config
+    groups = config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset)
+    paths = [f"{bias}.{name}" for name in ATTRIBUTES]
+    for group in groups:
+        group.paths = [p for p in group.paths if p != bias and not p.startswith(f"{bias}.")]
+    groups = [g for g in groups if g.name != bias]
+    groups.append(fo.SidebarGroupDocument(name=bias, paths=paths, expanded=False))
+    config.sidebar_groups = groups
+    dataset.save()
+
+
+def write(dataset, rows):
+    """Writes a batch: all fields of a sample in one update, so that it has all of them or none.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        rows: ``{sample id: {path: value}}``; the path of an attribute has a dot
+
+    Returns:
+        ids of samples that no longer exist
+    """
+    now = datetime.datetime.now(datetime.timezone.utc)
+    operations = []
+    for sample_id, values in rows.items():
+        document = {k: v.to_mongo() if hasattr(v, "to_mongo") else v for k, v in values.items()}
+        document["last_modified_at"] = now
+        operations.append(UpdateOne({"_id": ObjectId(sample_id)}, {"$set": document}))
+    answers = fod.bulk_write(operations, dataset._sample_collection, ordered=False, batcher=False)
+    fo.Sample._reload_docs(dataset._sample_collection_name, sample_ids=list(rows))
+    if sum(a.matched_count for a in answers) == len(operations):
+        return []
+    ids = [ObjectId(i) for i in rows]
+    found = {str(i) for i in dataset._sample_collection.distinct("_id", {"_id": {"$in": ids}})}
+    return [i for i in rows if i not in found]
+
+
+def save_views(dataset, cam_key, labelled):
+    """Saves the three views over the whole dataset, the most dependent samples first.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        labelled: whether it is known which predictions are right
+
+    Returns:
+        their names
+    """
+    from ..cam_core.verdicts import HARMLESS, HIDDEN, RELIES, UNTESTED
+
+    verdict, dependence, bias = field_names(cam_key)
+    relies = dataset.match(F(verdict).is_in([RELIES, HIDDEN])).sort_by(dependence, reverse=True)
+    outside = dataset.match(F(verdict).is_in([UNTESTED, HARMLESS]))
+    views = {"relies on background": (relies, "The score depends on the background")}
+    if labelled:
+        views["right for the wrong reason"] = (
+            relies.match(F(f"{bias}.correct") == True),  # noqa: E712 - a query, not a comparison
+            "The prediction is right, and its score depends on the background",
+        )
+    views["heat only"] = (
+        outside.sort_by(f"{bias}.suspicion", reverse=True),
+        "The heat is suspicious; the swap was not run, or found no effect",
+    )
+    for name, (view, description) in views.items():
+        dataset.save_view(f"{cam_key}: {name}", view, description=description, overwrite=True)
+    return [f"{cam_key}: {name}" for name in views]
+
+
+def save_tags(dataset, cam_key, verdicts):
+    """Tags samples with what their verdict is, the harmless ones left out.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        verdicts: ``{sample id: verdict}``
+
+    Returns:
+        the tags
+    """
+    from ..cam_core.verdicts import OBJECT
+
+    members = {}
+    for sample_id, verdict in verdicts.items():
+        if verdict != OBJECT:
+            members.setdefault(f"{cam_key}: {verdict}", []).append(sample_id)
+    for tag, ids in members.items():
+        for start in range(0, len(ids), 10_000):
+            dataset.select(ids[start : start + 10_000]).tag_samples(tag)
+    return sorted(members)
+
+
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,278 @@
+"""What a run of ``find_background_bias`` found, as numbers and in plain words."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass
+class BiasSummary:
+    """What a run found.
+
+    Attributes:
+        cam_key: the CAM run's key
+        samples: how many were looked at
+        tested: on how many the swap was run
+        classes: dicts ``label, n, bg_gap`` (``mean, low, high, n``), ``bg_support, dependence, q,
+            flagged, note, ...``, the most dependent first
+        model: the model line: ``accuracy, mixed_rand, mixed_same, bg_gap, only_bg`` with intervals,
+            ``chance, majority, against, evidence``; None where nothing was tested
+        calibration: ``auroc, usable, reason, n, positives`` of heat against the swap
+        objects: ``fields, how, classes, labels``: what was used as object and how it was chosen
+        verdicts: count per verdict
+        skipped: count per reason why samples were not tested
+        heat: mean heat on the objects beside its baselines, or None
+        regions: dicts ``name, effect, region_drop, control_drop, flip, p, n, ...``: of the border and
+            the hottest place where there are no objects, of what is named context where there is
+        clusters: of heatmaps, small tight ones off the object first
+        telltales: statistics of whole images that tell classes apart
+        portraits: mean heat within the objects' boxes, per class and group
+        groups: what ``group_by`` has to do with the answers, or None
+        labels: ``field, known, unknown``: samples whose label the model has, and has not
+        views: names of the saved views
+        fields: the fields written
+        report: the path of the HTML report, or None
+        failed: list of dicts ``id, filepath, reason``
+        seconds: wall time
+        settings: what was used
+        notes: sentences that a person should read
+        error: what went wrong while storing, or None
+    """
+
+    cam_key: str
+    samples: int
+    tested: int
+    classes: list
+    model: dict
+    calibration: dict
+    objects: dict
+    verdicts: dict
+    skipped: dict
+    heat: dict
+    regions: list
+    clusters: list
+    telltales: list
+    portraits: list
+    groups: dict
+    labels: dict
+    views: list
+    fields: list
+    report: str
+    failed: list
+    seconds: float
+    settings: dict
+    notes: list
+    error: str = None
+
+    @property
+    def flagged(self):
+        """The classes that are flagged."""
+        return [row for row in self.classes if row["flagged"]]
+
+    def __str__(self):
+        """A paragraph for people."""
+        return "\n".join(self.lines())
+
+    def lines(self):
+        """The sentences of the summary, one topic each."""
+        parts = [
+            _headline(self), _classes(self), _model(self), _heat(self), _verdicts(self),
+            *(_region(r) for r in self.regions), _telltales(self), _groups(self), *self.notes,
+            _skipped(self), _labels(self), _views(self), _failed(self),
+        ]  # fmt: skip
+        return [part for part in parts if part]
+
+
+def percent(value):
+    """``0.873`` -> ``"87 %"``; a small share keeps a digit."""
+    if value is None:
+        return "unknown"
+    return f"{100 * value:.1f} %" if 0 < abs(value) < 0.0995 else f"{100 * value:.0f} %"
+
+
+def with_interval(interval, form=percent):
+    """A mean with its 95 % interval and n, as text."""
+    if interval["mean"] is None:
+        return "unknown"
+    if interval["low"] is None:
+        return f"{form(interval['mean'])} (n = {interval['n']})"
+    low, high = form(interval["low"]), form(interval["high"])
+    return f"{form(interval['mean'])} ({low} to {high}, n = {interval['n']})"
+
+
+def number(value):
+    """A number of the 0..1 kind with two digits."""
+    return "unknown" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def _headline(s):
+    relies = _relying(s)
+    if not s.tested:
+        return (
+            f"{s.cam_key}: the background could not be swapped on any of {s.samples:,} samples, so nothing "
+            "is said about objects."
+        )
+    return (
+        f"{s.cam_key}: the score of {relies:,} of {s.tested:,} tested samples depends on the background"
+        f" ({s.samples:,} samples in all)."
+    )
+
+
+def _relying(s):
+    from ..cam_core.verdicts import HIDDEN, RELIES
+
+    return s.verdicts.get(RELIES, 0) + s.verdicts.get(HIDDEN, 0)
+
+
+def _classes(s):
+    enough = [row for row in s.classes if row["note"] != "too few"]
+    few = len(s.classes) - len(enough)
+    if not s.tested:
+        return None
+    if not enough:
+        return (
+            f"Classes: none of {len(s.classes)} has the 20 tested samples that it takes to say something "
+            "about a class."
+        )
+    left = f"; {few} with fewer than 20 tested samples cannot be judged" if few else ""
+    if not s.flagged:
+        return (
+            f"Classes: no background dependence of {_these(enough)} found with these checks on "
+            f"{sum(row['n'] for row in enough):,} samples, which is not proof that there is none{left}."
+        )
+    named = ", ".join(
+        f"{row['label']} (gap {with_interval(row['bg_gap'], number)}, q {row['q']:.2g})"
+        for row in s.flagged[:8]
+    )
+    more = f" and {len(s.flagged) - 8} more" if len(s.flagged) > 8 else ""
+    return (
+        f"Classes: {len(s.flagged)} of {len(enough)} depend on the background: {named}{more}{left}."
+    )
+
+
+def _these(rows):
+    return f"the class {rows[0]['label']}" if len(rows) == 1 else f"the {len(rows)} classes judged"
+
+
+def _model(s):
+    if s.model is None or not s.tested:
+        return None
+    m = s.model
+    what = (
+        "Accuracy" if m["against"] == "labels" else "Agreement with its own predictions (no labels)"
+    )
+    control = (
+        f"{with_interval(m['mixed_same'])} on backgrounds of its own class, which is what pasting alone "
+        "costs"
+        if m["mixed_same"]["n"]
+        else "no paste control, because no two tested samples share a predicted class"
+    )
+    few = (
+        f" (the control only on {m['mixed_same']['n']} of them)"
+        if 0 < m["mixed_same"]["n"] < 0.5 * m["mixed_rand"]["n"]
+        else ""
+    )
+    return (
+        f"Model: {what.lower()} {with_interval(m['accuracy'])}; {with_interval(m['mixed_rand'])} on "
+        f"backgrounds of other classes; {control}{few}; {with_interval(m['only_bg'])} on backgrounds "
+        f"alone (chance {percent(m['chance'])}, always the most frequent class {percent(m['majority'])})."
+    )
+
+
+def _heat(s):
+    if s.heat is None:
+        return f"Heat: {s.calibration['reason']}." if s.tested else None
+    h = s.heat
+    return (
+        f"Heat: {percent(h['obj_energy'])} of it lies on the objects (n = {h['n']}; a uniform map "
+        f"{percent(h['uniform'])}, other samples' maps {percent(h['shuffled'])}, a centred Gaussian "
+        f"{percent(h['gaussian'])}). {s.calibration['reason'][0].upper()}{s.calibration['reason'][1:]}."
+        + (f" {h['zero']} maps have no heat at all." if h["zero"] else "")
+    )
+
+
+def _verdicts(s):
+    from ..cam_core.verdicts import VERDICTS
+
+    return (
+        "Verdicts: "
+        + ", ".join(f"{s.verdicts[v]:,} {v}" for v in VERDICTS if s.verdicts.get(v))
+        + "."
+    )
+
+
+def region_sentence(region):
+    """What replacing a region did, in one sentence."""
+    r = region
+    if not r["n"]:
+        why = ", ".join(f"{count} {reason}" for reason, count in r["skipped"].items())
+        return f"Region {r['name']}: could not be tested ({why or 'no samples'})."
+    what = (
+        f"Region {r['name']}: replacing it by other classes' costs {with_interval(r['region_drop'], number)}"
+        " of the score"
+    )
+    flips = f"{percent(r['flip'])} of the predictions change"
+    if not r["controlled"]:
+        return f"{what}; {flips}. It is too large for a control: random regions of its size lie mostly on it."
+    few = f" on the {r['controlled']} where it is small enough" if r["controlled"] < r["n"] else ""
+    return (
+        f"{what}, random regions of its size {number(r['control_drop']['mean'])}; effect beyond these "
+        f"{with_interval(r['effect'], number)}{few}, p {r['p']:.2g}; {flips}."
+    )
+
+
+_region = region_sentence
+
+
+def _telltales(s):
+    if not s.telltales:
+        return None
+    named = ", ".join(
+        f"{t['label']}: {t['statistic']} (AUROC {t['auroc']:.2f})" for t in s.telltales[:5]
+    )
+    return f"Whole images tell some classes apart, which no heatmap shows and the model may use: {named}."
+
+
+def _groups(s):
+    if s.groups is None:
+        return None
+    g = s.groups
+    named = "; ".join(
+        f"{row['value']}: accuracy {percent(row['accuracy']['mean'])}, effect {number(row['effect']['mean'])}"
+        f", n = {row['n']}"
+        for row in g["groups"][:6]
+    )
+    share = (
+        f"it explains {percent(max(0.0, g['explained']))} of the score within a class (p {g['p']:.2g})"
+        if g["explained"] is not None
+        else "what it explains of the score cannot be told"
+    )
+    return f"Groups by {g['field']}: {share}; {named}."
+
+
+def _skipped(s):
+    if not s.skipped:
+        return None
+    total = sum(s.skipped.values())
+    named = ", ".join(f"{count:,} {reason}" for reason, count in s.skipped.items())
+    return f"Not tested: {total:,} of {s.samples:,} samples ({named})."
+
+
+def _labels(s):
+    if not s.labels.get("unknown"):
+        return None
+    names = ", ".join(s.labels["names"][:5])
+    return (
+        f"{s.labels['unknown']:,} samples have a label that the model lacks ({names}); they count as wrong, "
+        "and are left out of the accuracies."
+    )
+
+
+def _views(s):
+    return f"Views: {'; '.join(s.views)}." if s.views else None
+
+
+def _failed(s):
+    if not s.failed:
+        return None
+    first = s.failed[0]
+    return f"{len(s.failed)} samples failed, first {first['filepath']}: {first['reason']}."

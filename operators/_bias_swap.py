@@ -1,0 +1,169 @@
+"""Composites through the model: probabilities of pictures, and long calls that report and stop."""
+
+import concurrent.futures
+import contextlib
+import os
+import queue
+import threading
+
+import numpy as np
+
+
+def probabilities_of(model, images, precision="float32"):
+    """Runs a classifier on a batch.
+
+    Args:
+        model: the :class:`LoadedModel`
+        images: (N, C, h, w) of the model's transforms
+        precision ("float32"): of the forward
+
+    Returns:
+        (N, classes) float32 tensor on the CPU in [0, 1]: softmax, or sigmoid for a model with one
+        output or several labels per image
+
+    Raises:
+        ValueError: if the model gives no class scores
+    """
+    import torch
+
+    from ..cam_core import adapt
+    from ..cam_core.capture import exclusive, unchanged
+
+    adapted = adapt(model.module)
+    like = next(model.module.parameters(), None)
+    if like is not None:
+        images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
+    kind = torch.bfloat16 if precision == "auto" else getattr(torch, precision)
+    half = precision != "float32" and images.is_cuda
+    with (
+        exclusive(model.module),
+        unchanged(model.module),
+        torch.inference_mode(),
+        torch.autocast(images.device.type, dtype=kind if half else None, enabled=half),
+    ):
+        outputs = adapted.forward(images)
+        return class_probabilities(adapted, outputs)
+
+
+def class_probabilities(adapted, outputs):
+    """The (N, classes) probabilities in a model's outputs, on the CPU."""
+    import torch
+
+    scores = adapted.raw_scores(outputs).float()
+    scores = scores[:, None] if scores.dim() == 1 else scores
+    if scores.shape[1] == 1:
+        one = scores.sigmoid()
+        return torch.cat([1 - one, one], 1).cpu()
+    return (scores.sigmoid() if adapted.multi_label else scores.softmax(1)).cpu()
+
+
+class Predictor:
+    """Maps a list of pictures (h, w, 3) uint8 to class probabilities, as the loader would.
+
+    Args:
+        model: the :class:`LoadedModel`
+        workers: threads that transform; 0 transforms in the caller's
+        precision ("float32"): of the forward
+    """
+
+    def __init__(self, model, workers, precision="float32"):
+        self._model = model
+        self._precision = precision
+        self._workers = workers
+        self._pool = (
+            concurrent.futures.ThreadPoolExecutor(workers, "cam51-compose") if workers else None
+        )
+
+    def close(self):
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, pictures):
+        """Returns (N, classes) probabilities as a float32 array."""
+        mapping = map if self._pool is None else self._pool.map
+        tensors = list(mapping(self._transform, pictures))
+        groups = {}
+        for row, tensor in enumerate(tensors):
+            groups.setdefault(tuple(tensor.shape), []).append(row)
+        out = None
+        for rows in groups.values():
+            scores = self._forward([tensors[row] for row in rows])
+            out = np.empty((len(tensors), scores.shape[1]), np.float32) if out is None else out
+            out[rows] = scores
+        return out
+
+    def _transform(self, picture):
+        from PIL import Image
+
+        return self._model.transforms(Image.fromarray(picture))
+
+    def _forward(self, tensors):
+        """A batch that does not fit the device's memory is halved."""
+        import torch
+
+        try:
+            return probabilities_of(self._model, torch.stack(tensors), self._precision).numpy()
+        except torch.OutOfMemoryError:
+            if len(tensors) == 1:
+                raise
+        torch.cuda.empty_cache()
+        middle = len(tensors) // 2
+        return np.concatenate([self._forward(tensors[:middle]), self._forward(tensors[middle:])])
+
+
+class Stopped(Exception):
+    """Nobody waits for the result any more."""
+
+
+class Reporting:
+    """A long call in a thread of its own, which can be watched and stopped.
+
+    :mod:`cam_core.checks` calls ``predict`` for every batch and returns at its end; here a generator
+    tells how many pictures are through, and closing it stops the call at its next batch.
+
+    Args:
+        predict: a list of pictures -> probabilities
+    """
+
+    def __init__(self, predict):
+        self._predict = predict
+        self._stop = threading.Event()
+        self._done = queue.SimpleQueue()
+        self.result = None
+
+    def predict(self, pictures):
+        """``predict`` for the call: counts, and raises :class:`Stopped` once nobody listens."""
+        if self._stop.is_set():
+            raise Stopped
+        answer = self._predict(pictures)
+        self._done.put(len(pictures))
+        return answer
+
+    def run(self, call):
+        """Runs ``call(predict)``; afterwards :attr:`result` is what it returned.
+
+        Yields:
+            how many pictures are through in all, after each batch
+        """
+        total = 0
+        with concurrent.futures.ThreadPoolExecutor(1, "cam51-check") as pool:
+            future = pool.submit(call, self.predict)
+            future.add_done_callback(lambda _: self._done.put(None))
+            try:
+                while (count := self._done.get()) is not None:
+                    total += count
+                    yield total
+                self.result = future.result()
+            finally:
+                self._stop.set()
+                with contextlib.suppress(Stopped):
+                    if not future.done():
+                        future.result()
+
+
+def workers_of(settings):
+    """How many threads decode and compose."""
+    if settings.num_workers is not None:
+        return settings.num_workers
+    return min(8, os.cpu_count() or 1)

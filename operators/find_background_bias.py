@@ -1,0 +1,250 @@
+"""The question behind the heatmaps: does the model's score rest on the object or on its surroundings?"""
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+from ._bias_settings import BiasSettings
+
+
+class FindBackgroundBias(foo.Operator):
+    """Measures heat against objects, tests it by swapping backgrounds, and ranks samples and classes."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="find_background_bias",
+            label="Find background bias",
+            description="Which samples and classes rest on the background: heat, then a causal test",
+            icon="wallpaper",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            default_choice_to_delegated=False,
+            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+        )
+
+    def resolve_placement(self, ctx):
+        """One button above the grid."""
+        return types.Placement(
+            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
+            types.Button(label="Find background bias", icon="wallpaper", prompt=True),
+        )
+
+    def resolve_input(self, ctx):
+        """The form."""
+        from . import _bias_forms
+
+        return _bias_forms.find_background_bias_form(ctx)
+
+    def __call__(
+        self,
+        samples,
+        cam_key=None,
+        model=None,
+        *,
+        transforms=None,
+        classes=None,
+        methods=None,
+        targets="predicted",
+        layers=None,
+        objects="auto",
+        object_classes="auto",
+        aliases=None,
+        labels="auto",
+        probe="auto",
+        donors=4,
+        control=True,
+        feather=2,
+        group_by=None,
+        scenes=None,
+        views=True,
+        tags=False,
+        report=None,
+        batch_size="auto",
+        num_workers=None,
+        device=None,
+        precision="auto",
+        overwrite=False,
+        seed=51,
+        progress=None,
+        delegate=False,
+    ):
+        """Tests what the scores rest on, synchronously, also inside a running event loop.
+
+        Heat says where evidence is and is no proof; the swap puts each object on other samples'
+        backgrounds and watches the score. After Xiao et al., Noise or Signal: The Role of Image
+        Backgrounds in Object Recognition, ICLR 2021.
+
+        Example usage::
+
+            import fiftyone.operators as foo
+
+            find_background_bias = foo.get_operator("@cam51/heatmaps/find_background_bias")
+
+            # Of a CAM run that exists; its model, if the zoo has it
+            summary = find_background_bias(dataset, "resnet50", objects="ground_truth")
+            print(summary)
+            dataset.load_saved_view("resnet50: relies on background")
+
+            # Heatmaps first, with any module
+            find_background_bias(
+                dataset,
+                "mine",
+                my_module,
+                transforms=my_transforms,
+                classes=my_classes,
+                objects={"boxes": "object", "fixtures": "context"},
+                group_by="hospital",
+                report="bias_report",
+            )
+
+        Written per sample: ``{cam_key}_verdict``, one of ``relies on background``, ``relies on
+        background, not visible in heat``, ``heat outside, untested``, ``heat outside, harmless``,
+        ``relies on object``, ``unstable when pasted``, ``cannot say``; ``{cam_key}_dependence``, the
+        best single estimate in 0..1 that the score rests on the background; and every other number
+        in ``{cam_key}_bias``. Nothing is said to rely on the background from heat alone.
+
+        Args:
+            samples: a dataset or view of images
+            cam_key (None): a CAM run, whose settings are used; a run is computed where there is none
+                of this key, or no key is given
+            model (None): as in ``compute_cams``; may be left out for a run of a zoo model
+            transforms (None): as in ``compute_cams``; of the model that the run was computed with
+            classes (None): likewise
+            methods (None): of a run that is computed; for an existing run, functions for methods that
+                its record only has by name
+            targets ("predicted"): of a run that is computed: ``"predicted"``, or a class
+            layers (None): of a run that is computed
+            objects ("auto"): a label field, a mapping field -> role (``"object"``, ``"other"``,
+                ``"context"``, ``"ignore"``), or None for none. ``"auto"`` takes the one field with
+                boxes, polygons or masks that is no prediction. Without objects the border and the
+                hottest place are tested instead
+            object_classes ("auto"): ``"explained"``: only objects of the explained class;
+                ``"all"``; names; ``"auto"``: of the explained class, and where none is annotated all
+                of the sample's
+            aliases (None): class of the model -> label or labels of the dataset
+            labels ("auto"): a field of classifications, strings, or lists of strings any of which is
+                right; ``"auto"`` takes the one classification that is no prediction; None for none
+            probe ("auto"): how many samples are tested, spread over the classes; at most 2,000 by
+                default. The others get an estimate from their heat where that predicts the swap
+            donors (4): other backgrounds per sample
+            control (True): whether as many backgrounds of the same class are tried: what pasting alone
+                costs
+            feather (2): pixels over which a pasted object fades out
+            group_by (None): a field with one value per sample, such as ``"hospital"``
+            scenes (None): a field that says which samples belong together (scene, video): they lend
+                each other no backgrounds, and intervals count scenes
+            views (True): whether three views are saved
+            tags (False): whether samples are tagged with their verdicts
+            report (None): a folder for an HTML report and CSV files
+            batch_size ("auto"): images per forward
+            num_workers (None): decoding threads; 0 calls the transforms in this thread only
+            device (None): a torch device; by default the model's
+            precision ("auto"): of a run that is computed
+            overwrite (False): whether what an earlier examination of this run wrote is deleted first
+            seed (51): of everything random
+            progress (None): whether to show a progress bar; FiftyOne's setting by default
+            delegate (False): whether to schedule the run instead (zoo models and names only)
+
+        Returns:
+            a ``BiasSummary`` with ``classes``, ``model``, ``calibration``, ``objects``, ``verdicts``,
+            ``skipped`` and more; printed, it is a paragraph
+
+        Raises:
+            ValueError: if an argument is wrong, or the model is no classifier; nothing has been
+                written then
+        """
+        arguments = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "samples", "progress", "delegate")
+        }
+        if delegate:
+            return self._delegate(samples, arguments)
+        return run_with_bar(_job(samples, arguments, origin="python"), progress)
+
+    def _delegate(self, samples, arguments):
+        from . import _bias_forms
+
+        params = _bias_forms.params_of(arguments)
+        ctx = {"view": samples.view()}
+        return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
+
+    def execute(self, ctx):
+        """Runs the form's job; closing the App's tab interrupts it."""
+        from ._pipeline import stream
+
+        return stream(self._messages(ctx))
+
+    def _messages(self, ctx):
+        """A live progress bar, then the verdicts in the grid and the summary."""
+        from . import _bias_forms
+
+        try:
+            job = _job(
+                ctx.target_view(require_flat=True),
+                _bias_forms.arguments_of(ctx.params),
+                origin="delegated" if ctx.delegated else "app",
+            )
+            for phase in job.run():
+                yield report_phase(ctx, phase)
+        except ValueError as error:
+            yield ctx.ops.notify(str(error), variant="error")
+            raise
+        yield ctx.ops.reload_dataset()
+        if job.colours is not None:
+            # Of the scheme of this session, only the fields' colours are replaced.
+            yield ctx.trigger("set_color_scheme", {"fields": job.colours})
+        yield ctx.ops.set_active_fields(job.active_fields)
+        lines = job.summary.lines()
+        yield ctx.ops.notify(" ".join(lines[:2]), variant="success")
+
+
+def _job(samples, arguments, origin):
+    """Checks the arguments and builds the job."""
+    from ._bias_job import BiasJob
+
+    arguments = dict(arguments)
+    model = arguments.pop("model", None)
+    transforms = arguments.pop("transforms", None)
+    classes = arguments.pop("classes", None)
+    return BiasJob(samples, model, BiasSettings(**arguments), transforms, classes, origin=origin)
+
+
+def run_with_bar(job, progress):
+    """Runs a job with one progress bar per phase; returns its summary.
+
+    Args:
+        job: has ``run()``, a generator of :class:`~operators._bias_steps.Phase`, and ``summary``
+        progress: whether to show the bars; None for FiftyOne's setting
+    """
+    bar, name = None, None
+    try:
+        for phase in job.run():
+            if phase.name != name:
+                if bar is not None:
+                    bar.close()
+                name = phase.name
+                bar = fo.ProgressBar(
+                    total=phase.total, progress=progress, start_msg=f"{name.capitalize()}..."
+                )
+                bar.__enter__()
+            bar.update(max(0, min(phase.done, phase.total) - bar.iteration))
+    finally:
+        if bar is not None:
+            bar.close()
+    return job.summary
+
+
+def report_phase(ctx, phase):
+    """Moves the progress bar: delegated and immediate runs have different calls for it."""
+    label = f"{phase.name}: {min(phase.done, phase.total):,} of {phase.total:,}"
+    if phase.failed:
+        label += f", {phase.failed:,} failed"
+    label += "" if ctx.delegated else "; closing this tab stops it"
+    if ctx.delegated:
+        return ctx.set_progress(progress=phase.fraction, label=label)
+    return ctx.ops.set_progress(progress=phase.fraction, label=label)

@@ -1,0 +1,138 @@
+"""What one region of the images is worth to the model: a tag in the corner, the border, the hottest place."""
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+from ._bias_settings import RegionSettings
+from .find_background_bias import report_phase, run_with_bar
+
+
+class TestRegion(foo.Operator):
+    """Replaces a region by other samples', beside random regions of its size."""
+
+    __test__ = False  # no test case, whatever its name begins with
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="test_region",
+            label="Test a region of the images",
+            description="Whether the model's scores rest on a region, such as the border or a tag",
+            icon="crop_free",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            default_choice_to_delegated=False,
+            risk_level="low",
+        )
+
+    def resolve_input(self, ctx):
+        """The form."""
+        from . import _bias_region_form
+
+        return _bias_region_form.test_region_form(ctx)
+
+    def __call__(
+        self,
+        samples,
+        region="hottest",
+        cam_key=None,
+        model=None,
+        *,
+        transforms=None,
+        classes=None,
+        targets="predicted",
+        probe="auto",
+        donors=4,
+        feather=2,
+        scenes=None,
+        batch_size="auto",
+        num_workers=None,
+        device=None,
+        precision="float32",
+        seed=51,
+        progress=None,
+    ):
+        """Tests a region without needing to know where objects are; writes nothing.
+
+        The region of each sample is replaced by the same region of samples of other predicted
+        classes, and so are random regions of its size and shape, which are the control.
+
+        Example usage::
+
+            import fiftyone.operators as foo
+
+            test_region = foo.get_operator("@cam51/heatmaps/test_region")
+            # a hospital's tag in the lower right corner
+            result = test_region(dataset, [0.8, 0.9, 0.2, 0.1], cam_key="densenet")
+            print(result)
+            # where a cluster of heatmaps lies
+            test_region(dataset, summary.clusters[0], cam_key="densenet")
+
+        Args:
+            samples: a dataset or view of images
+            region ("hottest"): ``"hottest"``, the hottest tenth of each image; ``"border"``, its outer
+                15 %; a label field; a relative box ``[left, top, width, height]``; or where a map
+                (h, w) over the image is at least half of its maximum, such as a cluster of
+                ``find_background_bias``
+            cam_key (None): a CAM run, whose target and, for ``"hottest"``, maps are used
+            model (None): as in ``compute_cams``; may be left out for a run of a zoo model
+            transforms (None): as in ``compute_cams``
+            classes (None): likewise
+            targets ("predicted"): without a run, what is tested: ``"predicted"``, or a class
+            probe ("auto"): how many samples are tested, spread over the classes; at most 2,000
+            donors (4): other samples, and random regions, per sample
+            feather (2): pixels over which the two are mixed
+            scenes (None): a field that says which samples belong together
+            batch_size ("auto"): images per forward
+            num_workers (None): decoding threads; 0 calls the transforms in this thread only
+            device (None): a torch device; by default the model's
+            precision ("float32"): of the forward
+            seed (51): of everything random
+            progress (None): whether to show a progress bar; FiftyOne's setting by default
+
+        Returns:
+            a ``RegionSummary`` with ``effect`` (mean, 95 % interval, n), ``region_drop``,
+            ``control_drop``, ``flip``, ``p``, ``classes`` and ``samples``; printed, it is a sentence
+
+        Raises:
+            ValueError: if an argument is wrong, or the model is no classifier
+        """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "samples", "progress")}
+        return run_with_bar(_job(samples, arguments), progress)
+
+    def execute(self, ctx):
+        """Runs the form's job; closing the App's tab ends it."""
+        from ._pipeline import stream
+
+        return stream(self._messages(ctx))
+
+    def _messages(self, ctx):
+        from . import _bias_region_form
+
+        try:
+            view = ctx.target_view(require_flat=True)
+            job = _job(view, _bias_region_form.arguments_of(ctx.params))
+            for phase in job.run():
+                yield report_phase(ctx, phase)
+        except ValueError as error:
+            yield ctx.ops.notify(str(error), variant="error")
+            raise
+        yield ctx.ops.notify(str(job.summary), variant="info")
+
+    def resolve_output(self, ctx):
+        """Nothing beside the notification."""
+        return types.Property(types.Object())
+
+
+def _job(samples, arguments):
+    """Checks the arguments and builds the job."""
+    from ._bias_region_job import RegionJob
+
+    arguments = dict(arguments)
+    model = arguments.pop("model", None)
+    transforms = arguments.pop("transforms", None)
+    classes = arguments.pop("classes", None)
+    return RegionJob(samples, model, RegionSettings(**arguments), transforms, classes)

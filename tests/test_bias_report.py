@@ -1,0 +1,174 @@
+"""The report: one page without anything outside it, safe from what is in the dataset, and its tables."""
+
+import base64
+import csv
+import html.parser
+import importlib
+import io
+import re
+
+import numpy as np
+import pytest
+from bias_common import BACKGROUND, OBJECT, agreeing, find
+from operators_common import PLUGIN
+from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("plugin")
+
+EVIL = "<script>alert('x')</script> & \"quotes\" `tick`"
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would make of the page."""
+
+    VOID = {"img", "meta", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.pictures, self.words, self._open = [], [], [], [], []
+        self.feed(text)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "srcset", "action", "data"):
+                self.links.append(value)
+            assert not name.startswith("on"), f"{tag} has {name}"
+        if tag == "img":
+            self.pictures.append(dict(attributes)["src"])
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "report"
+
+
+def make(make_dataset, tmp_path, folder, network=BACKGROUND, count=48, evil=False):
+    samples = agreeing(tmp_path, count)
+    for i, one in enumerate(samples):
+        one["hospital"] = EVIL if evil and i % 4 < 2 else "south"
+        if evil and one.label.label == "plus":
+            one.label.label = EVIL
+    dataset = make_dataset(*samples)
+    options = {"aliases": {"plus": EVIL}} if evil else {}
+    summary = find(dataset, network, group_by="hospital", report=str(folder), **options)
+    return dataset, summary, (folder / "run_bias.html").read_text(encoding="utf-8")
+
+
+def test_a_card_for_each_flagged_class(make_dataset, tmp_path, folder):
+    _, summary, text = make(make_dataset, tmp_path, folder)
+    assert summary.report == str(folder / "run_bias.html")
+    assert len(summary.flagged) == 2
+    cards = re.findall(r'<section class="card flagged">(.*?)</section>', text, re.S)
+    assert len(cards) == 2
+    for row, card in zip(summary.flagged, cards, strict=True):
+        page = Page(card)
+        assert row["label"] in page.text
+        # four photos with their heat, and two composites
+        assert len(page.pictures) == 4 * 2 + 2
+        gap = row["bg_gap"]
+        assert f"{gap['mean']:.2f} ({gap['low']:.2f} to {gap['high']:.2f}, n = 24)" in page.text
+        assert "falls by 1.00" in page.text
+        assert "What to do next" in page.text
+        assert "its score is 0.00, was 1.00" in page.text
+        assert "predicted minus" in page.text or "predicted plus" in page.text
+    assert str(summary).split("\n")[0] in Page(text).text
+
+
+def test_pictures_are_what_they_say(make_dataset, tmp_path, folder):
+    _, _, text = make(make_dataset, tmp_path, folder)
+    card = re.search(r'<section class="card flagged">(.*?)</section>', text, re.S)[1]
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))), float)
+        for p in Page(card).pictures
+    ]
+    photo, heat = pictures[0], pictures[1]
+    assert photo.shape == heat.shape == (210, 210, 3)
+    red = np.median(photo[..., 0])
+    assert red > 240 or red < 15, "the background's cue"
+    assert np.abs(photo - heat)[..., 1].max() > 40, "heat is laid over it"
+    # the object is where it was, the background has the other class's red
+    for composite in pictures[8:]:
+        assert abs(np.median(composite[..., 0]) - red) > 200
+
+
+def test_nothing_is_fetched_and_nothing_of_the_dataset_is_markup(make_dataset, tmp_path, folder):
+    _, summary, text = make(make_dataset, tmp_path, folder, evil=True)
+    page = Page(text)
+    assert page.links
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert not {"script", "link", "iframe", "object", "embed", "form"} & set(page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "alert('x')" in page.text, "it is shown"
+    assert any(row["label"] == EVIL for row in summary.classes)
+
+
+def test_nothing_flagged_says_so(make_dataset, tmp_path, folder):
+    _, _, text = make(make_dataset, tmp_path, folder, OBJECT)
+    assert "card flagged" not in text
+    assert "not proof that there is none" in Page(text).text
+    assert not re.search(r"\bbiased\b|unbiased|proved", Page(text).text)
+
+
+def test_report_without_objects(make_dataset, tmp_path, folder):
+    samples = agreeing(tmp_path, 12)
+    for one in samples:
+        del one["ground_truth"]
+    find(make_dataset(*samples), report=str(folder))
+    text = Page((folder / "run_bias.html").read_text(encoding="utf-8")).text
+    assert "Region border: replacing it" in text
+    assert "No objects" in text
+
+
+def test_tables(make_dataset, tmp_path, folder):
+    dataset, summary, _ = make(make_dataset, tmp_path, folder, count=12)
+    rows = list(csv.DictReader((folder / "run_bias_samples.csv").open(encoding="utf-8")))
+    assert [r["id"] for r in rows] == dataset.values("id")
+    assert [r["verdict"] for r in rows] == dataset.values("run_verdict")
+    drops = [float(r["swap_drop"]) for r in rows]
+    np.testing.assert_allclose(drops, dataset.values("run_bias.swap_drop"))
+    assert rows[0]["context_drop"] == ""
+    assert rows[0]["donors"].split() == dataset.first().run_bias.donors
+    classes = list(csv.DictReader((folder / "run_bias_classes.csv").open(encoding="utf-8")))
+    assert [c["label"] for c in classes] == [c["label"] for c in summary.classes]
+    assert float(classes[0]["bg_gap_low"]) == pytest.approx(summary.classes[0]["bg_gap"]["low"])
+    assert classes[0]["note"] == "too few"
+
+
+def test_a_table_holds_no_formulas(plugin):
+    tables = importlib.import_module(f"{PLUGIN}.operators._bias_tables")
+    assert tables.cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert tables.cell("@x") == "'@x"
+    assert tables.cell(-0.5) == -0.5
+    assert tables.cell("plain") == "plain"
+    assert tables.cell(None) == ""
+
+
+# the summary's words
+
+
+def test_words_for_numbers(plugin):
+    words = importlib.import_module(f"{PLUGIN}.operators._bias_summary")
+    assert words.percent(0.873) == "87 %"
+    assert words.percent(0.004) == "0.4 %"
+    assert words.percent(0) == "0 %"
+    assert words.percent(None) == "unknown"
+    assert words.number(0.126) == "0.13"
+    interval = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 12}
+    assert words.with_interval(interval) == "50 % (25 % to 75 %, n = 12)"
+    alone = {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert words.with_interval(alone, words.number) == "0.50 (n = 1)"
