@@ -4,7 +4,7 @@ import dataclasses
 
 import fiftyone as fo
 
-from . import _heatmaps
+from . import _heatmaps, _zoo
 
 
 class ExplainStep:
@@ -118,8 +118,8 @@ class ExplainStep:
         return peaks, status, heats
 
     def _add_predictions(self, result, batch, labels):
-        if result.probabilities is None:
-            return
+        if result.probabilities is None or self._model.kind == _zoo.SEGMENTER:
+            return  # a picture of many classes has no one class
         confidence, index = result.probabilities.max(1)
         for item, c, i in zip(batch.items, confidence.tolist(), index.tolist(), strict=True):
             label = fo.Classification(label=self._model.label(i), confidence=c)

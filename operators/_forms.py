@@ -7,8 +7,9 @@ import zlib
 import fiftyone as fo
 import fiftyone.operators.types as types
 
-from . import _models, _runs
+from . import _models, _outlines, _runs
 from ._form_methods import add_methods, methods_of
+from ._form_model import add_model, given_model, model_of, model_params
 from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, ranked_tags
 
 _TARGETS = {
@@ -19,7 +20,7 @@ _TARGETS = {
 }
 # What Execute hands over, in the order of the copied Python call; the rest is layout.
 _ARGUMENTS = (
-    "model", "methods", "cam_key", "targets", "layers", "fuse", "keep_layers", "batch_size",
+    "model", "classes", "methods", "cam_key", "targets", "layers", "fuse", "keep_layers", "batch_size",
     "num_workers", "device", "precision", "heatmap_size", "storage", "output_dir", "store_prediction",
     "overwrite", "max_fields", "seed",
 )  # fmt: skip
@@ -35,16 +36,30 @@ def arguments_of(params):
         a dict of the arguments that were given
     """
     given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
+    given.pop("classes", None)
+    given.update(given_model(params))
     if given.get("targets") == "classes":
         names = params.get("class_names") or ""
         given["targets"] = [n.strip() for n in names.split(";") if n.strip()]
     if params.get("method_set") or params.get("methods"):
-        given["methods"] = methods_of(params, _models.is_transformer(params.get("model")))
+        given["methods"] = _methods(params)
         if params.get("method_set") == "all":
             given.setdefault("max_fields", 100)  # they were asked for
     if given.get("batch_size") == 0:
         del given["batch_size"]
     return given
+
+
+def _methods(params):
+    """The methods that a form asks for; the recommended one is that of the model's family."""
+    name = model_of(params)
+    if (
+        name
+        and params.get("method_set", "recommended") == "recommended"
+        and not params.get("methods")
+    ):
+        return [_outlines.default_method(name)]
+    return methods_of(params, _outlines.is_transformer(name))
 
 
 def params_of(arguments):
@@ -60,6 +75,7 @@ def params_of(arguments):
         ValueError: if a value cannot be sent to another process
     """
     params = {k: v for k, v in arguments.items() if v is not None}
+    params.update(model_params(arguments))
     if params.get("batch_size") == "auto":
         del params["batch_size"]
     if "methods" in params:
@@ -127,30 +143,15 @@ def compute_cams_form(ctx):
     """
     inputs = types.Object()
     view = ctx.target_view(require_flat=True)
-    _model(inputs)
-    model = ctx.params.get("model")
-    if model in _models.supported_zoo_models():
-        add_methods(inputs, ctx, _models.is_transformer(model))
+    model = add_model(inputs, ctx)
+    if model is not None:
+        add_methods(inputs, ctx, _outlines.is_transformer(model))
         _targets(inputs, ctx)
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
         _advanced(inputs, ctx)
         _notice(inputs, ctx, view, model)
     return types.Property(inputs, view=types.View(label="Compute class activation maps"))
-
-
-def _model(inputs):
-    choices = types.AutocompleteView(allow_user_input=False)
-    for name in _models.supported_zoo_models():
-        choices.add_choice(name, label=name)
-    inputs.enum(
-        "model",
-        choices.values(),
-        required=True,
-        label="Model",
-        description="a classifier of the FiftyOne model zoo; your own models are explained from Python",
-        view=choices,
-    )
 
 
 def _targets(inputs, ctx):
@@ -177,7 +178,7 @@ def _targets(inputs, ctx):
 
 
 def _layers(inputs, ctx, model):
-    names, default = _models.zoo_layers(model)
+    names, default = _outlines.layers_of(model)
     choices = types.AutocompleteView(multiple=True, allow_user_input=True)
     for name in names:
         choices.add_choice(name, label=name)
@@ -189,7 +190,8 @@ def _layers(inputs, ctx, model):
         view=choices,
     )
     chosen = _expanded(ctx.params.get("layers") or [], names)
-    unknown = [n for n in chosen if n.split(":")[0] not in names]
+    # Of a model that is not downloaded yet the run will say which layers it has.
+    unknown = [n for n in chosen if names and n.split(":")[0] not in names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=3)
         _invalid(
@@ -312,15 +314,15 @@ def _notice(inputs, ctx, view, model):
     if any(prop.invalid for prop in inputs.properties.values()):
         return  # what is wrong is said where it is; nothing will be written
     given = arguments_of(ctx.params)
-    given.setdefault("methods", methods_of(ctx.params, _models.is_transformer(model)))
+    given.setdefault("methods", _methods(ctx.params))
     given.setdefault("cam_key", _runs.next_key(ctx.dataset, _models.default_key(model)))
     arguments = {k: given[k] for k in _ARGUMENTS if k in given}
-    names, default = _models.zoo_layers(model)
+    names, default = _outlines.layers_of(model)
     layers = _expanded(arguments.get("layers") or [default or "layer"], names)
     targets = arguments.get("targets", "predicted")
     tags = ranked_tags(targets) or targets
     try:
-        Settings(**{k: v for k, v in arguments.items() if k != "model"})
+        Settings(**{k: v for k, v in arguments.items() if k not in ("model", "classes")})
         maps, classless = _maps(arguments, layers)
         fields = list(_runs.plan_fields(arguments["cam_key"], maps, tags, classless).values())
         _runs.check_fields(

@@ -1,21 +1,18 @@
-"""Models: a zoo name, a FiftyOne model or a module becomes module + transforms + classes.
+"""Models: whatever a person gives becomes network + transforms + classes + adapter.
 
-Torch is imported inside functions, so that registering the operators and opening a form stay cheap.
+A name of the zoo (:mod:`._zoo`), a registered model (:mod:`._own_models`), another name
+(:mod:`._named_models`), a FiftyOne model (:mod:`._wrappers`), or a module of one's own. Torch is
+imported inside functions, so that registering the operators stays cheap.
 """
 
 import contextlib
 import dataclasses
-import difflib
-import functools
 import re
 import weakref
 
 import fiftyone as fo
-import fiftyone.zoo as foz
-import fiftyone.zoo.models as fozm
 
-_CLASSIFIER_OUTPUT = "fiftyone.utils.torch.ClassifierOutputProcessor"
-_TORCHVISION_MODEL = "fiftyone.zoo.models.torch.TorchvisionImageModel"
+from . import _named_models, _own_models, _zoo
 
 
 @dataclasses.dataclass
@@ -26,9 +23,13 @@ class LoadedModel:
         module: the ``torch.nn.Module``
         transforms: maps a PIL image to a (C, h, w) float tensor
         classes: class names in the order of the outputs, or None
-        name: what the run record and the default key call it
-        source: ``"zoo"``, ``"fiftyone"`` or ``"module"``
+        name: what the run record and the default key call it; of the sources ``"zoo"`` and
+            ``"name"`` this name loads it again
+        source: ``"zoo"``, ``"name"``, ``"fiftyone"`` or ``"module"``
         device: the ``torch.device`` that it runs on
+        adapted: its ``cam_core.ExplainableModel``, which ``explain`` takes: with its options, its
+            encoded texts and the like
+        kind: what it yields, one of ``_zoo.KINDS``, or None where that is not known
     """
 
     module: object
@@ -37,6 +38,8 @@ class LoadedModel:
     name: str
     source: str
     device: object
+    adapted: object
+    kind: str = None
 
     def label(self, index):
         """Returns the name of a class index."""
@@ -45,102 +48,108 @@ class LoadedModel:
         return f"class {index}"
 
 
-@functools.lru_cache(maxsize=1)
 def supported_zoo_models():
-    """Lists the zoo models that can be explained, without loading any.
+    """Lists the zoo models that can be explained here, without loading any.
 
-    FiftyOne's allow-lists of zoo models are honoured, because its own listing honours them.
+    FiftyOne's allow-lists of zoo models are honoured, and so is what is installed.
 
     Returns:
         a sorted list of names
     """
-    # Not foz.get_zoo_model() per name: it reads the whole manifest anew, 15 s in all.
-    return sorted(m.name for m in fozm._list_zoo_models() if _refusal(m) is None)
+    return _zoo.supported()
+
+
+def own_models():
+    """Lists the names of the models registered on this machine, sorted."""
+    return sorted(_own_models.registered())
 
 
 def refusal(name):
-    """Says in one sentence why a zoo model cannot be explained.
+    """Says in one sentence why a model cannot be explained, without loading it.
 
     Args:
-        name: the name of a zoo model
+        name: a name of the zoo, of a registered model, or another that :func:`load_model` takes
 
     Returns:
-        a string, or None if it can
+        a string, or None if nothing speaks against it
     """
-    return _refusal(foz.get_zoo_model(name))
+    if name in _own_models.registered():
+        return None
+    if _named_models.is_named(name):
+        return _named_models.refusal(name)
+    model = _zoo.entry(name)
+    return "the zoo has no model of this name" if model is None else _zoo.refusal(model)
 
 
-def _refusal(zoo_model):
-    config = zoo_model.default_deployment_config_dict or {}
-    kind = config.get("type", "")
-    details = config.get("config", {})
-    if kind != _TORCHVISION_MODEL:
-        return "this version explains torchvision's image classifiers"
-    if details.get("output_processor_cls") != _CLASSIFIER_OUTPUT:
-        return "it yields no class scores for the whole image"
-    return None
+def check_name(name):
+    """Raises a ValueError unless a model can be loaded by a name.
+
+    Args:
+        name: see :func:`refusal`
+    """
+    if name in _own_models.registered():
+        return
+    if not _named_models.is_named(name):
+        _zoo.check(name)
+        return
+    reason = _named_models.refusal(name)
+    if reason is not None:
+        raise ValueError(f"model: {name!r} is refused: {reason}")
+
+
+def is_reloadable(settings):
+    """Whether the model of a run can be loaded again by the name in the run's record.
+
+    Args:
+        settings: the settings in the record, with ``model`` and ``model_source``
+    """
+    return unregistered(settings) is None
+
+
+def unregistered(settings):
+    """Says why the model of a run cannot be loaded by its name, where the App needs it.
+
+    Args:
+        settings: the settings in a run's record, with ``model`` and ``model_source``
+
+    Returns:
+        a string that says what to do, or None if it can
+    """
+    name = settings.get("model")
+    if settings.get("model_source") in ("zoo", "name"):
+        reason = refusal(name)
+        return None if reason is None else f"the model {name!r} cannot be loaded here: {reason}"
+    if name in _own_models.registered():
+        return None
+    return (
+        f"the model {name!r} was given from Python and is not registered, so it cannot be loaded here; "
+        f"register it once on the server, register_model({name!r}, loader='package.module:function'), "
+        "or go on from Python"
+    )
 
 
 def default_key(name):
     """Returns the base of a run's key: ``resnet50-imagenet-torch`` -> ``resnet50``."""
-    short = re.sub(r"-(imagenet|coco)?-?torch$", "", name)
+    scheme, _, rest = name.partition(":") if _named_models.is_named(name) else ("", "", name)
+    if scheme in ("hf", "timm", "torchvision", "torch"):
+        rest = re.split(r"[/\\]", rest.partition("@")[0].rstrip("/\\"))[-1]
+    short = re.sub(r"-(imagenet|coco)?-?torch$", "", rest or name)
     return re.sub(r"\W+", "_", short).strip("_").lower() or "model"
 
 
-def check_zoo_name(name):
-    """Raises a ValueError unless a name is that of a zoo model that can be explained."""
-    if name in supported_zoo_models():
-        return
-    if name in foz.list_zoo_models():
-        raise ValueError(f"model: {name!r} cannot be explained: {refusal(name)}")
-    near = difflib.get_close_matches(name, supported_zoo_models(), n=3, cutoff=0.5)
-    hint = (
-        f"did you mean {', '.join(near)}?"
-        if near
-        else f"choose from {', '.join(supported_zoo_models())}"
-    )
-    raise ValueError(f"model: the zoo has no model {name!r}; {hint}")
-
-
-def zoo_layers(name):
-    """Returns (names of the layers, default layer) of a zoo model without its weights.
-
-    Args:
-        name: the name of a zoo model that can be explained
-
-    Returns:
-        a list of names, and the name of the family's default layer or None
-    """
-    model = _outline(name)
-    return [n for n, _ in model.module.named_modules() if n], model.named_default()
-
-
-@functools.lru_cache(maxsize=8)
-def _outline(name):
-    """A zoo model's network on PyTorch's ``meta`` device: no memory, no download."""
-    import eta.core.utils as etau
-    import torch
-
-    from ..cam_core import adapt
-
-    config = foz.get_zoo_model(name).default_deployment_config_dict["config"]
-    with torch.device("meta"):
-        return adapt(etau.get_function(config["entrypoint_fcn"])(weights=None))
-
-
-def is_transformer(name):
-    """Whether a zoo model that can be explained is a vision transformer; False for any other name."""
-    return name in supported_zoo_models() and _outline(name).default_method != "gradcam"
-
-
-def load_model(model, transforms=None, classes=None, device=None):
+def load_model(model, transforms=None, classes=None, device=None, preprocess=None, **options):
     """Loads what the user named as ``model``.
 
     Args:
-        model: the name of a zoo model, a FiftyOne model, or a ``torch.nn.Module``
+        model: a name (of the zoo, of a registered model, ``hf:<id>``, ``timm:<name>``,
+            ``torchvision:<name>``, the latter two also with ``@<checkpoint>``), a FiftyOne model, a
+            ``torch.nn.Module``, or a ``cam_core.ExplainableModel``
         transforms (None): required for a plain module: maps a PIL image to a float tensor (C, h, w)
-        classes (None): class names in the order of the model's outputs
+        classes (None): class names in the order of the model's outputs; of a zero-shot model what to
+            look for, or a dict from names to prompts
         device (None): a torch device; by default that of the model
+        preprocess (None): instead of transforms: maps an image's path to a float tensor (C, h, w)
+        **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``
 
     Returns:
         a :class:`LoadedModel`
@@ -154,22 +163,45 @@ def load_model(model, transforms=None, classes=None, device=None):
         raise ValueError(
             "model is required: a zoo model's name, a FiftyOne model or a torch.nn.Module"
         )
-    target = check_device(device)
+    if preprocess is not None:
+        if transforms is not None:
+            raise ValueError("preprocess: give transforms or preprocess, not both")
+        from ._wrappers import PathTransforms
+
+        transforms = PathTransforms(preprocess)
+    if transforms is not None and not callable(transforms):
+        raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
+    given = _Given(transforms, classes, check_device(device), options)
     if isinstance(model, str):
-        check_zoo_name(model)
-        options = {} if target is None else {"device": str(target)}
-        return _from_fiftyone(
-            foz.load_zoo_model(model, **options), model, "zoo", transforms, classes, target
-        )
+        return _from_name(model, given)
     if isinstance(model, fo.Model):
         name = getattr(model.config, "name", None) or type(getattr(model, "_model", model)).__name__
-        return _from_fiftyone(model, name, "fiftyone", transforms, classes, target)
-    if isinstance(model, torch.nn.Module):
-        return _from_module(model, type(model).__name__, "module", transforms, classes, target)
+        return _from_fiftyone(model, name, "fiftyone", given)
+    if isinstance(model, torch.nn.Module) or _is_adapted(model):
+        return _from_module(model, given)
     raise ValueError(
         f"model: {type(model).__name__} is not understood; give a zoo model's name, a FiftyOne model "
         "or a torch.nn.Module with transforms= and classes="
     )
+
+
+@dataclasses.dataclass
+class _Given:
+    """What a person said beside the model."""
+
+    transforms: object
+    classes: object
+    device: object
+    options: dict
+
+    def after(self, transforms, classes, options=None):
+        """What was registered or found, where nothing was said."""
+        return dataclasses.replace(
+            self,
+            transforms=transforms if self.transforms is None else self.transforms,
+            classes=classes if self.classes is None else self.classes,
+            options={**(options or {}), **self.options},
+        )
 
 
 def check_device(device):
@@ -195,23 +227,114 @@ def check_device(device):
     return wanted
 
 
-def _from_fiftyone(model, name, source, transforms, classes, device):
-    import torch
-
-    module = getattr(model, "_model", None)
-    if not isinstance(module, torch.nn.Module):
-        raise ValueError(
-            f"model: {type(model).__name__} wraps no torch.nn.Module that can be explained; "
-            "pass the module itself with transforms= and classes="
-        )
-    if transforms is None:
-        transforms = model.transforms if model.preprocess else None
-    if classes is None:
-        classes = getattr(model, "classes", None)
-    return _from_module(module, name, source, transforms, classes, device)
+def _from_name(name, given):
+    own = _own_models.registered().get(name)
+    if own is not None:
+        return load_own(own, given)
+    if _named_models.is_named(name):
+        classes = None if isinstance(given.classes, dict) else given.classes
+        return _from_found(_named_models.load(name, classes, given.device), name, given)
+    _zoo.check(name)
+    return _from_fiftyone(_zoo.load(name, given.device), name, "zoo", given)
 
 
-def _from_module(module, name, source, transforms, classes, device):
+def load_own(own, given=None):
+    """Loads a registered model.
+
+    Args:
+        own: an ``_own_models.OwnModel``
+        given (None): what a person said beside its name
+
+    Returns:
+        a :class:`LoadedModel`
+
+    Raises:
+        ValueError: if it cannot be loaded; the message says what to do
+    """
+    given = given or _Given(None, None, None, {})
+    given = given.after(_own_models.transforms_of(own), own.classes, own.options)
+    found = _named_models.load(own.spec, own.classes, given.device, trusted=True)
+    return _from_found(found, own.name, given)
+
+
+def _from_found(found, name, given):
+    """What a name's loader returned: a model, or a tuple of module, transforms and classes."""
+    if isinstance(found, tuple):
+        module, *rest = found
+        transforms, classes = (*rest, None, None)[:2]
+        return _from_module(module, given.after(transforms, classes), name, "name")
+    if isinstance(found, fo.Model):
+        return _from_fiftyone(found, name, "name", given)
+    return _from_module(found, given, name, "name")
+
+
+def _from_fiftyone(model, name, source, given):
+    from . import _wrappers
+
+    parts = _wrappers.take_apart(model, given.classes, given.options)
+    transforms = parts.transforms if given.transforms is None else given.transforms
+    return _loaded(parts.adapted, transforms, parts.classes, name, source, given.device, parts.kind)
+
+
+def _from_module(module, given, name=None, source="module"):
+    from ..cam_core import adapt
+    from . import _wrappers
+
+    if given.transforms is None:
+        converted = _converted(module, given)
+        if converted is not None:
+            return _from_fiftyone(converted, name or type(module).__name__, source, given)
+    if _wrappers.is_ultralytics(module):
+        module = module.model
+    try:
+        adapted = adapt(module, **given.options)
+    except TypeError as error:
+        raise ValueError(f"model: {error}") from error
+    classes = None if given.classes is None else [str(c) for c in given.classes]
+    name = name or type(adapted.module).__name__
+    kind = _wrappers.kind_of_adapter(adapted)
+    return _loaded(adapted, given.transforms, classes, name, source, given.device, kind)
+
+
+def _converted(module, given):
+    """FiftyOne's wrapper of a Hugging Face or Ultralytics model, as its ``apply_model`` makes one."""
+    from . import _wrappers
+
+    kinds = [kind.__module__.partition(".")[0] for kind in type(module).__mro__]
+    hub = getattr(getattr(module, "config", None), "_name_or_path", None)
+    if _wrappers.is_ultralytics(module):
+        import fiftyone.utils.ultralytics as fouu
+
+        return fouu.convert_ultralytics_model(module)
+    if "transformers" in kinds and hub:
+        with _zoo.readable_errors(hub):
+            return _hub_wrapper(module, hub, given.device)
+    return None
+
+
+def _hub_wrapper(module, name, device):
+    """FiftyOne's wrapper of a Hugging Face model; the model stays where and in the mode it was."""
+    import fiftyone.utils.transformers as fout
+
+    kind = fout.get_model_type(module)
+    own = next(module.parameters()).device
+    config = {"model": module, "name_or_path": name, "device": str(device or own)}
+    training = {m: m.training for m in module.modules()}
+    try:
+        config = fout.MODEL_TYPE_TO_CONFIG_CLASS[kind](config)
+        return fout.MODEL_TYPE_TO_MODEL_CLASS[kind](config)
+    finally:
+        for m, flag in training.items():
+            m.training = flag
+        module.to(own)
+
+
+def _is_adapted(model):
+    needed = ("module", "forward", "logits", "candidates", "default_layers", "grid")
+    return all(hasattr(model, name) for name in needed)
+
+
+def _loaded(adapted, transforms, classes, name, source, device, kind):
     import torch
 
     if transforms is None:
@@ -221,10 +344,11 @@ def _from_module(module, name, source, transforms, classes, device):
         )
     if not callable(transforms):
         raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
-    like = next(module.parameters(), None)
+    like = next(adapted.module.parameters(), None)
     own = like.device if like is not None else torch.device("cpu")
-    classes = None if classes is None else [str(c) for c in classes]
-    return LoadedModel(module, transforms, classes, name, source, device or own)
+    return LoadedModel(
+        adapted.module, transforms, classes, name, source, device or own, adapted, kind
+    )
 
 
 @contextlib.contextmanager

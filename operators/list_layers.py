@@ -11,7 +11,7 @@ class ListLayers(foo.Operator):
         """The operator's configuration."""
         return foo.OperatorConfig(name="list_layers", label="List layers of a model", unlisted=True)
 
-    def __call__(self, model, image_size=(224, 224)):
+    def __call__(self, model, image_size=(224, 224), classes=None):
         """Lists the layers of a model that can be explained, in the order they are computed.
 
         Example usage::
@@ -21,9 +21,11 @@ class ListLayers(foo.Operator):
                 print(layer)
 
         Args:
-            model: the name of a zoo model, a FiftyOne model, or a ``torch.nn.Module``
+            model: a model's name, a FiftyOne model, or a ``torch.nn.Module``, as ``compute_cams``
+                takes it
             image_size ((224, 224)): (height, width) of the model's input, or one
                 number; grids depend on it
+            classes (None): of a zero-shot model, what to look for
 
         Returns:
             a list of ``LayerInfo``: ``name``, ``type``, ``channels``, ``grid`` and ``default``
@@ -41,10 +43,10 @@ class ListLayers(foo.Operator):
             raise ValueError(
                 f"image_size must be (height, width) or one number, got {image_size!r}"
             )
-        loaded = _models.load_model(model, transforms=lambda image: image)
+        loaded = _models.load_model(model, transforms=lambda image: image, classes=classes)
         like = next(loaded.module.parameters())
         images = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
-        return list_layers(loaded.module, images)
+        return list_layers(loaded.adapted, images)
 
     def execute(self, ctx):
         """Returns the layers as rows of a table."""

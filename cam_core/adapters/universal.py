@@ -47,11 +47,8 @@ class UniversalSegmentationModel(SegmentationModel):
     def matches(cls, module: nn.Module) -> bool:
         """Whether this is Mask2Former, MaskFormer, OneFormer or EoMT of transformers."""
         return any(
-            kind.__module__.startswith("transformers.") and _NAMES in kind.__name__
+            kind.__module__.startswith("transformers.") and kind.__name__.endswith(_NAMES)
             for kind in type(module).__mro__
-        ) or (
-            type(module).__module__.startswith("transformers.")
-            and type(module).__name__ == "MaskFormerForInstanceSegmentation"
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -75,7 +72,7 @@ class UniversalSegmentationModel(SegmentationModel):
         return [row for row in rows if _ENCODER in f"{row.name}."] or rows
 
 
-_NAMES = "ForUniversalSegmentation"
+_NAMES = ("ForUniversalSegmentation", "MaskFormerForInstanceSegmentation")
 _ENCODER = "pixel_level_module.encoder."
 
 

@@ -1,0 +1,156 @@
+"""What a form says about a model by its name: layers, default method, kind; without its weights."""
+
+import functools
+
+from . import _named_models, _own_models, _zoo
+
+# Networks of transformers, and their families, that are no vision transformers.
+_CONVOLUTIONAL = ("convnext", "efficientnet", "resnet", "regnet", "mobilenet", "bit", "yolo", "vgg")
+
+
+def kind_of_name(name):
+    """Returns what a model yields, one of ``_zoo.KINDS``, or None if its name does not tell.
+
+    Args:
+        name: see :func:`._models.load_model`
+    """
+    adapted = outline(name)
+    if adapted is not None:
+        from ._wrappers import kind_of_adapter
+
+        return kind_of_adapter(adapted)
+    model = _zoo_entry(name)
+    return None if model is None else _zoo.kind_of(model)
+
+
+def layers_of(name):
+    """Returns (names of the layers, default layer) of a model without its weights.
+
+    Args:
+        name: see :func:`._models.load_model`
+
+    Returns:
+        a list of names, empty where they are not known before the model is loaded, and the name of
+        the family's default layer or None
+    """
+    adapted = outline(name)
+    if adapted is None:
+        return [], None
+    return [n for n, _ in adapted.module.named_modules() if n], adapted.named_default()
+
+
+def default_method(name):
+    """Returns the method that is right for a model unless a person chooses.
+
+    Args:
+        name: see :func:`._models.load_model`
+    """
+    adapted = outline(name)
+    if adapted is not None:
+        return adapted.default_method
+    if kind_of_name(name) in (_zoo.SEGMENTER, _zoo.DETECTOR):
+        return "layercam"
+    plain = any(word in name.lower() for word in _CONVOLUTIONAL)
+    model = _zoo_entry(name)
+    attends = name.startswith("hf:") or (model is not None and _attends(model))
+    return "gradcam_elementwise" if attends and not plain else "gradcam"
+
+
+def _attends(model):
+    """Whether a zoo model is made of attention, as far as its entry tells."""
+    wrapper, _ = _zoo._wrapper(model)
+    return "Transformer" in wrapper or "CLIP" in wrapper.upper() or model.has_tag("transformer")
+
+
+def is_transformer(name):
+    """Whether a model's recommended method is that of vision transformers; False if it has no name."""
+    return isinstance(name, str) and bool(name) and default_method(name) == "gradcam_elementwise"
+
+
+def _zoo_entry(name):
+    return None if _named_models.is_named(name) else _zoo.entry(name)
+
+
+def outline(name):
+    """Builds a model by name on PyTorch's ``meta`` device: no memory, no weights, no download.
+
+    Args:
+        name: see :func:`._models.load_model`
+
+    Returns:
+        an ``ExplainableModel``, or None where its architecture is not known without a download
+    """
+    own = _own_models.registered().get(name)
+    return _built(name if own is None else own.spec)
+
+
+@functools.lru_cache(maxsize=16)
+def _built(name):
+    import torch
+
+    from ..cam_core import adapt
+
+    build = _builder(name)
+    if build is None:
+        return None
+    with torch.device("meta"):
+        return adapt(build())
+
+
+def _builder(name):
+    """A function that builds a network without weights, or None."""
+    if _named_models.is_named(name):
+        scheme, _, rest = name.partition(":")
+        architecture = rest.partition("@")[0]
+        known = _named_models.refusal(name) is None
+        builders = {"timm": _timm, "torchvision": _torchvision, "hf": _hub}
+        return builders[scheme](architecture) if known and scheme in builders else None
+    model = _zoo.entry(name)
+    if model is None:
+        return None
+    wrapper, _ = _zoo._wrapper(model)
+    config = (model.default_deployment_config_dict or {}).get("config", {})
+    if wrapper == "TorchvisionImageModel":
+        return functools.partial(_entry_point, config["entrypoint_fcn"])
+    if wrapper.startswith("FiftyOneTransformerFor") and config.get("name_or_path"):
+        return _hub(config["name_or_path"])
+    return None
+
+
+def _entry_point(function):
+    import eta.core.utils as etau
+
+    options = {"weights": None}
+    if ".segmentation." in function or ".detection." in function:
+        options["weights_backbone"] = None
+    return etau.get_function(function)(**options)
+
+
+def _timm(name):
+    import timm
+
+    known = timm.is_model(name.partition(".")[0])
+    return functools.partial(timm.create_model, name, pretrained=False) if known else None
+
+
+def _torchvision(name):
+    from torchvision import models
+
+    if name not in models.list_models():
+        return None
+    weights = {"weights": None}
+    if any(name in models.list_models(m) for m in (models.segmentation, models.detection)):
+        weights["weights_backbone"] = None
+    return functools.partial(models.get_model, name, **weights)
+
+
+def _hub(name):
+    """A network of Hugging Face whose configuration is on this machine already."""
+    import transformers
+
+    try:
+        config = _named_models.hub_config(name, local=True)
+    except (OSError, ValueError):
+        return None  # not downloaded yet: it is when the model is loaded
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    return None if kind is None else functools.partial(kind, config)

@@ -1,0 +1,201 @@
+"""Registering models of one's own, once, so that every form and every operator knows them by name."""
+
+import fiftyone.operators as foo
+
+_PYTHON_ONLY = (
+    "models are registered and removed from Python on the server's machine only, because a registered model "
+    "may run code: foo.get_operator('@cam51/heatmaps/{0}')(...)"
+)
+
+
+class RegisterModel(foo.Operator):
+    """Makes a person's own model known by a name."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(name="register_model", label="Register a model", unlisted=True)
+
+    def __call__(
+        self,
+        name,
+        loader=None,
+        *,
+        architecture=None,
+        checkpoint=None,
+        transforms=None,
+        classes=None,
+        output=None,
+        task=None,
+        multi_label=None,
+        threshold=None,
+        overwrite=False,
+    ):
+        """Registers a model: every form shows it under My models, and a run records its name.
+
+        Example usage::
+
+            register_model = foo.get_operator("@cam51/heatmaps/register_model")
+
+            # Code on this machine: a function that returns a module, a FiftyOne model, or a tuple
+            # (module, transforms, classes)
+            register_model("birds", "birds.models:best", transforms="birds.data:evaluation")
+
+            # Weights for an architecture of timm or torchvision
+            register_model(
+                "tumours",
+                architecture="timm:convnext_tiny",
+                checkpoint="/models/tumours.safetensors",
+                classes=["benign", "malignant"],
+            )
+
+            compute_cams(view, "birds")
+
+        The model is loaded once, so that what is wrong with it shows now. What is stored are these
+        arguments, in a file beside FiftyOne's configuration that only its owner can write.
+
+        Args:
+            name: what to call it: letters, digits, spaces and ``. _ + -``
+            loader (None): ``"package.module:function"``, or the function itself
+            architecture (None): instead of a loader: ``"timm:<name>"``, ``"torchvision:<name>"`` or
+                ``"hf:<id or folder>"``
+            checkpoint (None): a file of plain tensors for the architecture; its own weights by default
+            transforms (None): ``"package.module:function"`` or the function itself, which maps a PIL
+                image to a float tensor (C, h, w); or a dict with ``resize``, ``crop``, ``mean`` and
+                ``std``. The architecture's own by default
+            classes (None): class names in the order of the outputs
+            output (None): where the scores are in what the model returns: a key, an index or a path
+            task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
+            multi_label (None): whether an image may have several classes
+            threshold (None): probability in (0, 1) from which on such a class is predicted
+            overwrite (False): whether a model of the same name is replaced
+
+        Returns:
+            what is stored, as a dict
+
+        Raises:
+            ValueError: if an argument is wrong or the model cannot be loaded; nothing is stored then
+        """
+        import dataclasses
+
+        from . import _own_models
+
+        options = {
+            "output": output,
+            "task": task,
+            "multi_label": multi_label,
+            "threshold": threshold,
+        }
+        model = _own_models.OwnModel(
+            name=name,
+            loader=_entry_point(loader, "loader"),
+            architecture=architecture,
+            checkpoint=_absolute(checkpoint),
+            transforms=_entry_point(transforms, "transforms"),
+            classes=list(classes) if isinstance(classes, (tuple, list)) else classes,
+            options={key: value for key, value in options.items() if value is not None},
+        )
+        _own_models.check(model)
+        _own_models.check_free(name, overwrite)
+        _try(model)
+        _own_models.register(model, overwrite)
+        return dataclasses.asdict(model)
+
+    def execute(self, ctx):
+        """Refuses: whoever can open the App could make the server run code."""
+        raise ValueError(_PYTHON_ONLY.format("register_model"))
+
+
+class RemoveModel(foo.Operator):
+    """Forgets a registered model."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(name="remove_model", label="Remove a model", unlisted=True)
+
+    def __call__(self, name):
+        """Forgets a registered model; its files, and what it computed, stay.
+
+        Args:
+            name: what it was registered as
+
+        Raises:
+            ValueError: if there is none of that name
+        """
+        from . import _own_models
+
+        _own_models.remove(name)
+
+    def execute(self, ctx):
+        """Refuses, as registering does."""
+        raise ValueError(_PYTHON_ONLY.format("remove_model"))
+
+
+class ListModels(foo.Operator):
+    """Lists the models that can be named, and why the others cannot."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(name="list_models", label="List models", unlisted=True)
+
+    def __call__(self):
+        """Lists registered models, then the zoo's.
+
+        Returns:
+            a list of dicts with ``name``, ``source`` (``"registered"`` or ``"zoo"``), ``yields`` (what
+            of it is explained, None for nothing) and ``refused`` (why it is not, or None)
+        """
+        from . import _models, _outlines, _zoo
+
+        rows = [
+            {
+                "name": name,
+                "source": "registered",
+                "yields": _outlines.kind_of_name(name),
+                "refused": None,
+            }
+            for name in _models.own_models()
+        ]
+        for name, model in _zoo.entries().items():
+            rows.append(
+                {
+                    "name": name,
+                    "source": "zoo",
+                    "yields": _zoo.kind_of(model),
+                    "refused": _zoo.refusal(model),
+                }
+            )
+        return rows
+
+    def execute(self, ctx):
+        """Returns the models as rows of a table."""
+        return {"models": self()}
+
+
+def _entry_point(value, argument):
+    """The name by which another process imports a function; other values as they are."""
+    if not callable(value):
+        return value
+    module, path = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not module or not path or module == "__main__" or "<" in path:
+        raise ValueError(
+            f"{argument}: another process cannot import {path or type(value).__name__!r} of "
+            f"{module or 'nowhere'}; put the function into a module that is installed on the server, and "
+            "give 'package.module:function'"
+        )
+    return f"{module}:{path}"
+
+
+def _absolute(path):
+    import os
+
+    return None if path is None else os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
+def _try(model):
+    """Loads a model once, so that what is wrong with it is said to the person who registers it."""
+    from . import _models
+
+    _models.load_own(model)
