@@ -24,10 +24,12 @@ from cam_core import explain, list_methods
 
 # With their defaults these take minutes per image on a CPU.
 FEWER = {
-    "scorecam": {"top_channels": 128},
-    "sscam": {"top_channels": 16, "samples": 4},
-    "iscam": {"top_channels": 16, "samples": 5},
-    "rise": {"samples": 128},
+    "scorecam": {"top_channels": 64},
+    "sscam": {"top_channels": 8, "samples": 4},
+    "iscam": {"top_channels": 8, "samples": 5},
+    "rise": {"samples": 64},
+    "smoothgrad": {"samples": 10},
+    "integrated_gradients": {"steps": 10},
     "occlusion": {"window": 56, "stride": 28},
 }
 LAYER = "layer4"
@@ -163,9 +165,11 @@ def measure(network: str, device: str, batch: int, rounds: int, slow_rounds: int
             continue
         label, run = ours(model, images, info)
         runs = {"forward": forward, label: run}
-        runs.update({f"{info.name}, {k}": v for k, v in others(model, images, info.name).items()})
+        if not attention:
+            theirs = others(model, images, info.name)
+            runs.update({f"{info.name}, {k}": v for k, v in theirs.items()})
         rows += _rows(network, batch, runs, slow_rounds if info.times > 5 else rounds, device)
-        print(rows[-1] if len(runs) == 2 else rows[1 - len(runs)], flush=True)
+        print(table(rows[1 - len(runs) :]).splitlines()[-1], flush=True)
     return rows
 
 

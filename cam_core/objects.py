@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +212,8 @@ def explain_objects(
 
 
 def _check_detector(model: ExplainableModel) -> None:
-    if not isinstance(model, DetectionModel):
+    # Not isinstance: the plugin's cam_core is a second copy beside the one that users import.
+    if not hasattr(model, "detections"):
         raise ValueError(
             f"model: {type(model.module).__name__} is no detector that is recognised; pass "
             "DetectionModel(model, read=a callable (outputs, images) -> one Candidates per image)"
@@ -308,7 +309,7 @@ def detect(model: nn.Module | ExplainableModel, images: Tensor) -> list[Detectio
     """
     adapted = adapt(model)
     _check_detector(adapted)
-    assert isinstance(adapted, DetectionModel)
+    adapted = cast(DetectionModel, adapted)
     with exclusive(adapted.module), torch.no_grad(), unchanged(adapted.module):
         return adapted.detections(adapted.forward(images))
 

@@ -4,9 +4,17 @@ Importing this package imports no torch: FiftyOne does so whenever the App start
 looked up. Every operator imports what it computes with inside the function that needs it.
 """
 
+from . import cam_runs
 from .compute_cams import ComputeCams
+from .find_background_bias import FindBackgroundBias
 from .list_layers import ListLayers
+from .register_model import ListModels, RegisterModel, RemoveModel
+from .rerun_cams import RerunCams
 from .show_heatmaps import ShowHeatmaps
+from .test_region import TestRegion
 
-OPERATORS = [ComputeCams, ShowHeatmaps, ListLayers]
+OPERATORS = [
+    ComputeCams, FindBackgroundBias, TestRegion, ShowHeatmaps, ListLayers, *cam_runs.OPERATORS, RerunCams,
+    RegisterModel, RemoveModel, ListModels,
+]  # fmt: skip
 PANELS = []

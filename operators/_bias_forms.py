@@ -106,7 +106,7 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
     if key not in runs:
         return not invalid(prop, f"the dataset has no CAM run {key!r}")
     used = _runs.config_of(ctx.dataset, key).settings
-    if used.get("model_source") == "zoo":
+    if _models.is_reloadable(used):
         return True
     call = f"find_background_bias(view, {key!r}, model, transforms=..., classes=...)"
     prop = inputs.view(

@@ -15,7 +15,7 @@ from . import _models, _runs
 from ._bias_check import Check, choose_probe
 from ._bias_labels import Labels
 from ._bias_objects import Objects
-from ._bias_plan import check_scores, plan_of_run
+from ._bias_plan import check_kind, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field, make_folder
 from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased, try_one
@@ -23,6 +23,7 @@ from ._bias_summary import BiasSummary
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
 from ._loader import Failure, Loader
+from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._settings import Settings
 
@@ -61,6 +62,7 @@ class BiasJob:
         self.objects = Objects(samples, settings.objects, settings.object_classes, settings.aliases)
         model = model_of_run(self.dataset, key, model) if self._existing else model
         self.model = _models.load_model(model, transforms, classes, settings.device)
+        check_kind(self.model)
         self.labels = Labels(samples, settings.labels, self.model.classes, settings.aliases)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         self._cams = None if self._existing else self._cam_job(model, transforms, classes)
@@ -224,7 +226,8 @@ class BiasJob:
         """Everything of a sample in one update, a few hundred samples at a time."""
         from ._bias_rows import rows_of
 
-        store.declare(self.dataset, self.cam_key, list(self.plan.fields.values()))
+        with writing_schema(self.dataset):
+            store.declare(self.dataset, self.cam_key, list(self.plan.fields.values()))
         count, start = len(self.rows), time.perf_counter()
         for first in range(0, count, _WRITTEN_AT_ONCE):
             indices = range(first, min(first + _WRITTEN_AT_ONCE, count))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from . import _runs
+from . import _runs, _zoo
 from ._settings import resolve_targets
 
 
@@ -44,7 +44,7 @@ class HeatPlan:
         if like is not None:
             images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
         return explain(
-            model.module,
+            model.adapted,
             images,
             methods=self.methods,
             targets=self.target,
@@ -159,6 +159,15 @@ def _primary(chosen, fields):
         if own is not None and own.info.class_discriminative:
             return method, layer
     return None
+
+
+def check_kind(model):
+    """Raises a ValueError for a detector or segmentation network."""
+    if model.kind in (_zoo.DETECTOR, _zoo.SEGMENTER):
+        raise ValueError(
+            "model: find_background_bias tests classifiers, whose outputs are class scores of the whole "
+            f"image; a {model.kind} is not supported yet"
+        )
 
 
 def check_scores(model, images):

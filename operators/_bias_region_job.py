@@ -114,14 +114,13 @@ class RegionJob:
         return plan
 
     def _own_plan(self, image):
-        from ..cam_core import adapt
 
         s = self.settings
         values, tags = resolve_targets(s.targets, self.model)
         if len(tags) > 1 or (not isinstance(values, str) and callable(values[0])):
             raise ValueError("targets: a region is tested for 'predicted' or for one class")
         target = values if isinstance(values, str) else values[0]
-        method = adapt(self.model.module).default_method
+        method = self.model.adapted.default_method
         plan = HeatPlan(
             "", [method], target, tags[0], None, None, s.precision, s.seed, {}, None, []
         )

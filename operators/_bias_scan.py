@@ -3,14 +3,12 @@
 What is kept of a sample is a few numbers; its map, small, goes into a file on disk.
 """
 
-import dataclasses
 import os
 
 import numpy as np
 
 from ._bias_objects import GRID
 from ._bias_pictures import working_side
-from ._bias_swap import class_probabilities
 
 #: measures that are kept of the map that heat is judged by
 MEASURES = (
@@ -127,10 +125,10 @@ class ScanStep:
 
     def __call__(self, batch):
         """Returns ``{sample id: {attribute of the scan: value}}`` for a batch of the loader."""
-        from ..cam_core import adapt
-
         result = self._plan.explain(self._model, batch.images)
-        probabilities = _probabilities(adapt(self._model.module), result)
+        if result.probabilities is None:
+            raise ValueError("model: it gives no class scores for the whole image")
+        probabilities = result.probabilities.cpu()
         self._scan.classes = probabilities.shape[1]
         explained = result.targets[:, 0].tolist()
         best = probabilities.argmax(1).tolist()
@@ -201,25 +199,6 @@ def _add_status(batch, rows, masks):
 def _of_heat(status):
     """What a status says of the heat alone; that there is no object is said elsewhere."""
     return "ok" if status in ("no_object", "object_absent") else status
-
-
-def _probabilities(adapted, result):
-    """The classes' probabilities of an explained batch, from the logits of that same forward."""
-    if result.logits is None:
-        raise ValueError("model: it gives no class scores for the whole image")
-    return class_probabilities(_Answered(adapted.multi_label), result.logits)
-
-
-@dataclasses.dataclass
-class _Answered:
-    """Logits that an adapter has read already: of a single output it makes the pair -z, z."""
-
-    multi_label: bool
-
-    def raw_scores(self, logits):
-        # of -z and z, softmax would be that of 2 z
-        pair = logits.shape[1] == 2 and bool((logits[:, 0] == -logits[:, 1]).all())
-        return logits[:, 1:] if pair else logits
 
 
 def _measured(maps, masks, windows):

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 
-from . import _runs
+from . import _models, _runs
 from ._loader import Geometry, check_deterministic, decode_image, load_item, one_line
 
 # images that are explained at once
@@ -64,11 +64,11 @@ def model_of_run(dataset, cam_key, model):
     if model is not None:
         return model
     used = _runs.config_of(dataset, cam_key).settings
-    if used.get("model_source") != "zoo":
+    reason = _models.unregistered(used)
+    if reason is not None:
         raise ValueError(
-            f"model: the run {cam_key!r} was computed with a model given from Python "
-            f"({used.get('model')}), which cannot be loaded by its name; pass model= again, with the same "
-            "transforms= and classes="
+            f"model: of the run {cam_key!r}, {reason}; pass model= again, with the same transforms= and "
+            "classes="
         )
     return used["model"]
 

@@ -26,10 +26,9 @@ def probabilities_of(model, images, precision="float32"):
     """
     import torch
 
-    from ..cam_core import adapt
     from ..cam_core.capture import exclusive, unchanged
 
-    adapted = adapt(model.module)
+    adapted = model.adapted
     like = next(model.module.parameters(), None)
     if like is not None:
         images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
@@ -42,19 +41,7 @@ def probabilities_of(model, images, precision="float32"):
         torch.autocast(images.device.type, dtype=kind if half else None, enabled=half),
     ):
         outputs = adapted.forward(images)
-        return class_probabilities(adapted, outputs)
-
-
-def class_probabilities(adapted, outputs):
-    """The (N, classes) probabilities in a model's outputs, on the CPU."""
-    import torch
-
-    scores = adapted.raw_scores(outputs).float()
-    scores = scores[:, None] if scores.dim() == 1 else scores
-    if scores.shape[1] == 1:
-        one = scores.sigmoid()
-        return torch.cat([1 - one, one], 1).cpu()
-    return (scores.sigmoid() if adapted.multi_label else scores.softmax(1)).cpu()
+        return adapted.probabilities(outputs).cpu()
 
 
 class Predictor:

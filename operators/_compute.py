@@ -6,96 +6,22 @@ The operator's form and its ``__call__`` both end here.
 import contextlib
 import dataclasses
 import os
-import tempfile
+import socket
 
 import fiftyone as fo
+import pymongo
+from pymongo.errors import PyMongoError
 
-from . import _heatmaps, _models, _runs
+from . import _heatmaps, _lease, _models, _provenance, _record, _resume, _runs
+from ._checks import check_samples
 from ._explain import ExplainStep
-from ._loader import (
-    Failure,
-    Geometry,
-    Loader,
-    check_deterministic,
-    decode_image,
-    load_item,
-    one_line,
-)
-from ._pipeline import Progress, probe_batch_size
+from ._loader import Failure, Loader, one_line
+from ._lock import writing_schema
+from ._patience import patiently
+from ._pipeline import Progress
 from ._pipeline import run as run_pipeline
-from ._settings import resolve_targets
-
-# Images tried before it is said that none can be read.
-_TRIES = 50
-_CPU_BATCH = 16
-
-
-@dataclasses.dataclass
-class Plan:
-    """Everything decided before the first sample."""
-
-    cam_key: str
-    methods: list
-    targets: object
-    tags: list
-    layers: list
-    fuse: str
-    fields: dict
-    prediction_field: str
-    precision: str
-    heatmap_size: int
-    seed: int
-    classless: set = dataclasses.field(default_factory=set)
-    scored: list = dataclasses.field(default_factory=list)
-
-    @property
-    def all_fields(self):
-        """The fields that the run writes, heatmaps first."""
-        extra = [self.prediction_field] if self.prediction_field else []
-        return [*self.fields.values(), *extra]
-
-
-@dataclasses.dataclass
-class Summary:
-    """What a run did.
-
-    Attributes:
-        cam_key: the run's key
-        done: samples whose heatmaps are stored
-        failed: list of dicts ``id, filepath, reason``
-        fields: the fields written, in order
-        seconds: wall time of the run
-        images_per_second: samples done per second
-        settings: what was used, defaults filled in
-        statuses: ``{field: {status: count}}``; a map that is zero, flat or not finite is no picture
-        bytes_written: bytes of heatmaps stored
-        error: what went wrong while storing, or None
-    """
-
-    cam_key: str
-    done: int
-    failed: list
-    fields: list
-    seconds: float
-    images_per_second: float
-    settings: dict
-    statuses: dict
-    bytes_written: int
-    error: str = None
-
-    def __str__(self):
-        """One paragraph for people."""
-        text = (
-            f"{self.cam_key}: {self.done} samples explained in {self.seconds:.1f} s "
-            f"({self.images_per_second:.1f} images/s), fields {', '.join(self.fields)}"
-        )
-        blank = sum(n for counts in self.statuses.values() for s, n in counts.items() if s != "ok")
-        if blank:
-            text += f"; {blank} heatmaps without a picture (see the attribute 'status')"
-        if self.failed:
-            first = self.failed[0]
-            text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
-        return text
+from ._plan import batch_settings, choose_batch_size, describe_run, make_plan
+from ._summary import Summary
 
 
 class CamJob:
@@ -122,99 +48,55 @@ class CamJob:
         self.origin = origin
         self.failures = []
         self.summary = None
+        self.colours = self.active_fields = None
         self._statuses = {}
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
-            self.plan = self._plan()
+            self.plan = make_plan(self.dataset, self.model, settings, self.rows)
+            self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
+        self._look_up()
 
-    def _plan(self):
-        from ..cam_core.methods import resolve_methods
+    def _look_up(self):
+        """Finds out what an earlier call has done, and refuses to go on with other settings."""
+        key, ids = self.plan.cam_key, [sample_id for sample_id, _ in self.rows]
+        self._record, self._lists, self._done = None, [ids], set()
+        if self.settings.resume and key in _runs.list_runs(self.dataset):
+            self._record = _runs.config_of(self.dataset, key)
+            self._check_same()
+            self._done = _resume.done_ids(self.dataset, key, self._record)
+            self._lists = _resume.covered(self.dataset, key)
+            covered = {i for part in self._lists for i in part}
+            new = [i for i in ids if i not in covered]
+            self._lists += [new] if new else []
+        everything = {i for part in self._lists for i in part}
+        self._before, self._covered = len(self._done & everything), len(everything)
+        self.todo = {i for i in ids if i not in self._done}
 
-        s = self.settings
-        methods = resolve_methods(s.methods or list(self._default_methods()))
-        targets, tags = resolve_targets(s.targets, self.model)
-        key = s.cam_key or _runs.next_key(self.dataset, _models.default_key(self.model.name))
-        _runs.check_key(self.dataset, key, s.overwrite)
-        plan = Plan(
-            cam_key=key,
-            methods=[(m.function, {**m.options, **_smoothing(m)}) for m in methods],
-            targets=targets,
-            tags=tags,
-            layers=s.layers,
-            fuse=s.fuse,
-            fields={},
-            prediction_field=_runs.prediction_field(key) if s.store_prediction else None,
-            precision=self._precision(),
-            heatmap_size=s.heatmap_size,
-            seed=s.seed,
-        )
-        trial = self._trial(ExplainStep(self.model, plan))
-        if trial.logits is None:
-            plan.prediction_field = None
-        elif self.model.classes is not None:
-            _check_classes(self.model.classes, trial.logits.shape[1])
-        plan.layers = trial.layers or None
-        # A method whose layers are fused may be asked for without them.
-        fused = {method for method, layer in trial.maps if layer == "fused"}
-        shown = [
-            (method, layer)
-            for method, layer in trial.maps
-            if s.keep_layers or layer == "fused" or method not in fused
-        ]
-        classless = _without_class(methods, trial)
-        plan.classless = classless
-        plan.fields = _runs.plan_fields(key, shown, tags, classless)
-        plan.scored = [
-            f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
-        ]
-        if len(plan.fields) > s.max_fields:
+    def _check_same(self):
+        then = dict(self._record.settings)
+        different = _provenance.differences(then, self.used)
+        stored = getattr(self._record, "heatmap_fields", None)
+        if not different and stored != list(self.plan.fields.values()):
+            different = [f"fields: {stored} then, {list(self.plan.fields.values())} now"]
+        if different:
             raise ValueError(
-                f"max_fields: this run would add {len(plan.fields)} heatmap fields ({len(shown)} maps x "
-                f"{len(tags)} targets), more than {s.max_fields}; ask for fewer, or pass "
-                f"max_fields={len(plan.fields)}"
+                f"resume: the run {self.plan.cam_key!r} has other settings ({'; '.join(different)}); give "
+                "those that it has, or choose another cam_key, or overwrite=True"
             )
-        _runs.check_fields(self.dataset, plan.all_fields, key, s.overwrite)
-        _check_folder(self._map_dir(key))
-        return plan
+        if self._record.own:
+            self.plan.map_dir = self.used["map_dir"] = then.get("map_dir")
+            self.plan.made_folders = self._record.made_folders
 
-    def _default_methods(self):
-        from ..cam_core import adapt
-
-        return [adapt(self.model.module).default_method]
-
-    def _precision(self):
-        if self.settings.precision != "auto":
-            return self.settings.precision
-        return "bfloat16" if _fast_bfloat16(self.model.device) else "float32"
-
-    def _trial(self, step):
-        """Explains one image, so that what is wrong with the arguments shows before the run."""
-        geometry, reason = Geometry(self.model.transforms), None
-        for sample_id, path in self.rows[:_TRIES]:
-            try:
-                item = load_item(sample_id, path, self.model.transforms, geometry)
-            except Exception as error:  # recorded when the run comes to it; the next will do here
-                reason = reason or f"{path}: {one_line(error)}"
-                continue
-            check_deterministic(self.model.transforms, decode_image(path))
-            self._trial_image = item.image[None]
-            return step.explain(self._trial_image)
-        raise ValueError(
-            f"samples: none of the first {min(_TRIES, len(self.rows))} images can be used; {reason}"
-        )
-
-    def _batch_size(self, step):
-        if self.settings.batch_size != "auto":
-            return self.settings.batch_size
-        if self.model.device.type != "cuda":
-            return _CPU_BATCH
-        return probe_batch_size(step.explain_cheaply, self._trial_image, len(self.rows))
+    @property
+    def total(self):
+        """Samples that this call has to explain."""
+        return len(self.todo)
 
     def run(self):
         """Runs the job; afterwards :attr:`summary` is set.
 
         Closing the generator stops the run: what was computed is stored, and the run is marked
-        ``interrupted``.
+        ``interrupted``. A run that :func:`_lease.ask_to_stop` was called for ends the same way.
 
         Yields:
             a :class:`Progress` after each batch
@@ -222,83 +104,131 @@ class CamJob:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_models.on_device(self.model))
             step = ExplainStep(self.model, self.plan)
-            used = self._used_settings(self._batch_size(step))
-            loader = Loader(
-                self.rows, self.model.transforms, used["batch_size"], used["num_workers"]
-            )
-            writer = _heatmaps.Writer(self.dataset, used["map_dir"])
-            self._register(used)
-            status, progress = "interrupted", Progress(total=len(self.rows))
+            loader = self._loader()
+            writer = _heatmaps.Writer(self.dataset, self.plan.map_dir)
+            token = self._begin(writer.stamp)
+            self._now = Progress(total=self.total)
+            self._writer = writer
+            status, error = "interrupted", None
             try:
-                self._declare()
-                with writer:
-                    for progress in run_pipeline(
-                        loader, self._counted(step), writer, len(self.rows), self.failures
-                    ):
-                        yield progress
+                with _lease.Lease(self.dataset, self.plan.cam_key, token, self._state) as lease:
+                    self._declare()
+                    with writer:
+                        for now in run_pipeline(
+                            loader, self._counted(step), writer, self.total, self.failures
+                        ):
+                            self._now = now
+                            lease.check()
+                            yield now
+                    self._declare()  # another run may have written over the schema it did not know
                 status = "finished"
+            except _lease.Stopped as stopped:
+                error = str(stopped)  # that is what was asked for
+            except Exception as failed:
+                status, error = "failed", one_line(failed)
+                raise
             finally:
-                used["batch_size"] = loader.batch_size
+                self.used["batch_size_left"] = loader.batch_size
                 self._note_lost(writer)
-                self._finish(status, progress.seconds, used, writer)
+                self._finish(status, error, token)
 
-    def _map_dir(self, key):
-        """The run's own folder of PNG files, or None where maps go to the database."""
-        if self.settings.storage != "disk":
-            return None
-        base = self.settings.output_dir or os.path.join(
-            fo.config.default_dataset_dir, "cam51", self.dataset.name
+    def _loader(self):
+        """The batches that are to be computed: of a run that goes on, the same ones as in its first call."""
+        used, then = self.used, self._record.settings if self._record else None
+        if then is None:
+            size = choose_batch_size(self.plan, self.model, self.settings, len(self.rows))
+            batch_settings(used, size)
+        else:
+            used["block_size"], used["batch_size"] = then["block_size"], then["batch_size"]
+            # Where memory ran out, it would run out again.
+            size = self._record.progress.get("batch_size") or then["batch_size"]
+        blocks = _resume.plan_blocks(
+            self.dataset, self.rows, self._lists, self.todo, used["block_size"]
         )
-        return os.path.join(os.path.abspath(os.path.expanduser(base)), key)
-
-    def _used_settings(self, batch_size):
-        import torch
-
-        workers = self.settings.num_workers
-        if workers is None:
-            workers = min(8, os.cpu_count() or 1)
-        used = self.settings.describe()
-        used.update(
-            cam_key=self.plan.cam_key,
-            model=self.model.name,
-            model_source=self.model.source,
-            methods=[
-                [fn.cam_info.name, options] if options else fn.cam_info.name
-                for fn, options in self.plan.methods
-            ],
-            layers=list(self.plan.layers or []),
-            batch_size=batch_size,
-            num_workers=workers,
-            precision=self.plan.precision,
-            device=str(self.model.device),
-            samples=len(self.rows),
-            map_dir=self._map_dir(self.plan.cam_key),
-            versions={"fiftyone": fo.__version__, "torch": torch.__version__},
-            origin=self.origin,
+        self._loader_used = Loader(
+            None, self.model.transforms, size, used["num_workers"], blocks=blocks
         )
-        return used
+        return self._loader_used
 
-    def _register(self, used):
-        if self.settings.overwrite:
-            _runs.clear(self.dataset, self.plan.cam_key)
-        _runs.register(self.dataset, self.plan.cam_key, used, self.plan.all_fields)
+    def _begin(self, stamp):
+        """Registers the run, or takes up the one there is; returns its token."""
+        key, dataset, plan = self.plan.cam_key, self.dataset, self.plan
+        session = {
+            "started": _record.now(),
+            "origin": self.origin,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "samples": self.total,
+            "versions": self.used["versions"],
+        }
+        if self._record is None:
+            if self.settings.overwrite:
+                _runs.clear(dataset, key)
+            token = _runs.register(
+                dataset,
+                key,
+                self.used,
+                plan.all_fields,
+                samples=self.samples,
+                heatmap_fields=list(plan.fields.values()),
+                prediction_field=plan.prediction_field,
+                made_folders=plan.made_folders,
+                stamps=[stamp],
+                sessions=[session],
+            )
+            _resume.save_covered(dataset, key, self._lists)
+            return token
+        old = self._record
+        token = _record.claim(
+            dataset,
+            key,
+            "running",
+            # The files of a run that was copied here are not this dataset's to delete.
+            stamps=[*(getattr(old, "stamps", None) or [] if old.own else []), stamp],
+            sessions=[*old.sessions, session],
+            settings={**old.settings, "map_dir": plan.map_dir},
+            made_folders=plan.made_folders,
+            dataset_id=str(dataset._doc.id),
+            extended=old.extended or len(self._lists) > 1,
+            error=None,
+        )
+        _resume.save_covered(dataset, key, self._lists)
+        return token
+
+    def _state(self):
+        """What the record is told while the run is at work."""
+        progress = {
+            "done": self._before + self._writer.samples_written,
+            "total": self._covered,
+            "failed": len(self.failures),
+            "bytes": self._writer.bytes_written,
+            "batch_size": self._loader_used.batch_size,
+        }
+        return progress, [dataclasses.asdict(f) for f in self.failures[: _lease.FAILURES_KEPT]]
 
     def _declare(self):
-        """Declares the schema and makes the fields look like heat, before the first sample."""
+        """Declares the schema and makes the fields look like heat, unless that is so already."""
         heatmaps = list(self.plan.fields.values())
-        _heatmaps.declare_schema(
-            self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
-        )
+        if not _record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
+            if self.colours is None:
+                self.colours = self.dataset.app_config.color_scheme.fields
+                self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
+            return
         methods = {field: method for (method, _, _), field in self.plan.fields.items()}
-        self.colours = _heatmaps.colour_fields(self.dataset, methods)
-        self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
+        with writing_schema(self.dataset):
+            _heatmaps.declare_schema(
+                self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
+            )
+            self.colours = _heatmaps.colour_fields(self.dataset, methods)
+            self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
 
     def _counted(self, step):
         """Counts the statuses of the labels that a step returns."""
 
         def counted(batch):
             results = step(batch)
-            for labels in results.values():
+            wanted = {item.id for item in batch.items if item.wanted}
+            for labels in (results[i] for i in results if i in wanted):
                 for field, label in labels.items():
                     if isinstance(label, fo.Heatmap):
                         counts = self._statuses.setdefault(field, {})
@@ -309,91 +239,65 @@ class CamJob:
 
     def _note_lost(self, writer):
         paths = dict(self.rows)
-        for sample_id in writer.vanished:
-            self.failures.append(
-                Failure(
-                    sample_id, paths.get(sample_id, ""), "the sample was deleted during the run"
-                )
-            )
+        reasons = dict.fromkeys(writer.vanished, "the sample was deleted during the run")
+        for sample_id, reason in {**reasons, **writer.refused}.items():
+            self.failures.append(Failure(sample_id, paths.get(sample_id, ""), reason))
 
-    def _finish(self, status, seconds, used, writer):
-        done = writer.samples_written
+    def _finish(self, status, error, token):
+        """Makes the summary and stores it; the record is only touched while it is this run's."""
+        resumed = len(self.rows) - len(self.todo)
+        seconds, written = self._now.seconds, self._writer.samples_written
         self.summary = Summary(
             cam_key=self.plan.cam_key,
-            done=done,
+            done=resumed + written,
             failed=[dataclasses.asdict(f) for f in self.failures],
             fields=self.plan.all_fields,
             seconds=seconds,
-            images_per_second=done / seconds if seconds else 0.0,
-            settings=used,
+            images_per_second=written / seconds if seconds else 0.0,
+            settings=self.used,
             statuses=self._statuses,
-            bytes_written=writer.bytes_written,
-            error=writer.error,
+            bytes_written=self._writer.bytes_written,
+            error=error or self._writer.error,
+            status=status,
+            resumed=resumed,
         )
-        _runs.finish(self.dataset, self.plan.cam_key, status, dataclasses.asdict(self.summary))
+        if self.dataset.deleted:
+            return  # nothing is left to record it in; the error on its way says so
+        if status == "finished":
+            patiently(self._store_end, token)
+            return
+        try:
+            # Another error is on its way: it is not to wait for a database that may be gone.
+            with pymongo.timeout(10):
+                self._store_end(token)
+        except PyMongoError as failed:
+            self.summary.error = f"{self.summary.error or ''}; not recorded: {one_line(failed)}"
 
-
-def _without_class(methods, trial):
-    """The keys of maps that are the same for every target."""
-    return {
-        key for m in methods if not m.info.class_discriminative for key, _ in m.keys(trial.layers)
-    }
-
-
-def _smoothing(method):
-    return {"smooth": list(method.smooth)} if method.smooth else {}
-
-
-def _fast_bfloat16(device):
-    """Whether a device computes in bfloat16 itself; older GPUs only emulate it, slowly."""
-    import torch
-
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _check_classes(classes, outputs):
-    if len(classes) != outputs:
-        raise ValueError(
-            f"classes has {len(classes)} names, the model has {outputs} outputs; one name per output, in order"
+    def _store_end(self, token):
+        key, s = self.plan.cam_key, self.summary
+        if not _record.holds(self.dataset, key, token):
+            return
+        if self._record is not None:
+            s.statuses = _resume.statuses(self.dataset, key, list(self.plan.fields.values()))
+        progress, failures = self._state()
+        if s.status == "finished" and self._leaves_some():
+            s.status = "interrupted"
+        _runs.save_results(self.dataset, key, summary=dataclasses.asdict(s))
+        # The results first: a run that is marked as ended has them.
+        _record.update(
+            self.dataset,
+            key,
+            status=s.status,
+            ended=_record.now(),
+            error=s.error,
+            progress=progress,
+            failures=failures,
         )
 
-
-def _check_folder(folder):
-    """Raises a ValueError unless a folder can be made and written to."""
-    if folder is None:
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"output_dir: heatmaps cannot be written to {folder!r}: {error}"
-        ) from error
-
-
-def check_samples(samples):
-    """Raises a ValueError unless samples can be explained.
-
-    Args:
-        samples: what the user gave
-    """
-    import fiftyone.core.collections as foc
-
-    if not isinstance(samples, foc.SampleCollection):
-        raise ValueError(
-            f"samples must be a FiftyOne dataset or view, got {type(samples).__name__}"
-        )
-    if samples._dataset._is_generated:
-        raise ValueError(
-            "samples: a patches, frames or clips view has no lasting samples of its own, heatmaps stored "
-            "there would be lost; use the dataset or a view of whole images"
-        )
-    if samples.media_type == "group":
-        raise ValueError(
-            "samples: the dataset is grouped; use one slice, samples.select_group_slices('name')"
-        )
-    if not len(samples):
-        raise ValueError("samples is empty: the view matches no sample")
-    if samples.media_type != "image":
-        raise ValueError(f"samples must be images, the media type is {samples.media_type!r}")
+    def _leaves_some(self):
+        """Whether samples of the run that are not in this call's view still lack something."""
+        if self._record is None or self._record.status == "finished":
+            return False
+        mine = {sample_id for sample_id, _ in self.rows}
+        left = {i for part in self._lists for i in part} - mine - self._done
+        return any(True for _ in _resume.present(self.dataset, left))

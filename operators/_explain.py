@@ -5,6 +5,7 @@ import dataclasses
 import fiftyone as fo
 
 from . import _heatmaps, _zoo
+from ._detections import explain_detections
 
 
 class ExplainStep:
@@ -31,6 +32,8 @@ class ExplainStep:
         like = next(self._model.module.parameters(), None)
         if like is not None:
             images = images.to(device=self._model.device, dtype=like.dtype, non_blocking=True)
+        if self._model.kind == _zoo.DETECTOR:
+            return explain_detections(self._model, images, plan)
         return explain(
             self._model.adapted,
             images,
@@ -74,7 +77,7 @@ class ExplainStep:
                         method=method,
                         layer=layer,
                         peak=peaks[row][k],
-                        status=status[row][k],
+                        status=status[row][k] if result.valid[row][k] else "target_absent",
                         cam_key=self._plan.cam_key,
                         component_score=own[row][k] if own else None,
                         **described(row, k),

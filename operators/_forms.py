@@ -22,7 +22,7 @@ _TARGETS = {
 _ARGUMENTS = (
     "model", "classes", "methods", "cam_key", "targets", "layers", "fuse", "keep_layers", "batch_size",
     "num_workers", "device", "precision", "heatmap_size", "storage", "output_dir", "store_prediction",
-    "overwrite", "max_fields", "seed",
+    "overwrite", "resume", "max_fields", "seed",
 )  # fmt: skip
 
 
@@ -230,7 +230,10 @@ def _key(inputs, ctx, model):
     )
     try:
         _runs.check_key(
-            ctx.dataset, ctx.params.get("cam_key") or default, bool(ctx.params.get("overwrite"))
+            ctx.dataset,
+            ctx.params.get("cam_key") or default,
+            bool(ctx.params.get("overwrite")),
+            resume=bool(ctx.params.get("resume")),
         )
     except ValueError as error:
         _invalid(prop, str(error))
@@ -291,6 +294,13 @@ def _advanced(inputs, ctx):
         default=12,
         label="Most fields",
         description="more new fields are refused",
+    )
+    inputs.bool(
+        "resume",
+        default=False,
+        label="Go on with this run",
+        description="do only what is missing of the run with this key",
+        view=types.CheckboxView(),
     )
     inputs.bool(
         "overwrite",

@@ -5,7 +5,9 @@ so maps are stored large enough to look smooth, and 0 is transparent.
 """
 
 import concurrent.futures
+import contextlib
 import datetime
+import errno
 import os
 import re
 import uuid
@@ -17,14 +19,19 @@ import numpy as np
 from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import DocumentTooLarge, OperationFailure
+from pymongo.write_concern import WriteConcern
 
 from ._colours import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
+from ._patience import patiently
 
 LONGEST_SIDE = 192
 # On real maps the median is 3.6 kB for 7 x 7 cells and 4.6 kB for 14 x 14 (benchmarks/storage.py),
 # with 256 levels more than twice that. From one level to the next the App's colour changes by 2 of
 # 255: not seen on photos and hardly on plain grey, where 32 levels show terraces.
 LEVELS = 64
+
+# A full disk, or a full quota where the system has them.
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 ATTRIBUTES = {
     "method": fo.StringField,
@@ -156,7 +163,9 @@ def _named(field, name):
 class Writer:
     """Writes results in the background: encoding in threads, one bulk write per batch.
 
-    All fields of a sample are written in one update of its document: it has all of them or none.
+    All fields of a sample are written in one update of its document: it has all of them or none. Files
+    are written under another name, renamed, and only then pointed to. A database that is away is
+    waited for.
 
     Args:
         dataset: the dataset that the samples belong to
@@ -167,6 +176,8 @@ class Writer:
         samples_written: samples stored so far
         bytes_written: bytes of their heatmaps
         vanished: ids of samples that were deleted before their results came
+        refused: ``{id: reason}`` of samples whose document would have become too large
+        stamp: what the names of this writer's files end with
         error: what went wrong at the end, or None
     """
 
@@ -177,11 +188,12 @@ class Writer:
         self.samples_written = 0
         self.bytes_written = 0
         self.vanished = []
+        self.refused = {}
         self.error = None
         self._dataset = dataset
         self._output_dir = output_dir
         # A new name for every writing: browsers keep showing the old picture of a rewritten file.
-        self._stamp = uuid.uuid4().hex[:8]
+        self.stamp = uuid.uuid4().hex[:8]
         self._pending = []
         threads = threads or min(8, os.cpu_count() or 1)
         self._encoders = concurrent.futures.ThreadPoolExecutor(threads, "cam51-encode")
@@ -240,7 +252,7 @@ class Writer:
         """
         ids = future.result()
         if ids:
-            fo.Sample._reload_docs(self._dataset._sample_collection_name, sample_ids=ids)
+            patiently(fo.Sample._reload_docs, self._dataset._sample_collection_name, sample_ids=ids)
 
     def _encode(self, sample_id, values):
         document, size = {}, 0
@@ -258,14 +270,24 @@ class Writer:
             return 0
         folder = os.path.join(self._output_dir, field)
         os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, f"{ObjectId(sample_id)}-{self._stamp}.png")
+        path = os.path.join(folder, f"{ObjectId(sample_id)}-{self.stamp}.png")
         done, png = cv2.imencode(".png", label.map)
         if not done:
             raise OSError(f"the heatmap of sample {sample_id} could not be encoded as PNG")
         part = f"{path}.part"
-        with open(part, "wb") as file:
-            file.write(png.tobytes())
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                file.write(png.tobytes())
+            os.replace(part, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # it may be what could not be made
+                os.remove(part)
+            remedy = "make room" if error.errno in _FULL else "see to the folder"
+            raise OSError(
+                error.errno,
+                f"heatmaps cannot be written to {folder!r} ({error.strerror}); what was stored stays: "
+                f"{remedy}, then call again with resume=True",
+            ) from error
         label.map, label.map_path = None, path
         return len(png)
 
@@ -277,30 +299,43 @@ class Writer:
             UpdateOne({"_id": ObjectId(sid)}, {"$set": {**document, "last_modified_at": now}})
             for sid, document, _ in rows
         ]
-        samples = self._dataset._sample_collection
-        try:
-            answers = fod.bulk_write(operations, samples, ordered=False, batcher=False)
-        except (DocumentTooLarge, OperationFailure, ValueError) as error:
-            # the client, the server and FiftyOne each say it in their own way
-            if not re.search(
-                r"too ?large|BSONObj size|larger than", f"{type(error).__name__} {error}"
-            ):
-                raise
-            raise ValueError(
-                f"the heatmaps of one sample are larger than a MongoDB document may be ({error}); "
-                "choose a smaller heatmap_size, or storage='disk'"
-            ) from error
+        rows, matched = self._store(rows, operations)
         ids = [sample_id for sample_id, _, _ in rows]
-        if sum(answer.matched_count for answer in answers) < len(ids):
+        if matched < len(ids):
+            query = {"_id": {"$in": [ObjectId(i) for i in ids]}}
             found = {
-                str(i)
-                for i in samples.distinct("_id", {"_id": {"$in": [ObjectId(i) for i in ids]}})
+                str(i) for i in patiently(self._dataset._sample_collection.distinct, "_id", query)
             }
             self.vanished += [i for i in ids if i not in found]
             ids = [i for i in ids if i in found]
         self.samples_written += len(ids)
         self.bytes_written += sum(size for _, _, size in rows)
         return ids
+
+    def _store(self, rows, operations):
+        """Returns (the rows that were small enough, how many of their samples exist)."""
+        # On disk before it counts: the database may be restarted the moment after.
+        samples = self._dataset._sample_collection.with_options(write_concern=WriteConcern(j=True))
+        try:
+            answers = patiently(fod.bulk_write, operations, samples, ordered=False, batcher=False)
+        except (DocumentTooLarge, OperationFailure, ValueError) as error:
+            if not _is_too_large(error):
+                raise
+            if len(rows) == 1:
+                self.refused[rows[0][0]] = (
+                    "its heatmaps and what it has already are larger than a MongoDB document may be; "
+                    "choose a smaller heatmap_size, or storage='disk'"
+                )
+                return [], 0
+            parts = [self._store([row], [op]) for row, op in zip(rows, operations, strict=True)]
+            return [row for kept, _ in parts for row in kept], sum(n for _, n in parts)
+        return rows, sum(answer.matched_count for answer in answers)
+
+
+def _is_too_large(error):
+    """Whether a document was too large: the client, the server and FiftyOne each say it in their way."""
+    said = f"{type(error).__name__} {error}"
+    return re.search(r"too ?large|BSONObj size|larger than", said) is not None
 
 
 def _to_mongo(value):

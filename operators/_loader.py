@@ -6,7 +6,9 @@ server is no place to fork workers.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
 import os
 import threading
 
@@ -14,6 +16,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 _WAITING_BYTES = 1_000_000_000
+# Blocks hold this many batches: enough to fill batches of mixed sizes, little to do again on resuming.
+_BATCHES_PER_BLOCK = 16
+# Pictures of more pixels are decoded one at a time: 100 megapixels take half a gigabyte meanwhile.
+_LARGE_PIXELS = 30_000_000
+_ONE_LARGE = threading.Lock()
 
 
 @dataclasses.dataclass
@@ -33,12 +40,43 @@ class Failure:
 
 @dataclasses.dataclass
 class Item:
-    """A decoded image: ``images`` (C, h, w) and the window of the original that it shows."""
+    """A decoded image.
+
+    Attributes:
+        id: the sample's id
+        filepath: its file
+        image: (C, h, w) tensor; None once it is part of a batch
+        window: the window of the original that it shows
+        wanted: False if it only completes a batch, and what is computed for it is thrown away
+    """
 
     id: str
     filepath: str
     image: object
     window: object
+    wanted: bool = True
+
+
+@dataclasses.dataclass
+class Block:
+    """Rows among which batches form: whenever a block is computed, it makes the same batches.
+
+    Attributes:
+        rows: list of ``(id, filepath)``
+        wanted: ids of those whose results are wanted; None for all
+    """
+
+    rows: list
+    wanted: set = None
+
+    def wants(self, sample_id):
+        """Whether the results of a sample are wanted."""
+        return self.wanted is None or sample_id in self.wanted
+
+
+def block_size(batch_size):
+    """Rows of a block for a batch size."""
+    return _BATCHES_PER_BLOCK * batch_size
 
 
 @dataclasses.dataclass
@@ -78,8 +116,14 @@ def decode_image(path):
         OSError: if the file cannot be read as an image
     """
     with Image.open(path) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+        large = image.width * image.height > _LARGE_PIXELS
+        with _ONE_LARGE if large else contextlib.nullcontext():
+            return _decoded(image)
+
+
+def _decoded(image):
+    image.load()
+    upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
         return Image.fromarray(_scaled(np.asarray(upright), 255 / 65535)).convert("RGB")
     if upright.mode in ("I", "F"):
@@ -235,31 +279,40 @@ class Loader:
         transforms: maps a PIL image to a tensor
         batch_size: images per batch; may be lowered while iterating
         num_workers: decoding threads; 0 decodes in the consumer's thread
+        blocks (None): list of :class:`Block` instead of ``rows``
     """
 
-    def __init__(self, rows, transforms, batch_size, num_workers):
+    def __init__(self, rows, transforms, batch_size, num_workers, blocks=None):
         self.batch_size = batch_size
-        self._rows = rows
+        size = block_size(batch_size)
+        if blocks is None:
+            blocks = [Block(rows[i : i + size]) for i in range(0, len(rows), size)]
+        self._blocks = blocks
         self._transforms = transforms
         self._geometry = Geometry(transforms)
         self._num_workers = num_workers
 
     def __iter__(self):
         """Yields :class:`Batch` and :class:`Failure`."""
+        for _, outcomes in itertools.groupby(self._items(), key=lambda pair: pair[0]):
+            yield from self._batches(outcome for _, outcome in outcomes)
+
+    def _batches(self, outcomes):
+        """The batches of one block; those of which nothing is wanted are left out."""
         waiting = {}
-        for outcome in self._items():
+        for outcome in outcomes:
             if isinstance(outcome, Failure):
                 yield outcome
                 continue
             group = waiting.setdefault(tuple(outcome.image.shape), [])
             group.append(outcome)
             if len(group) >= self.batch_size:
-                yield self._batch(waiting.pop(tuple(outcome.image.shape)))
+                yield from self._batch(waiting.pop(tuple(outcome.image.shape)))
             elif self._too_many(waiting):
                 # Many sizes: the largest group goes, so that memory stays bounded.
-                yield self._batch(waiting.pop(max(waiting, key=lambda k: len(waiting[k]))))
+                yield from self._batch(waiting.pop(max(waiting, key=lambda k: len(waiting[k]))))
         for group in waiting.values():
-            yield self._batch(group)
+            yield from self._batch(group)
 
     def _too_many(self, waiting):
         """Whether images of different sizes that wait for company take too much memory."""
@@ -270,35 +323,65 @@ class Loader:
     def _batch(items):
         import torch
 
+        if not any(item.wanted for item in items):
+            return
         images = torch.stack([item.image for item in items])
         for item in items:
             item.image = None
-        return Batch(items, images)
+        yield Batch(items, images)
 
     def _items(self):
+        """Yields (number of the block, :class:`Item` or :class:`Failure`), in order."""
         if self._num_workers == 0:
-            for row in self._rows:
-                yield self._load(row)
+            for number, block in enumerate(self._blocks):
+                for row in self._rows_of(block):
+                    yield from self._wanted(number, self._load(row, block))
             return
         ahead = collections.deque()
-        rows = iter(self._rows)
         with concurrent.futures.ThreadPoolExecutor(self._num_workers, "cam51-decode") as pool:
             try:
-                for row in rows:
-                    ahead.append(pool.submit(self._load, row))
-                    if len(ahead) >= self.batch_size + min(self.batch_size, 64) + self._num_workers:
-                        yield ahead.popleft().result()
+                for number, block in enumerate(self._blocks):
+                    for row in self._rows_of(block):
+                        ahead.append((number, pool.submit(self._load, row, block)))
+                        limit = self.batch_size + min(self.batch_size, 64) + self._num_workers
+                        if len(ahead) >= limit:
+                            yield from self._wanted(*_result(ahead.popleft()))
                 while ahead:
-                    yield ahead.popleft().result()
+                    yield from self._wanted(*_result(ahead.popleft()))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, row):
+    @staticmethod
+    def _wanted(number, outcome):
+        """Why a picture cannot be read is only said of those that are wanted."""
+        if outcome is not None:
+            yield number, outcome
+
+    def _rows_of(self, block):
+        """The rows to load: all, unless none of the wanted ones can be read.
+
+        A block may be looked at again for one broken file; the others need not be decoded for that.
+        """
+        wanted = [row for row in block.rows if block.wants(row[0])]
+        if len(wanted) == len(block.rows):
+            return block.rows
+        readable = any(not isinstance(self._load(row, block), Failure) for row in wanted)
+        return block.rows if readable else wanted
+
+    def _load(self, row, block):
         sample_id, path = row
+        wanted = block.wants(sample_id)
         try:
-            return load_item(sample_id, path, self._transforms, self._geometry)
+            item = load_item(sample_id, path, self._transforms, self._geometry)
         except Exception as error:  # one bad image is recorded, the run goes on
-            return Failure(sample_id, path, one_line(error))
+            return Failure(sample_id, path, one_line(error)) if wanted else None
+        item.wanted = wanted
+        return item
+
+
+def _result(pair):
+    number, future = pair
+    return number, future.result()
 
 
 def one_line(error):

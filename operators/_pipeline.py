@@ -84,11 +84,14 @@ def run(loader, step, writer, total, failures):
             failures.append(outcome)
             progress.done += 1
         else:
+            # The others complete the batch, so that it gives the numbers of the first time.
+            wanted = {item.id for item in outcome.items if item.wanted}
             for results, failed in _attempt(outcome, step, loader):
-                failures.extend(failed)
+                failures.extend(failure for failure in failed if failure.id in wanted)
+                results = {i: values for i, values in results.items() if i in wanted}
                 if results:
                     writer.put(results)
-            progress.done += len(outcome)
+            progress.done += len(wanted)
             progress.batches += 1
         progress.failed = len(failures)
         progress.seconds = time.perf_counter() - start
@@ -133,21 +136,28 @@ def _attempt(batch, step, loader):
     try:
         yield step(batch), []
         return
-    except torch.OutOfMemoryError as error:
-        if len(batch) == 1:
-            yield {}, [_failure(batch.items[0], error)]
-            return
-        size = max(1, len(batch) // 2)
-        loader.batch_size = min(loader.batch_size, size)
     except Exception as error:  # which sample it was is found out below
         if len(batch) == 1:
             yield {}, [_failure(batch.items[0], error)]
             return
         size = 1
+        if _is_out_of_memory(error):
+            size = max(1, len(batch) // 2)
+            loader.batch_size = min(loader.batch_size, size)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for piece in batch.split(size):
         yield from _attempt(piece, step, loader)
+
+
+def _is_out_of_memory(error):
+    """Whether a device's memory, or the machine's own, was too small."""
+    import torch
+
+    # On a CPU torch has no exception of its own for it.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _failure(item, error):

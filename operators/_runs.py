@@ -1,20 +1,32 @@
-"""The record of a CAM run: registered before its first write, finished with its results.
+"""CAM runs: their keys, the fields they write, and what is known of them.
 
-Built on FiftyOne's custom runs; the run's key begins the name of every field that it writes.
+Built on FiftyOne's custom runs; the run's key begins the name of every field that it writes. The stored
+record itself is in ``_record``, taking a run back in ``_removal``.
 """
 
-import datetime
-import math
-import os
 import re
 
 import fiftyone as fo
 import fiftyone.core.odm as fod
-import numpy as np
 
-from ._colours import forget_fields
-
-METHOD = "cam51"
+from ._lease import ask_to_stop  # noqa: F401 - also from here
+from ._record import (  # noqa: F401 - also from here
+    METHOD,
+    check_idle,
+    config_of,
+    is_taken,
+    jsonable,
+    list_runs,
+    percent,
+    register,
+    share,
+    status_from,
+    status_of,
+    update,
+)
+from ._removal import clear, rename  # noqa: F401 - also from here
+from ._resume import counts
+from ._run_results import load_results, save_results  # noqa: F401 - also from here
 
 
 def refresh(dataset):
@@ -57,13 +69,16 @@ def _is_heat(dataset, field):
     return getattr(dataset.get_field(field), "document_type", None) is fo.Heatmap
 
 
-def check_key(dataset, key, overwrite):
-    """Raises a ValueError unless a run may be registered under a key.
+def check_key(dataset, key, overwrite, resume=False, exact=False):
+    """Raises a ValueError unless a run may be registered, or gone on with, under a key.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the ``cam_key``
         overwrite: whether an earlier CAM run of this key may go
+        resume (False): whether an earlier CAM run of this key is gone on with
+        exact (False): whether to ask the samples how much of it is done, which takes seconds where there
+            are many, or only its record
     """
     if not isinstance(key, str) or not key.isidentifier() or key != _plain(key).strip("_"):
         raise ValueError(
@@ -71,16 +86,41 @@ def check_key(dataset, key, overwrite):
             f"and does not end with an underscore, got {key!r}"
         )
     refresh(dataset)
-    if key not in dataset.list_runs():
+    if not is_taken(dataset, key):
         return
     if key not in list_runs(dataset):
         raise ValueError(
             f"cam_key: {key!r} is the key of another kind of run on this dataset; choose another"
         )
-    if not overwrite:
+    config = config_of(dataset, key)
+    check_idle(config, key)
+    if overwrite:
+        return
+    _check_unbroken(config, key)
+    if resume:
+        return
+    if config.status == "finished":
         raise ValueError(
-            f"cam_key: {key!r} is already a CAM run of this dataset ({status_of(dataset, key)}); "
-            "choose another key, or overwrite=True to delete what it wrote first"
+            f"cam_key: {key!r} is already a CAM run of this dataset (finished); choose another key, "
+            "resume=True to add the samples that it lacks, or overwrite=True to delete what it wrote first"
+        )
+    done = percent(*counts(dataset, key, config)) if exact else share(config)
+    raise ValueError(
+        f"cam_key: {key!r} is {done} done ({status_from(config)}): resume=True to go on with "
+        "it, or overwrite=True to delete what it wrote first"
+    )
+
+
+def _check_unbroken(config, key):
+    """Raises a ValueError if a run is half deleted or half renamed."""
+    if config.status == "deleting":
+        raise ValueError(
+            f"cam_key: the deletion of {key!r} was cut short; overwrite=True or delete_cam_run finish it"
+        )
+    if config.status == "renaming":
+        new_key = config.renaming_to
+        raise ValueError(
+            f"cam_key: the renaming of {key!r} was cut short; rename_cam_run to {new_key!r} finishes it"
         )
 
 
@@ -155,100 +195,6 @@ def check_fields(dataset, fields, cam_key, overwrite):
             )
 
 
-def register(dataset, key, settings, fields):
-    """Registers a run before its first write.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the run's key
-        settings: JSON-able values that say what is computed
-        fields: every field that the run writes
-    """
-    config = dataset.init_run(
-        method=METHOD,
-        status="running",
-        started=_now(),
-        settings=jsonable(settings),
-        fields=list(fields),
-        # A clone has a copy of this record, but the files stay the original's.
-        dataset_id=str(dataset._doc.id),
-    )
-    dataset.register_run(key, config)
-
-
-def update(dataset, key, **changes):
-    """Changes entries of a run's record, such as its status or counters: one small write.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the run's key
-        **changes: JSON-able values
-    """
-    config = config_of(dataset, key)
-    for name, value in changes.items():
-        setattr(config, name, jsonable(value))
-    dataset.update_run_config(key, config)
-
-
-def finish(dataset, key, status, results):
-    """Marks a run as ended and stores its results.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the run's key
-        status: ``"finished"`` or ``"interrupted"``
-        results: JSON-able values
-    """
-    # The results first: a run that is marked as ended has them.
-    stored = dataset.init_run_results(key)
-    stored.summary = jsonable(results)
-    dataset.save_run_results(key, stored, overwrite=True)
-    update(dataset, key, status=status, ended=_now())
-
-
-def jsonable(value):
-    """Returns a value as JSON has it.
-
-    Arrays become lists and NaN becomes None; a function is its name, and what JSON has no word for
-    is its text.
-    """
-    if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((jsonable(v) for v in value), key=str)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return getattr(value, "__name__", None) or str(value)
-
-
-def _now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def list_runs(dataset):
-    """Returns the keys of the dataset's CAM runs."""
-    return dataset.list_runs(method=METHOD)
-
-
-def config_of(dataset, key):
-    """Returns the record of a CAM run.
-
-    Raises:
-        ValueError: if there is none; the message lists those there are
-    """
-    runs = list_runs(dataset)
-    if key not in runs:
-        known = f"it has: {', '.join(runs)}" if runs else "it has none yet; compute_cams makes one"
-        raise ValueError(f"cam_key: the dataset has no CAM run {key!r}; {known}")
-    return dataset.get_run_info(key).config
-
-
 def fields_of(dataset, key):
     """Returns the fields that a run wrote."""
     return list(config_of(dataset, key).fields)
@@ -259,56 +205,40 @@ def heatmap_fields_of(dataset, key):
     return [f for f in fields_of(dataset, key) if _is_heat(dataset, f)]
 
 
-def status_of(dataset, key):
-    """Returns ``"running"``, ``"finished"`` or ``"interrupted"``."""
-    return config_of(dataset, key).status
-
-
-def clear(dataset, key):
-    """Deletes what a run wrote: fields, map files, colours and its record.
-
-    A key without a run is no error.
+def add_written(dataset, key, fields=(), saved_views=()):
+    """Notes in a run's record what else was written for it, so that it is deleted with the run.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the run's key
+        fields (()): names of sample fields
+        saved_views (()): names of saved views
     """
-    if key not in list_runs(dataset):
-        return
     config = config_of(dataset, key)
-    fields = [f for f in config.fields if dataset.get_field(f) is not None]
-    if getattr(config, "dataset_id", None) == str(dataset._doc.id):
-        _delete_files(dataset, config.fields, config.settings.get("map_dir"))
-    forget_fields(dataset, fields)
-    if fields:
-        dataset.delete_sample_fields(fields)
-    dataset.delete_run(key)
+    update(
+        dataset,
+        key,
+        fields=list(dict.fromkeys([*config.fields, *fields])),
+        saved_views=list(dict.fromkeys([*config.saved_views, *saved_views])),
+    )
 
 
-_OWN_FILE = re.compile(r"([0-9a-f]{24})-[0-9a-f]{8}\.png(\.part)?")
+def rename_run(dataset, key, new_key):
+    """Gives a run another key, see :func:`rename`; what is in the way is named.
 
-
-def _delete_files(dataset, fields, folder):
-    """Deletes the map files of this dataset's samples, and only those in the run's own folder.
-
-    By their names, not by what the samples point to: a run that was killed leaves files that no
-    sample points to.
+    Raises:
+        ValueError: if the new key cannot be given
     """
-    if not folder or not os.path.isdir(folder):
-        return
-    ids = set(dataset.values("id"))
-    for field in fields:
-        room = os.path.join(folder, field)
-        if os.path.islink(room) or not os.path.isdir(room):
-            continue
-        for name in os.listdir(room):
-            match = _OWN_FILE.fullmatch(name)
-            if match and match[1] in ids:
-                os.remove(os.path.join(room, name))
-        _remove_if_empty(room)
-    _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder):
-    if not os.listdir(folder):
-        os.rmdir(folder)
+    config = config_of(dataset, key)
+    if new_key == key:
+        raise ValueError(f"new_key: the run is called {key!r} already")
+    try:
+        check_key(dataset, new_key, overwrite=False)
+    except ValueError as error:
+        raise ValueError(str(error).replace("cam_key", "new_key", 1)) from error
+    if getattr(config, "bias", None) is not None and config.status != "renaming":
+        raise ValueError(
+            f"cam_key: find_background_bias examined the run {key!r}, and its views and tags carry that "
+            "name; rename a run before it is examined"
+        )
+    return rename(dataset, key, new_key)

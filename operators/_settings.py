@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 STORAGES = ("database", "disk")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -28,6 +29,7 @@ class Settings:
     overwrite: bool = False
     max_fields: int = 12
     seed: int = 51
+    resume: bool = False
 
     def __post_init__(self):
         """Raises a ValueError for every argument that can be judged by itself."""
@@ -43,6 +45,12 @@ class Settings:
             _choice("fuse", self.fuse, ("layercam", "mean"))
         if self.output_dir is not None and self.storage != "disk":
             raise ValueError("output_dir has no effect with storage='database'; use storage='disk'")
+        if self.resume and self.overwrite:
+            raise ValueError(
+                "resume and overwrite exclude each other: go on with a run, or begin anew"
+            )
+        if self.resume and not self.cam_key:
+            raise ValueError("resume=True needs cam_key, the key of the run to go on with")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
 
@@ -51,6 +59,9 @@ class Settings:
         values = dataclasses.asdict(
             dataclasses.replace(self, methods=None, targets=None, layers=None)
         )
+        del values["resume"], values["overwrite"]  # of a call, not of what is computed
+        if self.output_dir is not None:
+            values["output_dir"] = os.path.abspath(os.path.expanduser(self.output_dir))
         values["methods"] = describe(self.methods)
         values["targets"] = describe(self.targets)
         values["layers"] = describe(self.layers)

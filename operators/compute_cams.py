@@ -65,6 +65,7 @@ class ComputeCams(foo.Operator):
         overwrite=False,
         max_fields=12,
         seed=51,
+        resume=False,
         progress=None,
         delegate=False,
     ):
@@ -123,12 +124,16 @@ class ComputeCams(foo.Operator):
             overwrite (False): whether an earlier run of this key is deleted first
             max_fields (12): a run that would add more heatmap fields is refused
             seed (51): of methods that draw random numbers
+            resume (False): whether the run of this key is gone on with: what is stored stays, the samples
+                of this view that lack something are computed, those that failed are tried again. The
+                other arguments must be those of the run, and the end is what one call would have given.
+                A key without a run begins one
             progress (None): whether to show a progress bar; FiftyOne's setting by default
             delegate (False): whether to schedule the run instead (zoo models and names only)
 
         Returns:
-            a ``Summary`` with ``done``, ``failed``, ``fields``, ``images_per_second``, ``settings``
-            and ``statuses``
+            a ``Summary`` with ``status``, ``done``, ``failed``, ``fields``, ``images_per_second``,
+            ``settings`` and ``statuses``
 
         Raises:
             ValueError: if an argument is wrong; nothing has been written then
@@ -141,7 +146,7 @@ class ComputeCams(foo.Operator):
         if delegate:
             return self._delegate(samples, arguments)
         job = _job(samples, arguments, origin="python")
-        with fo.ProgressBar(total=len(job.rows), progress=progress) as bar:
+        with fo.ProgressBar(total=job.total, progress=progress) as bar:
             for state in job.run():
                 bar.update(state.done - bar.iteration)
         return job.summary
@@ -157,31 +162,40 @@ class ComputeCams(foo.Operator):
         """Runs the form's job; closing the App's tab interrupts it."""
         from ._pipeline import stream
 
-        return stream(self._messages(ctx))
+        return stream(messages(ctx, lambda origin: self._form_job(ctx, origin)))
 
-    def _messages(self, ctx):
-        """A live progress bar, then the fields in the grid."""
+    def _form_job(self, ctx, origin):
         from . import _forms
 
-        try:
-            arguments = _forms.arguments_of(ctx.params)
-            job = _job(
-                ctx.target_view(require_flat=True),
-                arguments,
-                origin="delegated" if ctx.delegated else "app",
-            )
-            for state in job.run():
-                yield _report(ctx, state)
-        except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
-            raise
-        yield ctx.ops.reload_dataset()
-        # Of the scheme of this session, only the fields' colours are replaced.
-        yield ctx.trigger("set_color_scheme", {"fields": job.colours})
-        yield ctx.ops.set_active_fields(job.active_fields)
-        yield ctx.ops.notify(
-            str(job.summary), variant="warning" if job.summary.failed else "success"
-        )
+        arguments = _forms.arguments_of(ctx.params)
+        if ctx.params.get("resume"):
+            arguments["resume"] = True
+        return _job(ctx.target_view(require_flat=True), arguments, origin)
+
+
+def messages(ctx, make_job):
+    """Runs a job for the App or a queue: a live progress bar, then the fields in the grid.
+
+    Args:
+        ctx: the execution context
+        make_job: maps the origin, for the record, to a job
+
+    Yields:
+        messages to the App
+    """
+    try:
+        job = make_job("delegated" if ctx.delegated else "app")
+        for state in job.run():
+            yield _report(ctx, state)
+    except ValueError as error:
+        yield ctx.ops.notify(str(error), variant="error")
+        raise
+    yield ctx.ops.reload_dataset()
+    # Of the scheme of this session, only the fields' colours are replaced.
+    yield ctx.trigger("set_color_scheme", {"fields": job.colours})
+    yield ctx.ops.set_active_fields(job.active_fields)
+    unfinished = job.summary.failed or job.summary.status != "finished"
+    yield ctx.ops.notify(str(job.summary), variant="warning" if unfinished else "success")
 
 
 def _job(samples, arguments, origin):

@@ -202,7 +202,7 @@ def test_a_detector_is_refused(agree):
 def test_a_run_of_a_model_from_python_needs_it_again(agree):
     dataset = agree(4)
     find(dataset)
-    with pytest.raises(ValueError, match=r"given from Python \(Cues\).*pass model= again"):
+    with pytest.raises(ValueError, match=r"'Cues' was given from Python.*pass model= again"):
         operator("find_background_bias")(dataset, "run", overwrite=True)
 
 

@@ -52,8 +52,7 @@ def test_wrong_argument_writes_nothing(photo_dataset, arguments, message):
             "resnet18-imagenet",
             "the zoo has no model 'resnet18-imagenet'; did you mean resnet18-imagenet-torch",
         ),
-        ("clip-vit-base32-torch", "cannot be explained: this version explains"),
-        ("faster-rcnn-resnet50-fpn-coco-torch", "no class scores for the whole image"),
+        ("depth-anything-v2-small-torch", "cannot be explained: it yields depth"),
         (3, "model: int is not understood"),
     ],
 )

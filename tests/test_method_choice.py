@@ -57,7 +57,13 @@ def test_several_maps_and_places(photo_dataset):
     dataset = photo_dataset(2)
     summary = compute(
         dataset,
-        methods=["gradcam", "gradcam+aug", ("eigencam", {"components": 2}), "gradients", "refinecam"],
+        methods=[
+            "gradcam",
+            "gradcam+aug",
+            ("eigencam", {"components": 2}),
+            "gradients",
+            "refinecam",
+        ],
         layers=["layer3", "layer4"],
         targets="top_2",
         max_fields=30,

@@ -103,7 +103,8 @@ def test_error_while_writing_is_raised_and_recorded(photo_dataset, runs, monkeyp
     dataset = photo_dataset(2)
     with pytest.raises(OSError, match="no space left"):
         compute(dataset)
-    assert runs.status_of(dataset, "run") == "interrupted"
+    assert runs.status_of(dataset, "run") == "failed"
+    assert "no space left" in runs.config_of(dataset, "run").error
     # nothing was stored, so nothing is done
     assert dataset.load_run_results("run").summary["done"] == 0
 

@@ -98,10 +98,14 @@ def test_settings_and_results_are_stored_as_json(runs, dataset):
         "methods": ["mine", "fem"], "size": 3, "rate": 0.5, "folder": "a",
         "bad": None, "7": [1, 2], "array": [[1.0, 0.0], [0.0, 1.0]],
     }  # fmt: skip
-    runs.finish(dataset, "run", "finished", {"scores": np.array([1.0, np.nan])})
+    runs.save_results(dataset, "run", summary={"scores": np.array([1.0, np.nan])})
+    runs.save_results(dataset, "run", more=np.int64(2))
+    runs.update(dataset, "run", status="finished")
     dataset.clear_cache()
     dataset.reload()
-    assert dataset.load_run_results("run").summary == {"scores": [1.0, None]}
+    stored = dataset.load_run_results("run")
+    assert (stored.summary, stored.more) == ({"scores": [1.0, None]}, 2)
+    assert runs.load_results(dataset, "run") == {"summary": {"scores": [1.0, None]}, "more": 2}
     assert runs.status_of(dataset, "run") == "finished"
 
 
@@ -143,7 +147,7 @@ def test_run_of_another_process_is_seen(runs, heatmaps, three):
     assert held.tags == ["not saved"]  # nothing new: nothing is reloaded
     make_run(runs, heatmaps, another_process(three))
     assert not three.list_runs()
-    with pytest.raises(ValueError, match="'run' is already a CAM run"):
+    with pytest.raises(ValueError, match="'run' is 0 % done .interrupted.: resume=True"):
         runs.check_key(three, "run", overwrite=False)
     assert runs.next_key(three, "run") == "run_2"
     assert three.first().run_gradcam.status == "ok"

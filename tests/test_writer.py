@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import importlib
 import threading
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from bson.errors import InvalidId
 from operators_common import PLUGIN
+from pymongo.errors import AutoReconnect
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +235,52 @@ def test_no_threads_are_left(ten, heatmaps):
     assert not [t for t in threading.enumerate() if t.name.startswith("cam51-")]
 
 
-def test_document_too_large_says_what_to_do(ten, heatmaps):
+def test_document_too_large_costs_its_sample_only(ten, heatmaps):
     noise = np.random.default_rng(0).integers(0, 256, (4200, 4200), np.uint8)
+    batch = results(heatmaps, ten.values("id")[:3])
+    large, *others = batch
+    batch[large]["run_a"] = fo.Heatmap(map=noise, range=[0, 255])
+    with heatmaps.Writer(ten) as writer:
+        writer.put(batch)
+    assert list(writer.refused) == [large]
+    assert "smaller heatmap_size, or storage='disk'" in writer.refused[large]
+    assert ten.exists("run_a").values("id") == others
+    assert (writer.samples_written, writer.vanished) == (2, [])
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """A database that does not answer for the next ``n`` writes; returns how to set it."""
+    patience = importlib.import_module(f"{PLUGIN}.operators._patience")
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
+
+    def begin(heatmaps, times):
+        write, left = heatmaps.fod.bulk_write, [times]
+
+        def failing(*args, **kwargs):
+            if left[0] > 0:
+                left[0] -= 1
+                raise AutoReconnect("connection closed")
+            return write(*args, **kwargs)
+
+        monkeypatch.setattr(heatmaps.fod, "bulk_write", failing)
+        return patience
+
+    return begin
+
+
+def test_database_that_is_away_for_a_moment_is_waited_for(ten, heatmaps, away):
+    away(heatmaps, 3)
+    with heatmaps.Writer(ten) as writer:
+        writer.put(results(heatmaps, ten.values("id")))
+    assert writer.samples_written == 10 == len(ten.exists("run_a"))
+
+
+def test_database_that_stays_away_stops_the_writer(ten, heatmaps, away, monkeypatch):
+    monkeypatch.setattr(away(heatmaps, 10_000), "PATIENCE_SECONDS", 0.3)
     writer = heatmaps.Writer(ten)
-    with pytest.raises(ValueError, match="smaller heatmap_size, or storage='disk'"):
-        write_through(writer, {ten.first().id: {"run_a": fo.Heatmap(map=noise, range=[0, 255])}})
+    with pytest.raises(ConnectionError, match="MongoDB did not answer for .*resume=True"):
+        write_through(writer, results(heatmaps, ten.values("id")[:1]))
 
 
 # files
@@ -272,3 +315,18 @@ def test_sample_id_is_no_path(ten, heatmaps, tmp_path):
     with pytest.raises(InvalidId, match="not a valid ObjectId"):
         write_through(writer, results(heatmaps, ["../../outside"]))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_full_disk_leaves_no_part_of_a_file_and_says_what_to_do(
+    ten, heatmaps, tmp_path, monkeypatch
+):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(heatmaps.os, "replace", full)
+    writer = heatmaps.Writer(ten, str(tmp_path / "run"))
+    with pytest.raises(OSError, match="No space left on device.*make room.*resume=True") as caught:
+        write_through(writer, results(heatmaps, ten.values("id")[:1]))
+    assert caught.value.errno == errno.ENOSPC
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(ten.exists("run_a")) == 0

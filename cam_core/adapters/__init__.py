@@ -23,11 +23,13 @@ from .outputs import OutputPath
 from .regression import Regressor
 from .segmentation import SegmentationModel, mask_target
 from .transformer import TransformerClassifier
+from .universal import UniversalSegmentationModel
 from .zero_shot import ZeroShotClassifier, encode_texts
 
 # The first that matches adapts; the last takes any module.
 FAMILIES: list[type[ExplainableModel]] = [
     ZeroShotClassifier,
+    UniversalSegmentationModel,
     SegmentationModel,
     TorchvisionDetector,
     UltralyticsDetector,

@@ -24,7 +24,11 @@ class Written(nn.Module):
 
     def __init__(self, width, heads):
         super().__init__()
-        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.qkv, self.proj = (
+            heads,
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
 
     def attend(self, q, k, v):
         logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])

@@ -10,7 +10,9 @@ from torch import nn
 from cam_core import Explanation, cam_method, explain, list_methods
 
 GRADIENT_METHODS = [
-    m for m in ONE_PASS if INFOS[m].family == "gradient" and INFOS[m].place == "layer" and m != "cam"
+    m
+    for m in ONE_PASS
+    if INFOS[m].family == "gradient" and INFOS[m].place == "layer" and m != "cam"
 ]
 
 

@@ -1,0 +1,244 @@
+"""Everything that ``compute_cams`` decides before the first sample, and what the record says of it."""
+
+import dataclasses
+import os
+
+from . import _checks, _heatmaps, _models, _provenance, _runs, _zoo
+from ._detections import check_detector
+from ._explain import ExplainStep
+from ._loader import Geometry, block_size, check_deterministic, decode_image, load_item, one_line
+from ._pipeline import probe_batch_size
+from ._settings import resolve_targets
+
+# Images tried before it is said that none can be read.
+_TRIES = 50
+_CPU_BATCH = 16
+
+
+@dataclasses.dataclass
+class Plan:
+    """Everything decided before the first sample."""
+
+    cam_key: str
+    methods: list
+    targets: object
+    tags: list
+    layers: list
+    fuse: str
+    fields: dict
+    prediction_field: str
+    precision: str
+    heatmap_size: int
+    seed: int
+    classless: set = dataclasses.field(default_factory=set)
+    scored: list = dataclasses.field(default_factory=list)
+    trial_image: object = None
+    map_dir: str = None
+    made_folders: list = dataclasses.field(default_factory=list)
+
+    @property
+    def all_fields(self):
+        """The fields that the run writes, heatmaps first."""
+        extra = [self.prediction_field] if self.prediction_field else []
+        return [*self.fields.values(), *extra]
+
+
+def make_plan(dataset, model, settings, rows):
+    """Checks the arguments of a run against the model and the dataset, with one image.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        model: the :class:`LoadedModel`, on its device
+        settings: the :class:`Settings`
+        rows: ``(id, filepath)`` of the samples
+
+    Returns:
+        a :class:`Plan`
+
+    Raises:
+        ValueError: if anything is wrong; nothing was written then
+    """
+    from ..cam_core.methods import resolve_methods
+
+    s = settings
+    if model.kind == _zoo.DETECTOR:
+        check_detector(s)
+    methods = resolve_methods(s.methods or list(_default_methods(model)))
+    targets, tags = resolve_targets(s.targets, model)
+    key = s.cam_key or _runs.next_key(dataset, _models.default_key(model.name))
+    _runs.check_key(dataset, key, s.overwrite, s.resume, exact=True)
+    plan = Plan(
+        cam_key=key,
+        methods=[(m.function, {**m.options, **_smoothing(m)}) for m in methods],
+        targets=targets,
+        tags=tags,
+        layers=s.layers,
+        fuse=s.fuse,
+        fields={},
+        prediction_field=_runs.prediction_field(key) if s.store_prediction else None,
+        precision=_precision(s, model),
+        heatmap_size=s.heatmap_size,
+        seed=s.seed,
+        map_dir=_checks.map_dir(s, dataset, key),
+    )
+    item = _first_image(model, rows)
+    plan.trial_image = item.image[None]
+    trial = ExplainStep(model, plan).explain(plan.trial_image)
+    if trial.logits is None:
+        plan.prediction_field = None
+    elif model.classes is not None:
+        _checks.check_classes(model.classes, trial.logits.shape[1])
+    plan.layers = trial.layers or None
+    shown = _plan_fields(plan, methods, trial, s)
+    _runs.check_fields(dataset, plan.all_fields, key, s.overwrite)
+    if plan.map_dir is None:
+        size = _heatmaps.heatmap_size(*reversed(item.window.image), s.heatmap_size)
+        _checks.check_document_size(
+            dataset,
+            [sample_id for sample_id, _ in rows],
+            lambda: _heats(trial, shown, size),
+            len(plan.fields),
+            size,
+        )
+    plan.made_folders = _checks.check_folder(plan.map_dir)
+    return plan
+
+
+def _plan_fields(plan, methods, trial, settings):
+    """Names the fields of the maps that are stored; returns these maps' keys."""
+    # A method whose layers are fused may be asked for without them.
+    fused = {method for method, layer in trial.maps if layer == "fused"}
+    shown = [
+        (method, layer)
+        for method, layer in trial.maps
+        if settings.keep_layers or layer == "fused" or method not in fused
+    ]
+    plan.classless = {
+        key for m in methods if not m.info.class_discriminative for key, _ in m.keys(trial.layers)
+    }
+    plan.fields = _runs.plan_fields(plan.cam_key, shown, plan.tags, plan.classless)
+    plan.scored = [
+        f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
+    ]
+    if len(plan.fields) > settings.max_fields:
+        raise ValueError(
+            f"max_fields: this run would add {len(plan.fields)} heatmap fields ({len(shown)} maps x "
+            f"{len(plan.tags)} targets), more than {settings.max_fields}; ask for fewer, or pass "
+            f"max_fields={len(plan.fields)}"
+        )
+    return shown
+
+
+def _heats(trial, shown, size):
+    """The heatmaps of the trial image, (h, w) each."""
+    for key, heats in trial.heatmaps(size).items():
+        if key in shown:
+            yield from heats[0].nan_to_num(0).cpu().numpy()
+
+
+def _default_methods(model):
+    return [model.adapted.default_method]
+
+
+def _precision(settings, model):
+    if settings.precision != "auto":
+        return settings.precision
+    return "bfloat16" if _fast_bfloat16(model.device) else "float32"
+
+
+def _fast_bfloat16(device):
+    """Whether a device computes in bfloat16 itself; older GPUs only emulate it, slowly."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _smoothing(method):
+    return {"smooth": list(method.smooth)} if method.smooth else {}
+
+
+def _first_image(model, rows):
+    """The first image that can be read: with it, wrong arguments show before the run."""
+    geometry, reason = Geometry(model.transforms), None
+    for sample_id, path in rows[:_TRIES]:
+        try:
+            item = load_item(sample_id, path, model.transforms, geometry)
+        except Exception as error:  # recorded when the run comes to it; the next will do here
+            reason = reason or f"{path}: {one_line(error)}"
+            continue
+        check_deterministic(model.transforms, decode_image(path))
+        return item
+    raise ValueError(
+        f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"
+    )
+
+
+def choose_batch_size(plan, model, settings, count):
+    """The batch size of a run that is not given one.
+
+    Args:
+        plan: the :class:`Plan`
+        model: the :class:`LoadedModel`, on its device
+        settings: the :class:`Settings`
+        count: samples of the run
+
+    Returns:
+        a number
+    """
+    if settings.batch_size != "auto":
+        return settings.batch_size
+    if model.device.type != "cuda":
+        return _CPU_BATCH
+    step = ExplainStep(model, plan)
+    return probe_batch_size(step.explain_cheaply, plan.trial_image, count)
+
+
+def describe_run(plan, model, settings, samples, origin):
+    """Says everything that is needed to repeat a run, as JSON has it; the batch size comes later.
+
+    Args:
+        plan: the :class:`Plan`
+        model: the :class:`LoadedModel`
+        settings: the :class:`Settings`
+        samples: number of samples
+        origin: where the run was started
+
+    Returns:
+        a dict
+    """
+    workers = settings.num_workers
+    used = settings.describe()
+    used.update(
+        batch_size_asked=settings.batch_size,
+        cam_key=plan.cam_key,
+        model=model.name,
+        model_source=model.source,
+        weights=_provenance.fingerprint(model.module),
+        classes=_provenance.describe_classes(model.classes),
+        **_provenance.describe_transforms(model.transforms),
+        methods=[
+            [fn.cam_info.name, options] if options else fn.cam_info.name
+            for fn, options in plan.methods
+        ],
+        code=_provenance.describe_code(_functions(plan)),
+        layers=list(plan.layers or []),
+        num_workers=min(8, os.cpu_count() or 1) if workers is None else workers,
+        precision=plan.precision,
+        device=str(model.device),
+        samples=samples,
+        map_dir=plan.map_dir,
+        versions=_provenance.versions(),
+        origin=origin,
+    )
+    return _runs.jsonable(used)
+
+
+def _functions(plan):
+    targets = plan.targets if isinstance(plan.targets, list) else [plan.targets]
+    return [fn for fn, _ in plan.methods] + [t for t in targets if callable(t)]
+
+
+def batch_settings(used, batch_size):
+    """Adds to a run's settings how its samples are put together."""
+    used["batch_size"] = batch_size
+    used["block_size"] = block_size(batch_size)

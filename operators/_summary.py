@@ -1,0 +1,55 @@
+"""What a run did, for people and for scripts."""
+
+import dataclasses
+import os
+
+
+@dataclasses.dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        cam_key: the run's key
+        done: samples of this call's view whose heatmaps are stored
+        failed: list of dicts ``id, filepath, reason``
+        fields: the fields written, in order
+        seconds: wall time of the run
+        images_per_second: samples explained per second
+        settings: what was used, defaults filled in
+        statuses: ``{field: {status: count}}``; a map that is zero, flat or not finite is no picture
+        bytes_written: bytes of heatmaps stored by this call
+        error: what went wrong while storing, or None
+        status: ``"finished"``, ``"interrupted"`` or ``"failed"``
+        resumed: of ``done``, those that an earlier call had stored
+    """
+
+    cam_key: str
+    done: int
+    failed: list
+    fields: list
+    seconds: float
+    images_per_second: float
+    settings: dict
+    statuses: dict
+    bytes_written: int
+    error: str = None
+    status: str = "finished"
+    resumed: int = 0
+
+    def __str__(self):
+        """One paragraph for people."""
+        text = (
+            f"{self.cam_key}: {self.done} samples explained in {self.seconds:.1f} s "
+            f"({self.images_per_second:.1f} images/s), fields {', '.join(self.fields)}"
+        )
+        if self.resumed:
+            text += f"; {self.resumed} of them by an earlier call"
+        blank = sum(n for counts in self.statuses.values() for s, n in counts.items() if s != "ok")
+        if blank:
+            text += f"; {blank} heatmaps without a picture (see the attribute 'status')"
+        if self.failed:
+            first = self.failed[0]
+            text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
+        if self.status != "finished":
+            text += f"; {self.status}: resume=True goes on with it"
+        return text

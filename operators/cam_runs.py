@@ -1,0 +1,335 @@
+"""Operators on CAM runs: list, look at, show, stop, rename, delete."""
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+_CHANGING = dict(risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium")
+_READING = dict(risk_level=foo.RiskLevel.LOW if hasattr(foo, "RiskLevel") else "low")
+
+
+def _config(name, label, description, risk, **options):
+    return foo.OperatorConfig(
+        name=name,
+        label=label,
+        description=description,
+        unlisted=True,
+        dynamic=True,
+        **{**risk, **options},
+    )
+
+
+def _dataset(samples):
+    """The dataset of samples, as it is now: its runs may have been made in the App."""
+    from . import _runs
+
+    dataset = samples._dataset
+    _runs.refresh(dataset)
+    return dataset
+
+
+class ListCamRuns(foo.Operator):
+    """Lists the CAM runs of a dataset."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "list_cam_runs",
+            "List CAM runs",
+            "The CAM runs of this dataset: how far they are, of which model",
+            _READING,
+        )
+
+    def __call__(self, samples):
+        """Lists the CAM runs of a dataset.
+
+        Example usage::
+
+            for run in foo.get_operator("@cam51/heatmaps/list_cam_runs")(dataset):
+                print(run)
+
+        Args:
+            samples: a dataset or view
+
+        Returns:
+            a list of ``CamRun`` with ``key``, ``status``, ``done``, ``total``, ``failed``, ``model``,
+            ``methods``, ``fields``, ``started`` and ``ended``, sorted by key
+        """
+        from . import _run_info
+
+        return _run_info.list_runs(_dataset(samples))
+
+    def execute(self, ctx):
+        """Returns the runs as rows of a table."""
+        rows = [
+            {"key": run.key, "status": run.status, "what": str(run).partition(": ")[2]}
+            for run in self(ctx.dataset)
+        ]
+        return {"runs": rows}
+
+    def resolve_output(self, ctx):
+        """A table."""
+        outputs, table = types.Object(), types.TableView()
+        table.add_column("key", label="Run")
+        table.add_column("what", label="What it is")
+        row = types.Object()
+        row.str("key")
+        row.str("what")
+        outputs.list("runs", row, label="CAM runs", view=table)
+        return types.Property(outputs)
+
+
+class GetCamRunInfo(foo.Operator):
+    """Says everything that is known of a CAM run."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "get_cam_run_info",
+            "Look at a CAM run",
+            "How a CAM run was made, how far it is and what failed",
+            _READING,
+        )
+
+    def resolve_input(self, ctx):
+        """Which run."""
+        from . import _run_forms
+
+        inputs = types.Object()
+        _run_forms.choose_run(inputs, ctx)
+        return _run_forms.form(inputs, self.config.label)
+
+    def __call__(self, samples, cam_key):
+        """Says everything that is known of a CAM run; what is done is asked of its samples.
+
+        Args:
+            samples: a dataset or view
+            cam_key: the run's key
+
+        Returns:
+            a ``CamRunInfo``: what ``list_cam_runs`` gives, and ``settings``, ``failures``, ``sessions``,
+            ``host``, ``pid``, ``error`` and ``results``
+
+        Raises:
+            ValueError: if there is no such run
+        """
+        from . import _run_info
+
+        return _run_info.info_of(_dataset(samples), cam_key)
+
+    def execute(self, ctx):
+        """Returns it as text and as data."""
+        import dataclasses
+
+        info = self(ctx.dataset, ctx.params["cam_key"])
+        return {"text": str(info).replace("\n", "\n\n"), "info": dataclasses.asdict(info)}
+
+    def resolve_output(self, ctx):
+        """The text."""
+        outputs = types.Object()
+        outputs.str("text", view=types.MarkdownView(read_only=True))
+        return types.Property(outputs)
+
+
+class LoadCamView(foo.Operator):
+    """Shows the samples of a CAM run."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "load_cam_view",
+            "Show the samples of a CAM run",
+            "All samples that a CAM run covers, or those that are done, missing or failed",
+            _READING,
+        )
+
+    def resolve_input(self, ctx):
+        """Which run, and which of its samples."""
+        from . import _run_forms, _run_info
+
+        inputs, choices = types.Object(), types.RadioGroup()
+        _run_forms.choose_run(inputs, ctx)
+        for part in _run_info.PARTS:
+            choices.add_choice(part, label=part)
+        inputs.enum("part", choices.values(), default="all", label="Samples", view=choices)
+        return _run_forms.form(inputs, self.config.label)
+
+    def __call__(self, samples, cam_key, part="all", only_its_fields=False):
+        """Returns a view of the samples of a CAM run, in its order.
+
+        Args:
+            samples: a dataset or view; the run's samples are those of the whole dataset
+            cam_key: the run's key
+            part ("all"): ``"all"``, ``"done"``, ``"missing"`` or ``"failed"``
+            only_its_fields (False): whether the fields of other CAM runs are left out
+
+        Returns:
+            a :class:`fiftyone.core.view.DatasetView`
+
+        Raises:
+            ValueError: if there is no such run, or no such part
+        """
+        from . import _run_info
+
+        return _run_info.view_of(_dataset(samples), cam_key, part, only_its_fields)
+
+    def execute(self, ctx):
+        """Shows the view."""
+        view = self(ctx.dataset, ctx.params["cam_key"], ctx.params.get("part", "all"))
+        ctx.ops.set_view(view=view)
+
+
+class StopCamRun(foo.Operator):
+    """Stops a CAM run, wherever it runs."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "stop_cam_run",
+            "Stop a CAM run",
+            "A running CAM run, also one in a queue's process, stops after two batches",
+            _CHANGING,
+        )
+
+    def resolve_input(self, ctx):
+        """Which of the runs at work."""
+        from . import _run_forms, _runs
+
+        inputs, none = types.Object(), "No CAM run is at work on this dataset"
+        running = [
+            k for k in _runs.list_runs(ctx.dataset) if _runs.status_of(ctx.dataset, k) == "running"
+        ]
+        _run_forms.choose_run(inputs, ctx, running, none)
+        return _run_forms.form(inputs, self.config.label)
+
+    def __call__(self, samples, cam_key):
+        """Asks a CAM run to stop: it does after two batches at most, and can be gone on with.
+
+        It may run in another process or on another machine: the run looks into its record.
+
+        Args:
+            samples: a dataset or view
+            cam_key: the run's key
+
+        Raises:
+            ValueError: if there is no such run, or if it is not at work
+        """
+        from . import _runs
+
+        _runs.ask_to_stop(_dataset(samples), cam_key)
+
+    def execute(self, ctx):
+        """Asks it to stop."""
+        self(ctx.dataset, ctx.params["cam_key"])
+        ctx.ops.notify(f"{ctx.params['cam_key']} was asked to stop", variant="info")
+
+
+class RenameCamRun(foo.Operator):
+    """Gives a CAM run another key."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "rename_cam_run",
+            "Rename a CAM run",
+            "Gives a CAM run another key: its fields, attributes, files and record",
+            _CHANGING,
+        )
+
+    def resolve_input(self, ctx):
+        """Which run, and its new key."""
+        from . import _run_forms
+
+        inputs = types.Object()
+        if _run_forms.choose_run(inputs, ctx) is not None:
+            _run_forms.new_key(inputs, ctx, "new_key")
+        return _run_forms.form(inputs, self.config.label)
+
+    def __call__(self, samples, cam_key, new_key):
+        """Renames a CAM run: its fields, the attribute ``cam_key``, its files, colours and record.
+
+        Args:
+            samples: a dataset or view
+            cam_key: the run's key
+            new_key: its new key
+
+        Returns:
+            ``{old field: new field}``
+
+        Raises:
+            ValueError: if there is no such run, if it is at work, or if the new key or a field of its
+                is taken; nothing was renamed then
+        """
+        from . import _runs
+
+        return _runs.rename_run(_dataset(samples), cam_key, new_key)
+
+    def execute(self, ctx):
+        """Renames it and reloads the dataset."""
+        moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
+        ctx.ops.reload_dataset()
+        return {"fields": moves}
+
+
+class DeleteCamRun(foo.Operator):
+    """Deletes a CAM run with everything it wrote."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "delete_cam_run",
+            "Delete a CAM run",
+            "Deletes a CAM run and everything that it wrote: fields, files, views, record",
+            dict(risk_level=foo.RiskLevel.HIGH if hasattr(foo, "RiskLevel") else "high"),
+        )
+
+    def resolve_input(self, ctx):
+        """Which run; what goes is said."""
+        from . import _run_forms, _runs
+
+        inputs = types.Object()
+        key = _run_forms.choose_run(inputs, ctx)
+        if key is not None:
+            fields = ", ".join(_runs.fields_of(ctx.dataset, key))
+            inputs.view(
+                "notice",
+                types.Warning(
+                    label=f"Deletes {fields}",
+                    description="and the files, saved views and record of the run",
+                ),
+            )
+        return _run_forms.form(inputs, self.config.label)
+
+    def __call__(self, samples, cam_key):
+        """Deletes a CAM run and everything that it wrote, and nothing else.
+
+        Its fields, attributes, map files and their folders, saved views, colours, active fields and
+        record, and those of analyses that rest on it.
+
+        Args:
+            samples: a dataset or view
+            cam_key: the run's key
+
+        Raises:
+            ValueError: if there is no such run, or if it is at work
+        """
+        from . import _runs
+
+        dataset = _dataset(samples)
+        _runs.config_of(dataset, cam_key)
+        _runs.clear(dataset, cam_key)
+
+    def execute(self, ctx):
+        """Deletes it and reloads the dataset."""
+        self(ctx.dataset, ctx.params["cam_key"])
+        ctx.ops.reload_dataset()
+
+
+OPERATORS = [
+    ListCamRuns, GetCamRunInfo, LoadCamView, StopCamRun, RenameCamRun, DeleteCamRun,
+]  # fmt: skip

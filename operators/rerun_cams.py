@@ -1,0 +1,126 @@
+"""The operator that does a CAM run again: on other samples, or to its end."""
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+
+class RerunCams(foo.Operator):
+    """Does a CAM run again on other samples, or goes on with it."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="rerun_cams",
+            label="Do a CAM run again",
+            description="A CAM run's settings on another view, or an interrupted run gone on with",
+            unlisted=True,
+            dynamic=True,
+            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            default_choice_to_delegated=False,
+        )
+
+    def resolve_input(self, ctx):
+        """Which run, go on or anew, and the new key."""
+        from . import _models, _run_forms, _runs
+
+        inputs = types.Object()
+        zoo = [
+            key
+            for key in _runs.list_runs(ctx.dataset)
+            if _models.is_reloadable(_runs.config_of(ctx.dataset, key).settings)
+        ]
+        none = "No CAM run of a zoo model; those of other models are done again from Python"
+        key = _run_forms.choose_run(inputs, ctx, zoo, none)
+        if key is not None:
+            unfinished = _runs.status_of(ctx.dataset, key) in ("interrupted", "failed")
+            inputs.bool(
+                "resume",
+                default=unfinished,
+                label="Go on with this run",
+                description="do what is missing; otherwise the same is done under a new key",
+            )
+            if not ctx.params.get("resume", unfinished):
+                _run_forms.new_key(inputs, ctx, "new_key", _runs.next_key(ctx.dataset, key))
+            ctx.target_view(require_flat=True)
+        return _run_forms.form(inputs, self.config.label)
+
+    def __call__(
+        self,
+        samples,
+        cam_key,
+        new_key=None,
+        *,
+        source=None,
+        resume=False,
+        model=None,
+        transforms=None,
+        classes=None,
+        methods=None,
+        targets=None,
+        progress=None,
+    ):
+        """Computes heatmaps with the settings of an earlier run.
+
+        Example usage::
+
+            rerun_cams = foo.get_operator("@cam51/heatmaps/rerun_cams")
+            rerun_cams(other_view, "resnet50", "resnet50_test")
+
+            # a run that was interrupted, on its own samples
+            rerun_cams(load_cam_view(dataset, "resnet50"), "resnet50", resume=True)
+
+        Args:
+            samples: a dataset or view of images
+            cam_key: the key of the run whose settings are used
+            new_key (None): the new run's key; ``cam_key``, counted up
+            source (None): the dataset that has the run, if it is not that of the samples
+            resume (False): whether the run itself is gone on with
+            model (None): needed where it was not a zoo model; its weights must be the run's
+            transforms (None): of a plain module
+            classes (None): of a plain module
+            methods (None): needed where a method was a function of your own
+            targets (None): needed where a target was a function
+            progress (None): whether to show a progress bar; FiftyOne's setting by default
+
+        Returns:
+            a ``Summary``, as ``compute_cams`` does
+
+        Raises:
+            ValueError: if there is no such run, or if what is given is not what it had
+        """
+        from ._rerun import rerun_job
+
+        given = dict(
+            model=model, transforms=transforms, classes=classes, methods=methods, targets=targets
+        )
+        job = rerun_job(
+            samples, cam_key, new_key, source=source, resume=resume, origin="python", **given
+        )
+        with fo.ProgressBar(total=job.total, progress=progress) as bar:
+            for state in job.run():
+                bar.update(state.done - bar.iteration)
+        return job.summary
+
+    def execute(self, ctx):
+        """Runs the job; closing the App's tab interrupts it."""
+        from ._pipeline import stream
+        from ._rerun import rerun_job
+        from .compute_cams import messages
+
+        params = ctx.params
+
+        def make_job(origin):
+            return rerun_job(
+                ctx.target_view(require_flat=True),
+                params["cam_key"],
+                None if params.get("resume") else params.get("new_key"),
+                resume=bool(params.get("resume")),
+                origin=origin,
+            )
+
+        return stream(messages(ctx, make_job))

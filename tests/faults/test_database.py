@@ -1,0 +1,211 @@
+"""MongoDB goes away in the middle of a run: for ten seconds, and for good."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fiftyone as fo
+import pytest
+from faults_common import compute_tiny, stored, write_pictures
+from operators_common import PLUGIN
+from pymongo.errors import AutoReconnect
+
+from tools.ensure_mongod import find_mongod
+
+COUNT = 60
+
+SCRIPT = """
+import sys; sys.path[:0] = [{tests!r}, {root!r}]
+import fiftyone as fo
+import time
+from faults_common import compute_tiny, picture_transforms, stored, write_pictures
+import hashlib, json, pathlib
+from bson import json_util
+
+def digest(dataset):
+    return hashlib.sha256(json_util.dumps(stored(dataset), sort_keys=True).encode()).hexdigest()
+
+plain = picture_transforms()
+
+class Slowly:
+    def __init__(self, pause):
+        self.pause = pause
+    def __call__(self, image):
+        time.sleep(self.pause)
+        return plain(image)
+    def __repr__(self):
+        return "slowly"
+
+if __name__ == "__main__":
+    import importlib
+    from operators_common import operator
+    operator()
+    patience = importlib.import_module({plugin!r} + ".operators._patience")
+    patience.PATIENCE_SECONDS = {patience}
+    paths = write_pictures(pathlib.Path({folder!r}), {count})
+    made = []
+    for name in ("whole", "parts"):
+        dataset = fo.Dataset(name, persistent=True)
+        dataset.add_samples([fo.Sample(filepath=p) for p in paths], progress=False)
+        made.append(dataset)
+    compute_tiny(made[0], transforms=Slowly(0), batch_size=2)
+    print("go", flush=True)
+    given = dict(transforms=Slowly({pause}), batch_size=2, num_workers=0)
+    try:
+        print("first", compute_tiny(made[1], **given).done, flush=True)
+    except ConnectionError as error:
+        print("stopped", error, flush=True)
+        sys.stdin.readline()
+        print("second", compute_tiny(made[1], resume=True, **given).done, flush=True)
+    print("same" if digest(made[0]) == digest(made[1]) else "another", flush=True)
+"""
+
+
+class OwnServer:
+    """A mongod that can be taken away."""
+
+    def __init__(self, folder, port):
+        self.folder, self.port, self.process = folder, port, None
+
+    def start(self):
+        command = [
+            str(find_mongod()), "--dbpath", str(self.folder), "--port", str(self.port),
+            "--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    from conftest import _free_port
+
+    (tmp_path / "mongo").mkdir()
+    server = OwnServer(tmp_path / "mongo", _free_port())
+    server.start()
+    yield server
+    server.kill()
+
+
+def begin(server, tmp_path, patience, pause=0.05):
+    tests = Path(__file__).resolve().parents[1]
+    script = tmp_path / "client.py"
+    text = SCRIPT.format(
+        tests=str(tests), root=str(tests.parent), plugin=PLUGIN, folder=str(tmp_path / "pictures"),
+        count=COUNT, patience=patience, pause=pause,
+    )  # fmt: skip
+    script.write_text(text)
+    options = "serverSelectionTimeoutMS=2000"
+    uri = f"mongodb://127.0.0.1:{server.port}/?{options}"
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "FIFTYONE_DATABASE_URI": uri, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def lines_until(client, word):
+    for line in client.stdout:
+        if line.startswith(word):
+            return line
+    raise AssertionError(client.stderr.read()[-3000:])
+
+
+@pytest.mark.slow
+def test_ten_seconds_without_a_database(server, tmp_path):
+    client = begin(server, tmp_path, patience=60)
+    lines_until(client, "go")
+    time.sleep(1.5)
+    server.kill()  # what it had confirmed is in its journal
+    time.sleep(10)
+    server.start()
+    out, err = client.communicate(timeout=120)
+    assert f"first {COUNT}" in out, err[-3000:]
+    assert "same" in out
+    assert "MongoDB does not answer" in out + err
+
+
+@pytest.mark.slow
+def test_database_that_stays_away(server, tmp_path):
+    client = begin(server, tmp_path, patience=3)
+    lines_until(client, "go")
+    time.sleep(1.5)
+    server.kill()
+    said = lines_until(client, "stopped")
+    assert "MongoDB did not answer" in said
+    assert "resume=True" in said
+    server.start()
+    time.sleep(3)
+    out, err = client.communicate("go on\n", timeout=120)
+    assert f"second {COUNT}" in out, err[-3000:]
+    assert "same" in out
+
+
+@pytest.mark.slow
+def test_frozen_database(server, tmp_path):
+    client = begin(server, tmp_path, patience=60)
+    lines_until(client, "go")
+    time.sleep(1)
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(10)
+    server.process.send_signal(signal.SIGCONT)
+    out, err = client.communicate(timeout=120)
+    assert f"first {COUNT}" in out, err[-3000:]
+    assert "same" in out
+
+
+def test_run_waits_for_its_database(plugin, make_dataset, tmp_path, monkeypatch):
+    """Every write fails twice, and the run does not notice."""
+    heatmaps = importlib.import_module(f"{PLUGIN}.operators._heatmaps")
+    patience = importlib.import_module(f"{PLUGIN}.operators._patience")
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
+    real, calls = heatmaps.fod.bulk_write, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) % 3:
+            raise AutoReconnect("connection closed")
+        return real(*args, **kwargs)
+
+    paths = write_pictures(tmp_path, 6)
+    dataset, reference = (make_dataset(*(fo.Sample(filepath=p) for p in paths)) for _ in range(2))
+    compute_tiny(reference, batch_size=2)
+    monkeypatch.setattr(heatmaps.fod, "bulk_write", failing)
+    assert compute_tiny(dataset, batch_size=2).done == 6
+    assert len(calls) == 9
+    assert stored(dataset) == stored(reference)
+
+
+def test_database_that_is_gone_leaves_a_resumable_run(plugin, make_dataset, tmp_path, monkeypatch):
+    heatmaps = importlib.import_module(f"{PLUGIN}.operators._heatmaps")
+    patience = importlib.import_module(f"{PLUGIN}.operators._patience")
+    runs = importlib.import_module(f"{PLUGIN}.operators._runs")
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
+    real, calls = heatmaps.fod.bulk_write, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 1:
+            raise AutoReconnect("connection closed")
+        return real(*args, **kwargs)
+
+    dataset = make_dataset(*(fo.Sample(filepath=p) for p in write_pictures(tmp_path, 6)))
+    with monkeypatch.context() as patch:
+        patch.setattr(heatmaps.fod, "bulk_write", failing)
+        with pytest.raises(ConnectionError, match="MongoDB did not answer for .*resume=True"):
+            compute_tiny(dataset, batch_size=2)
+    config = runs.config_of(dataset, "run")
+    assert config.status == "failed"
+    assert "did not answer" in config.error
+    assert len(dataset.exists("run_gradcam")) == 2
+    summary = compute_tiny(dataset, batch_size=2, resume=True)
+    assert (summary.done, summary.resumed) == (6, 2)

@@ -1,0 +1,171 @@
+"""Files that are broken, odd or huge: recorded with their reason, and the run goes on."""
+
+import os
+import re
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from faults_common import compute_tiny, write_pictures
+from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("plugin")
+
+
+@pytest.fixture
+def good(tmp_path):
+    """Two pictures that are all right, so that there is something to go on with."""
+    return write_pictures(tmp_path / "good", 2)
+
+
+def run_with(make_dataset, good, *odd, **arguments):
+    """The summary of a run over good pictures and odd ones, and the dataset."""
+    paths = [good[0], *map(str, odd), good[1]]
+    dataset = make_dataset(*(fo.Sample(filepath=p) for p in paths))
+    return compute_tiny(dataset, **arguments), dataset
+
+
+def corrupt(path, good):
+    Path(path).write_bytes(b"<html>not found</html>")
+
+
+def truncated(path, good):
+    data = Path(good).read_bytes()
+    Path(path).write_bytes(data[: len(data) // 2])
+
+
+def empty(path, good):
+    Path(path).write_bytes(b"")
+
+
+def missing(path, good):
+    pass
+
+
+def folder(path, good):
+    os.mkdir(path)
+
+
+def wrong_chunk(path, good):
+    data = bytearray(Path(good).read_bytes())
+    data[60:80] = bytes(20)
+    Path(path).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (corrupt, "cannot identify image"),
+        (truncated, "truncated|broken"),
+        (empty, "cannot identify image"),
+        (missing, "the file does not exist"),
+        (folder, "the file does not exist"),
+        (wrong_chunk, "broken|corrupt|error|CRC|truncated|decod"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_file(make_dataset, good, tmp_path, spoil, reason, workers):
+    path = tmp_path / "odd.png"
+    spoil(str(path), good[0])
+    summary, dataset = run_with(make_dataset, good, path, num_workers=workers)
+    assert (summary.status, summary.done) == ("finished", 2)
+    assert [f["filepath"] for f in summary.failed] == [str(path)]
+    assert re.search(reason, summary.failed[0]["reason"], re.IGNORECASE), summary.failed
+    assert len(dataset.exists("run_gradcam")) == 2
+    assert dataset.get_run_info("run").config.failures == summary.failed
+
+
+def test_file_without_permission(make_dataset, good, tmp_path, monkeypatch):
+    path = tmp_path / "locked.png"
+    path.write_bytes(Path(good[0]).read_bytes())
+    path.chmod(0)
+    if os.geteuid() == 0:  # who may read everything
+        real = Image.open
+
+        def denied(file, *arguments, **options):
+            if str(file) == str(path):
+                raise PermissionError(13, "Permission denied", str(file))
+            return real(file, *arguments, **options)
+
+        monkeypatch.setattr(Image, "open", denied)
+    summary, _ = run_with(make_dataset, good, path)
+    assert summary.done == 2
+    assert "PermissionError: [Errno 13] Permission denied" in summary.failed[0]["reason"]
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_animation_counts_by_its_first_frame(make_dataset, good, tmp_path, kind):
+    frames = [Image.open(p).convert("RGB") for p in good]
+    path, first = tmp_path / f"moving.{kind}", tmp_path / f"first.{kind}"
+    options = {"lossless": True} if kind == "webp" else {}
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, **options)
+    frames[0].save(first, **options)
+    summary, dataset = run_with(make_dataset, good, path, first)
+    assert (summary.done, summary.failed) == (4, [])
+    moving, still = dataset.values("run_gradcam.map")[1:3]
+    # palettes of animations may round colours a little differently
+    assert np.abs(moving.astype(int) - still).max() <= (0 if kind != "gif" else 40)
+
+
+def test_one_pixel(make_dataset, good, tmp_path):
+    Image.new("RGB", (1, 1), (200, 10, 60)).save(tmp_path / "dot.png")
+    summary, dataset = run_with(make_dataset, good, tmp_path / "dot.png")
+    assert (summary.done, summary.failed) == (3, [])
+    label = dataset.skip(1).first().run_gradcam
+    assert label.status in ("ok", "flat", "zero")
+    assert label.map is None or label.map.shape == (192, 192)
+
+
+def test_one_pixel_high(make_dataset, good, tmp_path):
+    Image.new("RGB", (5000, 1), (200, 10, 60)).save(tmp_path / "line.png")
+    summary, _ = run_with(make_dataset, good, tmp_path / "line.png")
+    assert (summary.done, summary.failed) == (3, [])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_hundred_megapixels(make_dataset, good, tmp_path):
+    Image.new("L", (12_500, 8_000), 90).save(tmp_path / "huge.png", compress_level=1)
+    summary, dataset = run_with(make_dataset, good, tmp_path / "huge.png")
+    assert (summary.done, summary.failed) == (3, [])
+    label = dataset.skip(1).first().run_gradcam
+    assert label.map is None or label.map.shape == (123, 192)
+
+
+def test_more_pixels_than_pillow_allows(make_dataset, good, tmp_path, monkeypatch):
+    """A small file that unfolds to gigabytes is refused before it is unfolded."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("L", (200, 150)).save(tmp_path / "bomb.png")
+    summary, _ = run_with(make_dataset, good, tmp_path / "bomb.png")
+    assert summary.done == 2
+    assert "DecompressionBombError" in summary.failed[0]["reason"]
+
+
+def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch):
+    import importlib
+    import threading
+
+    from operators_common import PLUGIN
+
+    loader = importlib.import_module(f"{PLUGIN}.operators._loader")
+    monkeypatch.setattr(loader, "_LARGE_PIXELS", 100)
+    at_once, most, lock = [0], [0], threading.Lock()
+    decoded = loader._decoded
+
+    def counted(image):
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        try:
+            threading.Event().wait(0.02)
+            return decoded(image)
+        finally:
+            with lock:
+                at_once[0] -= 1
+
+    monkeypatch.setattr(loader, "_decoded", counted)
+    rows = [(str(i), p) for i, p in enumerate(write_pictures(tmp_path, 8))]
+    from faults_common import picture_transforms
+
+    assert sum(len(b) for b in loader.Loader(rows, picture_transforms(), 2, 4)) == 8
+    assert most[0] == 1

@@ -1,0 +1,77 @@
+"""Memory does not grow with the number of samples."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys; sys.path[:0] = [{tests!r}, {root!r}]
+import json, pathlib
+import fiftyone as fo
+import psutil
+from faults_common import CLASSES, LAYER, picture_transforms, tiny_network, write_pictures
+from operators_common import PLUGIN, operator
+import importlib
+
+if __name__ == "__main__":
+    paths = write_pictures(pathlib.Path({folder!r}), 50, size=(24, 24))
+    dataset = fo.Dataset({name!r})
+    count = {count}
+    for start in range(0, count, 5000):
+        rows = [fo.Sample(filepath=paths[i % 50]) for i in range(start, min(count, start + 5000))]
+        dataset.add_samples(rows, progress=False)
+        del rows
+    operator()
+    rooms = PLUGIN + ".operators."
+    Settings = importlib.import_module(rooms + "_settings").Settings
+    CamJob = importlib.import_module(rooms + "_compute").CamJob
+    settings = Settings(cam_key="run", methods="gradcam", layers=LAYER, heatmap_size=24, batch_size=32)
+    job = CamJob(dataset, tiny_network(), settings, picture_transforms(), CLASSES)
+    process, seen = psutil.Process(), []
+    for state in job.run():
+        seen.append((state.done, process.memory_info().rss / 1e6))
+    print(json.dumps({{"done": job.summary.done, "seen": seen}}))
+    dataset.delete()
+"""
+
+
+def resident(tmp_path, name, count):
+    """(samples done, resident MB) after each batch of a run in a process of its own."""
+    tests = Path(__file__).resolve().parents[1]
+    text = SCRIPT.format(
+        tests=str(tests), root=str(tests.parent), folder=str(tmp_path), name=name, count=count
+    )
+    script = tmp_path / "memory.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True, text=True, timeout=1500, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    assert said["done"] == count
+    return said["seen"]
+
+
+def growth(seen, warm):
+    """MB between what it was once warm and the most after that."""
+    return max(mb for done, mb in seen if done >= warm) - next(
+        mb for done, mb in seen if done >= warm
+    )
+
+
+def test_two_thousand_images(plugin, tmp_path):
+    seen = resident(tmp_path, "cam51-memory", 2000)
+    assert growth(seen, warm=640) < 40, seen[::8]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fifty_thousand_images(plugin, tmp_path):
+    seen = resident(tmp_path, "cam51-memory-long", 50_000)
+    print("grew by", round(growth(seen, warm=2000), 1), "MB from", seen[62], "to", seen[-1])
+    assert growth(seen, warm=2000) < 100, seen[:: len(seen) // 20]

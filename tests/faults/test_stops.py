@@ -1,0 +1,252 @@
+"""Runs that are stopped from outside, and things that change under them."""
+
+import asyncio
+import contextlib
+import errno
+import importlib
+import os
+import shutil
+import threading
+import types
+
+import anyio
+import fiftyone as fo
+import pytest
+import torch
+from faults_common import (
+    CLASSES,
+    LAYER,
+    compute_tiny,
+    picture_transforms,
+    stored,
+    tiny_network,
+    write_pictures,
+)
+from operators_common import PLUGIN, operator
+
+pytestmark = pytest.mark.usefixtures("plugin")
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def rooms(plugin):
+    names = ("_compute", "_settings", "_runs", "_heatmaps", "_pipeline", "_lease", "_record")
+    return types.SimpleNamespace(
+        **{n: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
+    )
+
+
+@pytest.fixture
+def dataset(make_dataset, tmp_path):
+    paths = write_pictures(tmp_path / "pictures", COUNT)
+    return make_dataset(*(fo.Sample(filepath=p) for p in paths))
+
+
+@pytest.fixture
+def expected(make_dataset, tmp_path):
+    """What a run that nothing happens to stores."""
+    paths = write_pictures(tmp_path / "pictures", COUNT)
+    reference = make_dataset(*(fo.Sample(filepath=p) for p in paths))
+    compute_tiny(reference, batch_size=2)
+    return stored(reference)
+
+
+def job_of(rooms, samples, key="run", **arguments):
+    settings = rooms._settings.Settings(
+        cam_key=key, methods=["gradcam", "layercam"], layers=LAYER, batch_size=2, **arguments
+    )
+    return rooms._compute.CamJob(samples, tiny_network(), settings, picture_transforms(), CLASSES)
+
+
+class Interrupting(torch.nn.Module):
+    """Ctrl-C in the middle of the n-th batch."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.net, self.left = tiny_network(), at
+
+    def forward(self, images):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.net(images)
+
+
+def test_ctrl_c(dataset, rooms):
+    model = Interrupting(at=4)
+    given = dict(model=model, layers=f"net.{LAYER}", batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        compute_tiny(dataset, **given)
+    assert rooms._runs.status_of(dataset, "run") == "interrupted"
+    done = len(dataset.exists("run_gradcam"))
+    assert 0 < done < COUNT
+    assert not [t for t in threading.enumerate() if t.name.startswith("cam51-")]
+    summary = compute_tiny(dataset, resume=True, **given)
+    assert (summary.done, summary.resumed) == (COUNT, done)
+
+
+def test_closed_tab(dataset, rooms, expected):
+    """The server stops reading: the run ends within two batches and is resumable."""
+    job, received = job_of(rooms, dataset), []
+
+    async def main():
+        async with anyio.create_task_group() as group:
+
+            async def read():
+                async for state in rooms._pipeline.stream(job.run()):
+                    received.append(state.done)
+                    if len(received) == 2:
+                        group.cancel_scope.cancel()
+
+            group.start_soon(read)
+
+    asyncio.run(main())
+    assert rooms._runs.status_of(dataset, "run") == "interrupted"
+    assert job.summary.done <= received[-1] + 2 * 2
+    compute_tiny(dataset, batch_size=2, resume=True)
+    assert stored(dataset) == expected
+
+
+def test_full_disk(dataset, rooms, tmp_path, monkeypatch):
+    real, left = os.replace, [9]
+
+    def full(source, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        real(source, target)
+
+    where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
+    monkeypatch.setattr(rooms._heatmaps.os, "replace", full)
+    with pytest.raises(OSError, match="No space left on device.*make room.*resume=True"):
+        compute_tiny(dataset, batch_size=2, **where)
+    config = rooms._runs.config_of(dataset, "run")
+    assert config.status == "failed"
+    assert "No space left" in config.error
+    done = dataset.exists("run_gradcam")
+    assert len(done) < COUNT
+    assert all(os.path.isfile(p) for p in done.values("run_layercam.map_path"))
+    assert not list((tmp_path / "maps").rglob("*.part"))
+    monkeypatch.undo()
+    summary = compute_tiny(dataset, batch_size=2, resume=True, **where)
+    assert (summary.status, summary.done) == ("finished", COUNT)
+    operator("delete_cam_run")(dataset, "run")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_folder_that_vanishes_is_made_again(dataset, rooms, tmp_path):
+    where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
+    steps = job_of(rooms, dataset, **where).run()
+    next(steps)
+    next(steps)
+    shutil.rmtree(tmp_path / "maps", ignore_errors=True)
+    with contextlib.suppress(OSError):  # a file that was being written just then
+        for _ in steps:
+            pass
+    # what had been written before is missing now, and done again
+    assert compute_tiny(dataset, batch_size=2, resume=True, **where).done == COUNT
+    dataset.reload()
+    assert all(os.path.isfile(p) for p in dataset.values("run_gradcam.map_path"))
+
+
+def test_samples_deleted_while_it_runs(dataset, rooms):
+    job = job_of(rooms, dataset)
+    steps = job.run()
+    next(steps)
+    dataset.delete_samples(dataset.skip(9))
+    for _ in steps:
+        pass
+    assert (job.summary.status, job.summary.done) == ("finished", 9)
+    assert [f["reason"] for f in job.summary.failed] == [
+        "the sample was deleted during the run"
+    ] * 3
+    assert len(dataset) == 9 == len(dataset.exists("run_gradcam"))
+    info = operator("get_cam_run_info")(dataset, "run")
+    assert (info.done, info.total) == (9, 9)
+
+
+def records_left():
+    return fo.core.odm.get_db_conn().runs.count_documents({"key": "run"})
+
+
+def test_dataset_deleted_while_it_runs(dataset, rooms):
+    before = records_left()
+    steps = job_of(rooms, dataset).run()
+    next(steps)
+    dataset.delete()
+    with pytest.raises((rooms._lease.Lost, ValueError), match="is deleted|the dataset is gone"):
+        for _ in range(COUNT):
+            next(steps)
+    assert dataset.name not in fo.list_datasets()
+    assert records_left() == before
+
+
+def test_dataset_deleted_by_another_process(dataset, rooms):
+    steps = job_of(rooms, dataset).run()
+    next(steps)
+    fo.Dataset._instances.pop(dataset.name)
+    theirs = fo.load_dataset(dataset.name)
+    fo.Dataset._instances[dataset.name] = dataset
+    assert theirs is not dataset
+    theirs.delete()
+    with pytest.raises(rooms._lease.Lost, match="the dataset is gone"):
+        for _ in range(COUNT):
+            next(steps)
+    assert dataset.name not in fo.list_datasets()
+    assert not fo.core.odm.get_db_conn()[dataset._sample_collection_name].count_documents({})
+
+
+def test_file_replaced_by_garbage_between_two_calls(dataset, rooms):
+    steps = job_of(rooms, dataset).run()
+    next(steps)
+    steps.close()
+    victim = dataset.skip(7).first()
+    with open(victim.filepath, "wb") as file:
+        file.write(b"gone bad")
+    summary = compute_tiny(dataset, batch_size=2, resume=True)
+    assert (summary.status, summary.done) == ("finished", COUNT - 1)
+    assert [f["id"] for f in summary.failed] == [victim.id]
+
+
+def test_two_runs_at_once(dataset, rooms, expected):
+    """Turn by turn, on one dataset: each writes its own fields."""
+    first, second = job_of(rooms, dataset), job_of(rooms, dataset, key="other")
+    one, two = first.run(), second.run()
+    for _ in range(COUNT // 2):
+        next(one)
+        next(two)
+    for steps in (one, two):
+        for _ in steps:
+            pass
+    dataset.reload()
+    assert stored(dataset) == expected
+    for key in ("run", "other"):
+        assert rooms._runs.status_of(dataset, key) == "finished"
+        assert dataset.values(f"{key}_gradcam.cam_key") == [key] * COUNT
+    schema = dataset.get_field_schema()
+    assert {"run_gradcam", "other_gradcam", "run_prediction", "other_prediction"} <= set(schema)
+    paths = {entry["path"] for entry in dataset.app_config.color_scheme.fields}
+    assert {"run_gradcam", "other_gradcam"} <= paths
+
+
+def test_two_runs_in_two_threads(dataset, rooms, expected):
+    errors = []
+    models = {key: tiny_network() for key in ("run", "other")}  # the seed is global
+
+    def work(key):
+        try:
+            compute_tiny(dataset, model=models[key], cam_key=key, batch_size=2)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(key,)) for key in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    dataset.reload()
+    assert stored(dataset) == expected
+    assert len(dataset.exists("other_layercam")) == COUNT
+    assert {"run_layercam", "other_layercam"} <= set(dataset.get_field_schema())
