@@ -93,14 +93,16 @@ def assess(
     state[rows] = status
     columns = []
     paste_loss = estimate_paste_loss(effects, names[rows], shared, seed)
-    for values in (paste_loss, effects.swap_drop, effects.same_drop, effects.bg_support):
+    lost = (effects.score - effects.bg_only) / np.maximum(effects.score, 1e-6)
+    for values in (paste_loss, effects.swap_drop, effects.same_drop, effects.bg_support, lost):
         column = np.full(len(names), np.nan)
         column[rows] = values
         columns.append(column)
-    pasted, drops, controls, supports = columns
+    pasted, drops, controls, supports, shares = columns
     found = verdicts(
-        state.tolist(), dependence, pasted, drops, controls, supports, suspicion, shared, thresholds
-    )
+        state.tolist(), dependence, pasted, drops, controls, supports, suspicion, shared, thresholds,
+        shares,
+    )  # fmt: skip
     tested = np.isfinite(drops)
     return Assessment(found, dependence, tested, suspicion, calibration, shared)
 

@@ -45,6 +45,8 @@ class Rule:
             is unstable
         support (0.1): from this ``bg_support`` on the own background is evidence for the class
         heat (0.5): from this calibrated probability on heat is suspicious
+        needed (0.1): share of the score that has to be lost without the object before it is said to
+            rely on it: a score that nothing moves relies on neither
     """
 
     dependence: float = 0.5
@@ -56,6 +58,7 @@ class Rule:
     control: float = 0.5
     support: float = 0.1
     heat: float = 0.5
+    needed: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,7 @@ def verdicts(
     suspicion: Any,
     relative: bool = False,
     rule: Rule | None = None,
+    object_share: Any = None,
 ) -> list[Verdict]:
     """Applies the evidence rule.
 
@@ -97,6 +101,8 @@ def verdicts(
             the map is degenerate or the calibration failed
         relative (False): whether dependence is a share of the score
         rule (None): thresholds; the default ones by default
+        object_share (None): (N,) the share of the score that is lost when the object is removed; NaN
+            where that was not tried
 
     Returns:
         N :class:`Verdict`
@@ -104,7 +110,8 @@ def verdicts(
     Raises:
         ValueError: if lengths differ
     """
-    given = (dependence, paste_loss, swap_drop, same_drop, bg_support, suspicion)
+    share = np.full(len(status), np.nan) if object_share is None else object_share
+    given = (dependence, paste_loss, swap_drop, same_drop, bg_support, suspicion, share)
     columns = [np.asarray(c, float) for c in given]
     if any(c.shape != (len(status),) for c in columns):
         raise ValueError(
@@ -116,7 +123,7 @@ def verdicts(
 
 
 def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> Verdict:
-    dependence, paste_loss, drop, control, support, suspicion = numbers
+    dependence, paste_loss, drop, control, support, suspicion, share = numbers
     outside = suspicion >= rule.heat  # False where it is NaN
     if status == "not tested":
         return _untested(suspicion, outside)
@@ -134,6 +141,10 @@ def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> V
         return Verdict(HIDDEN if hidden else RELIES, f"{lost}{pasted}; {own}")
     if outside and max(dependence, drop) < rule.harmless:
         return Verdict(HARMLESS, lost + pasted)
+    if dependence < rule.partial and share < rule.needed:
+        return Verdict(
+            CANNOT_SAY, f"the score stays without the object too: it rests on neither; {lost}"
+        )
     if dependence < rule.partial:
         return Verdict(OBJECT, lost + pasted)
     return Verdict(CANNOT_SAY, f"depends in part: {lost}{pasted}")

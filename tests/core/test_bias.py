@@ -350,6 +350,16 @@ def test_rule(row):
     assert found.reason
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.5, "relies on object"), (NAN, "relies on object"), (0.02, "cannot say")],
+)
+def test_a_score_that_nothing_moves_relies_on_neither(share, expected):
+    numbers = ([0.05], [0.0], [0.02], [0.0], [0.0], [NAN])
+    (found,) = verdicts.verdicts(["ok"], *numbers, object_share=[share])
+    assert found.verdict == expected
+
+
 def test_reasons_say_why_and_which_way():
     def reason(*row):
         status, dependence, drop, control, *rest = row
