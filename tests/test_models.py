@@ -164,7 +164,9 @@ def test_universal_segmentation_scores_are_those_of_its_own_processor(tmp_path, 
     assert loaded.classes == ["wall", "sky", "tree", "road"]
     result = through_explain(loaded, picture)
     assert result.layers[0].startswith("model.pixel_level_module.encoder.")
-    assert all(status[0][0] == "ok" for status in result.status().values())
+    # Random weights: the evidence of a method may all be against the class, so the raw maps count.
+    assert all(m.isfinite().all() and m.any() for m in result.maps.values())
+    assert result.status()["layercam", result.layers[0]] == [["ok"]]
 
 
 def test_boxes_of_texts_are_refused():
