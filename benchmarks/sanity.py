@@ -80,7 +80,7 @@ def chosen_methods(limit: float) -> list:
         if info.needs_attention:
             continue
         options = {k: v for k, v in FEWER.get(info.name, {}).items() if k in info.options}
-        if options or info.times <= limit:
+        if info.times <= limit or (options and limit >= MOST):
             found.append((info.name, options))
     return found
 
