@@ -362,7 +362,9 @@ def test_rerun_needs_what_the_record_cannot_hold(photo_dataset):
     with pytest.raises(ValueError, match="methods: the run used the function 'mine'"):
         rerun(dataset, "run", **given)
     methods = ["gradcam", mine]
-    with pytest.raises(ValueError, match="model: the model 'ResNet' was given from Python.*give model="):
+    with pytest.raises(
+        ValueError, match="model: the model 'ResNet' was given from Python.*give model="
+    ):
         rerun(dataset, "run", methods=methods)
     with pytest.raises(ValueError, match="not what the run 'run' did .weights: "):
         rerun(dataset, "run", methods=methods, **{**given, "model": small_network(1)})
