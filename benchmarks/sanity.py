@@ -132,7 +132,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_ylabel("rank correlation with the intact network's map")
     axes.set_title("Weights re-drawn from the head down (dashed: maps without a class)")
-    axes.legend(fontsize=7, ncols=2, loc="upper right", bbox_to_anchor=(1.42, 1.0))
+    axes.legend(fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
