@@ -167,28 +167,21 @@ def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method]) -> None:
             groups.setdefault(smoothing.passes(method), []).append(method)
 
     for kinds, methods in groups.items():
-        now: list[smoothing.Variant] = []
-        batches = _noted(smoothing.variants(run.images, kinds, run.seed), now)
-        again = functools.partial(_again, run, methods, now)
+        batches = smoothing.variants(run.images, kinds, run.seed)
+        again = functools.partial(_again, run, methods)
         result.maps.update(smoothing.average(batches, again))
     if groups:
         order = {method.key: i for i, method in enumerate(chosen)}
         result.maps = dict(sorted(result.maps.items(), key=lambda item: _rank(item[0][0], order)))
 
 
-def _noted(batches: Iterator, now: list) -> Iterator:
-    """Keeps the variant at hand in a list, for who sees only its images."""
-    for variant in batches:
-        now[:] = [variant]
-        yield variant
-
-
 def _again(
-    run: Pass, methods: Sequence[Method], now: list[smoothing.Variant], images: Tensor
+    run: Pass, methods: Sequence[Method], variant: smoothing.Variant
 ) -> dict[tuple[str, str], Tensor]:
     """The maps of changed images, for the targets of the original ones."""
+    images = variant.images
     sizes = (run.images.shape[-2], run.images.shape[-1]), (images.shape[-2], images.shape[-1])
-    targets = [t.moved(now[0].flipped, *sizes) for t in run.targets]
+    targets = [t.moved(variant.flipped, *sizes) for t in run.targets]
     changed = _forward(run.model, images, methods, targets, run.layers, run.seed)
     return _cook(changed, methods).maps
 

@@ -73,13 +73,13 @@ def variants(images: Tensor, kinds: Sequence[str], seed: int) -> Iterator[Varian
 
 
 def average(
-    batches: Iterator[Variant], explain: Callable[[Tensor], dict[tuple[str, str], Tensor]]
+    batches: Iterator[Variant], explain: Callable[[Variant], dict[tuple[str, str], Tensor]]
 ) -> dict[tuple[str, str], Tensor]:
     """Averages maps over changed images.
 
     Args:
         batches: the changed images; the first of them has the original size
-        explain: images -> ``{(method, layer): (N, K, h, w)}``
+        explain: a changed batch -> ``{(method, layer): (N, K, h, w)}``
 
     Returns:
         the same keys, on the grids of the original size
@@ -93,7 +93,7 @@ def average(
     for count, variant in enumerate(batches, 1):  # noqa: B007 - the last one is the number
         size = size or variant.images.shape
         try:
-            found = explain(variant.images)
+            found = explain(variant)
         except (AssertionError, RuntimeError, ValueError) as error:
             if variant.images.shape == size or isinstance(error, torch.OutOfMemoryError):
                 raise

@@ -18,13 +18,14 @@ from ._bias_objects import Objects
 from ._bias_plan import check_kind, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field, make_folder
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased, try_one
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
 from ._bias_summary import BiasSummary
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
 from ._loader import Failure, Loader
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
+from ._plan import first_image
 from ._settings import Settings
 
 _WRITTEN_AT_ONCE = 500
@@ -83,7 +84,7 @@ class BiasJob:
 
     def _trial(self):
         """One image through the model, so that what is wrong shows before the run."""
-        image = try_one(self.rows, self.model.transforms)
+        image = first_image(self.rows, self.model.transforms).image[None]
         outputs, names = check_scores(self.model, image).shape[1], self.model.classes
         if names is not None and len(names) != outputs:
             raise ValueError(f"classes has {len(names)} names, the model has {outputs} outputs")

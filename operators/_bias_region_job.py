@@ -15,13 +15,14 @@ from ._bias_pictures import Masks, working_side
 from ._bias_plan import HeatPlan, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field
-from ._bias_steps import CPU_BATCH, GPU_BATCH, model_of_run, phased, try_one
+from ._bias_steps import CPU_BATCH, GPU_BATCH, model_of_run, phased
 from ._bias_summary import region_sentence
 from ._bias_swap import probabilities_of, workers_of
 from ._compute import check_samples
 from ._loader import Loader
 from ._objects import check_objects
 from ._pipeline import run as run_pipeline
+from ._plan import first_image
 from ._settings import resolve_targets
 
 
@@ -91,7 +92,7 @@ class RegionJob:
         self.model = _models.load_model(model, transforms, classes, settings.device)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
-            image = try_one(self.rows, self.model.transforms)
+            image = first_image(self.rows, self.model.transforms).image[None]
             check_scores(self.model, image)
             self.plan = self._plan(dataset, image)
 

@@ -1,6 +1,7 @@
 """Regions to be replaced: the border, the hottest place, a box, a field, a map."""
 
-import collections
+import abc
+import collections.abc
 
 import cv2
 import numpy as np
@@ -27,9 +28,9 @@ class Regions(collections.abc.Sequence):
     def __getitem__(self, index):
         return self.draw(int(index), self._sizes[int(index)])
 
+    @abc.abstractmethod
     def draw(self, index, size):
         """Draws the region of one picture; (h, w) bool."""
-        raise NotImplementedError
 
 
 class BorderRegions(Regions):

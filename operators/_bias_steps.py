@@ -4,12 +4,10 @@ import dataclasses
 import time
 
 from . import _models, _runs
-from ._loader import Geometry, check_deterministic, decode_image, load_item, one_line
 
 # images that are explained at once
 CPU_BATCH, GPU_BATCH = 16, 64
 # Images tried before it is said that none can be used.
-_TRIES = 50
 
 
 @dataclasses.dataclass
@@ -33,30 +31,6 @@ class Phase:
     def fraction(self):
         """Of this phase, from 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 1.0
-
-
-def try_one(rows, transforms):
-    """Returns the first image that can be used, (1, C, h, w).
-
-    Args:
-        rows: list of ``(id, filepath)``
-        transforms: maps a PIL image to a tensor
-
-    Raises:
-        ValueError: if none of the first can, or the transforms are random
-    """
-    reason, geometry = None, Geometry(transforms)
-    for sample_id, path in rows[:_TRIES]:
-        try:
-            item = load_item(sample_id, path, transforms, geometry)
-        except Exception as error:  # recorded when the run comes to it; the next will do here
-            reason = reason or f"{path}: {one_line(error)}"
-            continue
-        check_deterministic(transforms, decode_image(path))
-        return item.image[None]
-    raise ValueError(
-        f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"
-    )
 
 
 def model_of_run(dataset, cam_key, model):

@@ -81,7 +81,7 @@ def make_plan(dataset, model, settings, rows):
         seed=s.seed,
         map_dir=_checks.map_dir(s, dataset, key),
     )
-    item = _first_image(model, rows)
+    item = first_image(rows, model.transforms)
     plan.trial_image = item.image[None]
     trial = ExplainStep(model, plan).explain(plan.trial_image)
     if trial.logits is None:
@@ -157,16 +157,27 @@ def _smoothing(method):
     return {"smooth": list(method.smooth)} if method.smooth else {}
 
 
-def _first_image(model, rows):
-    """The first image that can be read: with it, wrong arguments show before the run."""
-    geometry, reason = Geometry(model.transforms), None
+def first_image(rows, transforms):
+    """Finds the first image that can be read: with it, wrong arguments show before the run.
+
+    Args:
+        rows: list of ``(id, filepath)``
+        transforms: maps a PIL image to a tensor
+
+    Returns:
+        the loader's item
+
+    Raises:
+        ValueError: if none of the first can be used, or the transforms are random
+    """
+    geometry, reason = Geometry(transforms), None
     for sample_id, path in rows[:_TRIES]:
         try:
-            item = load_item(sample_id, path, model.transforms, geometry)
+            item = load_item(sample_id, path, transforms, geometry)
         except Exception as error:  # recorded when the run comes to it; the next will do here
             reason = reason or f"{path}: {one_line(error)}"
             continue
-        check_deterministic(model.transforms, decode_image(path))
+        check_deterministic(transforms, decode_image(path))
         return item
     raise ValueError(
         f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"

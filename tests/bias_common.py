@@ -5,16 +5,23 @@ says it again, and whatever does not is grey. A network weighs the two, so what 
 known without training.
 """
 
+import importlib
 import zlib
 
 import fiftyone as fo
 import numpy as np
 import torch
-from operators_common import operator
+from operators_common import PLUGIN, operator
 from PIL import Image
 
 SIDE = 32
 CLASSES = ["plus", "minus"]
+RELIES, ON_OBJECT = "relies on background", "relies on object"
+
+
+def inner(name):
+    """A module of the plugin's own operators."""
+    return importlib.import_module(f"{PLUGIN}.operators.{name}")
 
 
 def picture(background, thing, box=(4, 6, 12, 12), seed=0):

@@ -199,3 +199,14 @@ def photo_dataset(make_dataset, photos):
         return make_dataset(*(photo_sample(photo) for photo in photos[:n]))
 
     return make
+
+
+@pytest.fixture
+def agree(make_dataset, tmp_path):
+    """A function: a dataset of pictures on which background and object agree."""
+    from bias_common import agreeing
+
+    def make(count=48, **fields):
+        return make_dataset(*agreeing(tmp_path, count, **fields))
+
+    return make

@@ -1,31 +1,12 @@
 """The form of ``find_background_bias``, the queue, and ``test_region``."""
 
-import importlib
-
 import fiftyone.operators as foo
 import numpy as np
 import pytest
-from bias_common import BACKGROUND, CLASSES, OBJECT, Cues, agreeing, find, to_tensor
-from operators_common import PLUGIN, operator
+from bias_common import BACKGROUND, CLASSES, OBJECT, Cues, agreeing, find, inner, to_tensor
+from operators_common import operator
 
 pytestmark = pytest.mark.usefixtures("plugin")
-
-RELIES, ON_OBJECT = "relies on background", "relies on object"
-
-
-@pytest.fixture
-def agree(make_dataset, tmp_path):
-    """A function: a dataset of pictures on which background and object agree."""
-
-    def make(count=48, **fields):
-        return make_dataset(*agreeing(tmp_path, count, **fields))
-
-    return make
-
-
-def inner(name):
-    return importlib.import_module(f"{PLUGIN}.operators.{name}")
-
 
 # the way in from the App, and what a run leaves behind
 

@@ -1,34 +1,27 @@
 """``find_background_bias`` on a real MongoDB, with networks whose reliance is known by construction."""
 
-import importlib
-
 import fiftyone as fo
 import numpy as np
 import pytest
 import torch
-from bias_common import BACKGROUND, CLASSES, OBJECT, Cues, agreeing, find, sample, to_tensor
+from bias_common import (
+    BACKGROUND,
+    CLASSES,
+    OBJECT,
+    ON_OBJECT,
+    RELIES,
+    Cues,
+    agreeing,
+    find,
+    inner,
+    sample,
+    to_tensor,
+)
 from fiftyone import ViewField as F
-from operators_common import PLUGIN, operator
+from operators_common import operator
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("plugin")
-
-RELIES, ON_OBJECT = "relies on background", "relies on object"
-
-
-@pytest.fixture
-def agree(make_dataset, tmp_path):
-    """A function: a dataset of pictures on which background and object agree."""
-
-    def make(count=48, **fields):
-        return make_dataset(*agreeing(tmp_path, count, **fields))
-
-    return make
-
-
-def inner(name):
-    return importlib.import_module(f"{PLUGIN}.operators.{name}")
-
 
 # a network that reads only the background, and one that reads only the object
 

@@ -80,7 +80,10 @@ def test_kinds_are_combined():
 
 
 def test_average_of_an_equivariant_explanation_changes_nothing(images):
-    maps = average(variants(images, ["aug"], 0), lambda x: {("m", "l"): x[:, :1] / x[:, :1].abs()})
+    maps = average(
+        variants(images, ["aug"], 0),
+        lambda v: {("m", "l"): v.images[:, :1] / v.images[:, :1].abs()},
+    )
     torch.testing.assert_close(maps["m", "l"], images[:, :1] / images[:, :1].abs())
 
 
