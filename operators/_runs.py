@@ -24,7 +24,8 @@ from ._record import (  # noqa: F401 - also from here
     status_of,
     update,
 )
-from ._removal import clear, rename  # noqa: F401 - also from here
+from ._removal import clear  # noqa: F401 - also from here
+from ._renaming import rename
 from ._resume import counts
 from ._run_results import load_results, save_results  # noqa: F401 - also from here
 
@@ -229,16 +230,11 @@ def rename_run(dataset, key, new_key):
     Raises:
         ValueError: if the new key cannot be given
     """
-    config = config_of(dataset, key)
+    config_of(dataset, key)
     if new_key == key:
         raise ValueError(f"new_key: the run is called {key!r} already")
     try:
         check_key(dataset, new_key, overwrite=False)
     except ValueError as error:
         raise ValueError(str(error).replace("cam_key", "new_key", 1)) from error
-    if getattr(config, "bias", None) is not None and config.status != "renaming":
-        raise ValueError(
-            f"cam_key: find_background_bias examined the run {key!r}, and its views and tags carry that "
-            "name; rename a run before it is examined"
-        )
     return rename(dataset, key, new_key)

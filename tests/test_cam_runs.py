@@ -13,6 +13,7 @@ import fiftyone.operators as foo
 import pytest
 import torch
 from bson import json_util
+from fiftyone import ViewField as F
 from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
 
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -318,19 +319,32 @@ def test_renaming_that_was_cut_short_is_finished(photo_dataset, tmp_path, monkey
 
 
 def test_run_that_was_examined(photo_dataset, rooms):
-    """Views and tags carry its name, so it keeps it; they go with the run."""
+    """Views, tags and results carry its name: they are renamed with it and go with it."""
     dataset = photo_dataset(2)
     before = everything(dataset)
     compute(dataset)
     entries = {"status": "finished", "views": ["run: odd"], "tags": ["run: odd"], "labels": []}
     rooms._runs.update(dataset, "run", bias=entries)
     rooms._runs.add_written(dataset, "run", fields=["run_verdict"], saved_views=["run: odd"])
+    found = {"cam_key": "run", "classes": [{"label": "run"}], "fields": ["run_verdict"]}
+    rooms._runs.save_results(dataset, "run", bias=found)
     dataset.add_sample_field("run_verdict", fo.StringField)
-    dataset.save_view("run: odd", dataset.limit(1))
+    dataset.set_values("run_verdict", ["run_verdict", "b"])
+    dataset.save_view("run: odd", dataset.match(F("run_verdict") == "b"))
     dataset.limit(1).tag_samples("run: odd")
-    with pytest.raises(ValueError, match="find_background_bias examined the run 'run'"):
-        operator("rename_cam_run")(dataset, "run", "new")
-    operator("delete_cam_run")(dataset, "run")
+
+    moves = operator("rename_cam_run")(dataset, "run", "new")
+    assert moves["run_verdict"] == "new_verdict"
+    assert dataset.list_saved_views() == ["new: odd"]
+    assert dataset.load_saved_view("new: odd").values("new_verdict") == ["b"]
+    assert dataset.count_sample_tags() == {"new: odd": 1}
+    # a class may be called like the run
+    assert dataset.load_run_results("new").bias == {
+        "cam_key": "new", "classes": [{"label": "run"}], "fields": ["new_verdict"],
+    }  # fmt: skip
+    assert rooms._runs.config_of(dataset, "new").bias["views"] == ["new: odd"]
+
+    operator("delete_cam_run")(dataset, "new")
     assert not difference(before, everything(dataset))
 
 

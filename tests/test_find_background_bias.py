@@ -179,13 +179,24 @@ def test_again_needs_overwrite_and_leaves_nothing_old(agree):
 def test_deleting_the_run_takes_all_of_it_along(agree):
     dataset = agree(24)
     find(dataset, tags=True)
-    with pytest.raises(ValueError, match="find_background_bias examined the run 'run'"):
-        operator("rename_cam_run")(dataset, "run", "other")
-    operator("delete_cam_run")(dataset, "run")
+    views, tags = dataset.list_saved_views(), dataset.count_sample_tags()
+    shown = {v: dataset.load_saved_view(v).values("id") for v in views}
+
+    operator("rename_cam_run")(dataset, "run", "other")
+    assert dataset.list_saved_views() == [v.replace("run:", "other:") for v in views]
+    assert shown == {
+        v: dataset.load_saved_view(v.replace("run", "other")).values("id") for v in views
+    }
+    assert dataset.count_sample_tags() == {t.replace("run", "other"): n for t, n in tags.items()}
+    assert not [n for n in dataset.get_field_schema() if n.startswith("run_")]
+    assert not [g.name for g in dataset.app_config.sidebar_groups if "run_" in g.name]
+    assert dataset.load_run_results("other").bias["cam_key"] == "other"
+
+    operator("delete_cam_run")(dataset, "other")
     assert dataset.list_saved_views() == []
     assert dataset.list_runs() == []
     assert dataset.count_sample_tags() == {}
-    assert not [n for n in dataset.get_field_schema() if n.startswith("run_")]
+    assert not [n for n in dataset.get_field_schema() if n.startswith("other_")]
 
 
 def test_an_existing_run_is_used_as_it_was_computed(agree):

@@ -1,0 +1,206 @@
+"""Giving a run another key: fields, attributes, files, colours, views, tags, results and record."""
+
+import os
+import re
+
+import fiftyone.core.odm as fod
+
+from . import _record, _run_results
+from ._lock import writing_schema
+from ._removal import own_files, remove_if_empty
+
+# What a record says with names of fields, views and tags.
+_NAMING = ("fields", "heatmap_fields", "prediction_field", "saved_views", "bias")
+
+
+def rename(dataset, key, new_key):
+    """Gives a run another key: its fields, attributes, files, colours, views, tags, results and record.
+
+    Views, tags and the sidebar's groups that begin with the key are renamed, and views look at the
+    fields' new names.
+
+    Every step can be repeated: a renaming that was cut short is finished by calling it again.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        new_key: the new key, checked with ``check_key``
+
+    Returns:
+        ``{old field: new field}``
+
+    Raises:
+        ValueError: if a field of the new name exists, or the run is at work
+    """
+    config = _record.config_of(dataset, key)
+    _record.check_idle(config, key)
+    fields = {f: new_key + f[len(key) :] if f.startswith(f"{key}_") else f for f in config.fields}
+    moves = {old: new for old, new in fields.items() if old != new}
+    status = _status_before(dataset, config, key, new_key, moves)
+    _record.claim(dataset, key, "renaming", renaming_to=new_key, renamed_from=status)
+    if not getattr(config, "moved", False):
+        _move(dataset, key, config, new_key, fields)
+    _record.rename(dataset, key, new_key)
+    _record.update(dataset, new_key, status=status, moved=False)
+    return moves
+
+
+def _status_before(dataset, config, key, new_key, moves):
+    """The status to come back to; raises a ValueError if the new name cannot be given."""
+    if config.status != "renaming":
+        taken = [new for new in moves.values() if dataset.get_field(new) is not None]
+        if taken:
+            raise ValueError(f"new_key: the dataset has a field {taken[0]!r}; choose another key")
+        return config.status
+    if config.renaming_to != new_key:
+        raise ValueError(
+            f"new_key: {key!r} was being renamed to {config.renaming_to!r} when that was cut short; "
+            "finish it first"
+        )
+    return config.renamed_from
+
+
+def _move(dataset, key, config, new_key, fields):
+    """Moves all but the record's key, and says in the record that it is done."""
+    moves = {old: new for old, new in fields.items() if old != new}
+    renamed = _Renamed(key, new_key, moves)
+    settings = {**config.settings, "cam_key": new_key}
+    folder = settings.get("map_dir")
+    if config.own and folder:
+        settings["map_dir"] = _move_files(dataset, key, config, new_key, moves)
+    _rename_fields(dataset, moves, key, new_key)
+    _rename_views(dataset, config.saved_views, renamed)
+    _rename_tags(dataset, getattr(config, "bias", None), renamed)
+    _rename_results(dataset, key, renamed)
+    _record.update(
+        dataset,
+        key,
+        moved=True,
+        settings=settings,
+        made_folders=[settings["map_dir"] if f == folder else f for f in config.made_folders],
+        **{name: renamed(getattr(config, name, None)) for name in _NAMING},
+    )
+
+
+class _Renamed:
+    """Plain data with every name of a run replaced: its key, its fields, and what begins with the key."""
+
+    def __init__(self, key, new_key, moves):
+        self._key, self._new_key, self._moves = key, new_key, moves
+        # Longest first: run_gradcam would be found in run_gradcam_layer4.
+        names = sorted(map(re.escape, moves), key=len, reverse=True)
+        self._fields = re.compile(rf"(?<!\w)({'|'.join(names)})(?!\w)") if names else None
+
+    def __call__(self, value):
+        """Returns a copy of JSON-able data with the new names."""
+        if isinstance(value, dict):
+            return {self(k): self._entry(k, v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self(v) for v in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def _entry(self, name, value):
+        """The key itself is only replaced where a key stands: a class may have the same name."""
+        if name == "cam_key" and value == self._key:
+            return self._new_key
+        if name == "cam_keys" and isinstance(value, list):
+            return [self._new_key if v == self._key else v for v in value]
+        return self(value)
+
+    def text(self, value):
+        """Returns a text with the new names of fields and the new key at its beginning."""
+        if value.startswith(f"{self._key}: "):
+            value = self._new_key + value[len(self._key) :]
+        return self.fields(value)
+
+    def fields(self, value):
+        """Returns a text with the new names of fields."""
+        if self._fields is None:
+            return value
+        return self._fields.sub(lambda match: self._moves[match[1]], value)
+
+
+def _move_files(dataset, key, config, new_key, moves):
+    """Moves a run's files into the new key's folder; returns it."""
+    folder = config.settings["map_dir"]
+    target = os.path.join(os.path.dirname(folder), new_key)
+    for room, name in list(own_files(dataset, key, config, folder)):
+        field = os.path.basename(room)
+        new_room = os.path.join(target, moves.get(field, field))
+        os.makedirs(new_room, exist_ok=True)
+        os.replace(os.path.join(room, name), os.path.join(new_room, name))
+    for old in config.fields:
+        old_room = os.path.join(folder, old) + os.sep
+        new_room = os.path.join(target, moves.get(old, old)) + os.sep
+        for field in {old, moves.get(old, old)}:  # renamed already, if this is the second attempt
+            _point_elsewhere(dataset, field, old_room, new_room)
+        remove_if_empty(old_room)
+    remove_if_empty(folder)
+    return target
+
+
+def _point_elsewhere(dataset, field, old_room, new_room):
+    path = f"{field}.map_path"
+    moved = {"$replaceOne": {"input": f"${path}", "find": old_room, "replacement": new_room}}
+    begins = {path: {"$regex": f"^{re.escape(old_room)}"}}
+    dataset._sample_collection.update_many(begins, [{"$set": {path: moved}}])
+
+
+def _rename_fields(dataset, moves, key, new_key):
+    dataset._reload(hard=True)
+    with writing_schema(dataset):
+        left = {old: new for old, new in moves.items() if dataset.get_field(old) is not None}
+        _rename_in_app(dataset, moves)
+        if left:
+            dataset.rename_sample_fields(left)
+    for field in moves.values():
+        path = f"{field}.cam_key"
+        dataset._sample_collection.update_many({path: key}, {"$set": {path: new_key}})
+    dataset.reload()
+
+
+def _rename_in_app(dataset, moves):
+    """Lets the fields keep their colours, their place in the grid and their group of the sidebar."""
+    config = dataset.app_config
+    scheme, active = config.color_scheme, config.active_fields
+    if scheme and scheme.fields:
+        scheme.fields = [
+            {**e, "path": moves.get(e.get("path"), e.get("path"))} for e in scheme.fields
+        ]
+    if active and active.paths:
+        paths = [moves.get(p, p) for p in active.paths]
+        config.active_fields = fod.ActiveFields(paths=paths, exclude=active.exclude)
+    for group in config.sidebar_groups or []:
+        group.name = moves.get(group.name, group.name)
+    dataset.save()
+
+
+def _rename_views(dataset, names, renamed):
+    """Renames a run's saved views, and lets them look at the fields' new names."""
+    dataset._doc.reload("saved_views")
+    for name in names:
+        new = renamed.text(name)
+        known = next((n for n in (name, new) if dataset.has_saved_view(n)), None)
+        if known is None:
+            continue  # somebody deleted it
+        view = dataset._get_saved_view_doc(known)
+        view.view_stages = [renamed.fields(stage) for stage in view.view_stages]
+        view.save()
+        dataset.update_saved_view_info(known, {"name": new})
+
+
+def _rename_tags(dataset, examination, renamed):
+    """Renames the tags that an examination gave."""
+    for tag in (examination or {}).get("tags", []):
+        new = renamed.text(tag)
+        if new != tag:
+            tagged = dataset.match_tags(tag)
+            tagged.tag_samples(new)
+            tagged.untag_samples(tag)
+
+
+def _rename_results(dataset, key, renamed):
+    results = _run_results.load_results(dataset, key)
+    changed = {name: renamed(value) for name, value in results.items() if name != "ids"}
+    if changed:
+        _run_results.save_results(dataset, key, **changed)
