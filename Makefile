@@ -38,8 +38,9 @@ $(STAMPS)/demo: $(STAMPS)/venv requirements.txt requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-demo.txt
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/venv requirements.txt requirements-demo.txt requirements-dev.txt
+$(STAMPS)/dev: $(STAMPS)/venv requirements.txt requirements-demo.txt requirements-dev.txt requirements-dev-nodeps.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev-nodeps.txt
 	@touch $(STAMPS)/demo $@
 
 venv-demo: $(STAMPS)/demo mongod
