@@ -14,6 +14,7 @@ from faults_common import compute_tiny, stored, write_pictures
 from operators_common import PLUGIN
 from pymongo.errors import AutoReconnect
 
+from tools.app_driver import free_port
 from tools.ensure_mongod import find_mongod
 
 COUNT = 60
@@ -87,10 +88,8 @@ class OwnServer:
 
 @pytest.fixture
 def server(tmp_path):
-    from conftest import _free_port
-
     (tmp_path / "mongo").mkdir()
-    server = OwnServer(tmp_path / "mongo", _free_port())
+    server = OwnServer(tmp_path / "mongo", free_port())
     server.start()
     yield server
     server.kill()
