@@ -11,16 +11,14 @@ Batch norms of re-drawn layers get the statistics of the photos, so that the sig
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import pathlib
 
-import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.timing import machine
-from cam_core import explain, list_methods
+from cam_core import list_methods, randomisation
 from examples.lite0 import lite0_module, lite0_tensor
 from examples.measure import load_image
 
@@ -40,39 +38,6 @@ def stages(module: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     return [*steps, ("stem", [module._conv_stem, module._bn0])]
 
 
-def redraw(parts: list[nn.Module], module: nn.Module, images: torch.Tensor) -> None:
-    """Draws the weights of some layers anew, and fits their batch norms to the photos."""
-    norms = []
-    for part in parts:
-        for layer in part.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.reset_parameters()
-                norms.append((layer, layer.momentum))
-            elif hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
-    for layer, _ in norms:
-        layer.momentum = None
-        layer.train()
-    with torch.no_grad():
-        module(images)
-    for layer, momentum in norms:
-        layer.momentum = momentum
-    module.eval()
-
-
-def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-    """(N,) Spearman over the positions of two maps (N, h, w); NaN where one is constant."""
-    from scipy.stats import rankdata
-
-    found = []
-    for first, second in zip(a.flatten(1).numpy(), b.flatten(1).numpy(), strict=True):
-        if np.ptp(first) == 0 or np.ptp(second) == 0:
-            found.append(np.nan)
-        else:
-            found.append(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
-    return np.array(found)
-
-
 def chosen_methods(limit: float) -> list:
     """What runs on a convolutional network and does not take hours."""
     found: list = []
@@ -85,35 +50,15 @@ def chosen_methods(limit: float) -> list:
     return found
 
 
-def maps_of(module, images, methods, targets) -> dict[str, torch.Tensor]:
-    """{method: (N, h, w)} rectified maps; photo by photo is no different, four at a time is faster."""
-    parts: dict[str, list] = {}
-    for rows in torch.arange(len(images)).split(8):
-        result = explain(module, images[rows], methods, targets[rows])
-        for (method, _), maps in result.maps.items():
-            parts.setdefault(method, []).append(maps[:, 0].relu())
-    return {method: torch.cat(found) for method, found in parts.items()}
-
-
 def run(count: int, limit: float, seed: int) -> dict:
     """Returns ``{"steps": [...], "methods": {method: [mean correlation per step]}}``."""
-    torch.manual_seed(seed)
     paths = sorted(PHOTOS.glob("*.jpg"))[:count]
     images = torch.stack([lite0_tensor(load_image(p)) for p in paths])
-    intact = lite0_module()
-    with torch.inference_mode():
-        targets = intact(images).argmax(1)
+    module = lite0_module()
     methods = chosen_methods(limit)
-    before = maps_of(intact, images, methods, targets)
-    changed, names = copy.deepcopy(intact), []
-    rows: dict[str, list[float]] = {method: [] for method in before}
-    for name, parts in stages(changed):
-        redraw(parts, changed, images)
-        names.append(name)
-        for method, maps in maps_of(changed, images, methods, targets).items():
-            rows[method].append(float(np.nanmean(rank_correlation(before[method], maps))))
-        print(name, {m: round(v[-1], 2) for m, v in rows.items()}, flush=True)
-    return {"steps": names, "methods": rows, "photos": len(paths)}
+    found = randomisation(module, images, methods, stages=stages(module), seed=seed)
+    rows = {method: values for (method, _), values in found.means().items()}
+    return {"steps": found.steps, "methods": rows, "photos": len(paths)}
 
 
 def draw(found: dict, path: pathlib.Path) -> None:

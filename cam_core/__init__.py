@@ -20,11 +20,14 @@ from .boxes import heat_to_boxes
 from .engine import Explanation, explain
 from .layers import Grid, LayerInfo
 from .methods import Components, MethodInfo, cam_method, list_methods
+from .metrics import agreement, disagreement, faithfulness, noise_floor, randomisation
 from .objects import ObjectExplanation, detect, explain_objects, missed_objects, object_shares
-from .targets import class_index
+from .target_kinds import classes_target, contrast_target
+from .targets import ClassNames, class_index
 
 __all__ = [
     "Candidates",
+    "ClassNames",
     "Components",
     "DetectionModel",
     "Detections",
@@ -39,20 +42,27 @@ __all__ = [
     "SegmentationModel",
     "ZeroShotClassifier",
     "adapt",
+    "agreement",
     "cam_method",
     "class_index",
+    "classes_target",
     "component_target",
+    "contrast_target",
     "detect",
+    "disagreement",
     "encode_texts",
     "explain",
     "explain_objects",
+    "faithfulness",
     "heat_to_boxes",
     "list_layers",
     "list_methods",
     "mask_target",
     "missed_objects",
+    "noise_floor",
     "object_shares",
     "object_target",
     "object_targets",
+    "randomisation",
     "similarity_target",
 ]

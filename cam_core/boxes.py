@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .geometry import Window
+
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of every box with every other.
@@ -75,6 +77,47 @@ def enclosing(boxes: Tensor, angle: Tensor) -> Tensor:
     width, height = boxes[..., 2], boxes[..., 3]
     sides = torch.stack([width * cos + height * sin, width * sin + height * cos], -1)
     return corners(torch.cat([boxes[..., :2], sides], -1))
+
+
+def boxes_to_input(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Carries boxes from an image into a model's input, through resize, crop and letterbox.
+
+    Args:
+        boxes: (..., 4) in the original image's pixels
+        window: what the model saw of the image
+        size: (H, W) of the model's input
+
+    Returns:
+        (..., 4) in the input's pixels, cut off at its border; without area where the model saw
+        nothing of the box
+    """
+    height, width = size
+    corner = boxes.new_tensor([window.left, window.top]).repeat(2)
+    scale = boxes.new_tensor(
+        [width / (window.right - window.left), height / (window.bottom - window.top)]
+    ).repeat(2)
+    limit = boxes.new_tensor([width, height]).repeat(2)
+    return torch.minimum(((boxes - corner) * scale).clamp_min(0), limit)
+
+
+def boxes_to_image(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Carries boxes from a model's input onto the image: the way back of :func:`boxes_to_input`.
+
+    Args:
+        boxes: (..., 4) in the input's pixels
+        window: what the model saw of the image
+        size: (H, W) of the model's input
+
+    Returns:
+        (..., 4) in the original image's pixels, cut off at its border
+    """
+    height, width = size
+    corner = boxes.new_tensor([window.left, window.top]).repeat(2)
+    scale = boxes.new_tensor(
+        [(window.right - window.left) / width, (window.bottom - window.top) / height]
+    ).repeat(2)
+    limit = boxes.new_tensor([window.image[1], window.image[0]]).repeat(2)
+    return torch.minimum((boxes * scale + corner).clamp_min(0), limit)
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
@@ -142,7 +185,7 @@ def heat_to_boxes(heat: Tensor, threshold: float = 0.5, least_area: float = 1.0)
 
     Returns:
         (M, 5) left, top, right, bottom in the map's pixels and the part's maximum as a share of the
-        map's, the strongest first; none for a map that is zero or not finite
+        map's, the strongest first, of equal ones the largest; none for a map that is zero or not finite
 
     Raises:
         ValueError: if the heat is no map or the threshold no share
@@ -163,6 +206,6 @@ def heat_to_boxes(heat: Tensor, threshold: float = 0.5, least_area: float = 1.0)
         left, top, width, height, area = (int(v) for v in stats[part])
         if area >= least_area:
             mine = values[parts == part].max() / peak
-            rows.append((left, top, left + width, top + height, mine))
-    rows.sort(key=lambda row: -row[4])
-    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+            rows.append((left, top, left + width, top + height, mine, area))
+    rows.sort(key=lambda row: (-row[4], -row[5]))
+    return torch.tensor([row[:5] for row in rows], dtype=torch.float32).reshape(-1, 5)

@@ -126,7 +126,7 @@ def explain(
     """
     model = adapt(model)
     chosen = resolve_methods(methods)
-    _check_images(images, model.module)
+    check_images(images, model.module)
     if fuse is not None:
         maps_.check_rule(fuse)
     with (
@@ -134,7 +134,7 @@ def explain(
         torch.inference_mode(False),
         torch.no_grad(),
         unchanged(model.module),
-        _autocast(images, precision),
+        autocast(images, precision),
     ):
         if images.is_inference():
             images = images.clone()
@@ -200,7 +200,8 @@ def _fuse(result: Explanation, chosen: Sequence[Method], rule: str) -> None:
             result.maps[key, "fused"] = maps_.fuse(stack, rule)
 
 
-def _check_images(images: Any, module: nn.Module) -> None:
+def check_images(images: Any, module: nn.Module) -> None:
+    """Raises a ValueError unless images are an (N, C, H, W) batch where the model is."""
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[0] == 0:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a tensor of shape (N, 3, H, W) with N > 0, got {got}")
@@ -217,7 +218,12 @@ def _check_images(images: Any, module: nn.Module) -> None:
         )
 
 
-def _autocast(images: Tensor, precision: str | None) -> contextlib.AbstractContextManager:
+def autocast(images: Tensor, precision: str | None) -> contextlib.AbstractContextManager:
+    """The context that runs a model in a precision; None leaves the caller's settings.
+
+    Raises:
+        ValueError: if the precision is not known
+    """
     if precision is None:
         return contextlib.nullcontext()
     if precision not in _PRECISIONS:

@@ -87,6 +87,38 @@ def project(maps: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
     return rows @ maps @ columns.T
 
 
+def to_input(heat: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Cuts out of heat on an image what the model saw of it: the way back of :func:`project`.
+
+    Args:
+        heat: (..., H, W) heat that covers the whole original image
+        window: what the model saw of the image
+        size: (h, w) of the result, which covers the model's input
+
+    Returns:
+        (..., h, w): bilinear, averaged over the input's pixels where there are fewer of them; zero on
+        padding
+    """
+    height, width = window.image
+    rows = _window_weights(heat.shape[-2], window.top, window.bottom, height, size[0]).to(heat)
+    columns = _window_weights(heat.shape[-1], window.left, window.right, width, size[1]).to(heat)
+    return rows @ heat @ columns.T
+
+
+def _window_weights(cells: int, low: float, high: float, extent: float, size: int) -> Tensor:
+    """Weights (size, cells) that carry an image's cells onto the pixels of ``[low, high]``."""
+    step = (high - low) / extent * cells / size
+    if step <= 1:
+        weights = axis_weights(cells, -low, extent - low, high - low, size)
+        # rounding must not tell apart what is equal: metrics rank these values
+        return weights.masked_fill(weights < 1e-6, 0)
+    # several cells in one pixel: their mean, by how much of each lies in it
+    starts = low / extent * cells + torch.arange(size, dtype=torch.float64)[:, None] * step
+    edges = torch.arange(cells, dtype=torch.float64)
+    covered = torch.minimum(starts + step, edges + 1) - torch.maximum(starts, edges)
+    return (covered.clamp_min(0) / step).float()
+
+
 Size = tuple[int, int]
 # (new size, zoom, shift): pixel p of the result shows pixel p * zoom + shift of what came in.
 Effect = tuple[Size, tuple[float, float], tuple[float, float]]

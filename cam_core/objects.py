@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -11,11 +12,22 @@ from torch import Tensor, nn
 
 from . import maps as maps_
 from .adapters import DetectionModel, Detections, ExplainableModel, adapt, object_targets
-from .boxes import match_boxes
+from .adapters.detection import MOST_OBJECTS
 from .capture import exclusive, unchanged
 from .engine import Explanation, explain
 from .metrics.portrait import box_coverage
 from .metrics.regions import box_masks
+from .object_choice import ObjectChoice, missed_objects
+
+__all__ = [
+    "ObjectExplanation",
+    "ObjectShares",
+    "detect",
+    "explain_objects",
+    "fuse_levels",
+    "missed_objects",
+    "object_shares",
+]
 
 Size = tuple[int, int]
 
@@ -50,6 +62,8 @@ class ObjectExplanation:
         found: (N, K, 4) its box
         ious: (N, K) how far that and the object overlap, in [0, 1]
         candidates: (N, K) its index among the image's candidates, -1 for none
+        objects: (N, K) which object of the image it is: an index into the boxes that were given, or
+            into the model's own detections, the strongest first; -1 for none
         explanation: the :class:`cam_core.Explanation` with the signed maps of each level
     """
 
@@ -62,6 +76,7 @@ class ObjectExplanation:
     found: Tensor
     ious: Tensor
     candidates: Tensor
+    objects: Tensor
     explanation: Explanation
 
     def heatmaps(self, size: Size | None = None) -> dict[str, Tensor]:
@@ -151,6 +166,9 @@ def explain_objects(
     *,
     min_iou: float = 0.5,
     prefer: str = "score",
+    missed: bool = False,
+    classes: Sequence[int] | None = None,
+    most: int | None = MOST_OBJECTS,
     precision: str | None = None,
     seed: int = 51,
 ) -> ObjectExplanation:
@@ -164,6 +182,7 @@ def explain_objects(
 
         result = explain_objects(detector, images)                      # its own detections
         result = explain_objects(detector, images, boxes, labels)       # given ones
+        explain_objects(detector, images, boxes, labels, missed=True)   # of these, what it misses
         result.heatmaps()["layercam"]                                   # (N, K, H, W)
         result.shares("layercam").inside                                # (N, K)
 
@@ -171,7 +190,7 @@ def explain_objects(
         model: a detector that is recognised, or a :class:`DetectionModel`
         images: (N, 3, H, W), as the detector takes them
         boxes (None): N tensors (K_i, 4): left, top, right, bottom in the input's pixels; by default the
-            model's own detections from its confidence on, at most 20 per image
+            model's own detections from its confidence on
         labels (None): N tensors (K_i,) of class indices of the model
         methods (None): see :func:`cam_core.explain`; by default ``"layercam"``, and for DETR and its
             relatives, whose features have both signs, ``"gradcam_elementwise"``
@@ -179,6 +198,11 @@ def explain_objects(
         min_iou (0.5): the least overlap of an object and its candidate, in (0, 1]
         prefer ("score"): which candidate of those: ``"score"``, the strongest of the class, for ground
             truth; ``"overlap"``, the nearest, for predictions, as always for the model's own
+        missed (False): whether of the given objects only those are explained that no detection of
+            their class matches, from the model's confidence on
+        classes (None): only objects of these classes
+        most (20): at most so many of the model's own detections per image, the strongest, or of the
+            missed objects, the first; None for all
         precision (None): see :func:`cam_core.explain`
         seed (51): of methods that draw random numbers
 
@@ -187,15 +211,24 @@ def explain_objects(
     """
     adapted = adapt(model)
     _check_detector(adapted)
-    targets: Any = "predicted"
-    if boxes is not None or labels is not None:
-        if boxes is None or labels is None:
-            raise ValueError("boxes and labels belong together; give both, or none")
-        if len(boxes) != len(images):
-            raise ValueError(f"boxes must be {len(images)}, one per image, got {len(boxes)}")
-        targets = object_targets(boxes, labels, min_iou=min_iou, prefer=prefer)
-    chosen = adapted.default_method if methods is None else methods
-    result = explain(adapted, images, chosen, targets, layers, precision=precision, seed=seed)
+    _check_given(images, boxes, labels, missed)
+    detector = cast(DetectionModel, adapted)
+    choice = ObjectChoice(
+        detector.detections,
+        detector.confidence,
+        boxes,
+        labels,
+        missed,
+        classes,
+        most,
+        min_iou,
+        prefer,
+    )
+    # A copy that predicts what was chosen: which objects these are is known after the forward only.
+    chooser: Any = copy.copy(adapted)
+    chooser.predicted = choice
+    named = adapted.default_method if methods is None else methods
+    result = explain(chooser, images, named, "predicted", layers, precision=precision, seed=seed)
     rows = result.details
     return ObjectExplanation(
         maps=_fused(result),
@@ -207,8 +240,23 @@ def explain_objects(
         found=torch.stack([row.found for row in rows], 1),
         ious=torch.stack([row.ious for row in rows], 1),
         candidates=torch.stack([row.candidates for row in rows], 1),
+        objects=choice.indices(),
         explanation=result,
     )
+
+
+def _check_given(images: Tensor, boxes: Any, labels: Any, missed: bool) -> None:
+    if boxes is None and labels is None:
+        if missed:
+            raise ValueError(
+                "missed: which objects are missed is only known of given ones; give boxes"
+            )
+        return
+    if boxes is None or labels is None:
+        raise ValueError("boxes and labels belong together; give both, or none")
+    if len(boxes) != len(images):
+        raise ValueError(f"boxes must be {len(images)}, one per image, got {len(boxes)}")
+    object_targets(boxes, labels)  # says what does not fit
 
 
 def _check_detector(model: ExplainableModel) -> None:
@@ -312,41 +360,3 @@ def detect(model: nn.Module | ExplainableModel, images: Tensor) -> list[Detectio
     adapted = cast(DetectionModel, adapted)
     with exclusive(adapted.module), torch.no_grad(), unchanged(adapted.module):
         return adapted.detections(adapted.forward(images))
-
-
-def missed_objects(
-    found: Sequence[Detections],
-    boxes: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    iou: float = 0.5,
-    confidence: float = 0.25,
-) -> list[Tensor]:
-    """Finds the objects that no detection of their class matches.
-
-    ``explain_objects`` explains them: by the strongest candidate of the class there, with its score.
-
-    Args:
-        found: N :class:`Detections`, as :func:`detect` returns them
-        boxes: N tensors (K_i, 4) of ground truth, in the input's pixels
-        labels: N tensors (K_i,) of class indices
-        iou (0.5): the least overlap of a match
-        confidence (0.25): the least confidence of a detection that counts
-
-    Returns:
-        N tensors of indices into the image's boxes
-
-    Raises:
-        ValueError: if the lists are not as many
-    """
-    if not len(found) == len(boxes) == len(labels):
-        raise ValueError(
-            f"found, boxes and labels must be as many as the images, got {len(found)}, {len(boxes)} "
-            f"and {len(labels)}"
-        )
-    rows = []
-    for detections, box, label in zip(found, boxes, labels, strict=True):
-        sure = detections.scores >= confidence
-        where, classes, scores = (value[sure] for value in detections[:3])
-        matched = match_boxes(box, label, where, classes, scores, iou)
-        rows.append((matched < 0).nonzero()[:, 0])
-    return rows

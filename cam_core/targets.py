@@ -132,8 +132,8 @@ def resolve_targets(spec: Any, logits: Callable[[], Tensor], count: int) -> list
 
     Args:
         spec: ``"predicted"``; ``"top_3"``; a class index; a tensor (N,) or (N, K) of class indices
-            with -1 for none; a callable outputs -> (N,); a list of class indices or callables, one
-            per K
+            with -1 for none; a callable outputs -> (N,); what :func:`classes_target` and
+            :func:`contrast_target` return; a list of class indices, callables and these, one per K
         logits: returns the (N, classes) scores that "predicted" and "top_k" are read from
         count: the number of images N
 
@@ -145,6 +145,8 @@ def resolve_targets(spec: Any, logits: Callable[[], Tensor], count: int) -> list
     """
     if isinstance(spec, Tensor):
         return _per_image(spec, logits, count)
+    if hasattr(spec, "resolve"):
+        return list(spec.resolve(logits, count))
     if callable(spec):
         return [Target(function=spec)]
     if isinstance(spec, str):
@@ -152,7 +154,11 @@ def resolve_targets(spec: Any, logits: Callable[[], Tensor], count: int) -> list
     items = list(spec) if isinstance(spec, Sequence) else [spec]
     if not items:
         raise ValueError("targets is empty; leave it out to explain the predicted class")
-    return [_one(item, logits, count) for item in items]
+    found: list[Target] = []
+    for item in items:
+        own = hasattr(item, "resolve")
+        found += item.resolve(logits, count) if own else [_one(item, logits, count)]
+    return found
 
 
 def top_ranks(spec: str) -> int | None:
@@ -207,12 +213,57 @@ def _check_range(indices: Tensor, logits: Tensor, lowest: int = -1) -> None:
         )
 
 
-def class_index(name: str, classes: Sequence[str]) -> int:
-    """Finds a class by name; case, underscores and hyphens do not matter.
+class ClassNames:
+    """A model's class names, to look classes up by.
+
+    Case, underscores and hyphens do not matter, and ``"tabby, tabby cat"`` goes by either of its
+    names, whether it is the model's or the one that is looked for.
+
+    Args:
+        classes: the model's class names, in the order of its outputs
+    """
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = [str(name) for name in classes]
+        self._exact: dict[str, list[int]] = {}
+        self._whole: dict[str, list[int]] = {}
+        self._parts: dict[str, list[int]] = {}
+        for number, name in enumerate(self.classes):
+            self._exact.setdefault(name, []).append(number)
+            self._whole.setdefault(_plain(name), []).append(number)
+            for part in _names_in(name):
+                self._parts.setdefault(part, []).append(number)
+
+    def find(self, name: str) -> list[int]:
+        """Returns the indices of the classes of a name: the exact one, else by any of its names."""
+        hits = self._exact.get(name) or self._whole.get(_plain(name))
+        if hits:
+            return list(hits)
+        found = {i for part in _names_in(name) for i in self._parts.get(part, ())}
+        return sorted(found)
+
+    def near(self, name: str, most: int = 3) -> list[str]:
+        """Returns the names of classes that are spelt much alike, the nearest first."""
+        close = difflib.get_close_matches(_plain(name), list(self._parts), n=most, cutoff=0.6)
+        found = [self.classes[i] for part in close for i in self._parts[part]]
+        return list(dict.fromkeys(found))[:most]
+
+
+def _names_in(name: str) -> list[str]:
+    """The plain names that a name is made of: itself, and what commas part."""
+    parts = (_plain(part) for part in (name, *str(name).split(",")))
+    return [part for part in dict.fromkeys(parts) if part]
+
+
+def class_index(name: str, classes: Sequence[str] | ClassNames) -> int:
+    """Finds a class by name.
+
+    Case, underscores and hyphens do not matter, and any of the names that commas part will do:
+    ``"tabby"`` finds ``"tabby, tabby cat"``.
 
     Args:
         name: a class name
-        classes: the model's class names, in the order of its outputs
+        classes: the model's class names, in the order of its outputs, or :class:`ClassNames`
 
     Returns:
         the index of the class
@@ -220,8 +271,8 @@ def class_index(name: str, classes: Sequence[str]) -> int:
     Raises:
         ValueError: if no class, or more than one, has this name; near names are listed
     """
-    hits = [i for i, known in enumerate(classes) if known == name]
-    hits = hits or [i for i, known in enumerate(classes) if _plain(known) == _plain(name)]
+    names = classes if isinstance(classes, ClassNames) else ClassNames(classes)
+    hits = names.find(name)
     if len(hits) == 1:
         return hits[0]
     if hits:
@@ -229,11 +280,10 @@ def class_index(name: str, classes: Sequence[str]) -> int:
             f"targets: the model has {len(hits)} classes named {name!r} "
             f"(indices {', '.join(map(str, hits))}); give the index"
         )
-    near = difflib.get_close_matches(_plain(name), [_plain(c) for c in classes], n=3, cutoff=0.6)
-    names = [c for n in near for c in classes if _plain(c) == n]
-    hint = f"; near: {', '.join(dict.fromkeys(names))}" if names else ""
+    near = names.near(name)
+    hint = f"; near: {', '.join(near)}" if near else ""
     raise ValueError(f"targets: the model has no class {name!r}{hint}")
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", str(name)).strip().casefold()

@@ -14,6 +14,7 @@ from .base import ExplainableModel
 from .candidates import Candidates, Detections, DetectorOutputs
 from .cnn import CnnClassifier
 from .detection import DetectionModel
+from .detectors_rfdetr import RfDetrDetector
 from .detectors_torchvision import TorchvisionDetector
 from .detectors_transformers import TransformersDetector
 from .detectors_yolo import UltralyticsDetector
@@ -25,6 +26,7 @@ from .segmentation import SegmentationModel, mask_target
 from .transformer import TransformerClassifier
 from .universal import UniversalSegmentationModel
 from .zero_shot import ZeroShotClassifier, encode_texts
+from .zero_shot_detection import ZeroShotDetector
 
 # The first that matches adapts; the last takes any module.
 FAMILIES: list[type[ExplainableModel]] = [
@@ -33,6 +35,8 @@ FAMILIES: list[type[ExplainableModel]] = [
     SegmentationModel,
     TorchvisionDetector,
     UltralyticsDetector,
+    ZeroShotDetector,
+    RfDetrDetector,
     TransformersDetector,
     EmbeddingModel,
     TransformerClassifier,
@@ -45,7 +49,13 @@ _TASKS: dict[str, list[type[ExplainableModel]]] = {
     "regression": [Regressor],
     "segmentation": [SegmentationModel],
     "embedding": [EmbeddingModel],
-    "detection": [TorchvisionDetector, UltralyticsDetector, TransformersDetector],
+    "detection": [
+        TorchvisionDetector,
+        UltralyticsDetector,
+        ZeroShotDetector,
+        RfDetrDetector,
+        TransformersDetector,
+    ],
 }
 
 __all__ = [
@@ -59,6 +69,7 @@ __all__ = [
     "Regressor",
     "SegmentationModel",
     "ZeroShotClassifier",
+    "ZeroShotDetector",
     "adapt",
     "component_target",
     "encode_texts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,21 @@ class Candidates:
             has a box of its own
         logits: (Q, C) class scores, with the graph they were computed in
         probabilities: (Q, C) the confidences that the detector makes of them, in [0, 1]
+        again: one candidate's index -> its (C,) logits, computed anew from the features for it alone:
+            the backward of one object does not go through the head of all candidates then. None where
+            there is no shorter way than ``logits``
     """
 
     boxes: Tensor
     logits: Tensor
     probabilities: Tensor
+    again: Callable[[int], Tensor] | None = None
+
+    def logit(self, place: int, label: int) -> Tensor:
+        """The class score of a candidate, with the shortest graph that there is."""
+        if self.again is not None and torch.is_grad_enabled():
+            return self.again(place)[label]
+        return self.logits[place, label]
 
     def boxes_of(self, label: int) -> Tensor:
         """(Q, 4) the candidates' boxes for a class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,12 +28,15 @@ class Parts(NamedTuple):
         sizes: N (height, width) the images were resized to
         head: the class and box predictions
         anchors: what these are relative to: anchors of each image, or the proposals' network's result
+        pooled: of an R-CNN the levels, proposals and sizes that its box head saw, to compute the
+            scores of one proposal anew; None where rules are around the forward
     """
 
     found: list[dict[str, Tensor]]
     sizes: list[Size]
     head: Any
     anchors: Any
+    pooled: tuple | None = None
 
 
 class TorchvisionDetector(DetectionModel):
@@ -63,7 +67,10 @@ class TorchvisionDetector(DetectionModel):
         """Calls the module with a list of images, and keeps what its parts return."""
         head = "roi_heads.box_predictor" if self.two_stage else "head"
         anchors = "rpn" if self.two_stage else "anchor_generator"
-        with self._watched("transform", "backbone", head, anchors) as seen:
+        with (
+            self._watched("transform", "backbone", head, anchors) as seen,
+            self._pooling() as pooled,
+        ):
             raw = self.module(list(images))
         features = seen["backbone"]
         if isinstance(features, Mapping):
@@ -76,7 +83,23 @@ class TorchvisionDetector(DetectionModel):
         else:
             self._shapes = {"backbone": tuple(features.shape)}
         self.levels = list(self._shapes)
-        return Parts(raw, seen["transform"][0].image_sizes, seen[head], seen[anchors])
+        # Where gradients go to the pixels, rules and watchers belong to the one forward.
+        own = pooled[-1] if pooled and not images.requires_grad else None
+        return Parts(raw, seen["transform"][0].image_sizes, seen[head], seen[anchors], own)
+
+    @contextlib.contextmanager
+    def _pooling(self) -> Iterator[list[tuple]]:
+        """Keeps what the box head of an R-CNN is given."""
+        seen: list[tuple] = []
+        if not self.two_stage:
+            yield seen
+            return
+        pool = self.module.get_submodule("roi_heads.box_roi_pool")
+        handle = pool.register_forward_pre_hook(lambda module, args: seen.append(args))
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
     @contextlib.contextmanager
     def _watched(self, *names: str) -> Iterator[dict[str, Any]]:
@@ -105,12 +128,26 @@ class TorchvisionDetector(DetectionModel):
         decode = self._two_stage if self.two_stage else self._one_stage
         found = decode(raw.head, raw.anchors)
         rows = []
-        for (boxes, logits, probabilities), size in zip(found, raw.sizes, strict=True):
+        for i, ((boxes, logits, probabilities), size) in enumerate(
+            zip(found, raw.sizes, strict=True)
+        ):
             height, width = size
             limit = boxes.new_tensor([width, height, width, height])
             inside = torch.minimum(boxes.clamp_min(0), limit)
-            rows.append(Candidates(inside * scale.to(boxes), logits, probabilities))
+            own = functools.partial(self._again, raw.pooled, i) if raw.pooled else None
+            rows.append(Candidates(inside * scale.to(boxes), logits, probabilities, own))
         return rows
+
+    def _again(self, pooled: tuple, image: int, place: int) -> Tensor:
+        """(C,) the class scores of one proposal of an image, by the head for it alone.
+
+        Proposals do not see each other in the head, so these are the scores that it has among all; a
+        backward through the head of a thousand takes seconds.
+        """
+        levels, proposals, sizes = pooled
+        heads: Any = self.module.get_submodule("roi_heads")
+        chosen = [p[place : place + 1] if i == image else p[:0] for i, p in enumerate(proposals)]
+        return heads.box_predictor(heads.box_head(heads.box_roi_pool(levels, chosen, sizes)))[0][0]
 
     def _two_stage(self, head: Any, rpn: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         logits, deltas = head
@@ -118,7 +155,8 @@ class TorchvisionDetector(DetectionModel):
         counts = [len(p) for p in proposals]
         coder: Any = self.module.get_submodule("roi_heads").box_coder
         with torch.no_grad():
-            boxes = coder.decode(deltas.detach(), proposals)
+            # without any proposal the coder leaves the boxes of the classes in one row
+            boxes = coder.decode(deltas.detach(), proposals).reshape(*logits.shape, 4)
             probabilities = logits.detach().softmax(-1)
         return zip(
             boxes.split(counts), logits.split(counts), probabilities.split(counts), strict=True

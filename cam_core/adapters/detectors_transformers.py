@@ -18,7 +18,8 @@ from .detection import DetectionModel
 # Where the features enter the encoder or decoder, all of them maps; the first that exists.
 _LEVELS = (
     r"decoder_input_proj\.\d+",
-    r"input_proj\.\d+",
+    r"input_proj(_vision)?\.\d+",
+    r"decoder\.channel_projection_layers\.\d+",
     r"input_projection",
     r"backbone\.projector\.scale_layers\.\d+",
     r"backbone\.projector",

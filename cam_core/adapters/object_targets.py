@@ -164,11 +164,12 @@ class ObjectTarget:
         for candidates, row, match in zip(
             outputs.candidates, self._rows(outputs, rows), found, strict=True
         ):
-            mine = candidates.logits[:, max(int(self.labels[row]), 0)]
+            label = max(int(self.labels[row]), 0)
             if match.enough:
-                scores.append(mine[match.place])
+                scores.append(candidates.logit(match.place, label))
             else:
                 # Nothing of the object is left: as weak as the weakest, so that it stays finite.
+                mine = candidates.logits[:, label]
                 scores.append(mine.amin() if len(mine) else mine.sum())
         return torch.stack(scores)
 
@@ -254,7 +255,8 @@ class ObjectTarget:
         return Match(index, float(overlap[index]), bool(near[index]))
 
     def _rows(self, outputs: DetectorOutputs, rows: Sequence[int] | None) -> list[int]:
-        if not isinstance(outputs, DetectorOutputs):
+        # Not isinstance: the plugin's cam_core is a second copy beside the one that users import.
+        if not hasattr(outputs, "candidates"):
             raise ValueError(
                 f"targets: object_target needs a detector, whose outputs hold candidates, not "
                 f"{type(outputs).__name__}; adapt the model with DetectionModel(model, read=...)"

@@ -27,6 +27,11 @@ class Ranked:
         """(N, P) weights of the pixels, in their order."""
         return weights.gather(-1, self._order)
 
+    def ranks(self) -> Tensor:
+        """(N, P) ranks from 0, in the pixels' own order; equal heat shares its mean rank."""
+        mean = (self._start + self._end - 1) / 2
+        return torch.empty_like(mean).scatter_(-1, self._order, mean)
+
     def _sums(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of sorted weights below each pixel's group, and up to its end."""
         total = F.pad(weights.cumsum(-1), (1, 0))
