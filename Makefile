@@ -3,7 +3,8 @@
 # make test      the tests, without the slow ones    (ARGS="-k engine" is handed to pytest)
 # make test-all  every test
 # make lint      ruff and mypy
-# make bench     speed of the engine against other libraries
+# make bench     speed: engine, dataset, storage, growth, App; short form   (ARGS="dataset" runs one of them)
+# make bench-all  the long form of the same, most of an hour
 # make clean     removes what was installed and made here
 #
 # The first call creates .venv and installs into it; stamps keep later calls fast.
@@ -24,7 +25,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 	>/dev/null 2>&1 && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all lint format bench clean venv-demo venv-dev mongod
+.PHONY: help demo app test test-all lint format bench bench-all clean venv-demo venv-dev mongod
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -38,7 +39,7 @@ $(STAMPS)/demo: $(STAMPS)/venv requirements.txt requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-demo.txt
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/venv requirements.txt requirements-demo.txt requirements-dev.txt requirements-dev-nodeps.txt
+$(STAMPS)/dev: $(STAMPS)/venv requirements.txt requirements-demo.txt requirements-ray.txt requirements-dev.txt requirements-dev-nodeps.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev-nodeps.txt
 	@touch $(STAMPS)/demo $@
@@ -72,8 +73,11 @@ format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMPS)/dev
-	@$(BIN)/python -m benchmarks.engine $(ARGS)
+bench: venv-dev
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-all: venv-dev
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo_output bench_output .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,8 @@
 """Heat and the causal check against planted truth.
 
-Run ``python -m benchmarks.bias`` (about 12 minutes on two cores for three seeds), or with ``--quick``
-for one seed and smaller networks. Everything is drawn and trained here; nothing is downloaded.
+Run ``python -m benchmarks.bias``, or with ``--quick`` for one seed and smaller networks; networks are
+trained and measured in two processes of one thread each (``--jobs``). Everything is drawn and trained
+here; nothing is downloaded.
 
 The truth of a sample is p(predicted class) minus its mean over fresh renderings of the same object on
 backgrounds of other families, without watermark and tint; a sample relies on its background where
@@ -11,11 +12,14 @@ that is at least .5. Nothing of it is shown to what is measured.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import json
 import math
+import multiprocessing
 import pathlib
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -81,7 +85,7 @@ def study(name: str, network: str, data: planted.Planted, model: nn.Module, seed
     right = np.stack([p.argmax(1) == data.labels for p in drawn[:TRUTH]])
     bare = predict(data.only_backgrounds(rng)).argmax(1).numpy()
 
-    check = swap_check(data.images, data.masks, predict, count=4, seed=seed)
+    check = swap_check(data.images, data.masks, predict, count=4, most=16, seed=seed)
     layer = planted.NETWORKS[network][1]
     maps = explain(model, planted.to_input(data.images), "gradcam", layers=[layer]).maps
     heat = measure(next(iter(maps.values()))[:, 0], torch.from_numpy(data.masks).float())
@@ -202,31 +206,56 @@ def class_flags(case: Case) -> dict[str, float]:
     }
 
 
-def run_seed(seed: int, quick: bool) -> dict[str, Case]:
-    """Draws, trains and measures every network of one seed."""
+def wanted(quick: bool) -> list[tuple[str, str]]:
+    """(network, variant) of every case of a seed, the slowest first; "random" has no training."""
+    variants = [v for v in planted.VARIANTS if not (quick and v == "tint")]
+    return [
+        ("vit", "biased"),
+        ("vit", "clean"),
+        *(("cnn", v) for v in variants),
+        ("random", "clean"),
+    ]
+
+
+def name_of(network: str, variant: str) -> str:
+    """What the tables call a case."""
+    return {"cnn": variant, "vit": f"vit {variant}", "random": "random weights"}[network]
+
+
+def run_case(seed: int, network: str, variant: str, quick: bool) -> Case:
+    """Draws, trains and measures one network."""
+    torch.set_num_threads(1)
     images, epochs, tests = (3000, 8, 240) if quick else (4000, 8, 400)
-    wanted = [("cnn", v) for v in planted.VARIANTS if not (quick and v == "tint")]
-    wanted += [("vit", "clean"), ("vit", "biased")]
-    cases = {}
-    for network, variant in wanted:
-        start = time.perf_counter()
+    start = time.perf_counter()
+    if network == "random":
+        torch.manual_seed(seed)
+        model = planted.SmallCnn().eval()
+    else:
         data = planted.generate(variant, images, 1000 + seed)
         model = planted.train(network, data, epochs + 4 * (network == "vit"), seed)
-        trained = time.perf_counter() - start
-        name = variant if network == "cnn" else f"vit {variant}"
-        cases[name] = study(
-            name, network, planted.generate(variant, tests, 2000 + seed), model, seed
-        )
-        print(
-            f"seed {seed}, {name}: accuracy {cases[name].accuracy:.2f}, trained in {trained:.0f} s, "
-            f"measured in {time.perf_counter() - start - trained:.0f} s",
-            flush=True,
-        )
-    torch.manual_seed(seed)
-    blank = planted.SmallCnn().eval()
-    test = planted.generate("clean", tests, 2000 + seed)
-    cases["random weights"] = study("random weights", "cnn", test, blank, seed)
-    return cases
+    trained = time.perf_counter() - start
+    test = planted.generate(variant, tests, 2000 + seed)
+    kind = "vit" if network == "vit" else "cnn"
+    case = study(name_of(network, variant), kind, test, model, seed)
+    print(
+        f"seed {seed}, {case.name}: accuracy {case.accuracy:.2f}, trained in {trained:.0f} s, measured in "
+        f"{time.perf_counter() - start - trained:.0f} s",
+        flush=True,
+    )
+    return case
+
+
+def run_seeds(seeds: list[int], quick: bool, jobs: int) -> Iterator[dict[str, Case]]:
+    """Yields the cases of each seed, in order; ``jobs`` networks are at work at a time."""
+    spawned = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawned) as pool:
+        pending = {
+            seed: [pool.submit(run_case, seed, *pair, quick) for pair in wanted(quick)]
+            for seed in seeds
+        }
+        for futures in pending.values():
+            cases = {case.name: case for case in (future.result() for future in futures)}
+            yield dict(sorted(cases.items(), key=lambda pair: pair[0].startswith("vit")))
 
 
 def summarise(cases: dict[str, Case]) -> dict:
@@ -346,15 +375,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="the first seed only, smaller")
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bench_output"))
     args = parser.parse_args()
+    torch.set_num_threads(1)
     used = args.seeds[:1] if args.quick else args.seeds
     start = time.perf_counter()
     seeds: list[dict] = []
-    for seed in used:
-        seeds.append(summarise(run_seed(seed, args.quick)))
+    for cases in run_seeds(used, args.quick, args.jobs):
+        seeds.append(summarise(cases))
         minutes = (time.perf_counter() - start) / 60
-        caption = f"{machine('cpu')}; seeds {used[: len(seeds)]}, {minutes:.1f} minutes"
+        caption = (
+            f"{args.jobs} x {machine('cpu')}; seeds {used[: len(seeds)]}, {minutes:.1f} minutes"
+        )
         save(args.out, "bias_quick" if args.quick else "bias", caption, seeds)
     print(f"\n{caption}\n\n{report(seeds, targets(seeds))}")
 

@@ -49,6 +49,11 @@ BUILDERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "DETR and YOLOS, Hugging Face": (networks.detr, 64),
     "RT-DETR v2, Hugging Face": (networks.rtdetr_v2, 64),
     "D-FINE, Hugging Face": (networks.dfine, 64),
+    "OWL-ViT, Hugging Face": (networks.owlvit, 64),
+    "Grounding DINO, Hugging Face": (networks.grounding_dino, 128),
+    "LLMDet, Hugging Face": (networks.llmdet, 128),
+    "OmDet-Turbo, Hugging Face": (networks.omdet, 64),
+    "RF-DETR": (networks.rfdetr, 384),
     "CLIP, Hugging Face": (networks.clip, 64),
     "SigLIP, Hugging Face": (networks.siglip, 64),
     "GroupViT, Hugging Face": (networks.group_vit, 64),
@@ -68,6 +73,11 @@ _BY_NAME = [
     (r"oneformer", "OneFormer, Hugging Face"),
     (r"rtdetr-v2", "RT-DETR v2, Hugging Face"),
     (r"dfine", "D-FINE, Hugging Face"),
+    (r"^rfdetr", "RF-DETR"),
+    (r"owlvit|^zero-shot-detection", "OWL-ViT, Hugging Face"),
+    (r"grounding-dino", "Grounding DINO, Hugging Face"),
+    (r"llmdet", "LLMDet, Hugging Face"),
+    (r"omdet", "OmDet-Turbo, Hugging Face"),
     (r"^detection-transformer", "DETR and YOLOS, Hugging Face"),
     (r"siglip", "SigLIP, Hugging Face"),
     (r"group-vit", "GroupViT, Hugging Face"),
@@ -156,6 +166,9 @@ def adapted(module: nn.Module, kind: str) -> Any:
     if universal.matches(module):
         one = type(module).__name__.startswith("OneFormer")
         return universal(module, {"task_inputs": torch.ones(1, 7)} if one else None)
+    zero_shot = plugin("cam_core.adapters").ZeroShotDetector
+    if zero_shot.matches(module):
+        return zero_shot(module, *networks.asked(module))
     if kind != "zero-shot classifier":
         return core.adapt(module)
     with torch.no_grad():

@@ -232,6 +232,81 @@ def dfine() -> nn.Module:
     return _hub("DFineForObjectDetection", config)
 
 
+def owlvit() -> nn.Module:
+    import transformers as t
+
+    vision = {**SMALL, "image_size": 64, "patch_size": 16}
+    config = t.OwlViTConfig(text_config=_TEXT, vision_config=vision, projection_dim=32)
+    return _hub("OwlViTForObjectDetection", config)
+
+
+_GROUNDED = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 12,
+    "num_feature_levels": 4, "max_text_len": 16, "disable_custom_kernels": True,
+    "positional_embedding_temperature": 20,
+}  # fmt: skip
+
+
+def _grounded(kind: str) -> nn.Module:
+    import transformers as t
+
+    backbone = t.SwinConfig(**{**_SWIN, "out_features": ["stage2", "stage3", "stage4"]})
+    words = t.BertConfig(**{k: v for k, v in _TEXT.items() if k not in _ENDS})
+    config = getattr(t, f"{kind}Config")(backbone_config=backbone, text_config=words, **_GROUNDED)
+    return _hub(f"{kind}ForObjectDetection", config)
+
+
+def grounding_dino() -> nn.Module:
+    return _grounded("GroundingDino")
+
+
+def llmdet() -> nn.Module:
+    return _grounded("MMGroundingDino")
+
+
+def omdet() -> nn.Module:
+    import transformers as t
+
+    backbone = t.TimmBackboneConfig(
+        backbone="swin_tiny_patch4_window7_224", out_indices=[1, 2, 3], features_only=True,
+        use_pretrained_backbone=False, img_size=64, always_partition=True,
+    )  # fmt: skip
+    config = t.OmDetTurboConfig(
+        backbone_config=backbone, text_config=t.CLIPTextConfig(**_TEXT), image_size=64,
+        encoder_hidden_dim=64, decoder_hidden_dim=64, vision_features_channels=[64, 64, 64],
+        encoder_in_channels=[192, 384, 768], class_embed_dim=32, task_encoder_hidden_dim=64,
+        text_projection_in_dim=32, text_projection_out_dim=32, encoder_dim_feedforward=32,
+        decoder_dim_feedforward=32, encoder_attention_heads=2, decoder_num_heads=2, num_queries=12,
+        decoder_num_layers=2, num_projection_layers=1, encoder_layers=1,
+    )  # fmt: skip
+    return _hub("OmDetTurboForObjectDetection", config)
+
+
+def asked(module: nn.Module) -> tuple[dict[str, torch.Tensor], list[list[int]] | None]:
+    """Two texts for a zero-shot detector, as numbers, and the columns of each where these are tokens."""
+    words = torch.tensor([[2, 5, 1], [2, 6, 1]])
+    kind = type(module).__name__
+    if kind.startswith("Owl"):
+        return {"input_ids": words, "attention_mask": torch.ones_like(words)}, None
+    if kind.startswith("OmDet"):
+        task = torch.tensor([[2, 3, 4, 1]])
+        return {
+            "classes_input_ids": words, "classes_attention_mask": torch.ones_like(words),
+            "tasks_input_ids": task, "tasks_attention_mask": torch.ones_like(task),
+            "classes_structure": torch.tensor([2]),
+        }, None  # fmt: skip
+    text = torch.tensor([[2, 5, 3, 6, 7, 3]])
+    same = {"attention_mask": torch.ones_like(text), "token_type_ids": torch.zeros_like(text)}
+    return {"input_ids": text, **same}, [[1], [3, 4]]
+
+
+def rfdetr() -> nn.Module:
+    """The network of the package ``rfdetr``, its smallest; 384 pixels."""
+    library = importlib.import_module("rfdetr")
+    return seeded(lambda: library.RFDETRNano(pretrain_weights=None, device="cpu").model.model)
+
+
 def ultralytics(name: str) -> nn.Module:
     """The network of one of Ultralytics' own configurations, such as ``yolo11n-seg.yaml``."""
     offline_ultralytics()

@@ -1,8 +1,10 @@
-"""Size and write speed of ways to store heatmaps: what ``operators/_heatmaps.py`` rests on.
+"""Size, write and read speed of ways to store heatmaps: what ``operators/_heatmaps.py`` rests on.
 
 Run ``python -m benchmarks.storage`` from the checkout; needs FiftyOne and its MongoDB. Makes and
 deletes a temporary dataset. The maps are real: five methods on the 24 photos by EfficientNet-Lite0
 with its ImageNet weights, on grids of 7, 13 and 14 cells.
+
+Writes ``bench_output/storage.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import os
+import pathlib
 import statistics
 import tempfile
 import time
@@ -21,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.timing import machine
+from benchmarks.timing import save, table
 from cam_core import explain
 from cam_core.maps import normalise, rectify, upsample
 from examples.dataset import load_photos
@@ -65,27 +69,33 @@ def stored_bytes(array: np.ndarray) -> int:
     return len(zlib.compress(buffer.getvalue()))
 
 
-def size_table() -> str:
+def sizes_found(grids: list[int]) -> list[dict]:
     """Bytes and time to encode for every candidate and grid."""
-    grids = " | ".join(f"{c} x {c}: median kB | 90 %" for c in INPUTS)
-    lines = [
-        f"| longest side | levels | {grids} | ms to encode |",
-        "|---" * (3 + 2 * len(INPUTS)) + "|",
-    ]
+    found = []
     for longest, levels in CANDIDATES:
-        row, seconds = [], []
-        for cells in INPUTS:
+        row, seconds = {}, []
+        for cells in grids:
             sizes = []
             for heat in heats(cells, longest):
                 start = time.perf_counter()
                 sizes.append(stored_bytes(_heatmaps.quantise(heat, levels)) / 1000)
                 seconds.append(time.perf_counter() - start)
-            row.append(f"{statistics.median(sizes):.1f} | {np.percentile(sizes, 90):.1f}")
-        default = (longest, levels) == (_heatmaps.LONGEST_SIDE, _heatmaps.LEVELS)
-        kept = " **(default)**" if default else ""
+            row[cells] = [statistics.median(sizes), float(np.percentile(sizes, 90))]
         spent = 1000 * statistics.median(seconds)
-        lines.append(f"| {longest} | {levels}{kept} | {' | '.join(row)} | {spent:.2f} |")
-    return "\n".join(lines)
+        found.append({"longest": longest, "levels": levels, "kb": row, "ms_to_encode": spent})
+    return found
+
+
+def size_table(found: list[dict], grids: list[int]) -> str:
+    """What :func:`sizes_found` returned, as Markdown."""
+    lines = []
+    for row in found:
+        default = (row["longest"], row["levels"]) == (_heatmaps.LONGEST_SIDE, _heatmaps.LEVELS)
+        name = f"{row['longest']} @ {row['levels']}" + (" **(default)**" if default else "")
+        sizes = [f"{row['kb'][c][0]:.1f} / {row['kb'][c][1]:.1f}" for c in grids]
+        lines.append([name, *sizes, f"{row['ms_to_encode']:.2f}"])
+    header = ["longest side @ levels", *(f"{c} x {c}: kB, median / 90 %" for c in grids)]
+    return table([*header, "ms to encode"], lines)
 
 
 def label(heat: np.ndarray) -> fo.Heatmap:
@@ -127,34 +137,69 @@ def by_save(dataset, ids, maps, batch):
         sample.save()
 
 
-def speed_table(count: int, batch: int, rounds: int = 3) -> str:
+def read(dataset) -> None:
+    """Reads every heatmap back as an array, as a script would."""
+    for sample in dataset.iter_samples():
+        for name in ("one", "two"):
+            sample[name].get_map()
+
+
+def bytes_per_map(dataset, folder: str) -> float:
+    """Bytes of a heatmap: its label in the database, and its file where it has one."""
+    labels = [{"$bsonSize": {"$ifNull": [f"${name}", {}]}} for name in ("one", "two")]
+    steps = [{"$group": {"_id": None, "all": {"$sum": {"$add": labels}}}}]
+    stored = next(iter(dataset._sample_collection.aggregate(steps)))["all"]
+    files = [os.path.join(where, f) for where, _, names in os.walk(folder) for f in names]
+    return (stored + sum(map(os.path.getsize, files))) / (2 * dataset.count())
+
+
+def speeds_found(count: int, batch: int, rounds: int) -> list[dict]:
     """Samples per second, two heatmap fields each, 192 pixels long from a 7 x 7 grid."""
     real = heats(7, _heatmaps.LONGEST_SIDE)
     maps = [real[i % len(real)] for i in range(count)]
-    with tempfile.TemporaryDirectory(prefix="cam51-storage-") as folder:
-        ways = {
-            "sample.save(), float maps": by_save,
-            "save_context": by_save_context,
-            "set_values per field": by_set_values,
-            "writer, one thread": functools.partial(by_writer, threads=1),
-            "writer": by_writer,
-            "writer, PNG files": functools.partial(by_writer, folder=folder),
-        }
-        rates = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                rates[name].append(count / _timed(way, maps, batch))
-    base = statistics.median(rates["sample.save(), float maps"])
-    lines = ["| way | samples/s, median | lowest | highest | x sample.save() |", "|---" * 5 + "|"]
-    for name, found in rates.items():
-        middle = statistics.median(found)
-        lines.append(
-            f"| {name} | {middle:.0f} | {min(found):.0f} | {max(found):.0f} | {middle / base:.1f} |"
-        )
-    return "\n".join(lines)
+    ways = {
+        BASE: by_save,
+        "save_context": by_save_context,
+        "set_values per field": by_set_values,
+        "writer, one thread": functools.partial(by_writer, threads=1),
+        "writer": by_writer,
+        "writer, PNG files": by_writer,
+    }
+    found = {name: {"way": name, "write": [], "read": []} for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory(prefix="cam51-storage-") as folder:
+                files = folder if name.endswith("files") else None
+                given = functools.partial(way, folder=files) if files else way
+                write, back, size = _timed(given, maps, batch, folder)
+            found[name]["write"].append(count / write)
+            found[name]["read"].append(count / back)
+            found[name]["bytes_per_map"] = size
+    return list(found.values())
 
 
-def _timed(way, maps, batch) -> float:
+BASE = "sample.save(), float maps"
+
+
+def speed_table(found: list[dict]) -> str:
+    """What :func:`speeds_found` returned, as Markdown, ratios first."""
+    base, lines = found[0], []
+    for row in found:
+        cells = [row["way"]]
+        for kind in ("write", "read"):
+            each = sorted(a / b for a, b in zip(row[kind], base[kind], strict=True))
+            cells.append(f"**{statistics.median(each):.1f}** ({each[0]:.1f}-{each[-1]:.1f})")
+            cells.append(f"{statistics.median(row[kind]):.0f}")
+        lines.append([*cells, f"{row['bytes_per_map'] / 1000:.1f}"])
+    header = [
+        "way", f"writing, x {BASE}", "samples/s", f"reading, x {BASE}", "samples/s",
+        "kB per map with its attributes",
+    ]  # fmt: skip
+    return table(header, lines)
+
+
+def _timed(way, maps, batch, folder) -> tuple[float, float, float]:
+    """Seconds to write, seconds to read, bytes of a map."""
     dataset = fo.Dataset(f"cam51-storage-{uuid.uuid4().hex[:8]}")
     try:
         dataset.add_samples(
@@ -164,18 +209,32 @@ def _timed(way, maps, batch) -> float:
         ids = dataset.values("id")
         start = time.perf_counter()
         way(dataset, ids, maps, batch)
-        return time.perf_counter() - start
+        written = time.perf_counter() - start
+        dataset.reload()  # what is still in memory is not read
+        start = time.perf_counter()
+        read(dataset)
+        return written, time.perf_counter() - start, bytes_per_map(dataset, folder)
     finally:
         dataset.delete()
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints and saves both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one grid, 100 samples, two rounds")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bench_output"))
     args = parser.parse_args()
-    print(f"{machine('cpu')}\n\n{size_table()}\n\n{speed_table(args.samples, args.batch)}")
+    grids = list(INPUTS)
+    if args.quick:
+        grids, args.samples, args.rounds = grids[:1], 100, 2
+    sizes = sizes_found(grids)
+    speeds = speeds_found(args.samples, args.batch, args.rounds)
+    said = f"{args.samples} samples with two heatmap fields each; {args.rounds} interleaved rounds."
+    text = f"{size_table(sizes, grids)}\n\n{said}\n\n{speed_table(speeds)}"
+    save("storage", "Storage", [*sizes, *speeds], text, args.out)
 
 
 if __name__ == "__main__":

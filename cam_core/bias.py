@@ -18,6 +18,8 @@ from .verdicts import Rule, Verdict, verdicts
 
 # A class with fewer tested samples is shown, never flagged.
 _CLASS_MIN = 20
+# Half the width of a 90 % interval, in standard deviations.
+_Z90 = 1.645
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Assessment:
         suspicion: (N,) P(relies on background | heat); NaN where heat says nothing
         calibration: of heat against the swap
         relative: whether dependence is a share of the score
+        rule: the thresholds
     """
 
     verdicts: list[Verdict]
@@ -41,6 +44,7 @@ class Assessment:
     suspicion: np.ndarray
     calibration: Calibration
     relative: bool
+    rule: Rule = Rule()  # noqa: RUF009 - frozen
 
 
 def assess(
@@ -92,19 +96,46 @@ def assess(
     state = np.full(len(names), "not tested", dtype=object)
     state[rows] = status
     columns = []
-    paste_loss = estimate_paste_loss(effects, names[rows], shared, seed)
+    paste_loss = estimate_paste_loss(effects, names[rows], shared, seed).value
     lost = (effects.score - effects.bg_only) / np.maximum(effects.score, 1e-6)
-    for values in (paste_loss, effects.swap_drop, effects.same_drop, effects.bg_support, lost):
+    measured = (effects.swap_drop, effects.same_drop, effects.bg_support)
+    for values in (paste_loss, *measured, lost, estimate.error):
         column = np.full(len(names), np.nan)
         column[rows] = values
         columns.append(column)
-    pasted, drops, controls, supports, shares = columns
+    pasted, drops, controls, supports, shares, errors = columns
     found = verdicts(
         state.tolist(), dependence, pasted, drops, controls, supports, suspicion, shared, thresholds,
-        shares,
+        shares, errors,
     )  # fmt: skip
     tested = np.isfinite(drops)
-    return Assessment(found, dependence, tested, suspicion, calibration, shared)
+    return Assessment(found, dependence, tested, suspicion, calibration, shared, thresholds)
+
+
+def undecided(
+    effects: Effects, classes: Any, rule: Rule | None = None, seed: int = 51
+) -> np.ndarray:
+    """Says which samples more donors may still decide.
+
+    Args:
+        effects: of n tested samples
+        classes: (n,) explained classes
+        rule (None): thresholds; the default ones by default
+        seed (51): of the folds
+
+    Returns:
+        (n,) bool: dependence lies within its 90 % interval of the threshold, or it may exceed it and the
+        cost of pasting within its own of what makes a sample unstable; False where nothing was swapped
+    """
+    limits = rule or Rule()
+    found = estimate_dependence(effects, classes, seed=seed)
+    pasted = estimate_paste_loss(effects, classes, found.relative, seed)
+    limit = limits.relative_dependence if found.relative else limits.dependence
+    reach = _Z90 * found.error
+    open_ = np.abs(found.value - limit) < reach
+    margin = _Z90 * np.hypot(pasted.error, limits.control * found.error)
+    unstable = np.abs(pasted.value - limits.control * found.value) < margin
+    return open_ | (unstable & (found.value > limit - reach))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +178,7 @@ def class_table(
     groups: Any = None,
     least: float = 0.05,
     level: float = 0.05,
+    support: bool = True,
     seed: int = 51,
 ) -> list[ClassRow]:
     """Says which classes rest on the background.
@@ -161,6 +193,8 @@ def class_table(
         groups (None): (n,) scenes or videos; intervals and permutations then work on these
         least (0.05): what the lower bounds must exceed
         level (0.05): what q must stay below
+        support (True): whether bg_support must do, too; False where a background alone has no score, as
+            with detectors
         seed (51): of bootstrap and permutations
 
     Returns:
@@ -182,17 +216,20 @@ def class_table(
                 sign_flip_p(values if unit is None else _scene_sums(values, unit), seed=source)
             )
         means = [_mean(v[mine]) for v in (effects.swap_drop, effects.same_drop, estimates)]
-        rows.append((int(mine.sum()), intervals, means, max(p) if np.isfinite(p).all() else np.nan))
+        needed = p if support else p[:1]
+        worst = max(needed) if np.isfinite(needed).all() else np.nan
+        rows.append((int(mine.sum()), intervals, means, worst))
     counts = np.array([row[0] for row in rows])
     p_values = np.array([row[3] for row in rows])
     q = benjamini_hochberg(np.where(counts >= _CLASS_MIN, p_values, np.nan))
     ranked = shrink([row[2][2] for row in rows], counts)
     table = []
-    for i, (count, (gap, support), (drop, same, mean), p_value) in enumerate(rows):
-        flagged = bool(q[i] < level and gap.low > least and support.low > least)
+    for i, (count, (gap, own), (drop, same, mean), p_value) in enumerate(rows):
+        enough = gap.low > least and (own.low > least or not support)
+        flagged = bool(q[i] < level and enough)
         note = "" if count >= _CLASS_MIN else "too few"
         row = ClassRow(
-            names[i].item(), count, gap, support, drop, same, mean, float(ranked[i]),
+            names[i].item(), count, gap, own, drop, same, mean, float(ranked[i]),
             float(p_value), float(q[i]), flagged, note,
         )  # fmt: skip
         table.append(row)

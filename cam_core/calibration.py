@@ -42,7 +42,8 @@ class Calibration:
             beyond its own error, and above ``auroc_without_heat``
         reason: a sentence about it
         n: tested samples with heat
-        positives: those that rely on their background
+        positives: those of them whose own swaps lost at least the threshold: what was measured, and no
+            verdict, which also asks how sure that is
         probability: (n tested,) cross-validated P(relies on background | heat); NaN where not
             ``usable`` or without heat
         curve: gives P(relies on background | heat) of other samples; None if not ``usable``
@@ -104,8 +105,8 @@ def calibrate(
     if min(positives, count - positives) < _FEWEST:
         amount_of = "few" if positives < _FEWEST else "many"
         reason = (
-            f"{positives} of {count} tested samples rely on their background: too {amount_of} to learn "
-            "from, so nothing is claimed from heat"
+            f"other backgrounds cost {positives} of {count} tested samples {threshold:.2f} of the score or "
+            f"more: too {amount_of} to learn from, so nothing is claimed from heat"
             if count
             else "no tested sample has heat, so nothing is claimed from it"
         )
@@ -152,12 +153,14 @@ class Dependence:
         value: (n,) in [0, 1]; NaN where the swap was not run
         prior: (n,) what samples like it would make one expect
         weight: (n,) of the sample's own swaps against the prior, in [0, 1]
+        error: (n,) standard deviation of what it may be, given its swaps and the prior
         relative: whether it is a share of the score, and not a probability lost
     """
 
     value: np.ndarray
     prior: np.ndarray
     weight: np.ndarray
+    error: np.ndarray
     relative: bool
 
 
@@ -189,21 +192,21 @@ def estimate_dependence(
     score = np.maximum(effects.score, 1e-6)
     unit = score if shared else np.ones_like(score)
     drop = (effects.swap_drop / unit)[known]
-    value, prior, weight = (np.full(known.shape, np.nan) for _ in range(3))
+    value, prior, weight, error = (np.full(known.shape, np.nan) for _ in range(4))
     if not known.any():
-        return Dependence(value, prior, weight, shared)
+        return Dependence(value, prior, weight, error, shared)
     expected = _expected(effects, np.asarray(classes), heat, known, drop.clip(0, 1), seed)
     noise = _noise(effects, known, unit, expected)
     spread = max(1e-4, float(((drop - expected) ** 2).mean() - noise.mean()))
     own = spread / (spread + noise) if len(drop) >= _FEWEST else np.ones_like(noise)
-    prior[known], weight[known] = expected, own
+    prior[known], weight[known], error[known] = expected, own, np.sqrt(own * noise)
     value[known] = (expected + own * (drop - expected)).clip(0, 1)
-    return Dependence(value, prior, weight, shared)
+    return Dependence(value, prior, weight, error, shared)
 
 
 def estimate_paste_loss(
     effects: Effects, classes: Any, relative: bool | None = None, seed: int = 51
-) -> np.ndarray:
+) -> Dependence:
     """Likewise what pasting alone costs: ``same_drop``, shrunk by the noise of its few donors.
 
     Args:
@@ -213,7 +216,7 @@ def estimate_paste_loss(
         seed (51): of the folds
 
     Returns:
-        (n,) in [0, 1], on the scale of the dependence; NaN where the control was not run
+        a :class:`Dependence`, on the scale of the dependence; NaN where the control was not run
     """
     shared = effects.is_relative() if relative is None else relative
     control = dataclasses.replace(
@@ -222,7 +225,7 @@ def estimate_paste_loss(
         swap_variance=effects.same_variance,
         donors=effects.controls,
     )
-    return estimate_dependence(control, classes, None, shared, seed).value
+    return estimate_dependence(control, classes, None, shared, seed)
 
 
 def _expected(

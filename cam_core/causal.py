@@ -81,8 +81,9 @@ def choose_donors(
         count (4): donors of each kind per sample
         groups (None): N values, e.g. scene or video; donors never share the sample's own
         bg_predictions (None): (N,) what the model says of each background alone, -1 where it was not
-            asked. A donor of the same class whose background is read as another class is no control
-            of pasting alone, so it comes last
+            asked. A donor of another class whose background is read as the sample's own brings no other
+            evidence, and one of the same class whose background is read as another class is no
+            control of pasting alone, so they come last
         min_free (0.4): donors with less background are avoided
         seed (51): of the draw
 
@@ -116,9 +117,8 @@ def choose_donors(
         # of a thousand classes a few are enough to choose from
         others = rng.permutation([c for c in pools if c != own])[: 8 * count].tolist()
         mine = [own] if own in pools else []
-        never = np.zeros(len(classes), bool)
-        other_evidence = (alone >= 0) & (alone != own)
-        for table, names, unfit in ((foreign, others, never), (same, mine, other_evidence)):
+        other_evidence, own_evidence = (alone >= 0) & (alone != own), alone == own
+        for table, names, unfit in ((foreign, others, own_evidence), (same, mine, other_evidence)):
             queues = [rng.permutation(pools[name]) for name in names]
             found = _round_robin(queues, count, scene != scene[sample], little, unfit)
             table[row, : len(found)] = found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .bias import undecided
 from .causal import (
     Donors,
     Effects,
@@ -56,17 +57,20 @@ def swap_check(
     samples: Any = None,
     targets: Any = "predicted",
     count: int = 4,
+    most: int | None = None,
     control: bool = True,
     groups: Sequence | None = None,
-    dilate: float = 1,
+    removal_masks: Sequence | None = None,
+    dilate: float = 0,
     feather: float = 2,
     batch_size: int = 64,
     seed: int = 51,
 ) -> SwapCheck:
     """Puts the object of each sample on other samples' backgrounds and watches its score.
 
-    One forward for every image, then 1 + 2 S for every sample tested. Images and masks may be lazy
-    sequences; never more than a batch of composites is held.
+    One forward for every image, then 1 + 2 S for every sample tested, and one more where its
+    ``removal_masks`` differ. Images and masks may be lazy sequences; never more than a batch of
+    composites is held.
 
     Args:
         images: N images, before the model's transform (:mod:`cam_core.compose` says which layouts)
@@ -75,10 +79,16 @@ def swap_check(
         samples (None): indices of the samples tested; all by default. All lend backgrounds
         targets ("predicted"): ``"predicted"`` or (N,) class indices
         count (4): donors of each kind, S
+        most (None): up to how many donors of each kind a sample gets whose verdict ``count`` of them
+            leave open (:func:`~cam_core.bias.undecided`), twice as many at a time; ``count`` by default
         control (True): whether to run the donors of the same class; without it there is no
             ``same_drop`` and no ``bg_gap``
         groups (None): see :func:`~cam_core.causal.choose_donors`
-        dilate (1): see :func:`~cam_core.compose.soft_mask`
+        removal_masks (None): N masks (H, W) of all objects, whatever their class: what is taken out of
+            an image before it lends its background, so that it lends no object of another class. By
+            default ``masks``. What the sample's own background says is asked with its other objects
+            in place: they are part of what the swap replaces
+        dilate (0): see :func:`~cam_core.compose.soft_mask`
         feather (2): likewise
         batch_size (64): images per call of ``predict``
         seed (51): of the donors
@@ -89,53 +99,102 @@ def swap_check(
     Raises:
         ValueError: if an argument does not fit; the message names it
     """
-    _check_lengths(images, masks=masks)
-    tested = np.arange(len(images)) if samples is None else np.asarray(samples, int)
-    scores = _collect(predict, (images[i] for i in range(len(images))), batch_size)
-    predictions = scores.argmax(1)
-    target = _targets(targets, predictions, scores.shape[1])[tested]
+    lenders = masks if removal_masks is None else removal_masks
+    _check_lengths(images, masks=masks, removal_masks=lenders)
+    tested, scores, predictions, target = _begin(images, predict, samples, targets, batch_size)
     margin = int(np.ceil(dilate + feather))
-    plans = [removable(masks[i], margin) for i in range(len(images))]
-    free = np.array([share if status != "fills the frame" else 0 for status, share in plans])
-    usable = np.array([plans[i][0] == "ok" for i in tested], bool)
+    lent_plans = [removable(lenders[i], margin) for i in range(len(images))]
+    free = np.array([share if status != "fills the frame" else 0 for status, share in lent_plans])
+    own_status = [removable(masks[i], margin)[0] for i in tested.tolist()]
+    usable = np.array([status == "ok" for status in own_status], bool)
 
     def background(index: int) -> Any:
-        return remove_objects(images[index], masks[index], margin).image
+        return remove_objects(images[index], lenders[index], margin).image
 
     def paste(sample: int, donor: int) -> Any:
         return swap_background(images[sample], masks[sample], background(donor), dilate, feather)
 
-    bare = np.full((len(tested), scores.shape[1]), np.nan)
-    bare[usable] = _collect(predict, (background(i) for i in tested[usable].tolist()), batch_size)
-    bare_classes = np.where(usable, np.nan_to_num(bare).argmax(1), -1)
+    def bare_of(rows: np.ndarray, given: Sequence) -> np.ndarray:
+        found = np.full((len(tested), scores.shape[1]), np.nan)
+        alone = (remove_objects(images[i], given[i], margin).image for i in tested[rows].tolist())
+        found[rows] = collect_probabilities(predict, alone, batch_size)
+        return found
+
+    bare = bare_of(usable, masks)
+    lent_bare = bare.copy()
+    if removal_masks is not None:
+        other = [_differ(masks[i], lenders[i]) for i in tested.tolist()]
+        other_rows = np.array(other, bool) & (free[tested] > 0)
+        lent_bare[np.array(other, bool)] = np.nan
+        lent_bare[other_rows] = bare_of(other_rows, lenders)[other_rows]
+    bare_classes = _winners(bare)
     alone = np.full(len(images), -1)
-    alone[tested] = bare_classes
-    donors = choose_donors(predictions, free, tested, count, groups, alone, seed=seed)
+    alone[tested] = _winners(lent_bare)
+    widest = max(count, most or count)
+    donors = choose_donors(predictions, free, tested, widest, groups, alone, seed=seed)
     if not control:
         donors.same[:] = -1
-    pasted = []
-    for lenders in (donors.foreign, donors.same):
-        wanted = np.where(usable[:, None], lenders, -1)
-        pasted.append(_fill_table(predict, paste, tested, wanted, target, batch_size))
-    (foreign_scores, foreign_predictions), (same_scores, same_predictions) = pasted
-    winners = predictions[tested]
+    shape = donors.foreign.shape
     table = SwapTable(
         score=scores[tested, target],
-        prediction=winners,
-        foreign_scores=foreign_scores,
-        foreign_predictions=foreign_predictions,
+        prediction=predictions[tested],
+        foreign_scores=np.full(shape, np.nan),
+        foreign_predictions=np.full(shape, -1),
         donor_classes=np.where(donors.foreign >= 0, predictions[donors.foreign], -1),
-        same_scores=same_scores,
-        same_predictions=same_predictions,
+        same_scores=np.full(shape, np.nan),
+        same_predictions=np.full(shape, -1),
         bg_only=bare[np.arange(len(tested)), target],
-        bg_other=other_backgrounds(bare, target, winners),
+        bg_other=other_backgrounds(lent_bare, target, predictions[tested]),
     )
+
+    def fill(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _fill_table(predict, paste, tested, wanted, target, batch_size)
+
+    ask_donors(fill, table, donors, usable, target, count, seed)
     lent = np.any(donors.foreign >= 0, axis=1)
     status = [
-        "no donors" if plans[i][0] == "ok" and not any_lent else plans[i][0]
-        for i, any_lent in zip(tested.tolist(), lent.tolist(), strict=True)
+        "no donors" if own == "ok" and not any_lent else own
+        for own, any_lent in zip(own_status, lent.tolist(), strict=True)
     ]
     return SwapCheck(table, effects(table), donors, status, target, predictions, bare_classes)
+
+
+def ask_donors(
+    fill: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    table: SwapTable,
+    donors: Donors,
+    usable: np.ndarray,
+    targets: np.ndarray,
+    count: int,
+    seed: int,
+) -> None:
+    """Fills a table with what the first donors say, and with more where these leave a verdict open.
+
+    Args:
+        fill: (n, S) indices of donors, -1 for none -> scores and predictions (n, S) of the composites
+        table: of n samples and as many donors as they may get; its foreign and same columns are filled
+        donors: who may be asked; those who were not are taken out
+        usable: (n,) bool, which samples are tested
+        targets: (n,) explained classes
+        count: donors asked at first; then twice as many
+        seed: of :func:`~cam_core.bias.undecided`
+    """
+    widest = donors.foreign.shape[1]
+    open_, first, last = usable, 0, min(count, widest)
+    while open_.any() and first < widest:
+        turn = open_[:, None] & (np.arange(widest) >= first) & (np.arange(widest) < last)
+        for chosen, values, winners in (
+            (donors.foreign, table.foreign_scores, table.foreign_predictions),
+            (donors.same, table.same_scores, table.same_predictions),
+        ):
+            wanted = np.where(turn, chosen, -1)
+            known = wanted >= 0
+            values[known], winners[known] = (part[known] for part in fill(wanted))
+        first, last = last, min(2 * last, widest)
+        if first < widest:
+            open_ = usable & undecided(effects(table), targets, seed=seed)
+    donors.foreign[np.isnan(table.foreign_scores)] = -1
+    donors.same[np.isnan(table.same_scores)] = -1
 
 
 @dataclasses.dataclass
@@ -149,7 +208,8 @@ class RegionCheck:
         targets: (n,) explained classes
         predictions: (N,) predicted classes of all images
         control_overlap: (n,) mean share of the random regions that lies on the region itself, 0..1;
-            near 1 the region is so large that there is no control
+            near 1 the region is so large that there is no control; 0 where the control is another
+        control: ``"elsewhere"`` or ``"same class"``
     """
 
     effects: RegionEffects
@@ -158,6 +218,7 @@ class RegionCheck:
     targets: np.ndarray
     predictions: np.ndarray
     control_overlap: np.ndarray
+    control: str = "elsewhere"
 
 
 def region_check(
@@ -168,12 +229,13 @@ def region_check(
     samples: Any = None,
     targets: Any = "predicted",
     count: int = 4,
+    control: str = "elsewhere",
     groups: Sequence | None = None,
     feather: float = 2,
     batch_size: int = 64,
     seed: int = 51,
 ) -> RegionCheck:
-    """Replaces a region by the same region of other classes' images, and random ones as control.
+    """Replaces a region by the same region of other classes' images, beside a control.
 
     For images without object boxes: a tag in the corner, the ring along the border, the hottest
     place. One forward for every image, then 2 S for every sample tested.
@@ -184,7 +246,10 @@ def region_check(
         predict: a list of images -> class probabilities (n, C) in 0..1, array or tensor
         samples (None): indices of the samples tested; all by default
         targets ("predicted"): ``"predicted"`` or (N,) class indices
-        count (4): donors, and random regions, per sample
+        count (4): donors, and controls, per sample
+        control ("elsewhere"): ``"elsewhere"``: random regions of its size, from the same donors;
+            ``"same class"``: the region itself from donors of the same predicted class, for regions
+            that leave no room beside them, such as a ring along the border
         groups (None): see :func:`~cam_core.causal.choose_donors`
         feather (2): see :func:`~cam_core.compose.replace_region`
         batch_size (64): images per call of ``predict``
@@ -197,15 +262,14 @@ def region_check(
         ValueError: if an argument does not fit; the message names it
     """
     _check_lengths(images, regions=regions)
-    tested = np.arange(len(images)) if samples is None else np.asarray(samples, int)
-    scores = _collect(predict, (images[i] for i in range(len(images))), batch_size)
-    predictions = scores.argmax(1)
-    target = _targets(targets, predictions, scores.shape[1])[tested]
+    if control not in ("elsewhere", "same class"):
+        raise ValueError(f"control must be 'elsewhere' or 'same class', got {control!r}")
+    tested, scores, predictions, target = _begin(images, predict, samples, targets, batch_size)
     donors = choose_donors(predictions, np.ones(len(images)), tested, count, groups, seed=seed)
     usable = np.array([bool(np.asarray(regions[i]).any()) for i in tested], bool)
     wanted = np.where(usable[:, None], donors.foreign, -1)
     moved: dict[int, np.ndarray] = {}  # of the sample at work, for pairs come sample by sample
-    overlap = np.full(len(images), np.nan)
+    overlap = np.full(len(images), np.nan if control == "elsewhere" else 0.0)
 
     def replace(sample: int, donor: int) -> Any:
         return replace_region(images[sample], regions[sample], images[donor], feather)
@@ -221,7 +285,11 @@ def region_check(
 
     lenders = dict(zip(tested.tolist(), wanted.tolist(), strict=True))
     region_scores, winners = _fill_table(predict, replace, tested, wanted, target, batch_size)
-    control_scores, _ = _fill_table(predict, replace_elsewhere, tested, wanted, target, batch_size)
+    if control == "elsewhere":
+        make, controls = replace_elsewhere, wanted
+    else:
+        make, controls = replace, np.where(usable[:, None], donors.same, -1)
+    control_scores, _ = _fill_table(predict, make, tested, controls, target, batch_size)
     found = region_effects(
         scores[tested, target], predictions[tested], region_scores, winners, control_scores
     )
@@ -229,7 +297,27 @@ def region_check(
         "no region" if not u else "ok" if (row >= 0).any() else "no donors"
         for u, row in zip(usable, wanted, strict=True)
     ]
-    return RegionCheck(found, wanted, status, target, predictions, overlap[tested])
+    return RegionCheck(found, wanted, status, target, predictions, overlap[tested], control)
+
+
+def _begin(
+    images: Sequence, predict: Predict, samples: Any, targets: Any, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Who is tested, the probabilities of all images, their classes, and the tested ones' targets."""
+    tested = np.arange(len(images)) if samples is None else np.asarray(samples, int)
+    scores = collect_probabilities(predict, (images[i] for i in range(len(images))), batch_size)
+    predictions = scores.argmax(1)
+    return tested, scores, predictions, _targets(targets, predictions, scores.shape[1])[tested]
+
+
+def _winners(scores: np.ndarray) -> np.ndarray:
+    """(n,) classes with the highest score, -1 for a row of NaN."""
+    known = np.isfinite(scores).all(1)
+    return np.where(known, np.nan_to_num(scores).argmax(1), -1)
+
+
+def _differ(mask: Any, other: Any) -> bool:
+    return not np.array_equal(np.asarray(mask, bool), np.asarray(other, bool))
 
 
 def _fill_table(
@@ -243,7 +331,7 @@ def _fill_table(
     """The target's scores and the predictions (n, S) of the composites of samples and donors."""
     rows, columns = np.nonzero(donors >= 0)
     pairs = zip(samples[rows].tolist(), donors[rows, columns].tolist(), strict=True)
-    answers = _collect(predict, (make(*pair) for pair in pairs), batch_size)
+    answers = collect_probabilities(predict, (make(*pair) for pair in pairs), batch_size)
     scores, winners = np.full(donors.shape, np.nan), np.full(donors.shape, -1)
     if len(rows):
         scores[rows, columns] = answers[np.arange(len(rows)), targets[rows]]
@@ -251,8 +339,20 @@ def _fill_table(
     return scores, winners
 
 
-def _collect(predict: Predict, images: Iterable, batch_size: int) -> np.ndarray:
-    """The probabilities of all images, (n, C) float32; (0, 1) if there is no image."""
+def collect_probabilities(predict: Predict, images: Iterable, batch_size: int) -> np.ndarray:
+    """Runs a model on images, a batch at a time.
+
+    Args:
+        predict: a list of images -> class probabilities (n, C) in 0..1, array or tensor
+        images: may be lazy
+        batch_size: images per call
+
+    Returns:
+        (n, C) float32; (0, 1) if there is no image
+
+    Raises:
+        ValueError: if these are no probabilities
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     parts = [_probabilities(predict(batch), len(batch)) for batch in _batches(images, batch_size)]

@@ -34,12 +34,13 @@ class Removal:
     free: float
 
 
-def soft_mask(mask: Any, dilate: float = 1, feather: float = 2) -> np.ndarray:
+def soft_mask(mask: Any, dilate: float = 0, feather: float = 2) -> np.ndarray:
     """Widens a mask and lets it fade out, so that pasting leaves no hard edge.
 
     Args:
         mask: (H, W) non-zero inside
-        dilate (1): pixels around the object that stay whole
+        dilate (0): pixels around the object that stay whole; what is kept there is the object's own
+            background, which a swap is to replace
         feather (2): pixels over which the rest falls linearly to 0; 0 gives a hard edge
 
     Returns:
@@ -88,7 +89,7 @@ def _fit(array: np.ndarray, size: tuple[int, int], keep_aspect: bool = True) -> 
 
 
 def swap_background(
-    image: Any, mask: Any, background: Any, dilate: float = 1, feather: float = 2
+    image: Any, mask: Any, background: Any, dilate: float = 0, feather: float = 2
 ) -> Any:
     """Puts the object of one image on the background of another.
 
@@ -96,7 +97,7 @@ def swap_background(
         image: the image whose object is kept
         mask: (H, W) its object
         background: the donor, its own objects removed (:func:`remove_objects`); any size
-        dilate (1): see :func:`soft_mask`
+        dilate (0): see :func:`soft_mask`
         feather (2): see :func:`soft_mask`
 
     Raises:
@@ -251,6 +252,26 @@ def _run(occupied: np.ndarray) -> int:
 
 def _mirrored(index: np.ndarray, length: int) -> np.ndarray:
     return np.resize(np.concatenate([index, index[::-1]]), length)
+
+
+def add_noise(image: Any, where: Any, sigma: float = 0.25, seed: Any = 51) -> Any:
+    """Adds Gaussian noise to a part of an image.
+
+    Args:
+        image: the image; 0..255 if its dtype is an integer, else 0..1
+        where: (H, W) non-zero inside
+        sigma (0.25): standard deviation, as a share of the range; values are clipped to the range
+        seed (51): of the noise
+
+    Raises:
+        ValueError: if the sizes differ
+    """
+    array, back = _unpack(image)
+    inside = _as_mask(where)
+    _check_size("where", inside, array)
+    top = 255 if np.issubdtype(array.dtype, np.integer) else 1
+    noise = np.random.default_rng(seed).normal(0, sigma * top, array.shape)
+    return back(np.where(inside[..., None], (array + noise).clip(0, top), array))
 
 
 def random_regions(region: Any, count: int, seed: Any = 51, avoid: Any = None) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .decompose import eigen
+
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -61,7 +63,7 @@ def _start(values: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The positive or the negative part of each pair of singular vectors, whichever is larger."""
     positions, channels = values.shape[1:]
     small = values @ values.mT if positions <= channels else values.mT @ values
-    squares, vectors = torch.linalg.eigh(small)
+    squares, vectors = eigen(small)
     squares = squares[:, -rank:].flip(1).clamp_min(0)
     vectors = vectors[..., -rank:].flip(2)
     singular = squares.sqrt()[:, None]

@@ -7,6 +7,7 @@ Heat finds and shows, the swap confirms: nothing is said to rely on the backgrou
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ _WHY = {
     "object absent": "other classes are annotated, but none that is explained",
     "fills the frame": "the object leaves no background to put in its place",
     "no donors": "no sample of another predicted class can lend a background",
+    "not found": "the detector does not find it, so there is no score to lose",
+    "no class": "the model has no class of this name",
 }
 
 
@@ -36,6 +39,8 @@ class Rule:
     Attributes:
         dependence (0.5): from here the score relies on the background: half of it is lost
         relative_dependence (0.6): likewise where dependence is a share of the score
+        confidence (0.75): how probable it has to be that dependence reaches that, given the sample's
+            swaps and what samples like it lose: an accusation should be right three times of four
         swap_drop (0.4): what the sample's own swaps must have lost at least; the estimate alone,
             which also draws on samples like it, is no evidence
         relative_swap_drop (0.15): likewise where dependence is a share of the score
@@ -51,6 +56,7 @@ class Rule:
 
     dependence: float = 0.5
     relative_dependence: float = 0.6
+    confidence: float = 0.75
     swap_drop: float = 0.4
     relative_swap_drop: float = 0.15
     partial: float = 0.25
@@ -59,6 +65,15 @@ class Rule:
     support: float = 0.1
     heat: float = 0.5
     needed: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
+
+    @property
+    def reach(self) -> float:
+        """How many standard deviations above the threshold that takes."""
+        return statistics.NormalDist().inv_cdf(self.confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +100,7 @@ def verdicts(
     relative: bool = False,
     rule: Rule | None = None,
     object_share: Any = None,
+    error: Any = None,
 ) -> list[Verdict]:
     """Applies the evidence rule.
 
@@ -96,13 +112,14 @@ def verdicts(
             run. The raw ``same_drop`` of four donors would call many unstable that are not
         swap_drop: (N,) as in :class:`~cam_core.causal.Effects`
         same_drop: (N,) likewise; NaN where the control was not run
-        bg_support: (N,) likewise
+        bg_support: (N,) likewise; NaN where backgrounds alone have no score, and nothing is said of it
         suspicion: (N,) P(relies on background | heat) in 0..1; NaN where heat says nothing, because
             the map is degenerate or the calibration failed
         relative (False): whether dependence is a share of the score
         rule (None): thresholds; the default ones by default
         object_share (None): (N,) the share of the score that is lost when the object is removed; NaN
             where that was not tried
+        error (None): (N,) standard deviations of ``dependence``; NaN, as None, is taken for 0
 
     Returns:
         N :class:`Verdict`
@@ -111,7 +128,8 @@ def verdicts(
         ValueError: if lengths differ
     """
     share = np.full(len(status), np.nan) if object_share is None else object_share
-    given = (dependence, paste_loss, swap_drop, same_drop, bg_support, suspicion, share)
+    doubt = np.zeros(len(status)) if error is None else np.nan_to_num(np.asarray(error, float))
+    given = (dependence, paste_loss, swap_drop, same_drop, bg_support, suspicion, share, doubt)
     columns = [np.asarray(c, float) for c in given]
     if any(c.shape != (len(status),) for c in columns):
         raise ValueError(
@@ -123,7 +141,7 @@ def verdicts(
 
 
 def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> Verdict:
-    dependence, paste_loss, drop, control, support, suspicion, share = numbers
+    dependence, paste_loss, drop, control, support, suspicion, share, error = numbers
     outside = suspicion >= rule.heat  # False where it is NaN
     if status == "not tested":
         return _untested(suspicion, outside)
@@ -135,10 +153,13 @@ def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> V
     measured = rule.relative_swap_drop if relative else rule.swap_drop
     if dependence >= rule.partial and paste_loss > rule.control * dependence:
         return Verdict(UNSTABLE, lost + pasted)
-    if dependence >= enough and drop >= measured:
-        own = "its own background is evidence" if support >= rule.support else "others mislead it"
+    if dependence - rule.reach * error >= enough and drop >= measured:
+        own = (
+            "; its own background is evidence" if support >= rule.support else "; others mislead it"
+        )
         hidden = np.isfinite(suspicion) and not outside
-        return Verdict(HIDDEN if hidden else RELIES, f"{lost}{pasted}; {own}")
+        said = own if np.isfinite(support) else ""
+        return Verdict(HIDDEN if hidden else RELIES, f"{lost}{pasted}{said}")
     if outside and max(dependence, drop) < rule.harmless:
         return Verdict(HARMLESS, lost + pasted)
     if dependence < rule.partial and share < rule.needed:
@@ -147,6 +168,10 @@ def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> V
         )
     if dependence < rule.partial:
         return Verdict(OBJECT, lost + pasted)
+    if dependence >= enough and drop >= measured:
+        return Verdict(
+            CANNOT_SAY, f"may rely on its background, too few donors say so: {lost}{pasted}"
+        )
     return Verdict(CANNOT_SAY, f"depends in part: {lost}{pasted}")
 
 

@@ -181,7 +181,7 @@ def class_rows(found, seed):
     seen = {row["label"] for row in rows}
     for name in counts:
         if name not in seen:
-            rows.append(_untested_class(name))
+            rows.append(untested_class(name))
     for row in rows:
         mine = names == row["label"]
         row.update(
@@ -196,7 +196,8 @@ def class_rows(found, seed):
     return rows
 
 
-def _untested_class(name):
+def untested_class(name):
+    """The row of a class of which nothing was tested."""
     nothing = {"mean": None, "low": None, "high": None, "n": 0}
     numbers = ("swap_drop", "same_drop", "dependence", "rank_score", "p", "q")
     return {
@@ -213,6 +214,7 @@ def _untested_class(name):
 def model_numbers(found, seed):
     """The model line as plain values; None where nothing was tested."""
     from ..cam_core.bias import evidence_table, model_line
+    from ..cam_core.null_rate import null_rate
     from ..cam_core.verdicts import HARMLESS, HIDDEN, OBJECT, RELIES
 
     check = found.tested.check
@@ -234,11 +236,31 @@ def model_numbers(found, seed):
     }
     says = {RELIES: True, HIDDEN: True, OBJECT: False, HARMLESS: False}
     judged = [i for i in range(len(found.names)) if np.isfinite(found.correct[i])]
+    values["null_rate"] = null_rate(
+        found.scan.explained[rows],
+        check.status,
+        check.table,
+        relative=found.assessment.relative,
+        seed=seed,
+    )
+    values["sensitivity"] = _sensitivity(found, seed)
     values["evidence"] = evidence_table(
         [bool(found.correct[i]) for i in judged],
         [says.get(found.assessment.verdicts[i].verdict) for i in judged],
     )
     return values
+
+
+def _sensitivity(found, seed):
+    """Relative foreground sensitivity as plain values; None where it was not measured."""
+    from ..cam_core.sensitivity import summarise_noise
+
+    tested = found.tested
+    if tested.noise is None or not len(tested.noise):
+        return None
+    scenes = found.scenes_tested()
+    groups = None if scenes is None else scenes[tested.noise_rows]
+    return interval_of(summarise_noise(tested.noise, groups, seed))
 
 
 def heat_numbers(found, seed):
@@ -286,7 +308,8 @@ def region_numbers(check, seed, groups=None):
     Returns:
         a dict: ``effect`` (region_gap: mean and 95 % interval; of samples whose random regions lie
         mostly beside the region, for else there is no control), ``region_drop``, ``control_drop``,
-        ``flip``, ``p``, ``n``, ``skipped`` by reason, and ``controlled``, how many had a control
+        ``flip``, ``p``, ``n``, ``skipped`` by reason, ``control`` (``"elsewhere"`` or ``"same class"``),
+        and ``controlled``, how many had a control
     """
     from ..cam_core.statistics import bootstrap_mean, sign_flip_p
 
@@ -301,6 +324,7 @@ def region_numbers(check, seed, groups=None):
         "p": _plain(sign_flip_p(_by_group(gaps, groups), seed=seed)),
         "n": int(np.isfinite(e.region_drop).sum()),
         "skipped": dict(reasons),
+        "control": check.control,
         "controlled": int(np.isfinite(gaps).sum()),
     }
 

@@ -1,5 +1,6 @@
 """The second pass: who is tested, and what other backgrounds do to their scores."""
 
+import collections.abc
 import dataclasses
 import os
 
@@ -25,14 +26,10 @@ def choose_probe(classes, usable, count, seed):
     Returns:
         (n,) sorted indices
     """
-    rng = np.random.default_rng([seed, 0])
-    order = rng.permutation(np.flatnonzero(usable))
-    turn = np.empty(len(order), int)
-    for name in np.unique(classes[order]):
-        mine = np.flatnonzero(classes[order] == name)
-        turn[mine] = np.arange(len(mine))
-    # everyone's first, then everyone's second, ...
-    return np.sort(order[np.argsort(turn, kind="stable")][:count])
+    from ..cam_core.causal import choose_probe as draw
+
+    rows = np.flatnonzero(usable)
+    return rows[draw(classes[rows], count, seed)]
 
 
 @dataclasses.dataclass
@@ -44,7 +41,10 @@ class Tested:
         check: the :class:`~cam_core.checks.SwapCheck`, or None where there are no objects
         heat_effect: (n,) share of the loss that the background's hottest pixels cause
         regions: ``{name: RegionCheck}`` of border and hottest place, or of what is named context
+        noise: (m, 2) of :func:`~cam_core.sensitivity.noise_check`, of some of the samples, or None
+        noise_rows: (m,) positions of these among the samples
         pictures, masks, contexts: of them, until the job ends
+        removals: masks of all annotated objects, which no background is lent with
         boxes: n arrays (k, 4)
         grids: (n, 28, 28) float32 objects on the grid of the small maps
     """
@@ -56,6 +56,9 @@ class Tested:
     pictures: object = None
     masks: object = None
     contexts: object = None
+    removals: object = None
+    noise: object = None
+    noise_rows: object = None
     boxes: list = dataclasses.field(default_factory=list)
     grids: object = None
 
@@ -65,7 +68,8 @@ class Check:
 
     Args:
         model: the :class:`LoadedModel`
-        settings: has ``donors, control, feather, batch_size, num_workers, seed``
+        settings: has ``donors, feather, batch_size, num_workers, seed``, for a swap also ``most_donors,
+            control``
         folder: a temporary folder
         precision: of the forward
     """
@@ -75,7 +79,11 @@ class Check:
         self._settings = settings
         self._folder = folder
         self._workers = workers_of(settings)
-        self._predictor = Predictor(model, self._workers, precision)
+        self._predictor = self.predictor(model, precision)
+
+    def predictor(self, model, precision):
+        """What composites are run through."""
+        return Predictor(model, self._workers, precision)
 
     def close(self):
         """Ends the threads."""
@@ -124,6 +132,7 @@ class Check:
         from ._bias_scan import KEPT
 
         tested.masks = Masks(self._room("masks"))
+        tested.removals = Masks(self._room("removals"))
         tested.contexts = Masks(self._room("contexts")) if objects.has_context else None
         sizes = tested.pictures.sizes()
         tested.boxes = [None] * len(sizes)
@@ -137,6 +146,8 @@ class Check:
                 for i, sample_id in zip(part, ids, strict=True):
                     own = found[sample_id]
                     tested.masks.put(i, fitted(own.object, sizes[i]))
+                    everything = np.maximum(own.object, own.other)
+                    tested.removals.put(i, fitted(everything, sizes[i]))
                     if tested.contexts is not None:
                         tested.contexts.put(i, fitted(own.context, sizes[i]))
                     tested.boxes[i] = own.boxes
@@ -151,11 +162,32 @@ class Check:
         def call(predict):
             return swap_check(
                 tested.pictures, tested.masks, predict, targets=scan.explained[tested.rows],
-                count=s.donors, control=s.control, groups=groups, feather=s.feather,
-                batch_size=self.batch_size, seed=s.seed,
+                count=s.donors, most=s.most_donors, control=s.control, groups=groups,
+                removal_masks=tested.removals, feather=s.feather, batch_size=self.batch_size,
+                seed=s.seed,
             )  # fmt: skip
 
         tested.check = yield from self._reported(call)
+
+    def noise(self, tested, classes, rows):
+        """Adds noise to objects, and to everything else; yields how many pictures are through.
+
+        Args:
+            tested: the :class:`Tested`
+            classes: (m,) right classes
+            rows: (m,) positions among the tested samples
+        """
+        from ..cam_core.sensitivity import noise_check
+
+        pictures, masks = _Part(tested.pictures, rows), _Part(tested.masks, rows)
+
+        def call(predict):
+            return noise_check(
+                pictures, masks, predict, classes, batch_size=self.batch_size,
+                seed=self._settings.seed,
+            )  # fmt: skip
+
+        tested.noise, tested.noise_rows = (yield from self._reported(call)), rows
 
     def region(self, pictures, regions, targets, groups):
         """Runs the region test; yields how many pictures went through, returns its result."""
@@ -165,8 +197,9 @@ class Check:
 
         def call(predict):
             return region_check(
-                pictures, regions, predict, targets=targets, count=s.donors, groups=groups,
-                feather=s.feather, batch_size=self.batch_size, seed=s.seed,
+                pictures, regions, predict, targets=targets, count=s.donors,
+                control=regions_control(regions), groups=groups, feather=s.feather,
+                batch_size=self.batch_size, seed=s.seed,
             )  # fmt: skip
 
         return (yield from self._reported(call))
@@ -207,7 +240,7 @@ class Check:
         picture, mask = tested.pictures[i], tested.masks[i]
         heat = scan.maps[tested.rows[i]].astype(np.float32)
         heat = cv2.resize(heat, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        other = remove_objects(tested.pictures[donor], tested.masks[donor], self.margin).image
+        other = remove_objects(tested.pictures[donor], tested.removals[donor], self.margin).image
         pairs = enumerate(heat_regions(heat, mask))
         return [
             (i, column, replace_region(picture, region, other, self._settings.feather, True))
@@ -227,7 +260,25 @@ class Check:
     @property
     def margin(self):
         """Pixels around an object that are taken away with it, as the swap does."""
-        return int(np.ceil(1 + self._settings.feather))
+        return int(np.ceil(self._settings.feather))
+
+
+class _Part(collections.abc.Sequence):
+    """Some items of a sequence."""
+
+    def __init__(self, items, rows):
+        self._items, self._rows = items, rows
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        return self._items[int(self._rows[index])]
+
+
+def regions_control(regions):
+    """What regions are compared with, as :func:`~cam_core.checks.region_check` calls it."""
+    return getattr(regions, "control", "elsewhere")
 
 
 def raise_if_few(count, reason):

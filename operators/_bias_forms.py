@@ -3,10 +3,10 @@
 import fiftyone.operators.types as types
 
 from . import _bias_store as store
-from . import _models, _runs
+from . import _form_model, _models, _runs
 from ._bias_labels import Labels
 from ._bias_objects import Objects
-from ._bias_settings import PROBE, BiasSettings, check_plain_field
+from ._bias_settings import NOISY, PROBE, BiasSettings, check_plain_field
 from ._objects import find_object_fields
 from ._settings import describe
 
@@ -14,7 +14,7 @@ NEW = "a new run"
 # What Execute hands over; the rest is layout.
 _ARGUMENTS = (
     "cam_key", "model", "methods", "targets", "layers", "objects", "object_classes", "aliases", "labels",
-    "probe", "donors", "control", "feather", "group_by", "scenes", "views", "tags", "report",
+    "probe", "donors", "most_donors", "control", "noise", "feather", "group_by", "scenes", "views", "tags", "report",
     "batch_size", "num_workers", "device", "precision", "overwrite", "seed",
 )  # fmt: skip
 _NONE = "none"
@@ -30,6 +30,8 @@ def arguments_of(params):
         a dict of the arguments that were given
     """
     given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
+    given.pop("model", None)
+    given.update(_form_model.given_model(params))
     if given.get("cam_key") == NEW:
         del given["cam_key"]
     if params.get("new_key"):
@@ -42,8 +44,12 @@ def arguments_of(params):
     return given
 
 
-def params_of(arguments):
+def params_of(arguments, runs=()):
     """Turns arguments of ``find_background_bias`` into parameters: the way into a queue.
+
+    Args:
+        arguments: of the call
+        runs (()): keys of the dataset's CAM runs; another one names a new run
 
     Raises:
         ValueError: if a value cannot be sent to another process
@@ -59,6 +65,12 @@ def params_of(arguments):
             raise ValueError(
                 f"delegate: {name} cannot be sent to another process; use names, or delegate=False"
             )
+    params.update(_form_model.model_params(arguments))
+    key = params.get("cam_key")
+    if key not in runs and "model" in params:
+        params["cam_key"] = NEW
+        if key is not None:
+            params["new_key"] = key
     return params
 
 
@@ -120,15 +132,8 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
 
 
 def _add_model(inputs, ctx):
-    choices = types.AutocompleteView(allow_user_input=False)
-    for name in _models.supported_zoo_models():
-        choices.add_choice(name, label=name)
-    inputs.enum(
-        "model", choices.values(), required=True, label="Model", view=choices,
-        description="a classifier of the FiftyOne model zoo; your own models are examined from Python",
-    )  # fmt: skip
-    name = ctx.params.get("model")
-    if name not in _models.supported_zoo_models():
+    name = _form_model.add_model(inputs, ctx)
+    if name is None:
         return False
     default = _runs.next_key(ctx.dataset, _models.default_key(name))
     prop = inputs.str("new_key", default=default, label="Key", description="names the new run")
@@ -204,7 +209,7 @@ def _add_output(inputs, ctx, view):
     )
     prop = inputs.str(
         "report", label="Report folder",
-        description="for an HTML page and CSV files, on the machine that runs this; empty for none",
+        description="for an HTML page, CSV and JSON files, on the machine that runs this; empty for none",
     )  # fmt: skip
     overwrite = inputs.bool(
         "overwrite", default=False, label="Overwrite", view=types.CheckboxView(),
@@ -235,13 +240,15 @@ def _notice(inputs, ctx, view):
         return
     given = arguments_of(ctx.params)
     tested = min(count, given.get("probe", PROBE))
-    forwards = tested * (4 + 2 * given.get("donors", 4))
+    donors = given.get("donors", 4)
+    forwards = tested * (4 + 2 * donors) + 6 * min(tested, NOISY)
     new = " after computing heatmaps" if "model" in given else ""
     inputs.view(
         "notice",
         types.Notice(
             label=f"{count:,} samples explained once, {tested:,} of them tested{new}",
-            description=f"about {forwards + count:,} forwards of the model; the progress bar says how far",
+            description=f"about {forwards + count:,} forwards of the model, more where {donors} backgrounds leave "
+            "a verdict open; the progress bar says how far",
         ),
     )
 

@@ -13,16 +13,18 @@ from . import _bias_discovery as discovery
 from . import _bias_store as store
 from . import _models, _runs
 from ._bias_check import Check, choose_probe
+from ._bias_detector import detect_one, object_field
+from ._bias_detector_job import examine
 from ._bias_labels import Labels
 from ._bias_objects import Objects
-from ._bias_plan import check_kind, check_scores, plan_of_run
+from ._bias_plan import check_kind, check_scores, is_detector, plan_of_run
 from ._bias_scan import Scan, ScanStep
-from ._bias_settings import PROBE, check_plain_field, make_folder
+from ._bias_settings import NOISY, PROBE, check_plain_field, make_folder
 from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
 from ._bias_summary import BiasSummary
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
-from ._loader import Failure, Loader
+from ._loader import Failure, Loader, one_line
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
@@ -63,13 +65,21 @@ class BiasJob:
         self.objects = Objects(samples, settings.objects, settings.object_classes, settings.aliases)
         model = model_of_run(self.dataset, key, model) if self._existing else model
         self.model = _models.load_model(model, transforms, classes, settings.device)
-        check_kind(self.model)
+        self.object_field = None
+        if not is_detector(self.model):
+            check_kind(self.model)
+        else:
+            self.object_field = object_field(samples, self.objects.roles)
+            if settings.group_by is not None:
+                raise ValueError("group_by: groups are compared of classifiers only; leave it out")
         self.labels = Labels(samples, settings.labels, self.model.classes, settings.aliases)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         self._cams = None if self._existing else self._cam_job(model, transforms, classes)
         self.cam_key = key if self._existing else self._cams.plan.cam_key
         if not self._existing:
             store.check_store(self.dataset, self.cam_key, settings.overwrite)
+        if self.object_field is not None:
+            store.check_objects_store(self.dataset, self.cam_key, self.object_field)
         with _models.on_device(self.model):
             self._trial()
 
@@ -85,6 +95,9 @@ class BiasJob:
     def _trial(self):
         """One image through the model, so that what is wrong shows before the run."""
         image = first_image(self.rows, self.model.transforms).image[None]
+        if self.object_field is not None:
+            detect_one(self.model, image)
+            return
         outputs, names = check_scores(self.model, image).shape[1], self.model.classes
         if names is not None and len(names) != outputs:
             raise ValueError(f"classes has {len(names)} names, the model has {outputs} outputs")
@@ -95,8 +108,8 @@ class BiasJob:
     def run(self):
         """Runs the job; afterwards :attr:`summary` is set.
 
-        Closing the generator stops the run: nothing is written before both passes are through, and a
-        sample that is written has everything.
+        Closing the generator stops the run: what it wrote is taken back, and its record says that it was
+        interrupted. The heatmaps of a run that was computed first stay.
 
         Yields:
             a :class:`Phase`, now and then
@@ -108,28 +121,36 @@ class BiasJob:
                 yield from phased(
                     "computing heatmaps", self._cams.run(), lambda p: (p.done, p.total)
                 )
-                self.plan = plan_of_run(
-                    self.dataset, self.cam_key, self.model, self.settings.methods
-                )
+                if self.object_field is None:
+                    self.plan = plan_of_run(
+                        self.dataset, self.cam_key, self.model, self.settings.methods
+                    )
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-bias-"))
-            store.register(self.dataset, self.cam_key, self._used())
-            status, summary = "interrupted", None
+            store.register(self.dataset, self.cam_key, self.used(), self.object_field)
+            status, summary, error = "interrupted", None, None
             try:
-                scan = yield from self._scan(folder)
-                found = yield from self._test(scan, folder, stack)
-                yield from self._write(found)
-                self.summary = summary = self._summarise(found, start)
-                status = "finished"
+                if self.object_field is not None:
+                    summary = yield from examine(self, folder, stack, start)
+                else:
+                    scan = yield from self._scan(folder)
+                    found = yield from self._test(scan, folder, stack)
+                    yield from self._write(found)
+                    summary = self._summarise(found, start)
+                self.summary, status = summary, "finished"
+            except Exception as failed:
+                status, error = "failed", one_line(failed)
+                raise
             finally:
-                record = dataclasses.asdict(summary) if summary is not None else None
-                store.finish(self.dataset, self.cam_key, status, record)
+                record = dataclasses.asdict(summary) if status == "finished" else None
+                store.finish(self.dataset, self.cam_key, status, record, error)
 
     @property
     def colours(self):
         """The colours of heatmap fields that this job made, for the App; None if it made none."""
         return None if self._cams is None else self._cams.colours
 
-    def _used(self):
+    def used(self):
+        """What the record says of the settings."""
         return {
             **self.settings.describe(),
             "cam_key": self.cam_key,
@@ -185,6 +206,8 @@ class BiasJob:
         else:
             yield from self._regions(check, tested, scan, groups)
         labels, truth = self.labels.read(scan.ids, scan.predicted)
+        if swaps and s.noise:
+            yield from self._noise(check, tested, scan, truth)
         failures = {scan.index[f.id]: f.reason for f in self.failures}
         found = analysis.find(
             scan, tested, labels, truth, [names[i] for i in scan.ids], scenes, failures, s.seed
@@ -202,6 +225,19 @@ class BiasJob:
             yield from phased("removing hot pixels", effects, lambda n: (n, 2 * count))
         if tested.contexts is not None:
             yield from self._region(check, tested, scan, groups, "context", tested.contexts)
+
+    def _noise(self, check, tested, scan, truth):
+        """Noise on objects and on backgrounds, of samples whose class is known, else predicted."""
+        from ..cam_core.sensitivity import TRIALS
+
+        right = np.where(truth >= 0, truth, -1)[tested.rows]
+        if not (right >= 0).any():
+            right = scan.predicted[tested.rows]
+        usable = (right >= 0) & np.array([status == "ok" for status in tested.check.status])
+        places = choose_probe(right, usable, NOISY, self.settings.seed)
+        total = 2 * TRIALS * len(places)
+        steps = check.noise(tested, right[places], places)
+        yield from phased("adding noise", steps, lambda n: (n, total))
 
     def _regions(self, check, tested, scan, groups):
         """Without objects: the border and the hottest place."""
@@ -239,18 +275,25 @@ class BiasJob:
                     Failure(sample_id, path, "the sample was deleted during the run")
                 )
             yield Phase("writing", indices[-1] + 1, count, time.perf_counter() - start)
+        by_id = {
+            i: v.verdict for i, v in zip(found.scan.ids, found.assessment.verdicts, strict=True)
+        }
+        self.show(by_id, bool(np.isfinite(found.correct).any()))
+
+    def show(self, verdicts, labelled):
+        """Shows the verdicts in the App, saves views, and tags samples if asked for.
+
+        Args:
+            verdicts: ``{sample id: verdict}``
+            labelled: whether it is known which predictions are right
+        """
         from ._colours import activate_fields
 
-        s, verdicts = self.settings, found.assessment.verdicts
-        shown = activate_fields(self.dataset, [store.field_names(self.cam_key)[0]])
-        self.active_fields = shown
-        labelled = bool(np.isfinite(found.correct).any())
-        self._views = store.save_views(self.dataset, self.cam_key, labelled) if s.views else []
-        store.update(self.dataset, self.cam_key, views=self._views)
+        s = self.settings
+        self.active_fields = activate_fields(self.dataset, [store.field_names(self.cam_key)[0]])
+        self.views = store.save_views(self.dataset, self.cam_key, labelled) if s.views else []
         if s.tags:
-            by_id = {i: v.verdict for i, v in zip(found.scan.ids, verdicts, strict=True)}
-            tags = store.save_tags(self.dataset, self.cam_key, by_id)
-            store.update(self.dataset, self.cam_key, tags=tags)
+            store.save_tags(self.dataset, self.cam_key, verdicts)
 
     def _summarise(self, found, start):
         s, seed = self.settings, self.settings.seed
@@ -294,12 +337,12 @@ class BiasJob:
                 "unknown": len(unknown),
                 "names": sorted(set(unknown))[:20],
             },
-            views=self._views,
+            views=self.views,
             fields=list(store.field_names(self.cam_key)),
             report=None,
             failed=[dataclasses.asdict(f) for f in self.failures],
             seconds=0.0,
-            settings=self._used(),
+            settings=self.used(),
             notes=self._notes(found, swapped),
         )
         if s.report is not None:

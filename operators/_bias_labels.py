@@ -33,7 +33,7 @@ class Labels:
         if self.field is not None:
             self._path = _path(samples, self.field)
             self.note = self.note or f"Labels: {self.field!r}."
-        self._indices = _index(classes or [], aliases or {})
+        self._indices = index_of_names(classes or [], aliases or {})
 
     def read(self, ids, predicted):
         """Reads labels.
@@ -69,8 +69,16 @@ class Labels:
         return next((pair for pair in known if pair[1] == predicted), known[0])
 
 
-def _index(classes, aliases):
-    """Every name that a class goes by -> its index; the first class of a name has it."""
+def index_of_names(classes, aliases):
+    """Every name that a class goes by -> its index; the first class of a name has it.
+
+    Args:
+        classes: the model's class names
+        aliases: class of the model -> label or labels of the dataset
+
+    Raises:
+        ValueError: if the model has no class of that name
+    """
     found = {}
     for number, name in enumerate(classes):
         for text in (name, *str(name).split(",")):

@@ -161,12 +161,18 @@ def _primary(chosen, fields):
     return None
 
 
+def is_detector(model):
+    """Whether a model finds objects; one that was given ready-made has no kind of the zoo's."""
+    return model.kind == _zoo.DETECTOR or hasattr(model.adapted, "detections")
+
+
 def check_kind(model):
-    """Raises a ValueError for a detector or segmentation network."""
-    if model.kind in (_zoo.DETECTOR, _zoo.SEGMENTER):
+    """Raises a ValueError for a model without class scores of the whole image."""
+    if model.kind == _zoo.SEGMENTER or is_detector(model):
+        kind = _zoo.DETECTOR if is_detector(model) else model.kind
         raise ValueError(
-            "model: find_background_bias tests classifiers, whose outputs are class scores of the whole "
-            f"image; a {model.kind} is not supported yet"
+            "model: whole images are tested of classifiers, whose outputs are class scores of the image; a "
+            f"{kind} is not supported here"
         )
 
 
@@ -187,7 +193,7 @@ def check_scores(model, images):
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(
             "model: find_background_bias tests classifiers, whose outputs are class scores of the "
-            f"whole image; detectors and other models are not supported ({_short(error)})"
+            f"whole image, and detectors; other models are not supported ({_short(error)})"
         ) from error
 
 

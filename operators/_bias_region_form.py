@@ -4,10 +4,11 @@ import fiftyone.operators.types as types
 
 from ._bias_forms import NEW, add_run, invalid
 from ._bias_settings import PROBE
+from ._form_model import given_model
 from ._objects import find_object_fields
 
 _BOX = "a box"
-_ARGUMENTS = ("region", "cam_key", "model", "probe", "donors", "seed")
+_ARGUMENTS = ("region", "cam_key", "probe", "donors", "seed")
 
 
 def arguments_of(params):
@@ -23,6 +24,7 @@ def arguments_of(params):
         ValueError: if the box is not four numbers
     """
     given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
+    given.update(given_model(params))
     if given.get("cam_key") == NEW:
         del given["cam_key"]
     if given.get("probe") == 0:

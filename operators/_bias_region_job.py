@@ -40,6 +40,7 @@ class RegionSummary:
         n: samples tested
         skipped: count per reason
         controlled: for how many the random regions lie mostly beside the region
+        control: ``"elsewhere"``: random regions; ``"same class"``: the region of donors of the same class
         classes: dicts ``label, n, effect``, largest effect first; of classes with 20 samples
         samples: ``{sample id: effect}``; None where it could not be told
         failed: list of dicts ``id, filepath, reason``
@@ -55,6 +56,7 @@ class RegionSummary:
     n: int
     skipped: dict
     controlled: int
+    control: str
     classes: list
     samples: dict
     failed: list

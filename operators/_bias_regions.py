@@ -17,7 +17,12 @@ class Regions(collections.abc.Sequence):
 
     Args:
         pictures: :class:`Pictures`
+
+    Attributes:
+        control: what they are compared with, see :func:`~cam_core.checks.region_check`
     """
+
+    control = "elsewhere"
 
     def __init__(self, pictures):
         self._sizes = pictures.sizes()
@@ -34,7 +39,9 @@ class Regions(collections.abc.Sequence):
 
 
 class BorderRegions(Regions):
-    """The outer 15 % along each side."""
+    """The outer 15 % along each side: half of the picture, so that there is no place to move it to."""
+
+    control = "same class"
 
     def draw(self, index, size):
         """Draws the region of one picture; (h, w) bool."""

@@ -10,6 +10,8 @@ from ._settings import PRECISIONS, _choice, _positive, describe
 
 #: samples that are tested unless more are asked for
 PROBE = 2000
+#: of which so many get noise on object and background, spread over the classes
+NOISY = 200
 
 
 @dataclasses.dataclass
@@ -48,7 +50,9 @@ class BiasSettings:
     labels: str = "auto"
     probe: object = "auto"
     donors: int = 4
+    most_donors: int = 16
     control: bool = True
+    noise: bool = True
     feather: float = 2
     group_by: str = None
     scenes: str = None
@@ -65,7 +69,8 @@ class BiasSettings:
     def __post_init__(self):
         """Raises a ValueError for every argument that can be judged by itself."""
         _check_shared(self)
-        for name in ("control", "views", "tags", "overwrite"):
+        _positive("most_donors", self.most_donors, high=64)
+        for name in ("control", "noise", "views", "tags", "overwrite"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.aliases is not None and not isinstance(self.aliases, dict):

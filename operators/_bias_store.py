@@ -8,7 +8,7 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 from pymongo import UpdateOne
 
-from . import _runs
+from . import _label_attributes, _runs
 
 _F, _S, _B, _I = fo.FloatField, fo.StringField, fo.BooleanField, fo.IntField
 #: the attributes of the field ``{cam_key}_bias``, each with what it says
@@ -58,6 +58,21 @@ LABEL_ATTRIBUTES = {
     "obj_energy": (_F, "Share of the heat on the object; a uniform map has object_area"),
     "object_area": (_F, "Share of the image that is object"),
 }
+#: what an object's own label gets from the test of a detector, its name after the key
+OBJECT_ATTRIBUTES = {
+    "verdict": (_S, "What may be said of the object"),
+    "dependence": (_F, "Best estimate, 0 to 1, of how much of its score rests on its surroundings"),
+    "swap_score": (
+        _F,
+        "Confidence of the best candidate of its class at its box, 0 if there is none",
+    ),
+    "swap_drop": (_F, "What that loses in the surroundings of other classes, on average"),
+    "same_drop": (_F, "The control: what it loses in surroundings of its own class"),
+    "bg_gap": (_F, "swap_drop less same_drop: what the surroundings cost beyond pasting"),
+    "swap_flip": (_F, "Share of the other surroundings in which it is missed or called otherwise"),
+    "bg_only": (_F, "Confidence that is left where the object is taken out"),
+    "reason": (_S, "Why the verdict is what it is, with its numbers"),
+}
 
 
 def field_names(cam_key):
@@ -95,12 +110,41 @@ def check_store(dataset, cam_key, overwrite):
         )
 
 
-def register(dataset, cam_key, settings):
+def object_paths(cam_key, field):
+    """The attributes of objects' labels that are written, as paths of the dataset."""
+    return [f"{field}.detections.{cam_key}_{name}" for name in OBJECT_ATTRIBUTES]
+
+
+def check_objects_store(dataset, cam_key, field):
+    """Raises a ValueError if objects' labels have attributes of these names that are not the run's.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        field: of the objects
+    """
+    ours = (record_of(dataset, cam_key) or {}).get("object_attributes") or []
+    for path in object_paths(cam_key, field):
+        if path not in ours and dataset.get_field(path) is not None:
+            raise ValueError(
+                f"objects: the attribute {path!r} exists and is not ours; choose another cam_key, or "
+                "delete the attribute"
+            )
+
+
+def register(dataset, cam_key, settings, object_field=None):
     """Notes in a CAM run's record that it is examined; what an earlier examination wrote is deleted.
 
     What is written from here on is deleted and renamed with the run.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        settings: what the record says
+        object_field (None): of Detections whose labels get attributes of their own
     """
     clear(dataset, cam_key)
+    paths = [] if object_field is None else object_paths(cam_key, object_field)
     record = {
         "status": "running",
         "started": _now(),
@@ -108,8 +152,10 @@ def register(dataset, cam_key, settings):
         "views": [],
         "tags": [],
         "labels": _runs.heatmap_fields_of(dataset, cam_key),
+        "object_attributes": paths,
     }
-    _runs.update(dataset, cam_key, bias=record)
+    others = getattr(_runs.config_of(dataset, cam_key), "label_attributes", None) or []
+    _runs.update(dataset, cam_key, bias=record, label_attributes=[*others, *paths])
     _runs.add_written(dataset, cam_key, fields=field_names(cam_key))
 
 
@@ -123,11 +169,30 @@ def update(dataset, cam_key, **changes):
         _runs.add_written(dataset, cam_key, saved_views=changes["views"])
 
 
-def finish(dataset, cam_key, status, summary=None):
-    """Marks an examination as ended, its summary stored first, beside the run's own results."""
-    if summary is not None and record_of(dataset, cam_key) is not None:
+def finish(dataset, cam_key, status, summary=None, error=None):
+    """Marks an examination as ended, its summary stored first, beside the run's own results.
+
+    Of one that was cut short everything that it wrote is taken back: half of the samples would look
+    like all of them.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        status: ``"finished"``, ``"interrupted"`` or ``"failed"``
+        summary (None): JSON-able; only of a finished one
+        error (None): why it failed, one line
+    """
+    record = record_of(dataset, cam_key)
+    if record is None:
+        return  # somebody deleted the run meanwhile
+    if status == "finished":
         _runs.save_results(dataset, cam_key, bias=summary)
-    update(dataset, cam_key, status=status, ended=_now())
+        update(dataset, cam_key, status=status, ended=_now())
+        return
+    _take_back(dataset, cam_key, record)
+    saved = _runs.config_of(dataset, cam_key).saved_views
+    _runs.update(dataset, cam_key, saved_views=[v for v in saved if v not in record["views"]])
+    update(dataset, cam_key, status=status, error=error, ended=_now(), views=[], tags=[])
 
 
 def clear(dataset, cam_key):
@@ -142,6 +207,30 @@ def clear(dataset, cam_key):
     record = record_of(dataset, cam_key)
     if record is None:
         return
+    ours = field_names(cam_key)
+    _take_back(dataset, cam_key, record)
+    config = _runs.config_of(dataset, cam_key)
+    _runs.save_results(dataset, cam_key, bias=None)
+    _runs.update(
+        dataset,
+        cam_key,
+        bias=None,
+        fields=[f for f in config.fields if f not in ours],
+        saved_views=[v for v in config.saved_views if v not in record["views"]],
+        label_attributes=[
+            path
+            for path in getattr(config, "label_attributes", None) or []
+            if path not in _object_attributes(record)
+        ],
+    )
+
+
+def _object_attributes(record):
+    return record.get("object_attributes") or []
+
+
+def _take_back(dataset, cam_key, record):
+    """Deletes the views, tags, fields, attributes and sidebar group of an examination."""
     for name in record["views"]:
         if dataset.has_saved_view(name):
             dataset.delete_saved_view(name)
@@ -153,6 +242,7 @@ def clear(dataset, cam_key):
         for field in _runs.heatmap_fields_of(dataset, cam_key)
         for name in LABEL_ATTRIBUTES
     ]
+    paths += _object_attributes(record)
     present = [f for f in (*paths, *ours) if dataset.get_field(f) is not None]
     if present:
         dataset.delete_sample_fields(present, error_level=1)
@@ -160,15 +250,6 @@ def clear(dataset, cam_key):
     if groups:
         dataset.app_config.sidebar_groups = [g for g in groups if g.name != ours[2]]
         dataset.save()
-    config = _runs.config_of(dataset, cam_key)
-    _runs.save_results(dataset, cam_key, bias=None)
-    _runs.update(
-        dataset,
-        cam_key,
-        bias=None,
-        fields=[f for f in config.fields if f not in ours],
-        saved_views=[v for v in config.saved_views if v not in record["views"]],
-    )
 
 
 def declare(dataset, cam_key, heat_fields):
@@ -220,12 +301,25 @@ def _collapse(dataset, bias):
     dataset.save()
 
 
-def write(dataset, rows):
+def declare_objects(dataset, cam_key, field):
+    """Declares the attributes of objects' labels.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the CAM run's key
+        field: of Detections
+    """
+    named = {f"{cam_key}_{name}": entry for name, entry in OBJECT_ATTRIBUTES.items()}
+    _label_attributes.declare(dataset, f"{field}.detections", named)
+
+
+def write(dataset, rows, labels=None):
     """Writes a batch: all fields of a sample in one update, so that it has all of them or none.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         rows: ``{sample id: {path: value}}``; the path of an attribute has a dot
+        labels (None): ``{sample id: LabelAttributes}`` of its objects' labels
 
     Returns:
         ids of samples that no longer exist
@@ -235,7 +329,11 @@ def write(dataset, rows):
     for sample_id, values in rows.items():
         document = {k: v.to_mongo() if hasattr(v, "to_mongo") else v for k, v in values.items()}
         document["last_modified_at"] = now
-        operations.append(UpdateOne({"_id": ObjectId(sample_id)}, {"$set": document}))
+        own, filters = labels[sample_id].operations() if labels else ({}, [])
+        change = {"$set": {**document, **own}}
+        operations.append(
+            UpdateOne({"_id": ObjectId(sample_id)}, change, array_filters=filters or None)
+        )
     answers = fod.bulk_write(operations, dataset._sample_collection, ordered=False, batcher=False)
     fo.Sample._reload_docs(dataset._sample_collection_name, sample_ids=list(rows))
     if sum(a.matched_count for a in answers) == len(operations):
@@ -271,9 +369,11 @@ def save_views(dataset, cam_key, labelled):
         outside.sort_by(f"{bias}.suspicion", reverse=True),
         "The heat is suspicious; the swap was not run, or found no effect",
     )
+    names = [f"{cam_key}: {name}" for name in views]
+    update(dataset, cam_key, views=names)  # first: what is cut short is taken back by the record
     for name, (view, description) in views.items():
         dataset.save_view(f"{cam_key}: {name}", view, description=description, overwrite=True)
-    return [f"{cam_key}: {name}" for name in views]
+    return names
 
 
 def save_tags(dataset, cam_key, verdicts):
@@ -283,9 +383,6 @@ def save_tags(dataset, cam_key, verdicts):
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         cam_key: the CAM run's key
         verdicts: ``{sample id: verdict}``
-
-    Returns:
-        the tags
     """
     from ..cam_core.verdicts import OBJECT
 
@@ -293,10 +390,10 @@ def save_tags(dataset, cam_key, verdicts):
     for sample_id, verdict in verdicts.items():
         if verdict != OBJECT:
             members.setdefault(f"{cam_key}: {verdict}", []).append(sample_id)
+    update(dataset, cam_key, tags=sorted(members))  # first, as with the views
     for tag, ids in members.items():
         for start in range(0, len(ids), 10_000):
             dataset.select(ids[start : start + 10_000]).tag_samples(tag)
-    return sorted(members)
 
 
 def _now():

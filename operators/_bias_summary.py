@@ -11,11 +11,13 @@ class BiasSummary:
     Attributes:
         cam_key: the CAM run's key
         samples: how many were looked at
-        tested: on how many the swap was run
+        tested: on how many samples, or objects, the swap was run
         classes: dicts ``label, n, bg_gap`` (``mean, low, high, n``), ``bg_support, dependence, q,
             flagged, note, ...``, the most dependent first
         model: the model line: ``accuracy, mixed_rand, mixed_same, bg_gap, only_bg`` with intervals,
-            ``chance, majority, against, evidence``; None where nothing was tested
+            ``chance, majority, against, evidence``, ``null_rate`` (share that would be flagged if
+            backgrounds did not matter), ``sensitivity`` (relative foreground sensitivity: ``value, low,
+            high, noisy_background, noisy_object, n``); None where nothing was tested
         calibration: ``auroc, usable, reason, n, positives`` of heat against the swap
         objects: ``fields, how, classes, labels``: what was used as object and how it was chosen
         verdicts: count per verdict
@@ -36,6 +38,8 @@ class BiasSummary:
         settings: what was used
         notes: sentences that a person should read
         error: what went wrong while storing, or None
+        unit: ``"samples"``, or ``"objects"`` for a detector: what verdicts, classes and skipped count
+        units: how many objects there are; None for a classifier
     """
 
     cam_key: str
@@ -62,6 +66,8 @@ class BiasSummary:
     settings: dict
     notes: list
     error: str = None
+    unit: str = "samples"
+    units: int = None
 
     @property
     def flagged(self):
@@ -75,7 +81,8 @@ class BiasSummary:
     def lines(self):
         """The sentences of the summary, one topic each."""
         parts = [
-            _headline(self), _classes(self), _model(self), _heat(self), _verdicts(self),
+            _headline(self), _classes(self), _model(self), _noise(self), _null(self), _heat(self),
+            _verdicts(self),
             *(_region(r) for r in self.regions), _telltales(self), _groups(self), *self.notes,
             _skipped(self), _labels(self), _views(self), _failed(self),
         ]  # fmt: skip
@@ -108,13 +115,17 @@ def _headline(s):
     relies = _relying(s)
     if not s.tested:
         return (
-            f"{s.cam_key}: the background could not be swapped on any of {s.samples:,} samples, so nothing "
+            f"{s.cam_key}: the background could not be swapped on any of {_total(s):,} {s.unit}, so nothing "
             "is said about objects."
         )
     return (
-        f"{s.cam_key}: the score of {relies:,} of {s.tested:,} tested samples depends on the background"
-        f" ({s.samples:,} samples in all)."
+        f"{s.cam_key}: the score of {relies:,} of {s.tested:,} tested {s.unit} depends on the background"
+        f" ({_total(s):,} {s.unit} in all)."
     )
+
+
+def _total(s):
+    return s.samples if s.units is None else s.units
 
 
 def _relying(s):
@@ -130,14 +141,14 @@ def _classes(s):
         return None
     if not enough:
         return (
-            f"Classes: none of {len(s.classes)} has the 20 tested samples that it takes to say something "
+            f"Classes: none of {len(s.classes)} has the 20 tested {s.unit} that it takes to say something "
             "about a class."
         )
-    left = f"; {few} with fewer than 20 tested samples cannot be judged" if few else ""
+    left = f"; {few} with fewer than 20 tested {s.unit} cannot be judged" if few else ""
     if not s.flagged:
         return (
             f"Classes: no background dependence of {_these(enough)} found with these checks on "
-            f"{sum(row['n'] for row in enough):,} samples, which is not proof that there is none{left}."
+            f"{sum(row['n'] for row in enough):,} {s.unit}, which is not proof that there is none{left}."
         )
     named = ", ".join(
         f"{row['label']} (gap {with_interval(row['bg_gap'], number)}, q {row['q']:.2g})"
@@ -157,6 +168,8 @@ def _model(s):
     if s.model is None or not s.tested:
         return None
     m = s.model
+    if m["against"] == "objects":
+        return _found_objects(m)
     what = (
         "Accuracy" if m["against"] == "labels" else "Agreement with its own predictions (no labels)"
     )
@@ -178,7 +191,47 @@ def _model(s):
     )
 
 
+def _found_objects(m):
+    control = (
+        f"{with_interval(m['mixed_same'])} in those of its own class, which is what pasting alone costs"
+        if m["mixed_same"]["n"]
+        else "no paste control, because no two images hold the same class"
+    )
+    return (
+        f"Model: of the objects tested {with_interval(m['accuracy'])} are found and named right; "
+        f"{with_interval(m['mixed_rand'])} in surroundings of other classes; {control}; "
+        f"{with_interval(m['only_bg'])} where the object is taken out."
+    )
+
+
+def _noise(s):
+    m = s.model and s.model.get("sensitivity")
+    if not m:
+        return None
+    more = "the object" if m["value"] > 0 else "the background"
+    sure = m["low"] is not None and (m["low"] > 0 or m["high"] < 0)
+    said = f"noise on {more} costs more" if sure else "neither clearly costs more"
+    bounds = f"{m['low']:.2f} to {m['high']:.2f}, " if m["low"] is not None else ""
+    return (
+        f"Noise: accuracy {percent(m['noisy_background'])} with noise on the background, "
+        f"{percent(m['noisy_object'])} with noise on the object; relative foreground sensitivity "
+        f"{m['value']:.2f} ({bounds}n = {m['n']}): {said}."
+    )
+
+
+def _null(s):
+    rate = s.model and s.model.get("null_rate")
+    if rate is None or not s.tested:
+        return None
+    return (
+        f"False alarms: with donors of other classes and of the own class exchanged at random, {percent(rate)} "
+        f"of the {s.unit} would be said to depend on the background."
+    )
+
+
 def _heat(s):
+    if s.heat is None and s.unit == "objects":
+        return None
     if s.heat is None:
         return f"Heat: {s.calibration['reason']}." if s.tested else None
     h = s.heat
@@ -211,6 +264,15 @@ def region_sentence(region):
         " of the score"
     )
     flips = f"{percent(r['flip'])} of the predictions change"
+    if r.get("control") == "same class":
+        if not r["controlled"]:
+            return (
+                f"{what}; {flips}. No two samples share a predicted class, so there is no control."
+            )
+        return (
+            f"{what}, by those of its own class {number(r['control_drop']['mean'])}; effect beyond these "
+            f"{with_interval(r['effect'], number)}, p {r['p']:.2g}; {flips}."
+        )
     if not r["controlled"]:
         return f"{what}; {flips}. It is too large for a control: random regions of its size lie mostly on it."
     few = f" on the {r['controlled']} where it is small enough" if r["controlled"] < r["n"] else ""
@@ -254,13 +316,15 @@ def _skipped(s):
         return None
     total = sum(s.skipped.values())
     named = ", ".join(f"{count:,} {reason}" for reason, count in s.skipped.items())
-    return f"Not tested: {total:,} of {s.samples:,} samples ({named})."
+    return f"Not tested: {total:,} of {_total(s):,} {s.unit} ({named})."
 
 
 def _labels(s):
     if not s.labels.get("unknown"):
         return None
     names = ", ".join(s.labels["names"][:5])
+    if s.unit == "objects":
+        return f"{s.labels['unknown']:,} objects have a label that the model lacks ({names})."
     return (
         f"{s.labels['unknown']:,} samples have a label that the model lacks ({names}); they count as wrong, "
         "and are left out of the accuracies."

@@ -24,11 +24,24 @@ def probabilities_of(model, images, precision="float32"):
     Raises:
         ValueError: if the model gives no class scores
     """
+    return model.adapted.probabilities(forwarded(model, images, precision)).cpu()
+
+
+def forwarded(model, images, precision="float32"):
+    """Runs any model on a batch and leaves it as it came.
+
+    Args:
+        model: the :class:`LoadedModel`
+        images: (N, C, h, w) of the model's transforms
+        precision ("float32"): of the forward
+
+    Returns:
+        what ``model.adapted.forward`` returns
+    """
     import torch
 
     from ..cam_core.capture import exclusive, unchanged
 
-    adapted = model.adapted
     like = next(model.module.parameters(), None)
     if like is not None:
         images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
@@ -40,8 +53,7 @@ def probabilities_of(model, images, precision="float32"):
         torch.inference_mode(),
         torch.autocast(images.device.type, dtype=kind if half else None, enabled=half),
     ):
-        outputs = adapted.forward(images)
-        return adapted.probabilities(outputs).cpu()
+        return model.adapted.forward(images)
 
 
 class Predictor:
@@ -61,6 +73,11 @@ class Predictor:
             concurrent.futures.ThreadPoolExecutor(workers, "cam51-compose") if workers else None
         )
 
+    @property
+    def mapping(self):
+        """``map``, in the threads if there are any."""
+        return map if self._pool is None else self._pool.map
+
     def close(self):
         """Ends the threads."""
         if self._pool is not None:
@@ -68,8 +85,7 @@ class Predictor:
 
     def __call__(self, pictures):
         """Returns (N, classes) probabilities as a float32 array."""
-        mapping = map if self._pool is None else self._pool.map
-        tensors = list(mapping(self._transform, pictures))
+        tensors = list(self.mapping(self._transform, pictures))
         groups = {}
         for row, tensor in enumerate(tensors):
             groups.setdefault(tuple(tensor.shape), []).append(row)

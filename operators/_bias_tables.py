@@ -1,11 +1,17 @@
-"""The tables of a report, for spreadsheets."""
+"""The tables of a report, for spreadsheets and programs."""
 
 import csv
+import dataclasses
+import json
 
 import numpy as np
 
 from . import _bias_rows as rows
 from . import _bias_store as store
+from . import _runs
+
+#: of the JSON file; grows by one when a key is renamed, dropped or means something else
+SCHEMA = 1
 
 
 def write_samples(path, found, model):
@@ -37,6 +43,34 @@ def write_classes(path, summary):
         for row in summary.classes:
             parts = [row[name][part] for name in names for part in ("mean", "low", "high")]
             table.writerow([cell(v) for v in [*(row[k] for k in plain), *parts]])
+
+
+def write_json(path, summary, found, model):
+    """Writes everything that was found, for programs.
+
+    An object with ``schema`` (an integer, see ``SCHEMA``), ``lines`` (the sentences of the summary),
+    ``summary`` (every attribute of :class:`BiasSummary`, under its name) and ``samples`` (a list of
+    objects: ``id, filepath, verdict, dependence`` and the attributes of the field ``{cam_key}_bias``).
+    Numbers that are not defined are null.
+    """
+    samples = [
+        {
+            "id": sample_id,
+            "filepath": found.scan.paths[i],
+            "verdict": found.assessment.verdicts[i].verdict,
+            "dependence": _value(found.assessment.dependence[i]),
+            **rows.numbers_of(found, i, model),
+        }
+        for i, sample_id in enumerate(found.scan.ids)
+    ]
+    document = {
+        "schema": SCHEMA,
+        "lines": summary.lines(),
+        "summary": _runs.jsonable(dataclasses.asdict(summary)),
+        "samples": _runs.jsonable(samples),
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def cell(value):

@@ -12,7 +12,18 @@ import fiftyone as fo
 import pymongo
 from pymongo.errors import PyMongoError
 
-from . import _heatmaps, _lease, _models, _provenance, _record, _resume, _runs
+from . import (
+    _detections,
+    _heatmaps,
+    _lease,
+    _models,
+    _provenance,
+    _ray,
+    _ray_settings,
+    _record,
+    _resume,
+    _runs,
+)
 from ._checks import check_samples
 from ._explain import ExplainStep
 from ._loader import Failure, Loader, one_line
@@ -22,6 +33,7 @@ from ._pipeline import Progress
 from ._pipeline import run as run_pipeline
 from ._plan import batch_settings, choose_batch_size, describe_run, make_plan
 from ._summary import Summary
+from ._targets import texts_of
 
 
 class CamJob:
@@ -44,7 +56,11 @@ class CamJob:
         self.samples = samples
         self.dataset = samples._dataset
         self.settings = settings
-        self.model = _models.load_model(model, transforms, classes, settings.device)
+        self.given_model, self.given_transforms, self.given_classes = model, transforms, classes
+        self.model = _models.load_model(
+            model, transforms, classes, _ray_settings.planning_device(settings), texts=texts_of(settings.targets),
+            **settings.model_options,
+        )  # fmt: skip
         self.origin = origin
         self.failures = []
         self.summary = None
@@ -52,8 +68,10 @@ class CamJob:
         self._statuses = {}
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
-            self.plan = make_plan(self.dataset, self.model, settings, self.rows)
+            self.plan = make_plan(self.dataset, self.model, settings, self.rows, samples)
             self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
+        if settings.backend == "ray":
+            _ray_settings.describe(settings, self.used, self.model)
         self._look_up()
 
     def _look_up(self):
@@ -103,8 +121,10 @@ class CamJob:
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(_models.on_device(self.model))
-            step = ExplainStep(self.model, self.plan)
-            loader = self._loader()
+            loader, team = self._loader(), None
+            if self.settings.backend == "ray":
+                stack.close()  # the network is the workers' now
+                team = stack.enter_context(_ray.Team(self))
             writer = _heatmaps.Writer(self.dataset, self.plan.map_dir)
             token = self._begin(writer.stamp)
             self._now = Progress(total=self.total)
@@ -113,10 +133,9 @@ class CamJob:
             try:
                 with _lease.Lease(self.dataset, self.plan.cam_key, token, self._state) as lease:
                     self._declare()
-                    with writer:
-                        for now in run_pipeline(
-                            loader, self._counted(step), writer, self.total, self.failures
-                        ):
+                    states = team.run(loader, writer, token) if team else self._here(loader, writer)
+                    with contextlib.closing(states):
+                        for now in states:
                             self._now = now
                             lease.check()
                             yield now
@@ -132,6 +151,12 @@ class CamJob:
                 self._note_lost(writer)
                 self._finish(status, error, token)
 
+    def _here(self, loader, writer):
+        """Computes the run in this process; yields a :class:`Progress` after each batch."""
+        step = self._counted(ExplainStep(self.model, self.plan))
+        with writer:
+            yield from run_pipeline(loader, step, writer, self.total, self.failures)
+
     def _loader(self):
         """The batches that are to be computed: of a run that goes on, the same ones as in its first call."""
         used, then = self.used, self._record.settings if self._record else None
@@ -142,11 +167,11 @@ class CamJob:
             used["block_size"], used["batch_size"] = then["block_size"], then["batch_size"]
             # Where memory ran out, it would run out again.
             size = self._record.progress.get("batch_size") or then["batch_size"]
-        blocks = _resume.plan_blocks(
+        self.blocks = _resume.plan_blocks(
             self.dataset, self.rows, self._lists, self.todo, used["block_size"]
         )
         self._loader_used = Loader(
-            None, self.model.transforms, size, used["num_workers"], blocks=blocks
+            None, self.model.transforms, size, used["num_workers"], blocks=self.blocks
         )
         return self._loader_used
 
@@ -159,6 +184,7 @@ class CamJob:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "samples": self.total,
+            "backend": self.settings.backend,
             "versions": self.used["versions"],
         }
         if self._record is None:
@@ -172,6 +198,7 @@ class CamJob:
                 samples=self.samples,
                 heatmap_fields=list(plan.fields.values()),
                 prediction_field=plan.prediction_field,
+                label_attributes=plan.objects.label_attributes if plan.objects else [],
                 made_folders=plan.made_folders,
                 stamps=[stamp],
                 sessions=[session],
@@ -191,6 +218,7 @@ class CamJob:
             dataset_id=str(dataset._doc.id),
             extended=old.extended or len(self._lists) > 1,
             error=None,
+            shards={},
         )
         _resume.save_covered(dataset, key, self._lists)
         return token
@@ -209,17 +237,22 @@ class CamJob:
     def _declare(self):
         """Declares the schema and makes the fields look like heat, unless that is so already."""
         heatmaps = list(self.plan.fields.values())
+        if self.plan.objects:
+            _detections.declare(self.dataset, self.plan.objects)
         if not _record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
             if self.colours is None:
                 self.colours = self.dataset.app_config.color_scheme.fields
                 self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
             return
-        methods = {field: method for (method, _, _), field in self.plan.fields.items()}
+        colours = {  # what speaks against has a colour of its own
+            field: (method, tag in self.plan.tags)
+            for (method, _, tag), field in self.plan.fields.items()
+        }
         with writing_schema(self.dataset):
             _heatmaps.declare_schema(
                 self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
             )
-            self.colours = _heatmaps.colour_fields(self.dataset, methods)
+            self.colours = _heatmaps.colour_fields(self.dataset, colours)
             self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
 
     def _counted(self, step):
@@ -256,6 +289,7 @@ class CamJob:
             images_per_second=written / seconds if seconds else 0.0,
             settings=self.used,
             statuses=self._statuses,
+            labels=self.plan.labels,
             bytes_written=self._writer.bytes_written,
             error=error or self._writer.error,
             status=status,
@@ -277,7 +311,7 @@ class CamJob:
         key, s = self.plan.cam_key, self.summary
         if not _record.holds(self.dataset, key, token):
             return
-        if self._record is not None:
+        if self._record is not None or self.settings.backend != "local":
             s.statuses = _resume.statuses(self.dataset, key, list(self.plan.fields.values()))
         progress, failures = self._state()
         if s.status == "finished" and self._leaves_some():

@@ -5,7 +5,9 @@ import dataclasses
 import fiftyone as fo
 
 from . import _heatmaps, _zoo
+from ._detection_labels import detection_labels
 from ._detections import explain_detections
+from ._target_columns import ABSENT, RunTargets, against_tag
 
 
 class ExplainStep:
@@ -20,12 +22,20 @@ class ExplainStep:
         self._model = model
         self._plan = plan
 
-    def explain(self, images):
+    def explain(self, images, columns=None, items=None):
         """Runs the engine on a batch (N, C, h, w) of the loader.
+
+        Args:
+            images: the batch
+            columns (None): what is explained, of :meth:`columns`; by default what would be if every
+                image were the trial image
+            items (None): the :class:`Item` of each image, whose objects a detector explains
 
         Returns:
             a ``cam_core.Explanation``
         """
+        import torch
+
         from ..cam_core import explain
 
         plan = self._plan
@@ -33,17 +43,28 @@ class ExplainStep:
         if like is not None:
             images = images.to(device=self._model.device, dtype=like.dtype, non_blocking=True)
         if self._model.kind == _zoo.DETECTOR:
-            return explain_detections(self._model, images, plan)
+            return explain_detections(self._model, images, plan, items)
+        if columns is None:
+            columns = self.columns([plan.trial_item] * len(images), images)
+        if plan.memory_format == "channels_last":
+            # The images only: a convolution goes by either, and the model is to stay as it is.
+            images = images.contiguous(memory_format=torch.channels_last)
         return explain(
             self._model.adapted,
             images,
             methods=plan.methods,
-            targets=plan.targets,
+            targets=plan.targets if columns is None else [column.spec for column in columns],
             layers=plan.layers,
             fuse=plan.fuse,
             precision=plan.precision,
             seed=plan.seed,
         )
+
+    def columns(self, items, images):
+        """Returns what is explained of each item, or None where the engine is told in one word."""
+        if not isinstance(self._plan.targets, RunTargets):
+            return None
+        return self._plan.targets.columns(items, tuple(images.shape[-2:]))
 
     def explain_cheaply(self, images):
         """The run's forward and backward without its methods: to time batch sizes with."""
@@ -52,49 +73,69 @@ class ExplainStep:
 
     def __call__(self, batch):
         """Returns ``{sample id: {field: label}}`` for a batch of the loader."""
-        result = self.explain(batch.images)
+        columns = self.columns(batch.items, batch.images)
+        result = self.explain(batch.images, columns, batch.items)
         labels = {item.id: {} for item in batch.items}
-        self._add_heatmaps(result, batch, labels)
+        self._add_heatmaps(result, batch, labels, columns)
         if self._plan.prediction_field is not None:
             self._add_predictions(result, batch, labels)
+        if self._plan.objects:
+            own = detection_labels(self._model, result, batch, self._plan.objects)
+            for item, values in zip(batch.items, own, strict=True):
+                labels[item.id].update(values)
         return labels
 
-    def _add_heatmaps(self, result, batch, labels):
-        numbers = {key: values.tolist() for key, values in result.component_scores.items()}
+    def _add_heatmaps(self, result, batch, labels, columns):
         for (method, layer), maps in result.maps.items():
-            fields = [self._plan.fields.get((method, layer, tag)) for tag in self._plan.tags]
-            if not any(fields):
-                continue
-            described = self._described(method, result)
-            peaks, status, heats = self._on_images(maps, batch, layer)
-            for row, item in enumerate(batch.items):
-                for k, field in enumerate(fields):
-                    if field is None:
-                        continue
-                    own = numbers.get((method, layer))
-                    labels[item.id][field] = _heatmaps.make_label(
-                        heats[row][k],
-                        method=method,
-                        layer=layer,
-                        peak=peaks[row][k],
-                        status=status[row][k] if result.valid[row][k] else "target_absent",
-                        cam_key=self._plan.cam_key,
-                        component_score=own[row][k] if own else None,
-                        **described(row, k),
-                    )
+            own = [self._plan.fields.get((method, layer, tag)) for tag in self._plan.tags]
+            against = [
+                self._plan.fields.get((method, layer, against_tag(tag))) for tag in self._plan.tags
+            ]
+            described = self._described(method, result, columns)
+            for fields, signed in ((own, maps), (against, -maps)):
+                if any(fields):
+                    key = (method, layer)
+                    self._add_maps(key, signed, fields, described, result, batch, labels, columns)
 
-    def _described(self, method, result):
+    def _add_maps(self, key, maps, fields, described, result, batch, labels, columns):
+        """The labels of one method and layer, for every target that has a field."""
+        method, layer = key
+        own = result.component_scores[key].tolist() if key in result.component_scores else None
+        peaks, status, heats = self._on_images(maps, batch, layer)
+        for row, item in enumerate(batch.items):
+            for k, field in enumerate(fields):
+                if field is None:
+                    continue
+                there = k < maps.shape[1]  # a prediction may have fewer classes than fields
+                valid = there and bool(result.valid[row][k])
+                labels[item.id][field] = _heatmaps.make_label(
+                    heats[row][k] if there else None,
+                    method=method,
+                    layer=layer,
+                    peak=peaks[row][k] if there else None,
+                    status=status[row][k] if valid else _missing(columns, row, k),
+                    cam_key=self._plan.cam_key,
+                    component_score=own[row][k] if own and there else None,
+                    **described(row, k),
+                )
+
+    def _described(self, method, result, columns):
         """What a map is of: nothing in particular where it is the same for every target."""
         if method in self._plan.classless:
             return lambda row, k: {"target": None, "target_index": None, "score": None}
         targets, scores = result.targets.tolist(), result.scores.tolist()
 
         def described(row, k):
-            index = targets[row][k]
+            there = k < len(targets[row])
+            index = targets[row][k] if there else -1
+            name = columns[k].name(row, index) if columns else None
+            if name is None:
+                name = self._model.label(index) if index >= 0 else self._plan.tags[k]
+            ranked = index < 0 and self._plan.targets == "predicted" and name.startswith("top")
             return {
-                "target": self._plan.tags[k] if index < 0 else self._model.label(index),
+                "target": None if ranked else name,  # there is no such class in this image
                 "target_index": index if index >= 0 else None,
-                "score": scores[row][k],
+                "score": scores[row][k] if there else None,
             }
 
         return described
@@ -121,12 +162,16 @@ class ExplainStep:
         return peaks, status, heats
 
     def _add_predictions(self, result, batch, labels):
-        if result.probabilities is None or self._model.kind == _zoo.SEGMENTER:
-            return  # a picture of many classes has no one class
+        if result.probabilities is None:
+            return
         confidence, index = result.probabilities.max(1)
         for item, c, i in zip(batch.items, confidence.tolist(), index.tolist(), strict=True):
             label = fo.Classification(label=self._model.label(i), confidence=c)
             labels[item.id][self._plan.prediction_field] = label
+
+
+def _missing(columns, row, k):
+    return columns[k].status(row) if columns else ABSENT
 
 
 def _by_window(items):

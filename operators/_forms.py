@@ -10,19 +10,15 @@ import fiftyone.operators.types as types
 from . import _models, _outlines, _runs
 from ._form_methods import add_methods, methods_of
 from ._form_model import add_model, given_model, model_of, model_params
-from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe, ranked_tags
+from ._form_targets import add_targets, given_targets, tags_of, target_params
+from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe
 
-_TARGETS = {
-    "predicted": ("Predicted class", "the class with the highest score"),
-    "top_2": ("Two best classes", "one heatmap field for each"),
-    "top_3": ("Three best classes", "one heatmap field for each"),
-    "classes": ("Named classes", "the same classes for every image"),
-}
 # What Execute hands over, in the order of the copied Python call; the rest is layout.
 _ARGUMENTS = (
-    "model", "classes", "methods", "cam_key", "targets", "layers", "fuse", "keep_layers", "batch_size",
-    "num_workers", "device", "precision", "heatmap_size", "storage", "output_dir", "store_prediction",
-    "overwrite", "resume", "max_fields", "seed",
+    "model", "classes", "methods", "cam_key", "targets", "class_map", "output", "task", "multi_label",
+    "threshold", "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
+    "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
+    "memory_format", "backend", "resources",
 )  # fmt: skip
 
 
@@ -38,9 +34,9 @@ def arguments_of(params):
     given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
     given.pop("classes", None)
     given.update(given_model(params))
-    if given.get("targets") == "classes":
-        names = params.get("class_names") or ""
-        given["targets"] = [n.strip() for n in names.split(";") if n.strip()]
+    given.pop("targets", None)
+    given.pop("class_map", None)
+    given.update(given_targets(params))
     if params.get("method_set") or params.get("methods"):
         given["methods"] = _methods(params)
         if params.get("method_set") == "all":
@@ -82,11 +78,7 @@ def params_of(arguments):
         params["methods"] = [_method_text(m) for m in as_list(params["methods"])]
     if "layers" in params:
         params["layers"] = as_list(params["layers"])
-    names = as_list(params.get("targets", "predicted"))
-    if names[0] not in _TARGETS:
-        if not all(isinstance(n, str) and ";" not in n and ranked_tags(n) is None for n in names):
-            raise ValueError(_UNSENDABLE.format("targets") + " ('top_2', 'top_3' or class names)")
-        params.update(targets="classes", class_names="; ".join(names))
+    params.update(target_params(params.get("targets", "predicted")))
     for name, value in params.items():
         if describe(value) != value:
             raise ValueError(_UNSENDABLE.format(name))
@@ -146,35 +138,12 @@ def compute_cams_form(ctx):
     model = add_model(inputs, ctx)
     if model is not None:
         add_methods(inputs, ctx, _outlines.is_transformer(model))
-        _targets(inputs, ctx)
+        add_targets(inputs, ctx, model)
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
         _advanced(inputs, ctx)
         _notice(inputs, ctx, view, model)
     return types.Property(inputs, view=types.View(label="Compute class activation maps"))
-
-
-def _targets(inputs, ctx):
-    choices = types.DropdownView()
-    for value, (label, description) in _TARGETS.items():
-        choices.add_choice(value, label=label, description=description)
-    inputs.enum(
-        "targets",
-        choices.values(),
-        default="predicted",
-        label="Explain",
-        description="the class whose score is explained",
-        view=choices,
-    )
-    if ctx.params.get("targets") == "classes":
-        prop = inputs.str(
-            "class_names",
-            required=True,
-            label="Class names",
-            description="as the model calls them, separated by semicolons",
-        )
-        if not (ctx.params.get("class_names") or "").strip():
-            _invalid(prop, "name at least one class")
 
 
 def _layers(inputs, ctx, model):
@@ -329,9 +298,8 @@ def _notice(inputs, ctx, view, model):
     arguments = {k: given[k] for k in _ARGUMENTS if k in given}
     names, default = _outlines.layers_of(model)
     layers = _expanded(arguments.get("layers") or [default or "layer"], names)
-    targets = arguments.get("targets", "predicted")
-    tags = ranked_tags(targets) or targets
     try:
+        tags = tags_of(arguments, view)
         Settings(**{k: v for k, v in arguments.items() if k not in ("model", "classes")})
         maps, classless = _maps(arguments, layers)
         fields = list(_runs.plan_fields(arguments["cam_key"], maps, tags, classless).values())

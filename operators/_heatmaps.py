@@ -22,6 +22,7 @@ from pymongo.errors import DocumentTooLarge, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from ._colours import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
+from ._label_attributes import LabelAttributes
 from ._patience import patiently
 
 LONGEST_SIDE = 192
@@ -32,6 +33,9 @@ LEVELS = 64
 
 # A full disk, or a full quota where the system has them.
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+# Beside the values of a document: which labels in lists are meant.
+_FILTERS = "$filters"
 
 ATTRIBUTES = {
     "method": fo.StringField,
@@ -257,6 +261,10 @@ class Writer:
     def _encode(self, sample_id, values):
         document, size = {}, 0
         for field, value in values.items():
+            if isinstance(value, LabelAttributes):
+                own, document[_FILTERS] = value.operations()
+                document.update(own)
+                continue
             if isinstance(value, fo.Heatmap):
                 size += self._store_map(sample_id, field, value)
             document[field] = _to_mongo(value)
@@ -295,10 +303,7 @@ class Writer:
         """Stores a batch; returns the ids that were found."""
         rows = [future.result() for future in encoded]
         now = datetime.datetime.now(datetime.timezone.utc)
-        operations = [
-            UpdateOne({"_id": ObjectId(sid)}, {"$set": {**document, "last_modified_at": now}})
-            for sid, document, _ in rows
-        ]
+        operations = [_update(sid, document, now) for sid, document, _ in rows]
         rows, matched = self._store(rows, operations)
         ids = [sample_id for sample_id, _, _ in rows]
         if matched < len(ids):
@@ -330,6 +335,13 @@ class Writer:
             parts = [self._store([row], [op]) for row, op in zip(rows, operations, strict=True)]
             return [row for kept, _ in parts for row in kept], sum(n for _, n in parts)
         return rows, sum(answer.matched_count for answer in answers)
+
+
+def _update(sample_id, document, now):
+    """One sample's update, with what says on which of its labels attributes are set."""
+    values = {k: v for k, v in document.items() if k != _FILTERS}
+    operation = {"$set": {**values, "last_modified_at": now}}
+    return UpdateOne({"_id": ObjectId(sample_id)}, operation, array_filters=document.get(_FILTERS))
 
 
 def _is_too_large(error):

@@ -7,6 +7,7 @@ imported inside functions, so that registering the operators stays cheap.
 
 import contextlib
 import dataclasses
+import functools
 import re
 import weakref
 
@@ -30,6 +31,7 @@ class LoadedModel:
         adapted: its ``cam_core.ExplainableModel``, which ``explain`` takes: with its options, its
             encoded texts and the like
         kind: what it yields, one of ``_zoo.KINDS``, or None where that is not known
+        encode_texts: of a zero-shot model with its own tokeniser: T prompts -> (T, D) features
     """
 
     module: object
@@ -40,6 +42,7 @@ class LoadedModel:
     device: object
     adapted: object
     kind: str = None
+    encode_texts: object = None
 
     def label(self, index):
         """Returns the name of a class index."""
@@ -137,7 +140,9 @@ def default_key(name):
     return re.sub(r"\W+", "_", short).strip("_").lower() or "model"
 
 
-def load_model(model, transforms=None, classes=None, device=None, preprocess=None, **options):
+def load_model(
+    model, transforms=None, classes=None, device=None, preprocess=None, texts=(), **options
+):
     """Loads what the user named as ``model``.
 
     Args:
@@ -148,7 +153,9 @@ def load_model(model, transforms=None, classes=None, device=None, preprocess=Non
         classes (None): class names in the order of the model's outputs; of a zero-shot model what to
             look for, or a dict from names to prompts
         device (None): a torch device; by default that of the model
-        preprocess (None): instead of transforms: maps an image's path to a float tensor (C, h, w)
+        preprocess (None): instead of transforms: maps an image's path to a float tensor (C, h, w), as
+            transforms with an attribute ``takes_path`` do
+        texts (()): prompts that will be explained: the classes of a zero-shot model that has none
         **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``
 
     Returns:
@@ -157,21 +164,42 @@ def load_model(model, transforms=None, classes=None, device=None, preprocess=Non
     Raises:
         ValueError: if the model cannot be used; the message says what to do
     """
-    import torch
-
     if model is None:
         raise ValueError(
             "model is required: a zoo model's name, a FiftyOne model or a torch.nn.Module"
         )
-    if preprocess is not None:
-        if transforms is not None:
-            raise ValueError("preprocess: give transforms or preprocess, not both")
+    if preprocess is not None and transforms is not None:
+        raise ValueError("preprocess: give transforms or preprocess, not both")
+    if preprocess is not None or _takes_path(transforms):
         from ._wrappers import PathTransforms
 
-        transforms = PathTransforms(preprocess)
+        transforms = PathTransforms(transforms if preprocess is None else preprocess)
     if transforms is not None and not callable(transforms):
         raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
-    given = _Given(transforms, classes, check_device(device), options)
+    given = _Given(transforms, classes, check_device(device), options, tuple(texts))
+    return _checked(_load(model, given), options)
+
+
+def _takes_path(transforms):
+    """Whether transforms read the file themselves, and are not in our wrapper yet."""
+    return getattr(transforms, "takes_path", False) and not hasattr(transforms, "from_path")
+
+
+def _checked(loaded, options):
+    """Raises a ValueError where an option has no effect on a model."""
+    if options.get("multi_label") and loaded.kind not in (None, _zoo.CLASSIFIER):
+        raise ValueError(f"multi_label: is for classifiers, and this is a {loaded.kind}")
+    for name in ("output", "multi_label", "threshold"):
+        if name in options and getattr(loaded.adapted, name, None) != options[name]:
+            raise ValueError(
+                f"{name}: has no effect on this {loaded.kind or 'model'}; leave it out"
+            )
+    return loaded
+
+
+def _load(model, given):
+    import torch
+
     if isinstance(model, str):
         return _from_name(model, given)
     if isinstance(model, fo.Model):
@@ -193,6 +221,7 @@ class _Given:
     classes: object
     device: object
     options: dict
+    texts: tuple = ()
 
     def after(self, transforms, classes, options=None):
         """What was registered or found, where nothing was said."""
@@ -271,9 +300,26 @@ def _from_found(found, name, given):
 def _from_fiftyone(model, name, source, given):
     from . import _wrappers
 
-    parts = _wrappers.take_apart(model, given.classes, given.options)
+    classes = given.classes
+    if classes is None and given.texts and not _wrappers.has_names(model):
+        classes = {text: text for text in given.texts}
+    parts = _wrappers.take_apart(model, classes, given.options)
     transforms = parts.transforms if given.transforms is None else given.transforms
-    return _loaded(parts.adapted, transforms, parts.classes, name, source, given.device, parts.kind)
+    loaded = _loaded(
+        parts.adapted, transforms, parts.classes, name, source, given.device, parts.kind
+    )
+    if loaded.kind == _zoo.ZERO_SHOT:
+        loaded.encode_texts = functools.partial(_encode, model, loaded)
+    return loaded
+
+
+def _encode(model, loaded, texts):
+    """Encodes prompts with a zero-shot model's own tokeniser, where its network is now."""
+    from . import _wrappers
+
+    return _wrappers.encode(
+        model, loaded.module, list(texts), next(loaded.module.parameters()).device
+    )
 
 
 def _from_module(module, given, name=None, source="module"):
@@ -344,6 +390,8 @@ def _loaded(adapted, transforms, classes, name, source, device, kind):
         )
     if not callable(transforms):
         raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
+    if classes is not None and len(classes) == 1 and kind == _zoo.CLASSIFIER:
+        classes = [f"not {classes[0]}", classes[0]]  # one logit z has the scores -z and z
     like = next(adapted.module.parameters(), None)
     own = like.device if like is not None else torch.device("cpu")
     return LoadedModel(

@@ -4,11 +4,11 @@ import dataclasses
 import os
 
 from . import _checks, _heatmaps, _models, _provenance, _runs, _zoo
-from ._detections import check_detector
+from ._detections import MOST_MAPS, check_attributes, plan_objects
 from ._explain import ExplainStep
-from ._loader import Geometry, block_size, check_deterministic, decode_image, load_item, one_line
+from ._loader import Geometry, block_size, check_deterministic, load_item, one_line
 from ._pipeline import probe_batch_size
-from ._settings import resolve_targets
+from ._target_columns import RunTargets, against_tag
 
 # Images tried before it is said that none can be read.
 _TRIES = 50
@@ -33,17 +33,28 @@ class Plan:
     classless: set = dataclasses.field(default_factory=set)
     scored: list = dataclasses.field(default_factory=list)
     trial_image: object = None
+    trial_item: object = None
     map_dir: str = None
     made_folders: list = dataclasses.field(default_factory=list)
+    objects: object = None
+    memory_format: str = "contiguous"
+
+    @property
+    def labels(self):
+        """What is known of the label fields that are explained, a list of dicts."""
+        if self.objects:
+            return self.objects.targets.labels
+        return self.targets.labels if isinstance(self.targets, RunTargets) else []
 
     @property
     def all_fields(self):
         """The fields that the run writes, heatmaps first."""
         extra = [self.prediction_field] if self.prediction_field else []
-        return [*self.fields.values(), *extra]
+        own = [self.objects.own_field] if self.objects and self.objects.own_field else []
+        return [*self.fields.values(), *extra, *own]
 
 
-def make_plan(dataset, model, settings, rows):
+def make_plan(dataset, model, settings, rows, samples=None):
     """Checks the arguments of a run against the model and the dataset, with one image.
 
     Args:
@@ -51,6 +62,7 @@ def make_plan(dataset, model, settings, rows):
         model: the :class:`LoadedModel`, on its device
         settings: the :class:`Settings`
         rows: ``(id, filepath)`` of the samples
+        samples (None): the samples, whose labels may be asked for; the dataset by default
 
     Returns:
         a :class:`Plan`
@@ -61,11 +73,11 @@ def make_plan(dataset, model, settings, rows):
     from ..cam_core.methods import resolve_methods
 
     s = settings
-    if model.kind == _zoo.DETECTOR:
-        check_detector(s)
     methods = resolve_methods(s.methods or list(_default_methods(model)))
-    targets, tags = resolve_targets(s.targets, model)
+    samples = dataset if samples is None else samples
     key = s.cam_key or _runs.next_key(dataset, _models.default_key(model.name))
+    objects = _objects(s, model, samples, key)
+    targets, tags = (objects.targets, objects.tags) if objects else _targets(s, model, samples)
     _runs.check_key(dataset, key, s.overwrite, s.resume, exact=True)
     plan = Plan(
         cam_key=key,
@@ -80,17 +92,23 @@ def make_plan(dataset, model, settings, rows):
         heatmap_size=s.heatmap_size,
         seed=s.seed,
         map_dir=_checks.map_dir(s, dataset, key),
+        objects=objects,
+        memory_format=s.memory_format,
     )
     item = first_image(rows, model.transforms)
-    plan.trial_image = item.image[None]
+    plan.trial_image, plan.trial_item = item.image[None], item
     trial = ExplainStep(model, plan).explain(plan.trial_image)
-    if trial.logits is None:
+    # A picture of many classes has no one class, and a quantity is none.
+    one = model.kind != _zoo.SEGMENTER and getattr(model.adapted, "family", "") != "regressor"
+    if trial.logits is None or not one:
         plan.prediction_field = None
-    elif model.classes is not None:
+    if trial.logits is not None and model.classes is not None:
         _checks.check_classes(model.classes, trial.logits.shape[1])
     plan.layers = trial.layers or None
     shown = _plan_fields(plan, methods, trial, s)
     _runs.check_fields(dataset, plan.all_fields, key, s.overwrite)
+    if objects:
+        check_attributes(dataset, objects, key)
     if plan.map_dir is None:
         size = _heatmaps.heatmap_size(*reversed(item.window.image), s.heatmap_size)
         _checks.check_document_size(
@@ -116,7 +134,14 @@ def _plan_fields(plan, methods, trial, settings):
     plan.classless = {
         key for m in methods if not m.info.class_discriminative for key, _ in m.keys(trial.layers)
     }
-    plan.fields = _runs.plan_fields(plan.cam_key, shown, plan.tags, plan.classless)
+    signed = {key for m in methods if m.info.signed for key, _ in m.keys(trial.layers)}
+    tags = plan.tags[:1] if plan.objects else plan.tags
+    plan.fields = _for_and_against(
+        _runs.plan_fields(plan.cam_key, shown, tags, plan.classless), plan, signed
+    )
+    if plan.objects:
+        plan.objects.methods = [method for method, _ in shown]
+        plan.fields = plan.objects.fields(plan.fields, plan.classless)
     plan.scored = [
         f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
     ]
@@ -129,11 +154,48 @@ def _plan_fields(plan, methods, trial, settings):
     return shown
 
 
+def _for_and_against(fields, plan, signed):
+    """Gives signed maps of contrasts two fields: what speaks for the one class, what for the other."""
+    contrasts = plan.targets.contrasts if isinstance(plan.targets, RunTargets) else ()
+    found = {}
+    for (method, layer, tag), field in fields.items():
+        both = tag in contrasts and method in signed - plan.classless and layer != "fused"
+        found[method, layer, tag] = f"{field}_for" if both else field
+        if both:
+            found[method, layer, against_tag(tag)] = f"{field}_against"
+    names = list(found.values())
+    doubles = [name for name in names if names.count(name) > 1]
+    if doubles:
+        raise ValueError(
+            f"fields: two heatmaps would be written to {doubles[0]!r}; rename a method or target"
+        )
+    return found
+
+
 def _heats(trial, shown, size):
     """The heatmaps of the trial image, (h, w) each."""
     for key, heats in trial.heatmaps(size).items():
         if key in shown:
             yield from heats[0].nan_to_num(0).cpu().numpy()
+
+
+def _targets(settings, model, samples):
+    """What the engine takes, or :class:`RunTargets`, and a tag for each target."""
+    from ._target_maker import make_targets
+
+    return make_targets(settings.targets, model, samples, settings.class_map)
+
+
+def _objects(settings, model, samples, key):
+    """What a detector's run does with its objects; None of other models."""
+    if model.kind == _zoo.DETECTOR:
+        return plan_objects(settings, samples, model, key)
+    if settings.object_maps:
+        raise ValueError(
+            f"object_maps: is for detectors, and this is a {model.kind or 'model'} without objects of its "
+            f"own; leave it out (at most {MOST_MAPS} objects of a detector have maps of their own)"
+        )
+    return None
 
 
 def _default_methods(model):
@@ -177,7 +239,7 @@ def first_image(rows, transforms):
         except Exception as error:  # recorded when the run comes to it; the next will do here
             reason = reason or f"{path}: {one_line(error)}"
             continue
-        check_deterministic(transforms, decode_image(path))
+        check_deterministic(transforms, path)
         return item
     raise ValueError(
         f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"
@@ -241,12 +303,14 @@ def describe_run(plan, model, settings, samples, origin):
         versions=_provenance.versions(),
         origin=origin,
     )
+    if plan.objects:
+        used["objects"] = plan.objects.targets.describe()
     return _runs.jsonable(used)
 
 
 def _functions(plan):
-    targets = plan.targets if isinstance(plan.targets, list) else [plan.targets]
-    return [fn for fn, _ in plan.methods] + [t for t in targets if callable(t)]
+    targets = plan.targets.functions if isinstance(plan.targets, RunTargets) else []
+    return [fn for fn, _ in plan.methods] + targets
 
 
 def batch_settings(used, batch_size):

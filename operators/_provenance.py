@@ -164,7 +164,8 @@ def _version_of(name):
 # What must be the same for a run to be gone on with; the order is that of the message.
 _DECISIVE = (
     "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
-    "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "storage",
+    "class_map", "output", "task", "multi_label", "threshold",
+    "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format", "storage",
     "output_dir", "seed", "batch_size", "device", "plugin",
 )  # fmt: skip
 
@@ -196,6 +197,8 @@ def _decisive(settings, name):
     if name == "plugin":
         return (settings.get("versions") or {}).get("plugin")
     value = settings.get(name)
+    if name == "memory_format":
+        return value or "contiguous"  # a record from before there was a choice
     # cuda:0 and cuda:1 compute the same
     return value.partition(":")[0] if name == "device" and value else value
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from . import _record, _run_results
+from . import _label_attributes, _record, _run_results
 from ._colours import forget_fields
 from ._lock import writing_schema
 
@@ -32,6 +32,9 @@ def clear(dataset, key):
     if getattr(config, "bias", None) is not None:
         _clear_examination(dataset, key)
         config = _record.config_of(dataset, key)
+    if getattr(config, "compare", None) is not None:
+        _clear_comparison(dataset, key)
+        config = _record.config_of(dataset, key)
     if config.own:
         delete_files(dataset, key, config)
     with writing_schema(dataset):
@@ -39,6 +42,7 @@ def clear(dataset, key):
         forget_fields(dataset, fields)
         if fields:
             dataset.delete_sample_fields(fields)
+        _label_attributes.clear(dataset, config, key)
     for name in config.saved_views:
         if dataset.has_saved_view(name):
             dataset.delete_saved_view(name)
@@ -50,6 +54,13 @@ def _clear_examination(dataset, key):
     from . import _bias_store
 
     _bias_store.clear(dataset, key)
+
+
+def _clear_comparison(dataset, key):
+    """Deletes what compare_cams stored with a run: also attributes on other runs' heatmaps."""
+    from . import _compare_store
+
+    _compare_store.clear(dataset, key)
 
 
 def delete_files(dataset, key, config):

@@ -5,12 +5,14 @@ import re
 
 import fiftyone.core.odm as fod
 
-from . import _record, _run_results
+from . import _label_attributes, _record, _run_results
 from ._lock import writing_schema
 from ._removal import own_files, remove_if_empty
 
 # What a record says with names of fields, views and tags.
-_NAMING = ("fields", "heatmap_fields", "prediction_field", "saved_views", "bias")
+_NAMING = (
+    "fields", "heatmap_fields", "prediction_field", "label_attributes", "drafts", "saved_views", "bias", "compare",
+)  # fmt: skip
 
 
 def rename(dataset, key, new_key):
@@ -35,6 +37,7 @@ def rename(dataset, key, new_key):
     config = _record.config_of(dataset, key)
     _record.check_idle(config, key)
     fields = {f: new_key + f[len(key) :] if f.startswith(f"{key}_") else f for f in config.fields}
+    fields.update(_label_attributes.renamed(config, key, new_key))
     moves = {old: new for old, new in fields.items() if old != new}
     status = _status_before(dataset, config, key, new_key, moves)
     _record.claim(dataset, key, "renaming", renaming_to=new_key, renamed_from=status)

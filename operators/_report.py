@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ._bias_summary import number, percent, region_sentence, with_interval
-from ._bias_tables import write_classes, write_samples
+from ._bias_tables import write_classes, write_json, write_samples
 
 _THUMB = 210
 _PICTURES, _COMPOSITES = 4, 2
@@ -51,7 +51,7 @@ _LIMITS = (
 
 
 def write_report(folder, summary, found, plan, model):
-    """Writes the page and the tables.
+    """Writes the page ``{cam_key}_bias.html``, two tables, and everything as JSON beside it.
 
     Args:
         folder: an existing folder
@@ -66,6 +66,7 @@ def write_report(folder, summary, found, plan, model):
     stem = os.path.join(folder, f"{summary.cam_key}_bias")
     write_samples(f"{stem}_samples.csv", found, model)
     write_classes(f"{stem}_classes.csv", summary)
+    write_json(f"{stem}.json", summary, found, model)
     page = _Page(summary, found, plan, model)
     path = f"{stem}.html"
     with open(path, "w", encoding="utf-8") as file:
@@ -166,7 +167,7 @@ class _Page:
         scores = check.table.foreign_scores[place]
         for k in sorted(known, key=lambda k: scores[k])[:_COMPOSITES]:
             donor = int(donors[k])
-            other = remove_objects(tested.pictures[donor], tested.masks[donor], margin).image
+            other = remove_objects(tested.pictures[donor], tested.removals[donor], margin).image
             made = swap_background(
                 tested.pictures[place], tested.masks[place], other, feather=feather
             )

@@ -1,12 +1,12 @@
 """A run once more, on other samples or to its end, with the settings of its record."""
 
 from . import _models, _provenance, _runs
-from ._settings import Settings
+from ._settings import MODEL_OPTIONS, Settings
 
 # What is taken from the record as it is; the rest is resolved below or belongs to one call.
 _SAME = (
     "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
-    "max_fields", "seed",
+    "max_fields", "seed", "memory_format", "class_map", *MODEL_OPTIONS,
 )  # fmt: skip
 # Of another dataset or machine these may differ, and the numbers stay the same.
 _MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
@@ -67,6 +67,11 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
 
 def _arguments(then, given):
     arguments = {name: then[name] for name in _SAME if name in then}
+    if isinstance(arguments.get("output"), str) and arguments["output"].startswith("<"):
+        raise ValueError(
+            f"cam_key: the run found its scores with the function {arguments['output']!r}, which its record "
+            "cannot hold; call compute_cams with output="
+        )
     arguments["layers"] = then.get("layers") or None
     for name in ("methods", "targets"):
         value = given.get(name)

@@ -13,7 +13,7 @@ from ._loader import Block
 _IDS_AT_ONCE = 10_000
 
 
-def done_ids(dataset, key, config):
+def done_ids(dataset, key, config, ids=None):
     """Returns the ids of the samples that have everything of a run.
 
     A sample is done when each of the run's heatmaps is on it with the run's key, its file is there if it
@@ -23,20 +23,23 @@ def done_ids(dataset, key, config):
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the run's key
         config: its record
+        ids (None): the samples to look at; all by default
 
     Returns:
         a set
     """
-    return {str(row["_id"]) for row in _done_rows(dataset, key, config)}
+    return {str(row["_id"]) for row in _done_rows(dataset, key, config, ids)}
 
 
-def _done_rows(dataset, key, config):
+def _done_rows(dataset, key, config, ids):
     fields = getattr(config, "heatmap_fields", None) or []
     if not fields:
         return
     query = {f"{field}.cam_key": key for field in fields}
     if config.prediction_field:
         query[config.prediction_field] = {"$ne": None}
+    if ids is not None:
+        query["_id"] = {"$in": [ObjectId(i) for i in ids]}
     paths = {f"{field}.map_path": True for field in fields}
     folders = {}
     for row in dataset._sample_collection.find(query, {"_id": True, **paths}):

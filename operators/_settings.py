@@ -4,8 +4,15 @@ import dataclasses
 import json
 import os
 
+from ._detections import checked_maps
+from ._targets import canonical, ranked_tags, resolve_targets  # noqa: F401 - also from here
+
 STORAGES = ("database", "disk")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+BACKENDS = ("local", "ray")
+#: what of the settings is about the model: arguments of ``cam_core.adapt``
+MODEL_OPTIONS = ("output", "task", "multi_label", "threshold")
 
 
 @dataclasses.dataclass
@@ -30,17 +37,30 @@ class Settings:
     max_fields: int = 12
     seed: int = 51
     resume: bool = False
+    class_map: dict = None
+    object_maps: int = 0
+    output: object = None
+    task: str = None
+    multi_label: bool = None
+    threshold: float = None
+    memory_format: str = "contiguous"
+    backend: str = "local"
+    resources: dict = None
 
     def __post_init__(self):
         """Raises a ValueError for every argument that can be judged by itself."""
         _positive("heatmap_size", self.heatmap_size, low=7, high=4096)
         _positive("max_fields", self.max_fields)
+        self.object_maps = checked_maps(self.object_maps)
         if self.batch_size != "auto":
             _positive("batch_size", self.batch_size)
         if self.num_workers is not None:
             _positive("num_workers", self.num_workers, low=0)
         _choice("storage", self.storage, STORAGES)
         _choice("precision", self.precision, PRECISIONS)
+        _choice("memory_format", self.memory_format, MEMORY_FORMATS)
+        _choice("backend", self.backend, BACKENDS)
+        _check_resources(self.resources, self.backend)
         if self.fuse is not None:
             _choice("fuse", self.fuse, ("layercam", "mean"))
         if self.output_dir is not None and self.storage != "disk":
@@ -53,17 +73,32 @@ class Settings:
             raise ValueError("resume=True needs cam_key, the key of the run to go on with")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if self.multi_label not in (None, True, False):
+            raise ValueError(f"multi_label must be True or False, got {self.multi_label!r}")
+        if self.threshold is not None:
+            number = isinstance(self.threshold, (int, float)) and self.threshold is not True
+            if not number or not 0 < self.threshold < 1:
+                raise ValueError(
+                    f"threshold must be a probability between 0 and 1, got {self.threshold!r}"
+                )
+
+    @property
+    def model_options(self):
+        """What is said about the model's outputs, for ``load_model``."""
+        given = {name: getattr(self, name) for name in MODEL_OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
 
     def describe(self):
         """Returns the settings as JSON-able values, for the run record."""
         values = dataclasses.asdict(
-            dataclasses.replace(self, methods=None, targets=None, layers=None)
+            dataclasses.replace(self, methods=None, targets=None, layers=None, output=None)
         )
         del values["resume"], values["overwrite"]  # of a call, not of what is computed
         if self.output_dir is not None:
             values["output_dir"] = os.path.abspath(os.path.expanduser(self.output_dir))
         values["methods"] = describe(self.methods)
-        values["targets"] = describe(self.targets)
+        values["targets"] = describe(canonical(self.targets))
+        values["output"] = describe(self.output)
         values["layers"] = describe(self.layers)
         return values
 
@@ -77,6 +112,22 @@ def _positive(name, value, low=1, high=None):
     ):
         limits = f"between {low} and {high}" if high else f"of at least {low}"
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
+
+
+def _check_resources(resources, backend):
+    """Raises a ValueError unless these are amounts by name, of a backend that has such."""
+    if resources is None:
+        return
+    if backend != "ray":
+        raise ValueError("resources has no effect with backend='local'; use backend='ray'")
+    amounts = resources.values() if isinstance(resources, dict) else [None]
+    numbers = all(
+        isinstance(n, (int, float)) and not isinstance(n, bool) and n > 0 for n in amounts
+    )
+    if not numbers or not all(isinstance(name, str) for name in resources):
+        raise ValueError(
+            f"resources must be what one worker needs, for example {{'GPU': 1, 'CPU': 8}}, got {resources!r}"
+        )
 
 
 def _choice(name, value, choices):
@@ -95,74 +146,6 @@ def describe(value):
     if callable(value):
         return f"<{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}>"
     return f"<{type(value).__name__}>"
-
-
-def resolve_targets(spec, model):
-    """Turns a target specification into what the engine takes, and names for the fields.
-
-    Args:
-        spec: ``"predicted"``, ``"top_3"``, a class index or name, a callable, or a list of classes
-            and callables
-        model: the :class:`LoadedModel`, whose class names are searched
-
-    Returns:
-        the engine's specification, and a list of one tag per target
-
-    Raises:
-        ValueError: if a class is not known; near names are listed
-    """
-    tags = ranked_tags(spec)
-    if tags is not None:
-        return spec, tags
-    items = as_list(spec)
-    if not items:
-        raise ValueError("targets is empty; leave it out to explain the predicted class")
-    resolved = [_one_target(item, model) for item in items]
-    values, tags = [v for v, _ in resolved], [t for _, t in resolved]
-    twice = [t for v, t in resolved if values.count(v) > 1]
-    if twice:
-        raise ValueError(f"targets: {twice[0]!r} is given twice")
-    # Class names need not be unique, and every lambda has the same name.
-    return values, [
-        t if tags.count(t) == 1 else _distinct(i, v, t) for i, (v, t) in enumerate(resolved)
-    ]
-
-
-def ranked_tags(spec):
-    """Names the targets of ``"predicted"`` and ``"top_3"``; None for anything else."""
-    from ..cam_core.targets import top_ranks
-
-    if spec == "predicted":
-        return ["predicted"]
-    ranks = top_ranks(spec) if isinstance(spec, str) else None
-    return None if ranks is None else [f"top{i + 1}" for i in range(ranks)]
-
-
-def _distinct(position, value, tag):
-    return f"{tag}_{value}" if isinstance(value, int) else f"{tag}_{position + 1}"
-
-
-def _one_target(item, model):
-    from ..cam_core import class_index
-
-    if callable(item):
-        return item, getattr(item, "__name__", "custom").strip("<>")
-    if ranked_tags(item) is not None:
-        raise ValueError(
-            f"targets: {item!r} stands alone; a list holds class names, indices or callables"
-        )
-    if isinstance(item, str):
-        if model.classes is None:
-            raise ValueError(
-                f"targets: {item!r} needs class names; pass classes=, or give an index"
-            )
-        item = class_index(item, model.classes)
-    if isinstance(item, bool) or not isinstance(item, int):
-        raise ValueError(
-            f"targets: {item!r} is not understood; give 'predicted', 'top_3', a class name or index, "
-            "a callable, or a list of classes and callables"
-        )
-    return item, model.label(item)
 
 
 def as_list(value):

@@ -21,6 +21,9 @@ class Summary:
         error: what went wrong while storing, or None
         status: ``"finished"``, ``"interrupted"`` or ``"failed"``
         resumed: of ``done``, those that an earlier call had stored
+        labels: of each label field that is explained a dict: ``field``, how many different ``labels``
+            it has, how many of them are ``known`` to the model and how many ``unknown``; ``mapped``:
+            dicts ``label, count, classes, how``; ``unmapped``: dicts ``label, count, near``
     """
 
     cam_key: str
@@ -35,6 +38,7 @@ class Summary:
     error: str = None
     status: str = "finished"
     resumed: int = 0
+    labels: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
         """One paragraph for people."""
@@ -47,9 +51,21 @@ class Summary:
         blank = sum(n for counts in self.statuses.values() for s, n in counts.items() if s != "ok")
         if blank:
             text += f"; {blank} heatmaps without a picture (see the attribute 'status')"
+        text += "".join(map(_labels_text, self.labels))
         if self.failed:
             first = self.failed[0]
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
         if self.status != "finished":
             text += f"; {self.status}: resume=True goes on with it"
         return text
+
+
+def _labels_text(labels):
+    """Says how many labels of a field the model knows, and what the others may mean."""
+    text = f"; {labels['known']} of {labels['labels']} labels of {labels['field']!r} mapped"
+    if not labels["unknown"]:
+        return text
+    first = labels["unmapped"][0]
+    near = f", near: {', '.join(first['near'])}" if first["near"] else ""
+    more = f" and {labels['unknown'] - 1} more" if labels["unknown"] > 1 else ""
+    return f"{text}, not {first['label']!r}{near}{more} (class_map= says which classes they are)"

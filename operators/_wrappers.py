@@ -9,7 +9,7 @@ import itertools
 import re
 import tempfile
 
-from . import _zoo
+from . import _detector_wrappers, _zoo
 
 
 @dataclasses.dataclass
@@ -51,7 +51,9 @@ def take_apart(model, classes=None, options=None):
     transforms = _transforms_of(model)
     kinds = {kind.__name__ for kind in type(model).__mro__}
     if "FiftyOneZeroShotTransformerForObjectDetection" in kinds:
-        raise ValueError(f"model: it cannot be explained: {_zoo.NO_TEXTS}")
+        return _detector_wrappers.zero_shot(model, module, prompts_of(model, classes))
+    if kinds & {"RFDETRDetectionModel", "RFDETRSegmentationModel"}:
+        return _detector_wrappers.rfdetr(model, module, classes)
     if kinds & {"FiftyOneZeroShotTransformer", "TorchCLIPModel", "TorchOpenClipModel"}:
         return _zero_shot(model, module, transforms, classes)
     if "FiftyOneTransformerForUniversalSegmentation" in kinds:
@@ -96,6 +98,8 @@ def module_of(model):
     inner = getattr(model, "_model", None)
     if is_ultralytics(inner):
         inner = inner.model  # the network inside the object that predicts, trains and exports
+    elif type(inner).__module__.startswith("rfdetr."):
+        inner = inner.model.model  # likewise
     if isinstance(inner, torch.nn.Module):
         return inner
     raise ValueError(
@@ -173,6 +177,14 @@ class PathTransforms:
         if not callable(function):
             raise ValueError(f"preprocess: {type(function).__name__} is not callable")
         self._function = function
+
+    @property
+    def window(self):
+        """The function's own ``window(height, width)``, or None to have it found by a probe."""
+        return getattr(self._function, "window", None)
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self._function!r})"
 
     def from_path(self, path):
         """Maps a file to a (C, h, w) float tensor."""
@@ -304,6 +316,16 @@ def _mean_direction(features):
     return F.normalize(F.normalize(features, dim=1).mean(0), dim=0)
 
 
+def has_names(model):
+    """Whether FiftyOne's wrapper of a model has class names that mean something.
+
+    Args:
+        model: a ``fiftyone.core.models.Model``
+    """
+    names = _names(getattr(model, "classes", None) or [])
+    return bool(names) and not all(_PLACEHOLDER.fullmatch(name) for name in names)
+
+
 def prompts_of(model, classes=None):
     """Returns the texts that a zero-shot model is asked for, by class.
 
@@ -325,7 +347,7 @@ def prompts_of(model, classes=None):
         }
     own = getattr(model, "classes", None) or []
     names = _names(own if classes is None else classes)
-    if not names or all(_PLACEHOLDER.fullmatch(name) for name in names):
+    if (classes is None and not has_names(model)) or not names:
         raise ValueError(
             "classes: this model finds what it is asked for in words; pass classes=['cat', 'dog', ...], or a "
             "dict from names to prompts"

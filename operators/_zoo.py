@@ -161,10 +161,9 @@ _DETECTORS = {
     "FiftyOneYOLOEVPModel": "UltralyticsDetector",
     "FiftyOneRTDETRModel": "UltralyticsDetector",
     "FiftyOneZeroShotTransformerForObjectDetection": "ZeroShotDetector",
+    "RFDETRDetectionModel": "RfDetrDetector",
+    "RFDETRSegmentationModel": "RfDetrDetector",
 }
-
-
-NO_TEXTS = "it yields boxes of texts that its network takes beside the image, for which there is no adapter"
 
 
 def _no_detector(model):
@@ -174,8 +173,6 @@ def _no_detector(model):
     wrapper, _ = _wrapper(model)
     if _DETECTORS.get(wrapper) in {family.__name__ for family in FAMILIES}:
         return None
-    if "ZeroShot" in wrapper:
-        return NO_TEXTS
     return "it yields boxes, and for the network of its own package there is no adapter"
 
 

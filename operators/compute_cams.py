@@ -51,7 +51,13 @@ class ComputeCams(foo.Operator):
         layers=None,
         *,
         transforms=None,
+        preprocess=None,
         classes=None,
+        class_map=None,
+        output=None,
+        task=None,
+        multi_label=None,
+        threshold=None,
         fuse=None,
         keep_layers=True,
         batch_size="auto",
@@ -64,8 +70,12 @@ class ComputeCams(foo.Operator):
         store_prediction=True,
         overwrite=False,
         max_fields=12,
+        object_maps=0,
         seed=51,
         resume=False,
+        memory_format="contiguous",
+        backend="local",
+        resources=None,
         progress=None,
         delegate=False,
     ):
@@ -105,15 +115,47 @@ class ComputeCams(foo.Operator):
             methods (None): names, callables with ingredient names as arguments, pairs of these with
                 options such as ``("eigencam", {"component": 2})``, or a list; ``"gradcam"`` for CNNs
             cam_key (None): names the run and begins every field's name; from the model's name
-            targets ("predicted"): ``"predicted"``, ``"top_3"``, a class name or index, a callable
-                outputs -> (N,) scores, or a list of classes and callables
+            targets ("predicted"): what is explained, one of these or a list of several but the first:
+
+                -   ``"predicted"``, the class with the highest score; of labels that do not exclude each
+                    other up to three, of segmentation the two largest. ``"top_3"`` the best three
+                -   a class name or index: of a picture in which a multi-label or segmentation model does not
+                    see it, no map is made (status ``target_absent``)
+                -   a label field (``"ground_truth"``), or ``{"field": name}`` where a class has that name: of
+                    lists of labels up to three classes. A label that the model lacks gives no map (status
+                    ``label_unknown``, with what it may mean in ``summary.labels``), and so does none
+                    (``no_label``)
+                -   ``"contrast"`` or ``("contrast", field)``: why the prediction and not the label, the
+                    difference of their scores; a sample that is classified as labelled has none (status
+                    ``correct``). ``("contrast", "runner_up")``: why not the second best.
+                    ``("contrast", "A", "B")``: why A and not B. Of signed methods two fields are written,
+                    ``_for`` and ``_against``
+                -   of segmentation: ``{"class": name, "over": "predicted" | "all" | field}``, the class's
+                    scores summed over pixels; ``{"mask": field, "class": name}``, over the objects of the
+                    class in a label field; ``{"box": [x, y, w, h], "class": name}``
+                -   ``{"text": prompt}`` of CLIP and its relatives; ``{"like": sample id or embedding}`` of
+                    networks that give embeddings
+                -   a callable outputs -> (N,) scores
             layers (None): names, globs or modules of the target layers; the family's default
             transforms (None): maps a PIL image to a float tensor (3, h, w); needed for a module
-            classes (None): class names in the order of the outputs
+            preprocess (None): instead of transforms: maps the file's path to a float tensor (C, h, w),
+                for one channel, 16 bits or floats. Where its parts of the image lie is found by a probe with
+                PNG files; one that cannot read these has an attribute ``window``:
+                (height, width) -> (left, top, right, bottom)
+            classes (None): class names in the order of the outputs; one name of a network with one logit
+            class_map (None): names of yours -> a class of the model, or several that count as one:
+                ``{"cat": ["tabby", "tiger cat"]}``, whose score is the logarithm of the sum of the
+                exponentials; for targets by name and for labels
+            output (None): where the scores are in what the model returns: a key, an index, a path such as
+                ``"head.0"``, or a callable
+            task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
+            multi_label (None): whether an image may have several classes, each with its own sigmoid
+            threshold (None): the probability from which on such a class is predicted; 0.5
             fuse (None): ``"layercam"`` or ``"mean"`` also fuses the layers into one field
             keep_layers (True): whether a field per layer is written too when layers are fused
             batch_size ("auto"): 16 on a CPU, probed on a GPU; halved when memory runs out
-            num_workers (None): decoding threads; 0 calls the transforms in this thread only
+            num_workers (None): decoding threads; 0 calls the transforms in this thread only. With
+                ``backend="ray"`` the number of Ray's workers, by default as many as the cluster has room for
             device (None): a torch device; by default the model's
             precision ("auto"): ``"float32"``, ``"bfloat16"`` or ``"float16"`` for the forward; maps
                 are always float32. By default float32 on a CPU and bfloat16 on a GPU
@@ -123,17 +165,25 @@ class ComputeCams(foo.Operator):
             store_prediction (True): whether ``{cam_key}_prediction`` is written
             overwrite (False): whether an earlier run of this key is deleted first
             max_fields (12): a run that would add more heatmap fields is refused
+            object_maps (0): of a detector, for how many objects of an image, the strongest, heatmaps of
+                their own are written, ``..._object1`` and so on; at most 5, which True stands for
             seed (51): of methods that draw random numbers
             resume (False): whether the run of this key is gone on with: what is stored stays, the samples
                 of this view that lack something are computed, those that failed are tried again. The
                 other arguments must be those of the run, and the end is what one call would have given.
                 A key without a run begins one
+            memory_format ("contiguous"): ``"channels_last"`` hands images over in the layout that convolutions
+                prefer: 1.2 times faster on a CPU, maps the same within 1e-5; the model stays as it is
+            backend ("local"): ``"local"`` computes in this process, ``"ray"`` on the workers of a Ray
+                cluster, or of this machine, which all write to this database: see ``docs/scaling.md``
+            resources (None): what one of Ray's workers needs, for example ``{"GPU": 1, "CPU": 8}``; its
+                CPUs are also its threads. By default one CPU
             progress (None): whether to show a progress bar; FiftyOne's setting by default
             delegate (False): whether to schedule the run instead (zoo models and names only)
 
         Returns:
             a ``Summary`` with ``status``, ``done``, ``failed``, ``fields``, ``images_per_second``,
-            ``settings`` and ``statuses``
+            ``settings``, ``statuses`` and ``labels``
 
         Raises:
             ValueError: if an argument is wrong; nothing has been written then
@@ -201,10 +251,16 @@ def messages(ctx, make_job):
 def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
     from ._compute import CamJob
+    from ._wrappers import PathTransforms
 
     arguments = dict(arguments)
     model = arguments.pop("model", None)
     transforms = arguments.pop("transforms", None)
+    preprocess = arguments.pop("preprocess", None)
+    if preprocess is not None:
+        if transforms is not None:
+            raise ValueError("preprocess: give transforms or preprocess, not both")
+        transforms = PathTransforms(preprocess)
     classes = arguments.pop("classes", None)
     return CamJob(samples, model, Settings(**arguments), transforms, classes, origin=origin)
 

@@ -56,7 +56,9 @@ class FindBackgroundBias(foo.Operator):
         labels="auto",
         probe="auto",
         donors=4,
+        most_donors=16,
         control=True,
+        noise=True,
         feather=2,
         group_by=None,
         scenes=None,
@@ -77,6 +79,12 @@ class FindBackgroundBias(foo.Operator):
         Heat says where evidence is and is no proof; the swap puts each object on other samples'
         backgrounds and watches the score. After Xiao et al., Noise or Signal: The Role of Image
         Backgrounds in Object Recognition, ICLR 2021.
+
+        Of a detector each box of ``objects`` is tested by itself: its score is that of the best candidate
+        of its class that overlaps it by half, everything outside of it is replaced, and the results are
+        attributes of its label: ``{cam_key}_verdict``, ``{cam_key}_dependence``,
+        ``{cam_key}_swap_drop`` and more. The sample takes the worst of its objects. Heat is not judged
+        then, and ``labels`` and ``group_by`` are for classifiers.
 
         Example usage::
 
@@ -131,15 +139,18 @@ class FindBackgroundBias(foo.Operator):
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000 by
                 default. The others get an estimate from their heat where that predicts the swap
             donors (4): other backgrounds per sample
+            most_donors (16): up to how many a sample gets whose verdict these leave open
             control (True): whether as many backgrounds of the same class are tried: what pasting alone
                 costs
+            noise (True): whether noise on the object is compared with noise on the background, on up to
+                200 samples: the model's relative foreground sensitivity
             feather (2): pixels over which a pasted object fades out
             group_by (None): a field with one value per sample, such as ``"hospital"``
             scenes (None): a field that says which samples belong together (scene, video): they lend
                 each other no backgrounds, and intervals count scenes
             views (True): whether three views are saved
             tags (False): whether samples are tagged with their verdicts
-            report (None): a folder for an HTML report and CSV files
+            report (None): a folder for an HTML report, CSV files, and everything as JSON
             batch_size ("auto"): images per forward
             num_workers (None): decoding threads; 0 calls the transforms in this thread only
             device (None): a torch device; by default the model's
@@ -147,15 +158,15 @@ class FindBackgroundBias(foo.Operator):
             overwrite (False): whether what an earlier examination of this run wrote is deleted first
             seed (51): of everything random
             progress (None): whether to show a progress bar; FiftyOne's setting by default
-            delegate (False): whether to schedule the run instead (zoo models and names only)
+            delegate (False): whether to schedule the run instead (models by name only)
 
         Returns:
             a ``BiasSummary`` with ``classes``, ``model``, ``calibration``, ``objects``, ``verdicts``,
             ``skipped`` and more; printed, it is a paragraph
 
         Raises:
-            ValueError: if an argument is wrong, or the model is no classifier; nothing has been
-                written then
+            ValueError: if an argument is wrong, or the model is neither a classifier nor a detector;
+                nothing has been written then
         """
         arguments = {
             k: v
@@ -167,9 +178,9 @@ class FindBackgroundBias(foo.Operator):
         return run_with_bar(_job(samples, arguments, origin="python"), progress)
 
     def _delegate(self, samples, arguments):
-        from . import _bias_forms
+        from . import _bias_forms, _runs
 
-        params = _bias_forms.params_of(arguments)
+        params = _bias_forms.params_of(arguments, _runs.list_runs(samples._dataset))
         ctx = {"view": samples.view()}
         return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
 

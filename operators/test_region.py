@@ -58,7 +58,8 @@ class TestRegion(foo.Operator):
         """Tests a region without needing to know where objects are; writes nothing.
 
         The region of each sample is replaced by the same region of samples of other predicted
-        classes, and so are random regions of its size and shape, which are the control.
+        classes, and so are random regions of its size and shape, which are the control; of the border,
+        for which there is no other place, the control is that of samples of the same class.
 
         Example usage::
 

@@ -115,3 +115,8 @@ def find(samples, network=None, cam_key="run", **arguments):
         samples, cam_key, network, transforms=to_tensor, classes=CLASSES, progress=False,
         num_workers=0, **{"layers": "features", "methods": "hirescam", **arguments},
     )  # fmt: skip
+
+
+def background_model():
+    """A loader for ``register_model``: a network that reads the background."""
+    return Cues(**BACKGROUND), to_tensor, CLASSES

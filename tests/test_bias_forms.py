@@ -93,7 +93,11 @@ def test_delegated_parameters_are_read_back():
     given = {
         "cam_key": "k", "model": "m", "objects": None, "labels": "auto", "probe": "auto", "donors": 6,
     }  # fmt: skip
-    params = forms.params_of(given)
+    params = forms.params_of(given, runs=["k"])
+    assert (params["cam_key"], "new_key" in params) == ("k", False)
+    new = forms.params_of(given)
+    assert (new["cam_key"], new["new_key"]) == ("a new run", "k")
+    assert forms.arguments_of(new) == forms.arguments_of(params)
     assert forms.arguments_of(params) == {
         "cam_key": "k", "model": "m", "objects": None, "labels": "auto", "donors": 6,
     }  # fmt: skip
@@ -139,9 +143,15 @@ def test_regions_of_every_kind(make_dataset, tmp_path):
     hottest = test(dataset, **given)
     assert hottest.region_drop["mean"] > 0.05
     border = test(dataset, "border", **given)
-    assert border.controlled == 0
-    assert border.effect["mean"] is None
-    assert "too large for a control" in str(border)
+    # the ring has no other place: its control is the ring of the same class
+    assert (border.control, hottest.control) == ("same class", "elsewhere")
+    assert border.controlled == 24
+    assert abs(border.control_drop["mean"]) < 0.2
+    assert "by those of its own class" in str(border)
+    wide = test(dataset, [0, 0, 1, 0.9], **given)
+    assert wide.controlled == 0
+    assert wide.effect["mean"] is None
+    assert "too large for a control" in str(wide)
 
 
 @pytest.mark.parametrize(

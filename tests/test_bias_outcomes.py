@@ -177,14 +177,14 @@ def test_several_object_fields_are_asked_about(agree):
         find(dataset)
 
 
-def test_a_detector_is_refused(agree):
+def test_a_detector_without_class_names_is_refused(agree):
     import torchvision
 
     detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None
     ).eval()
     dataset = agree(2)
-    with pytest.raises(ValueError, match=r"model|layer|score"):
+    with pytest.raises(ValueError, match=r"classes: the names of the detector's classes"):
         operator("find_background_bias")(
             dataset, "det", detector, transforms=to_tensor, progress=False, num_workers=0
         )
@@ -244,7 +244,7 @@ def test_a_run_that_is_closed_writes_nothing(make_dataset, tmp_path, phase):
     assert summary.tested == 24
 
 
-def test_closing_while_writing_leaves_whole_samples(agree, monkeypatch):
+def test_closing_while_writing_takes_back_what_was_written(agree, monkeypatch):
     dataset = agree(24)
     job, settings = inner("_bias_job"), inner("_bias_settings")
     monkeypatch.setattr(job, "_WRITTEN_AT_ONCE", 10)
@@ -255,12 +255,39 @@ def test_closing_while_writing_leaves_whole_samples(agree, monkeypatch):
     for state in steps:
         if state.name == "writing":
             break
-    steps.close()
-    assert inner("_bias_store").record_of(dataset, "run")["status"] == "interrupted"
     fields = ["run_verdict", "run_dependence", "run_bias.reason", "run_hirescam.verdict"]
     for parts in zip(*dataset.values(fields), strict=True):
         assert all(p is None for p in parts) or all(p is not None for p in parts)
     assert dataset.count("run_verdict") == 10
+    steps.close()
+    assert inner("_bias_store").record_of(dataset, "run")["status"] == "interrupted"
+    dataset.reload()
+    names = dataset.get_field_schema(flat=True)
+    assert not {"run_verdict", "run_dependence", "run_bias", "run_hirescam.verdict"} & set(names)
+    assert "run_bias" not in [g.name for g in dataset.app_config.sidebar_groups]
+    assert dataset.count("run_hirescam.map") == 24, "the heatmaps stay"
+    assert getattr(dataset.load_run_results("run"), "bias", None) is None
+    assert find(dataset).tested == 24, "and nothing is in the way of another go"
+
+
+def test_an_error_after_writing_takes_back_views_and_tags(agree, monkeypatch):
+    dataset = agree(24)
+    store = inner("_bias_store")
+    tagged = store.save_tags
+
+    def fails(*arguments):
+        tagged(*arguments)
+        raise RuntimeError("the database is gone")
+
+    monkeypatch.setattr(store, "save_tags", fails)
+    with pytest.raises(RuntimeError, match="the database is gone"):
+        find(dataset, tags=True)
+    record = store.record_of(dataset, "run")
+    assert (record["status"], record["views"], record["tags"]) == ("failed", [], [])
+    assert "the database is gone" in record["error"]
+    assert dataset.list_saved_views() == []
+    assert dataset.count_sample_tags() == {}
+    assert dataset.get_run_info("run").config.saved_views == []
 
 
 def test_an_error_in_the_check_is_raised_and_recorded(agree, monkeypatch):
@@ -273,4 +300,6 @@ def test_an_error_in_the_check_is_raised_and_recorded(agree, monkeypatch):
     monkeypatch.setattr(swap.Predictor, "__call__", fails)
     with pytest.raises(RuntimeError, match="the device is gone"):
         find(dataset)
-    assert inner("_bias_store").record_of(dataset, "run")["status"] == "interrupted"
+    record = inner("_bias_store").record_of(dataset, "run")
+    assert record["status"] == "failed"
+    assert "the device is gone" in record["error"]

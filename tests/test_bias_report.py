@@ -5,6 +5,7 @@ import csv
 import html.parser
 import importlib
 import io
+import json
 import re
 
 import numpy as np
@@ -172,3 +173,22 @@ def test_words_for_numbers(plugin):
     assert words.with_interval(interval) == "50 % (25 % to 75 %, n = 12)"
     alone = {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert words.with_interval(alone, words.number) == "0.50 (n = 1)"
+
+
+def test_everything_as_json(make_dataset, tmp_path, folder):
+    dataset, summary, _ = make(make_dataset, tmp_path, folder, count=24, evil=True)
+    text = (folder / "run_bias.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    found = json.loads(text)
+    assert sorted(found) == ["lines", "samples", "schema", "summary"]
+    assert found["schema"] == 1
+    assert found["lines"] == summary.lines()
+    assert found["summary"]["verdicts"] == summary.verdicts
+    assert found["summary"]["classes"][0]["bg_gap"] == summary.classes[0]["bg_gap"]
+    assert [row["id"] for row in found["samples"]] == dataset.values("id")
+    first = dataset.first()
+    row = found["samples"][0]
+    assert (row["verdict"], row["dependence"]) == (first.run_verdict, first.run_dependence)
+    assert row["swap_drop"] == first.run_bias.swap_drop
+    assert row["donors"] == list(first.run_bias.donors)
+    assert row["context_drop"] is None

@@ -4,40 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms as T
-from operators_common import compute, operator
-from torch import nn
+from detectors_common import SIDE, detector
+from operators_common import compute
 
-from cam_core import Candidates, DetectionModel, explain_objects
+from cam_core import explain_objects
 
 pytestmark = pytest.mark.usefixtures("plugin")
-SIDE, PATCH = 64, 16
-
-
-class Grid(nn.Module):
-    """One candidate box per patch; its score is how bright the patch is."""
-
-    def __init__(self, bias=0.0):
-        super().__init__()
-        self.patches = nn.Conv2d(3, 4, PATCH, PATCH)
-        nn.init.constant_(self.patches.weight, 4 / (3 * PATCH * PATCH))
-        nn.init.constant_(self.patches.bias, 0)
-        self.head = nn.Conv2d(4, 2, 1)
-        nn.init.constant_(self.head.weight, 0.25)
-        nn.init.constant_(self.head.bias, bias)
-
-    def forward(self, images):
-        return self.head(self.patches(images).relu())
-
-
-def read(outputs, images):
-    corners = torch.cartesian_prod(torch.arange(4), torch.arange(4)).flip(1) * float(PATCH)
-    boxes = torch.cat([corners, corners + PATCH], 1)
-    rows = outputs.flatten(2).transpose(1, 2)
-    return [Candidates(boxes, row, row.detach().sigmoid()) for row in rows]
-
-
-def detector(bias=0.0):
-    return DetectionModel(Grid(bias).eval(), read=read, levels=["patches"])
 
 
 def run(dataset, model, **arguments):
@@ -52,7 +24,7 @@ def test_the_field_is_the_maximum_over_the_detections(photo_dataset):
 
     dataset = photo_dataset(3)
     summary = run(dataset, detector(-3.2), methods=["layercam", "hirescam"], batch_size=2)
-    assert summary.fields == ["run_layercam", "run_hirescam"]
+    assert summary.fields == ["run_layercam", "run_hirescam", "run_detections"]
     for sample in dataset:
         image = T.ToTensor()(Image.open(sample.filepath).convert("RGB").resize((SIDE, SIDE), 2))
         found = explain_objects(detector(-3.2), image[None], methods="layercam")
@@ -79,8 +51,7 @@ def test_nothing_detected_is_no_picture(photo_dataset):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"targets": "top_2"}, "a detector's own detections are explained"),
-        ({"targets": ["light"]}, "a detector's own detections are explained"),
+        ({"targets": "top_2"}, "no class 'top_2'"),
         ({"fuse": "mean"}, "feature levels are one map already"),
     ],
 )
@@ -88,17 +59,4 @@ def test_what_detectors_have_no_use_for(photo_dataset, arguments, message):
     dataset = photo_dataset(1)
     with pytest.raises(ValueError, match=message):
         run(dataset, detector(), **arguments)
-    assert dataset.list_runs() == []
-
-
-def test_bias_of_a_detector_is_refused_before_anything_is_computed(photo_dataset):
-    dataset = photo_dataset(2)
-    with pytest.raises(ValueError, match="tests classifiers"):
-        operator("find_background_bias")(
-            dataset,
-            "det",
-            detector(),
-            transforms=T.Compose([T.Resize((SIDE, SIDE)), T.ToTensor()]),
-            progress=False,
-        )
     assert dataset.list_runs() == []

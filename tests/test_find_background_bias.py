@@ -59,6 +59,9 @@ def test_a_network_that_reads_the_background(agree):
     assert (summary.tested, summary.skipped) == (48, {})
     text = str(summary)
     assert "the score of 48 of 48 tested samples depends on the background" in text
+    # donors of both kinds exchanged: no sample loses half of its score on the one and not on the other
+    assert m["null_rate"] < 0.1
+    assert "False alarms: with donors of other classes and of the own class exchanged" in text
     assert "2 of 2 depend on the background" in text
     assert "'ground_truth' (object), the only object field that is no prediction" in text
 
@@ -78,6 +81,11 @@ def test_a_network_that_reads_the_object(agree):
     text = str(summary)
     assert "no background dependence of the 2 classes judged found with these checks on 48" in text
     assert "not proof that there is none" in text
+    assert summary.model["null_rate"] == 0
+    # noise of .25 averages out over the object's 144 pixels: no prediction changes
+    noise = summary.model["sensitivity"]
+    assert (noise["n"], noise["value"], noise["noisy_object"]) == (48, 0, 1)
+    assert "relative foreground sensitivity 0.00" in text
     assert "unbiased" not in text
     assert len(dataset.load_saved_view("run: relies on background")) == 0
 

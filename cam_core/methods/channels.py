@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..decompose import eigen
+
 _EIGEN: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("eigen", default=None)
 
 
@@ -91,10 +93,10 @@ def principal_map(features: Tensor, component: int, center: bool, reference: Ten
     finite = matrix.isfinite().all(-1).all(-1)
     safe = torch.where(finite[:, None, None], matrix, 0)
     if height * width <= channels:
-        values, vectors = torch.linalg.eigh(safe @ safe.transpose(1, 2))
+        values, vectors = eigen(safe @ safe.transpose(1, 2))
         projected = vectors[..., -component] * values[..., -component].clamp_min(0).sqrt()[:, None]
     else:
-        _, vectors = torch.linalg.eigh(safe.transpose(1, 2) @ safe)
+        _, vectors = eigen(safe.transpose(1, 2) @ safe)
         projected = (safe @ vectors[..., -component, None])[..., 0]
     projected = oriented(projected, reference.flatten(1)) * scale[..., 0]
     projected = torch.where(finite[:, None], projected, torch.nan)

@@ -296,10 +296,10 @@ def test_paste_loss_is_steadied_too():
     )
     found = calibration.estimate_paste_loss(effects, np.zeros(400))
     assert (effects.same_drop > 0.4).sum() > 0
-    assert not (found > 0.4).any()
-    assert found.mean() == pytest.approx(0.1, abs=0.03)
+    assert not (found.value > 0.4).any()
+    assert found.value.mean() == pytest.approx(0.1, abs=0.03)
     effects.same_drop[:] = np.nan
-    assert np.isnan(calibration.estimate_paste_loss(effects, np.zeros(400))).all()
+    assert np.isnan(calibration.estimate_paste_loss(effects, np.zeros(400)).value).all()
 
 
 def test_assess_calls_unstable_what_pasting_costs():

@@ -256,3 +256,21 @@ def test_sklearn_kernel_pca(kernel, gamma):
     ]
     ours = kpcacam(activations, kernel=kernel, gamma=gamma, center=False)
     same_up_to_sign(ours, torch.stack(theirs))
+
+
+def test_decomposition_that_does_not_converge_is_done_in_double_precision(monkeypatch):
+    activations, _ = relu_layer(2, 8, 5, 5)
+    expected = eigencam(activations)
+    real, tried = torch.linalg.eigh, []
+
+    def failing(matrix):
+        tried.append(matrix.dtype)
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return real(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    found = eigencam(activations)
+    assert tried == [torch.float32, torch.float64]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from torchvision import models
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cam_core.geometry import _RULES, Window, axis_weights, probe, project, trace
+from cam_core.geometry import _RULES, Window, axis_weights, probe, project, to_input, trace
 
 SIZES = [(480, 640), (640, 480), (300, 300), (233, 517)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -331,3 +331,64 @@ def test_somebodys_own_resize_is_not_taken_for_torchvisions():
             return image
 
     assert trace(Resize(), 30, 40) is None
+
+
+# back from the image to the model's input
+
+
+WINDOWS = [
+    Window.whole(48, 64),
+    Window((48, 64), 16, 8, 48, 40),  # a crop
+    Window((48, 64), 0, -8, 64, 56),  # padded above and below
+    Window((48, 64), 3.5, -2.25, 60.5, 44.75),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_plane_comes_back_from_the_image(window):
+    """A plane is carried to a small part of a cell, away from the border's half cells."""
+    size = (24, 30)
+    y, x = torch.meshgrid(*(torch.arange(n) + 0.5 for n in (192, 256)), indexing="ij")
+    down, right = y / 192 * 48, x / 256 * 64  # in pixels of the image
+    found = to_input((2 * down + 3 * right + 5)[None], window, size)[0]
+    rows = window.top + (torch.arange(24) + 0.5) / 24 * (window.bottom - window.top)
+    columns = window.left + (torch.arange(30) + 0.5) / 30 * (window.right - window.left)
+    wanted = 2 * rows[:, None] + 3 * columns[None] + 5
+    step = (window.bottom - window.top) / 24 / 2, (window.right - window.left) / 30 / 2
+    inside = ((rows > step[0]) & (rows < 48 - step[0]))[:, None] & (
+        (columns > step[1]) & (columns < 64 - step[1])
+    )
+    # a cell rises by 2 / 4 + 3 / 4; a cell that two pixels share counts with its middle for both
+    torch.testing.assert_close(found[inside], wanted[inside], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_round_trip(window):
+    """Laid on the image and cut out again, a smooth map is what it was, where it is on the image."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 4, 5, generator=generator)
+    maps = F.interpolate(coarse, size=(24, 30), mode="bilinear", align_corners=False)[0]
+    back = to_input(project(maps, window, (192, 256)), window, (24, 30))
+    rows = window.top + (torch.arange(24) + 0.5) / 24 * (window.bottom - window.top)
+    columns = window.left + (torch.arange(30) + 0.5) / 30 * (window.right - window.left)
+    margin = (window.bottom - window.top) / 24
+    inside = ((rows > margin) & (rows < 48 - margin))[:, None] & (
+        (columns > margin) & (columns < 64 - margin)
+    )
+    assert (back - maps)[0][inside].abs().max() < 0.03
+    assert (back[0][(rows < -margin)] == 0).all(), "padding has no heat"
+
+
+def test_back_onto_the_same_pixels_nothing_changes():
+    heat = (torch.rand(1, 33, 47, generator=torch.Generator().manual_seed(0)) * 5).floor() / 5
+    found = to_input(heat, Window.whole(480, 640), (33, 47))
+    assert torch.equal(found, heat), "equal heat stays equal, no heat stays none"
+
+
+def test_back_to_an_input_of_fewer_pixels_every_cell_counts():
+    heat = torch.zeros(1, 8, 8)
+    heat[0, 3, 3] = 1.0
+    found = to_input(heat, Window.whole(80, 80), (2, 2))
+    torch.testing.assert_close(found[0], torch.tensor([[1 / 16, 0.0], [0, 0]]))
+    cropped = to_input(heat, Window((80, 80), 20, 20, 60, 60), (1, 2))
+    torch.testing.assert_close(cropped[0], torch.tensor([[1 / 8, 0.0]]))

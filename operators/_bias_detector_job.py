@@ -1,0 +1,314 @@
+"""A detector's objects after the test: what is written, and what is said of classes and model."""
+
+import collections
+import csv
+import dataclasses
+import json
+import math
+import os
+import time
+
+import numpy as np
+
+from . import _bias_store as store
+from . import _runs
+from ._bias_analysis import interval_of, mean_of, untested_class
+from ._bias_detector import examine_objects
+from ._bias_steps import Phase
+from ._bias_summary import BiasSummary
+from ._bias_tables import SCHEMA, cell, write_classes
+from ._label_attributes import LabelAttributes
+from ._loader import Failure
+from ._lock import writing_schema
+
+_WRITTEN_AT_ONCE = 500
+
+
+def examine(job, folder, stack, start):
+    """Tests a detector's objects and stores what was found.
+
+    Args:
+        job: the :class:`BiasJob`
+        folder: a temporary folder
+        stack: closes what is opened
+        start: when the run began
+
+    Yields:
+        a :class:`Phase`, now and then
+
+    Returns:
+        a :class:`BiasSummary`
+    """
+    found = yield from examine_objects(job, folder, stack)
+    yield from _write(job, found)
+    return _summarise(job, found, start)
+
+
+def _write(job, found):
+    """Everything of a sample and its objects in one update."""
+    dataset, key, field = job.dataset, job.cam_key, job.object_field
+    with writing_schema(dataset):
+        store.declare(dataset, key, [])
+    store.declare_objects(dataset, key, field)
+    count, start = len(job.rows), time.perf_counter()
+    for first in range(0, count, _WRITTEN_AT_ONCE):
+        indices = range(first, min(first + _WRITTEN_AT_ONCE, count))
+        rows, labels = object_rows(found, indices, key, job.model)
+        parts = {i: LabelAttributes(f"{field}.detections", part) for i, part in labels.items()}
+        for sample_id in store.write(dataset, rows, parts):
+            path = found.scan.paths[found.scan.index[sample_id]]
+            job.failures.append(Failure(sample_id, path, "the sample was deleted during the run"))
+        yield Phase("writing", indices[-1] + 1, count, time.perf_counter() - start)
+    job.show(_by_sample(found), False)
+
+
+def _by_sample(found):
+    ids = found.scan.ids
+    return {ids[i]: _verdict(found, found.worst(i)).verdict for i in range(len(ids))}
+
+
+def _summarise(job, found, start):
+    s, seed = job.settings, job.settings.seed
+    a, tested = found.assessment, int(found.assessment.tested.sum())
+    skipped = collections.Counter(
+        "not in the probe" if state == "not tested" else state for state in found.status
+    )
+    skipped.pop("ok", None)
+    unknown = sorted(
+        {n or "" for n, i in zip(found.scan.names, found.scan.labels, strict=True) if i < 0}
+    )
+    summary = BiasSummary(
+        cam_key=job.cam_key,
+        samples=len(job.rows),
+        tested=tested,
+        classes=object_classes(found, seed),
+        model=object_model(found, seed),
+        calibration={
+            "auroc": None, "usable": False, "reason": "heat is not judged of detectors", "n": 0,
+            "positives": 0, "relative": a.relative,
+        },
+        objects=job.objects.described,
+        verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
+        skipped=dict(skipped.most_common()),
+        heat=None,
+        regions=[],
+        clusters=[],
+        telltales=[],
+        portraits=[],
+        groups=None,
+        labels={
+            "field": job.object_field,
+            "known": int((found.scan.labels >= 0).sum()),
+            "unknown": int((found.scan.labels < 0).sum()),
+            "names": unknown[:20],
+        },
+        views=job.views,
+        fields=[*store.field_names(job.cam_key), *store.object_paths(job.cam_key, job.object_field)],
+        report=None,
+        failed=[dataclasses.asdict(f) for f in job.failures],
+        seconds=0.0,
+        settings=job.used(),
+        notes=[job.objects.note, *_notes(s, found)],
+        unit="objects",
+        units=len(found.status),
+    )  # fmt: skip
+    if s.report is not None:
+        summary.report = write_objects_report(s.report, summary, found)
+    summary.seconds = time.perf_counter() - start
+    return summary
+
+
+def _notes(settings, found):
+    notes = [
+        "Of each object everything outside its box was replaced; a sample takes the worst of its objects."
+    ]
+    if not settings.control:
+        notes.append("The paste control was not run, so drops may be owed to pasting.")
+    if found.check is None:
+        notes.append("None of these objects is found by the detector, so nothing was swapped.")
+    return notes
+
+
+def object_classes(found, seed):
+    """Describes every class of object, as :func:`class_rows` does of samples."""
+    from ..cam_core.bias import class_table
+
+    names = np.array([n or "" for n in found.scan.names], dtype=object).astype(str)
+    rows, counts = [], collections.Counter(names.tolist())
+    if found.check is not None and len(found.units):
+        homes = found.scan.homes[found.units]
+        groups = homes if found.scenes is None else [str(found.scenes[i]) for i in homes]
+        for row in class_table(
+            names[found.units], found.check.effects, found.assessment.dependence[found.units],
+            groups, support=False, seed=seed,
+        ):  # fmt: skip
+            values = {k: v if not _is_nan(v) else None for k, v in vars(row).items()}
+            values.update(bg_gap=interval_of(row.bg_gap), bg_support=interval_of(row.bg_support))
+            rows.append(values)
+    rows += [untested_class(name) for name in counts if name not in {r["label"] for r in rows}]
+    for row in rows:
+        mine = names == row["label"]
+        seen = np.array([s not in ("not found", "no class") for s in found.status])
+        row.update(
+            samples=counts[row["label"]],
+            accuracy=mean_of(np.where(np.isfinite(found.scan.score), seen, np.nan)[mine]),
+            obj_energy=None,
+            area=mean_of(_areas(found.scan)[mine]),
+            zero_maps=0,
+        )
+    return rows
+
+
+def _areas(scan):
+    return (scan.boxes[:, 2] - scan.boxes[:, 0]) * (scan.boxes[:, 3] - scan.boxes[:, 1])
+
+
+def _is_nan(value):
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def object_model(found, seed):
+    """The model line of objects: how many are found where they were; None where nothing was swapped."""
+    from ..cam_core.bias import model_line
+    from ..cam_core.null_rate import null_rate
+
+    if found.check is None or not np.isfinite(found.check.effects.swap_drop).any():
+        return None
+    homes = found.scan.homes[found.units]
+    groups = homes if found.scenes is None else [str(found.scenes[i]) for i in homes]
+    truth = found.scan.labels[found.units]
+    line = model_line(
+        found.check.table, found.check.bg_predictions, int(truth.max()) + 1, truth, groups, seed
+    )
+    values = {
+        k: interval_of(v) if dataclasses.is_dataclass(v) else v for k, v in vars(line).items()
+    }
+    values.update(against="objects", chance=None, majority=None, evidence=None, sensitivity=None)
+    values["null_rate"] = null_rate(
+        truth, found.check.status, found.check.table, relative=found.assessment.relative, seed=seed
+    )
+    return values
+
+
+def object_rows(found, indices, cam_key, model):
+    """What is written of some samples and their objects.
+
+    Returns:
+        ``{sample id: {path: value}}`` and ``{sample id: {label id: {attribute: value}}}``
+    """
+    import fiftyone as fo
+
+    verdict, dependence, bias = store.field_names(cam_key)
+    rows, labels = {}, {}
+    for i in indices:
+        sample_id, unit = found.scan.ids[i], found.worst(i)
+        numbers = object_numbers(found, unit, model)
+        rows[sample_id] = {
+            verdict: _verdict(found, unit).verdict,
+            dependence: _known(found.assessment.dependence[unit]) if unit is not None else None,
+            bias: fo.DynamicEmbeddedDocument(**numbers),
+        }
+        labels[sample_id] = {
+            found.scan.label_ids[u]: {
+                f"{cam_key}_{name}": value for name, value in attributes_of(found, u).items()
+            }
+            for u in found.scan.mine[i]
+        }
+    return rows, labels
+
+
+def _verdict(found, unit):
+    from ..cam_core.verdicts import CANNOT_SAY, Verdict
+
+    if unit is None:
+        return Verdict(CANNOT_SAY, "no object is annotated")
+    return found.assessment.verdicts[unit]
+
+
+def attributes_of(found, unit):
+    """What an object's label gets, by the names of ``store.OBJECT_ATTRIBUTES``."""
+    says = found.assessment.verdicts[unit]
+    effects = ("swap_drop", "same_drop", "bg_gap", "swap_flip", "bg_only")
+    return {
+        "verdict": says.verdict,
+        "dependence": _known(found.assessment.dependence[unit]),
+        "swap_score": _known(found.scan.score[unit]),
+        **{name: found.effect(name, unit) for name in effects},
+        "reason": says.reason,
+    }
+
+
+def object_numbers(found, unit, model):
+    """Every number of the object that speaks for a sample, by the names of ``store.ATTRIBUTES``."""
+    values = dict.fromkeys(store.ATTRIBUTES)
+    values["reason"] = _verdict(found, unit).reason
+    if unit is None:
+        values.update(tested=False, object_status="no_object")
+        return values
+    label = int(found.scan.labels[unit])
+    effects = ("swap_drop", "same_drop", "bg_gap", "swap_flip", "adopt", "bg_only")
+    values.update(
+        tested=bool(found.assessment.tested[unit]),
+        explained=model.label(label) if label >= 0 else None,
+        label=found.scan.names[unit],
+        score=_known(found.scan.score[unit]),
+        object_area=float(_areas(found.scan)[unit]),
+        object_status="ok",
+        object_source="box",
+        object_scope="its worst object",
+        donors=_donors(found, unit),
+        **{name: found.effect(name, unit) for name in effects},
+    )
+    return values
+
+
+def _donors(found, unit):
+    place = np.flatnonzero(found.units == unit)
+    if not len(place):
+        return None
+    d = found.check.donors
+    lent = [*d.foreign[place[0]].tolist(), *d.same[place[0]].tolist()]
+    return [found.scan.ids[found.rows[j]] for j in lent if j >= 0]
+
+
+def _known(value):
+    return float(value) if math.isfinite(value) else None
+
+
+def write_objects_report(folder, summary, found):
+    """Writes two tables and everything as JSON; returns the path of the JSON file.
+
+    Args:
+        folder: an existing folder
+        summary: the :class:`BiasSummary`
+        found: the :class:`ObjectFindings`
+    """
+    stem = os.path.join(folder, f"{summary.cam_key}_bias")
+    write_classes(f"{stem}_classes.csv", summary)
+    scan = found.scan
+    objects = [
+        {
+            "sample": scan.ids[home],
+            "filepath": scan.paths[home],
+            "id": scan.label_ids[unit],
+            "label": scan.names[unit],
+            "box": [float(v) for v in scan.boxes[unit]],
+            **attributes_of(found, unit),
+        }
+        for unit, home in enumerate(scan.homes.tolist())
+    ]
+    with open(f"{stem}_objects.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        names = [name for name in objects[0] if name != "box"]
+        table.writerow(names)
+        for row in objects:
+            table.writerow([cell(row[name]) for name in names])
+    document = {
+        "schema": SCHEMA,
+        "lines": summary.lines(),
+        "summary": _runs.jsonable(dataclasses.asdict(summary)),
+        "objects": _runs.jsonable(objects),
+    }
+    with open(f"{stem}.json", "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1, ensure_ascii=False, allow_nan=False)
+    return f"{stem}.json"

@@ -1,0 +1,93 @@
+"""Attributes on labels that are there already: declared, written beside the labels, taken back."""
+
+import dataclasses
+
+from bson import ObjectId
+
+from ._lock import writing_schema
+
+
+@dataclasses.dataclass
+class LabelAttributes:
+    """Values for attributes of a sample's labels: only these are written, the labels stay as they are.
+
+    A label that was deleted meanwhile is passed over.
+
+    Attributes:
+        path: of the list of labels, such as ``"ground_truth.detections"``
+        rows: ``{label id: {attribute: value}}``
+    """
+
+    path: str
+    rows: dict
+
+    def operations(self):
+        """Returns what MongoDB sets, ``{path: value}``, and the filters that say on which labels."""
+        values, filters = {}, []
+        for number, (label_id, attributes) in enumerate(self.rows.items()):
+            filters.append({f"label{number}._id": ObjectId(label_id)})
+            for name, value in attributes.items():
+                values[f"{self.path}.$[label{number}].{name}"] = value
+        return values, filters
+
+
+def declare(dataset, path, attributes):
+    """Declares attributes of labels with their types, so that the sidebar can filter them.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        path: of the list of labels
+        attributes: ``{name: (type of field, description)}``
+    """
+    missing = {n: a for n, a in attributes.items() if dataset.get_field(f"{path}.{n}") is None}
+    if not missing:
+        return
+    with writing_schema(dataset):
+        for name, (kind, description) in missing.items():
+            dataset.add_sample_field(f"{path}.{name}", kind, description=description)
+
+
+def written_by(config, key):
+    """The paths of the attributes that a run wrote on labels of others.
+
+    Args:
+        config: the run's record
+        key: its key; a path that does not carry it is not the run's, whatever its record says
+
+    Returns:
+        a list of paths
+    """
+    paths = getattr(config, "label_attributes", None) or []
+    return [
+        path
+        for path in paths
+        if isinstance(path, str) and path.rpartition(".")[2].startswith(f"{key}_") and "." in path
+    ]
+
+
+def clear(dataset, config, key):
+    """Deletes the attributes that a run wrote on labels of others; the labels stay.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        config: the run's record
+        key: its key
+    """
+    paths = [p for p in written_by(config, key) if dataset.get_field(p) is not None]
+    if paths:
+        dataset.delete_sample_fields(paths)
+
+
+def renamed(config, key, new_key):
+    """Where a run's attributes are under another key: ``{old path: new path}``.
+
+    Args:
+        config: the run's record
+        key: its key
+        new_key: the new key
+    """
+    moves = {}
+    for path in written_by(config, key):
+        head, _, name = path.rpartition(".")
+        moves[path] = f"{head}.{new_key}{name[len(key) :]}"
+    return moves

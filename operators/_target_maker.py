@@ -1,0 +1,255 @@
+"""From what a person asks for to the targets of a run: every class and field checked first."""
+
+import functools
+
+from . import _zoo
+from ._target_columns import Contrast, Fixed, Labelled, Region, RunTargets, Several
+from ._targets import (
+    Lookup,
+    check_item,
+    check_some,
+    class_or_callable,
+    items_of,
+    ranked_tags,
+)
+
+
+def make_targets(spec, model, samples, class_map=None):
+    """Settles what a run explains.
+
+    Args:
+        spec: what a person gave as ``targets``
+        model: the :class:`LoadedModel`, on its device
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+        class_map (None): see :class:`Lookup`
+
+    Returns:
+        what the engine takes where that is the same for all, else a :class:`RunTargets`; and tags
+
+    Raises:
+        ValueError: if anything is wrong with them
+    """
+    lookup = Lookup(model, class_map)
+    tags = ranked_tags(spec)
+    if tags is not None:
+        if class_map is not None:
+            raise ValueError(
+                f"class_map: has no effect with targets={spec!r}; name a label field or classes"
+            )
+        return spec, _predicted_tags(model) if spec == "predicted" else tags
+    items = items_of(spec)
+    check_some(items)
+    maker = _Maker(model, samples, lookup)
+    parts = [maker.part(item) for item in items]
+    found = RunTargets(parts)
+    return found, found.tags
+
+
+def _predicted_tags(model):
+    """Several where a prediction has several classes."""
+    adapted = model.adapted
+    if model.kind == _zoo.SEGMENTER:
+        most = 2
+    elif getattr(adapted, "multi_label", False):
+        most = 3
+    else:
+        return ["predicted"]
+    known = len(model.classes) if model.classes is not None else most
+    if model.kind == _zoo.SEGMENTER and getattr(adapted, "background", None) is not None:
+        known -= 1
+    return [f"top{i + 1}" for i in range(max(1, min(most, known)))]
+
+
+class _Maker:
+    """Makes the parts of a run's targets."""
+
+    def __init__(self, model, samples, lookup):
+        self._model, self._samples, self._lookup = model, samples, lookup
+        self._fields = {}
+
+    def part(self, item):
+        if isinstance(item, dict):
+            return getattr(self, f"_{check_item(item)}")(item)
+        if isinstance(item, str) and ranked_tags(item) is None:
+            return self._named(item)
+        value, tag = class_or_callable(item, self._model)
+        if callable(value):
+            return Fixed(value, value, tag)
+        return self._classes((value,), tag)
+
+    def _named(self, name):
+        """A name: a class of the model or of class_map, else a label field."""
+        from ._target_fields import kind_of
+
+        members = self._lookup.find(name)
+        if members:
+            return self._classes(
+                members, name if len(members) > 1 else self._model.label(members[0])
+            )
+        if kind_of(self._samples, name):
+            return self._field({"field": name})
+        try:
+            class_or_callable(name, self._model)
+        except ValueError as error:
+            from ._target_fields import label_fields
+
+            fields = label_fields(self._samples)
+            some = f"; label fields are {', '.join(fields)}" if fields else ""
+            raise ValueError(f"{error}{some}") from None
+        raise AssertionError(name)  # find() knows what class_or_callable does
+
+    def _classes(self, members, tag):
+        from ..cam_core import classes_target
+
+        one = len(members) == 1
+        if self._model.kind == _zoo.SEGMENTER and not one:
+            return Region(members, tag, members, "predicted", self._pixels(), tag)
+        spec = classes_target(list(members), self._present())
+        return Fixed(spec, members[0] if one else members, tag, None if one else tag)
+
+    def _pixels(self):
+        from ..cam_core.adapters.segmentation import pixel_scores
+
+        return functools.partial(pixel_scores, output=self._model.adapted.output)
+
+    def _present(self):
+        """Which classes an image shows, where not every class is an answer for every image."""
+        import torch
+
+        if self._model.kind == _zoo.SEGMENTER:
+            return lambda areas: areas != 0  # -1 for the background, which is everywhere
+        if not getattr(self._model.adapted, "multi_label", False):
+            return None
+        threshold = self._model.adapted.threshold
+        return lambda logits: torch.sigmoid(logits.float()) >= threshold
+
+    def _labels(self, field):
+        from ._target_fields import LabelField
+
+        if field not in self._fields:
+            self._fields[field] = LabelField(self._samples, field, self._lookup)
+        return self._fields[field]
+
+    def _field(self, item):
+        return Labelled(self._labels(item["field"]), self._present())
+
+    def _contrast(self, item):
+        if self._model.kind is not None and self._model.kind not in (
+            _zoo.CLASSIFIER,
+            _zoo.ZERO_SHOT,
+        ):
+            raise ValueError(
+                f"targets: a contrast compares classes of the whole image, and this is a {self._model.kind}"
+            )
+        value = item["contrast"]
+        if isinstance(value, list):
+            if len(value) != 2:
+                raise ValueError(
+                    f"targets: a contrast needs two classes, got {value!r}; give ('contrast', 'A', 'B'), or "
+                    "('contrast', field) for why the prediction and not the label"
+                )
+            pair = [self._members(name) for name in value]
+            if set(pair[0]) & set(pair[1]):
+                raise ValueError(f"targets: {value[0]!r} and {value[1]!r} are the same class")
+            return self._contrasted(
+                value, list(pair[0]), list(pair[1]), names=[str(v) for v in value]
+            )
+        if value == "runner_up":
+            return self._contrasted(value, "predicted", "runner_up")
+        if value == "auto":
+            value = self._only_field()
+        from ._target_fields import kind_of
+
+        if (
+            not kind_of(self._samples, value)
+            and isinstance(value, str)
+            and self._lookup.find(value)
+        ):
+            raise ValueError(
+                f"targets: a contrast needs two classes; {value!r} is one, give ('contrast', {value!r}, 'B')"
+            )
+        return self._contrasted(value, "predicted", self._labels(value))
+
+    def _contrasted(self, value, chosen, against, names=None):
+        key = tuple(value) if isinstance(value, list) else value
+        return Contrast(("contrast", key), chosen, against, self._model, names)
+
+    def _only_field(self):
+        from ._bias_labels import _chosen
+
+        field, note = _chosen(self._samples)
+        if field is None:
+            raise ValueError(
+                f"targets: a contrast needs true labels. {note.replace('labels=', 'targets=')} Give "
+                "('contrast', field), ('contrast', 'runner_up') or ('contrast', 'A', 'B')"
+            )
+        return field
+
+    def _members(self, name):
+        """The indices of a class by name or number, or of a group by its name in class_map."""
+        if isinstance(name, str) and (members := self._lookup.find(name)):
+            return members
+        return (class_or_callable(name, self._model)[0],)
+
+    def _class(self, item):
+        over = item.get("over", "predicted")
+        if "over" not in item:
+            members = self._members(item["class"])
+            return self._classes(members, self._tag(item["class"], members))
+        self._check_segmenter(f"over={over!r}")
+        if over in ("predicted", "all"):
+            return self._region(item, over, over)
+        return self._mask({"mask": over, "class": item["class"]})
+
+    def _tag(self, name, members):
+        return name if isinstance(name, str) and len(members) > 1 else self._model.label(members[0])
+
+    def _mask(self, item):
+        from ._target_regions import FieldRegion
+
+        self._check_segmenter("mask")
+        if "class" not in item:
+            raise ValueError(
+                f"targets: mask says where, and a class what: {{'mask': {item['mask']!r}, 'class': name}}"
+            )
+        members = self._members(item["class"])
+        names = [item["class"]] if isinstance(item["class"], str) else []
+        names += [self._model.label(i) for i in members]
+        return self._region(item, FieldRegion(self._samples, item["mask"], names), item["mask"])
+
+    def _box(self, item):
+        from ._target_regions import BoxRegion
+
+        self._check_segmenter("box")
+        if "class" not in item:
+            raise ValueError(
+                "targets: box says where, and a class what: {'box': [x, y, w, h], 'class': name}"
+            )
+        return self._region(item, BoxRegion(item["box"]), "box")
+
+    def _region(self, item, region, where):
+        members = self._members(item["class"])
+        name = self._tag(item["class"], members)
+        key = (tuple(members), where, repr(item.get("box")))
+        named = name if len(members) > 1 else None
+        return Region(key, f"{name}_{where}", members, region, self._pixels(), named)
+
+    def _check_segmenter(self, what):
+        if self._model.kind != _zoo.SEGMENTER:
+            kind = self._model.kind or "classifier"
+            raise ValueError(
+                f"targets: {what} chooses pixels of a segmentation network, and this is a {kind}, whose "
+                "score is of the whole image"
+            )
+
+    def _text(self, item):
+        from ._target_prompts import text_parts
+
+        texts = item["text"] if isinstance(item["text"], list) else [item["text"]]
+        return Several([Fixed(f, ("text", t), t, t) for t, f in text_parts(self._model, texts)])
+
+    def _like(self, item):
+        from ._target_prompts import likeness
+
+        function, tag = likeness(self._model, item["like"], self._samples)
+        return Fixed(function, ("like", repr(item["like"])), tag, tag)
