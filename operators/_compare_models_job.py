@@ -1,0 +1,365 @@
+"""``compare_cams`` of several models or checkpoints on the same samples, without the App."""
+
+import dataclasses
+import time
+
+import numpy as np
+
+from . import _compare_models as compared
+from . import _compare_store as store
+from . import _compare_tables as tables
+from . import _models, _runs
+from ._bias_labels import Labels
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_swap import workers_of
+from ._checks import check_samples
+from ._compare_checks import check_classifier, check_model, check_models, one_each
+from ._compare_fields import Stored, columns_of
+from ._compare_models_scan import ModelStep, ModelTable
+from ._compare_settings import MODELS_PROBE, parse_budget
+from ._compare_summary import CompareSummary
+from ._loader import Loader
+from ._lock import writing_schema
+from ._pipeline import run as run_pipeline
+from ._plan import first_image
+
+_WRITTEN_AT_ONCE = 500
+
+
+class ModelsJob:
+    """One call of ``compare_cams`` for several models: built with everything checked, then run.
+
+    Args:
+        samples: a dataset or view of images
+        models: a dict from keys to what the user gave as models
+        settings: the :class:`CompareSettings`
+        transforms (None): of plain modules, one for all or a dict from keys
+        classes (None): class names, likewise
+        origin (None): what the run record says about where it was started
+
+    Raises:
+        ValueError: if anything is wrong with an argument; nothing was written then
+    """
+
+    def __init__(self, samples, models, settings, transforms=None, classes=None, origin=None):
+        check_samples(samples)
+        self.samples, self.dataset, self.settings = samples, samples._dataset, settings
+        self.origin, self.summary, self.failures, self.notes = origin, None, [], []
+        _runs.refresh(self.dataset)
+        if not isinstance(models, dict):
+            raise ValueError(
+                f"models must be a dict from the keys of CAM runs to models, got {type(models).__name__}"
+            )
+        names = settings.cam_keys or list(models)
+        if not names:
+            raise ValueError("cam_keys: name the runs of the models, in their order")
+        self.columns = one_each(columns_of(samples, names))
+        self.keys = [c.cam_key for c in self.columns]
+        self.cam_key, self.field = self.keys[0], store.agreement_field(self.keys[0], self.keys[-1])
+        check_models(models, self.keys)
+        store.check_store(self.dataset, self.cam_key, self.field, settings.overwrite)
+        field, self._class = compared.check_target(samples, settings.target)
+        self.models = [self._load(key, models, transforms, classes) for key in self.keys]
+        self.classes = self._common_classes()
+        if self._class not in (None, "first"):
+            self._class = compared.class_of(self._class, self.classes)
+        self.labels = Labels(samples, field or _truth(samples), self.classes)
+        self._explained_label = field
+        self.stored = Stored(samples, self.columns)
+        self._choose()
+        self._trial()
+
+    def _load(self, key, models, transforms, classes):
+        given = models.get(key)
+        own = given is not None
+        model = _models.load_model(
+            model_of_run(self.dataset, key, given),
+            _of(transforms, key) if own else None,
+            _of(classes, key) if own else None,
+            self.settings.device,
+        )
+        check_model(self.dataset, key, model, f"models[{key!r}]")
+        return model
+
+    def _common_classes(self):
+        known = [(k, m.classes) for k, m in zip(self.keys, self.models, strict=True) if m.classes]
+        for key, names in known[1:]:
+            if list(names) != list(known[0][1]):
+                raise ValueError(
+                    f"classes: the models of {known[0][0]!r} and {key!r} have other classes, so there is no "
+                    "class whose maps could be compared"
+                )
+        return known[0][1] if known else None
+
+    def _choose(self):
+        """Draws the samples, spread over the classes that the first run explains."""
+        from ..cam_core.causal import choose_probe
+
+        s, count = self.settings, len(self.stored.ids)
+        wanted = MODELS_PROBE if s.probe == "auto" else s.probe
+        budget = parse_budget(s.budget)
+        if budget.seconds is not None:
+            raise ValueError(
+                "budget: for models give a number of forwards, or probe=, the number of samples"
+            )
+        if budget.forwards is not None:
+            wanted = min(wanted, budget.forwards // (2 * len(self.keys)))
+        if wanted < min(2, count):
+            raise ValueError(
+                f"budget: {s.budget!r} does not allow two samples with {len(self.keys)} models, which take "
+                f"{2 * len(self.keys)} forwards each"
+            )
+        chosen = choose_probe(self.stored.targets[:, 0], wanted, s.seed)
+        self._how = (
+            "all of them" if len(chosen) == count else f"seed {s.seed}, spread over the classes"
+        )
+        self.rows = self.stored.rows(chosen)
+        self._chosen = chosen
+        # one for the scores, and one where the stored map is of another class
+        self.predicted_forwards = 2 * len(self.keys) * len(self.rows)
+
+    def _trial(self):
+        """One image through each model, so that what is wrong shows before the run."""
+        outputs = {}
+        for key, model in zip(self.keys, self.models, strict=True):
+            with _models.on_device(model):
+                image = first_image(self.rows, model.transforms).image[None]
+                outputs[key] = check_classifier(
+                    model, image, self._precision(key), f"models[{key!r}]"
+                ).shape[1]
+        if len(set(outputs.values())) > 1:
+            raise ValueError(
+                f"models: they have different numbers of outputs ({outputs}), so classes do not correspond"
+            )
+        count = next(iter(outputs.values()))
+        if self.classes is not None and len(self.classes) != count:
+            raise ValueError(
+                f"classes has {len(self.classes)} names, the models have {count} outputs"
+            )
+        if isinstance(self._class, int) and not 0 <= self._class < count:
+            raise ValueError(f"target: there is no class {self._class}; the models have {count}")
+
+    def _precision(self, key):
+        if self.settings.precision != "auto":
+            return self.settings.precision
+        return _runs.config_of(self.dataset, key).settings.get("precision") or "float32"
+
+    def forecast(self):
+        """What it will cost, in words."""
+        return (
+            f"comparing {len(self.keys)} models on {len(self.rows):,} samples, at most "
+            f"{self.predicted_forwards:,} forwards"
+        )
+
+    def run(self):
+        """Runs the job; afterwards :attr:`summary` is set.
+
+        Yields:
+            a :class:`~operators._bias_steps.Phase`, now and then
+        """
+        start = time.perf_counter()
+        store.register(self.dataset, self.cam_key, self._used(), self.field, [], [])
+        status, results = "interrupted", None
+        try:
+            found, table = yield from self._scan()
+            results = yield from self._finish(found, table, start)
+            self.summary = CompareSummary(**results)
+            status = "finished"
+        except ValueError:
+            status = "failed"
+            raise
+        finally:
+            store.finish(self.dataset, self.cam_key, status, results)
+
+    def _used(self):
+        return {
+            **self.settings.describe(),
+            "cam_keys": self.settings.cam_keys or self.keys,
+            "models": {k: m.name for k, m in zip(self.keys, self.models, strict=True)},
+            "samples": len(self.rows),
+            "origin": self.origin,
+        }
+
+    def _scan(self):
+        """Every model over the samples, one after the other."""
+        table = ModelTable(self.rows, len(self.keys))
+        total = len(self.rows) * len(self.keys)
+        for k, (key, model) in enumerate(zip(self.keys, self.models, strict=True)):
+            step = ModelStep(
+                self.dataset, model, self.columns[k], k, self.stored, table, self._precision(key),
+            )  # fmt: skip
+            if k == 0:
+                self._fix_targets(table)
+            loader = Loader(
+                self.rows, model.transforms, self._batch(model), workers_of(self.settings)
+            )
+            with _models.on_device(model):
+                steps = run_pipeline(loader, step, table, len(self.rows), self.failures)
+                done = k * len(self.rows)
+                yield from phased(
+                    self.forecast(), steps, lambda p, done=done: (done + p.done, total, p.failed)
+                )
+        # a picture that is gone is so for every model
+        self.failures = list({f.id: f for f in reversed(self.failures)}.values())[::-1]
+        return self._found(table), table
+
+    def _batch(self, model):
+        if self.settings.batch_size != "auto":
+            return self.settings.batch_size
+        return CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
+
+    def _fix_targets(self, table):
+        """The class that is compared, where it does not depend on what the first model predicts."""
+        if isinstance(self._class, int):
+            table.targets[:] = self._class
+        elif self._explained_label is not None:
+            _, truth = self.labels.read(table.ids, np.full(len(table.ids), -1))
+            table.targets[:] = truth
+            unlabelled = int((truth < 0).sum())
+            if unlabelled:
+                self.notes.append(
+                    f"{unlabelled:,} samples have no label that the models know: of them what "
+                    f"{self.keys[0]} predicts is compared."
+                )
+        table.targets[table.targets < 0] = -1
+
+    def _found(self, table):
+        done = (table.predicted >= 0).all(1)
+        if not done.any():
+            reason = self.failures[0].reason if self.failures else "none was reached"
+            raise ValueError(f"samples: none could be seen by every model; {reason}")
+        correct = np.full(table.predicted.shape, np.nan)
+        for k in range(len(self.keys)):
+            _, truth = self.labels.read(table.ids, table.predicted[:, k])
+            known = done & (truth >= 0)
+            correct[known, k] = truth[known] == table.predicted[known, k]
+        return compared.Found(
+            table.ids, self.keys, self.columns, table.maps, table.targets, table.predicted,
+            table.score, correct, done,
+        )  # fmt: skip
+
+    def _finish(self, found, table, start):
+        """Judges, writes, and returns the results."""
+        s, first, last = self.settings, self.keys[0], self.keys[-1]
+        found.maps[~found.done] = np.nan
+        flat = _Flat(found)
+        agreement = tables.agreement_of(flat, self.columns, s.seed)
+        spearman = agreement.spearman.numpy()
+        split = spearman[:, 0, -1]
+        predictions = compared.predictions_of(found)
+        background = compared.background_of(self.samples, first, last, s.seed)
+        trend = compared.trend_of(self.samples, found, spearman, s.seed)
+        yield from self._write(found, split)
+        views = self._views(found, split, predictions, background) if s.views else []
+        store.update(self.dataset, self.cam_key, views=views)
+        matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
+        matrix["labels"] = list(self.keys)
+        successive = [
+            {"from": a, "to": b, **_interval(spearman[:, i, i + 1], s.seed)}
+            for i, (a, b) in enumerate(zip(self.keys, self.keys[1:], strict=False))
+        ]
+        whole = _interval(split, s.seed)
+        floor = matrix["noise_floor"]["spearman"]
+        floor = floor if np.isfinite(floor) else None
+        said = compared.sentences_of(first, last, whole, floor, predictions, background, trend)
+        return _runs.jsonable({
+            "cam_keys": self.keys,
+            "samples": int(found.done.sum()),
+            "probe": {
+                "of": len(self.stored.ids), "n": int(found.done.sum()), "seed": s.seed,
+                "how": self._how,
+            },
+            "metrics": {},
+            "leaderboard": [],
+            "agreement": matrix,
+            "pairs": tables.pairs_of(agreement, flat, self.columns),
+            "recommendation": {
+                "field": None, "method": self.columns[0].method, "sentence": said[0],
+                "evidence": [], "within_noise": False,
+            },
+            "views": views,
+            "fields": [self.field],
+            "cost": {
+                "predicted_forwards": self.predicted_forwards,
+                "predicted_seconds": None,
+                "forwards": table.forwards,
+                "seconds": time.perf_counter() - start,
+            },
+            "models": {
+                "keys": self.keys,
+                "method": self.columns[0].method,
+                "target": self._said_target(),
+                "first_last": whole,
+                "successive": successive,
+                "classes": compared.class_rows(found, split, self.models[0].label, s.seed),
+                "predictions": predictions,
+                "background": background,
+                "trend": trend,
+                "recomputed": table.recomputed,
+                "sentences": said[1:],
+            },
+            "failed": [dataclasses.asdict(f) for f in self.failures],
+            "settings": self._used(),
+            "notes": self.notes,
+        })  # fmt: skip
+
+    def _said_target(self):
+        if isinstance(self._class, int):
+            return f"class {self.models[0].label(self._class)}"
+        if self._explained_label is not None:
+            return f"field {self._explained_label}"
+        return f"what {self.keys[0]} predicts"
+
+    def _write(self, found, split):
+        start, done = time.perf_counter(), np.flatnonzero(found.done)
+        with writing_schema(self.dataset):
+            store.declare(
+                self.dataset,
+                self.field,
+                f"Rank correlation of the maps of {self.keys[0]} and {self.keys[-1]} for the same class",
+                [],
+                {},
+            )
+        for at in range(0, len(done), _WRITTEN_AT_ONCE):
+            part = done[at : at + _WRITTEN_AT_ONCE]
+            store.write(
+                self.dataset,
+                {found.ids[i]: {self.field: store.number_or_none(split[i])} for i in part},
+            )
+            yield Phase("writing", at + len(part), len(done), time.perf_counter() - start)
+
+    def _views(self, found, split, predictions, background):
+        first, last = self.keys[0], self.keys[-1]
+        values = [float(v) for v in split[found.done] if np.isfinite(v)]
+        moved = store.save_moved_view(self.dataset, first, last, values)
+        return moved + store.save_views(
+            self.dataset, compared.views_of(first, last, predictions, background)
+        )
+
+
+class _Flat:
+    """What the tables read of a scan: maps, and one target for all columns."""
+
+    def __init__(self, found):
+        self.ids, self.maps = found.ids, found.maps
+        self.targets = np.repeat(found.targets[:, None], len(found.keys), 1)
+
+
+def _interval(values, seed):
+    from ..cam_core.statistics import bootstrap_mean
+
+    return dataclasses.asdict(bootstrap_mean(values, seed=seed))
+
+
+def _of(given, key):
+    """One for all, or the entry of a dict."""
+    if not isinstance(given, dict):
+        return given
+    if key not in given:
+        raise ValueError(f"transforms, classes: the dict has no entry for {key!r}")
+    return given[key]
+
+
+def _truth(samples):
+    """The one label field, to know which predictions are right; None without one."""
+    return Labels(samples, "auto", None).field

@@ -1,0 +1,197 @@
+"""Which heatmap can be believed: how faithful each method is to the model, and where they disagree."""
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+from .find_background_bias import report_phase, run_with_bar
+
+
+class CompareCams(foo.Operator):
+    """Ranks methods by how faithful their stored heatmaps are, or follows models over training."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="compare_cams",
+            label="Compare heatmaps",
+            description="Which method is faithful to the model, and where methods or models disagree",
+            icon="leaderboard",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            default_choice_to_delegated=False,
+            unlisted=False,
+            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+        )
+
+    def resolve_placement(self, ctx):
+        """One button above the grid."""
+        return types.Placement(
+            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
+            types.Button(label="Compare heatmaps", icon="leaderboard", prompt=True),
+        )
+
+    def resolve_input(self, ctx):
+        """The form."""
+        from . import _compare_forms
+
+        return _compare_forms.compare_cams_form(ctx)
+
+    def __call__(
+        self,
+        samples,
+        cam_keys=None,
+        model=None,
+        *,
+        models=None,
+        transforms=None,
+        classes=None,
+        metrics=None,
+        target="auto",
+        probe="auto",
+        budget=None,
+        batch_size="auto",
+        num_workers=None,
+        device=None,
+        precision="auto",
+        views=True,
+        overwrite=False,
+        seed=51,
+        progress=None,
+        delegate=False,
+    ):
+        """Compares stored heatmaps, synchronously, also inside a running event loop.
+
+        Of one model, its methods: each stored heatmap is measured for the class that it explains, by
+        what happens to the probability of that class when pixels are changed in the heatmap's order
+        (deletion and insertion of Petsiuk et al., BMVC 2018; ROAD of Rong et al., ICML 2022; average
+        drop and increase of Chattopadhay et al., WACV 2018). Of two models or more, where their
+        evidence moved: their maps of the same class are laid beside each other.
+
+        Example usage::
+
+            import fiftyone.operators as foo
+
+            compare_cams = foo.get_operator("@cam51/heatmaps/compare_cams")
+
+            # The methods of a CAM run, by a model of the zoo; at most five minutes
+            summary = compare_cams(dataset, "resnet50", budget="5 min")
+            print(summary)
+            print(summary.table())
+            dataset.load_saved_view("resnet50: methods disagree")
+
+            # Two checkpoints on the same samples
+            summary = compare_cams(
+                dataset,
+                ["epoch_3", "epoch_9"],
+                models={"epoch_3": early, "epoch_9": late},
+                transforms=my_transforms,
+                classes=my_classes,
+            )
+            dataset.load_saved_view("epoch_3 vs epoch_9: evidence moved")
+
+        Written per sample of the probe: each metric as an attribute of the heatmap, and
+        ``{cam_key}_disagreement``, 1 less the mean rank correlation of the class-discriminative
+        methods' maps; of models ``{first}_{last}_agreement``, the rank correlation of their maps. The
+        summary is stored in the results of the first run, as ``compare``.
+
+        Args:
+            samples: a dataset or view of images
+            cam_keys (None): keys of CAM runs, or heatmap fields; None for the dataset's only run
+            model (None): the model of the runs; may be left out if it can be loaded by its name
+            models (None): a dict from the keys to models, to compare models instead of methods. A key
+                that is left out has its model loaded by its name
+            transforms (None): as in ``compute_cams``; for models also a dict from keys
+            classes (None): likewise
+            metrics (None): names of metrics, or ``"all"``; by default deletion, insertion, road,
+                average_drop, increase and sparseness
+            target ("auto"): of models, the class whose maps are compared: a label field,
+                ``"ground_truth"`` for the one label field there is, ``"first"`` for what the first
+                model predicts, or a class; ``"auto"`` is the label field if there is exactly one,
+                else ``"first"``
+            probe ("auto"): how many samples are measured, spread over the classes; at most 200 of
+                methods, fewer where that would take more than ten minutes, and 2,000 of models
+            budget (None): a number of forwards, or a time such as ``"5 min"``: as many samples are
+                measured as it allows
+            batch_size ("auto"): images per forward
+            num_workers (None): decoding threads; 0 calls the transforms in this thread only
+            device (None): a torch device; by default the model's
+            precision ("auto"): of the forwards; by default that of the run
+            views (True): whether views are saved
+            overwrite (False): whether what an earlier comparison wrote is deleted first
+            seed (51): of everything random
+            progress (None): whether to show a progress bar, which says the cost beforehand;
+                FiftyOne's setting by default
+            delegate (False): whether to schedule the run instead (models by name only)
+
+        Returns:
+            a ``CompareSummary`` with ``leaderboard``, ``agreement``, ``recommendation``, ``cost`` and
+            more; printed, it is a paragraph, and ``.table()`` is the leaderboard
+
+        Raises:
+            ValueError: if an argument is wrong, a run is at work, or the model is no classifier or not
+                the one that the heatmaps are of; nothing has been written then
+        """
+        arguments = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "samples", "progress", "delegate")
+        }
+        if delegate:
+            return self._delegate(samples, arguments)
+        return run_with_bar(_job(samples, arguments, origin="python"), progress)
+
+    def _delegate(self, samples, arguments):
+        from . import _compare_forms
+
+        params = _compare_forms.params_of(arguments)
+        ctx = {"view": samples.view()}
+        return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
+
+    def execute(self, ctx):
+        """Runs the form's job; closing the App's tab interrupts it."""
+        from ._pipeline import stream
+
+        return stream(self._messages(ctx))
+
+    def _messages(self, ctx):
+        """A live progress bar, then what was found."""
+        from . import _compare_forms
+
+        try:
+            job = _job(
+                ctx.target_view(require_flat=True),
+                _compare_forms.arguments_of(ctx.params),
+                origin="delegated" if ctx.delegated else "app",
+            )
+            for phase in job.run():
+                yield report_phase(ctx, phase)
+        except ValueError as error:
+            yield ctx.ops.notify(str(error), variant="error")
+            raise
+        yield ctx.ops.reload_dataset()
+        yield ctx.ops.notify(job.summary.lines()[0], variant="success")
+        if not ctx.delegated:
+            outputs, results = _compare_forms.output_of(job.summary)
+            yield ctx.ops.show_output(outputs=outputs, results=results)
+
+
+def _job(samples, arguments, origin):
+    """Checks the arguments and builds the job."""
+    from ._compare_settings import CompareSettings
+
+    arguments = dict(arguments)
+    given = {k: arguments.pop(k, None) for k in ("model", "models", "transforms", "classes")}
+    settings = CompareSettings(**arguments)
+    if given["models"] is None:
+        from ._compare_job import CompareJob
+
+        del given["models"]
+        return CompareJob(samples, settings=settings, origin=origin, **given)
+    from ._compare_models_job import ModelsJob
+
+    if given.pop("model") is not None:
+        raise ValueError("model: give models= or model=, not both")
+    return ModelsJob(samples, settings=settings, origin=origin, **given)
