@@ -286,6 +286,26 @@ def _object_donors(
     return Donors(homes, foreign, same, little, seed), lead
 
 
+def object_heat_features(in_box: Any, area: Any, score: Any) -> np.ndarray:
+    """Stacks what the heat of objects is calibrated on (:func:`~cam_core.calibration.calibrate`).
+
+    Args:
+        in_box: (n,) share of an object's heat in its own box, in 0..1
+        area: (n,) the box's share of the image
+        score: (n,) confidence in the object
+
+    Returns:
+        (n, 4): heat per area outside against that inside, in 0..1, .5 where it is even; ``in_box``;
+        and the last two, which are no heat. A row of NaN where a measure is undefined
+    """
+    share, size = np.asarray(in_box, float), np.asarray(area, float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inside, outside = share / size, (1 - share) / (1 - size)
+        features = np.column_stack([outside / (inside + outside), share, size, score])
+    features[~np.isfinite(features).all(1)] = np.nan
+    return features
+
+
 def worst_of(verdicts: Sequence[str], dependence: Any) -> int:
     """Which object of a sample speaks for it: the worst verdict, then the highest dependence.
 

@@ -3,12 +3,10 @@
 The unit is the object; a sample takes the worst of its own.
 """
 
-import dataclasses
-import math
-
 import numpy as np
 
 from ._bias_check import Check, choose_probe
+from ._bias_detector_found import assessed
 from ._bias_labels import index_of_names
 from ._bias_pictures import working_side
 from ._bias_settings import PROBE
@@ -238,47 +236,6 @@ class ObjectPredictor(Predictor):
             answers[row] = self._places.read(outputs, place, query.boxes, query.labels, window)
 
 
-@dataclasses.dataclass
-class ObjectFindings:
-    """What is known of n objects of N samples.
-
-    Attributes:
-        scan: the :class:`ObjectScan`
-        units: (m,) the objects tested
-        check: the :class:`~cam_core.checks.SwapCheck` of these, whose donors are positions in ``rows``
-        rows: (r,) samples with pictures
-        status: n strings
-        assessment: the :class:`~cam_core.bias.Assessment` of the n objects
-        scenes: N values or None
-    """
-
-    scan: object
-    units: np.ndarray
-    check: object
-    rows: np.ndarray
-    status: list
-    assessment: object
-    scenes: list
-
-    def worst(self, i):
-        """The object that speaks for a sample; None for a sample without objects."""
-        from ..cam_core.object_swaps import worst_of
-
-        units = self.scan.mine[i]
-        if not units:
-            return None
-        says = [self.assessment.verdicts[u].verdict for u in units]
-        return units[worst_of(says, self.assessment.dependence[units])]
-
-    def effect(self, name, unit):
-        """A number of :class:`~cam_core.causal.Effects` of an object, or None."""
-        place = np.flatnonzero(self.units == unit)
-        if not len(place):
-            return None
-        value = float(getattr(self.check.effects, name)[place[0]])
-        return value if math.isfinite(value) else None
-
-
 def examine_objects(job, folder, stack):
     """Scores every object, and swaps the surroundings of those that are probed.
 
@@ -318,7 +275,7 @@ def examine_objects(job, folder, stack):
     check = ObjectCheck(model, s, folder, precision)
     stack.callback(check.close)
     scenes = None if s.scenes is None else job.samples.values(s.scenes)
-    tested, result = None, None
+    tested = None
     if len(units) and len(rows) > 1:
         names = dict.fromkeys(scan.ids)
         prepare = check.prepare(scan, rows, job.objects, names)
@@ -328,9 +285,7 @@ def examine_objects(job, folder, stack):
         total = len(tested.rows) + len(units) * (1 + s.donors * (1 + s.control))
         swap = check.swap_objects(tested, scan, units, groups)
         yield from phased("swapping surroundings", swap, lambda n: (n, total))
-        result = tested.check
-    kept = rows if tested is None else tested.rows
-    return _assessed(scan, units, result, kept, scenes, job)
+    return assessed(job, scan, units, tested, rows, scenes)
 
 
 def _named(object_classes):
@@ -371,41 +326,3 @@ class ObjectCheck(Check):
             )  # fmt: skip
 
         tested.check = yield from self._reported(call)
-
-
-def _assessed(scan, units, check, rows, scenes, job):
-    """The evidence rule, an object being the unit."""
-    from ..cam_core.bias import assess
-    from ..cam_core.causal import Effects
-
-    failures = {scan.index[f.id]: f.reason for f in job.failures}
-    least = job.model.adapted.confidence
-    status = []
-    for unit, home in enumerate(scan.homes.tolist()):
-        score = scan.score[unit]
-        status.append(
-            failures.get(home, "the sample could not be read") if math.isnan(score)
-            else "no class" if scan.labels[unit] < 0
-            else "not found" if score < least
-            else "not tested"
-        )  # fmt: skip
-    if check is not None:
-        for unit, state in zip(units.tolist(), check.status, strict=True):
-            status[unit] = state
-    else:
-        units = np.empty(0, int)
-    done = set(units.tolist())
-    others = [u for u, said in enumerate(status) if u not in done and said != "not tested"]
-    asked = np.concatenate([units, others]).astype(int)
-    columns = {}
-    for field in dataclasses.fields(Effects):
-        whole = field.name in ("donors", "controls")
-        column = np.zeros(len(asked), int) if whole else np.full(len(asked), np.nan)
-        if check is not None:
-            values = getattr(check.effects, field.name)
-            column[: len(values)] = values
-        columns[field.name] = column
-    assessment = assess(
-        scan.labels, asked, [status[u] for u in asked], Effects(**columns), seed=job.settings.seed
-    )
-    return ObjectFindings(scan, units, check, rows, status, assessment, scenes)

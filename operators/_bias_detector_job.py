@@ -1,22 +1,17 @@
 """A detector's objects after the test: what is written, and what is said of classes and model."""
 
 import collections
-import csv
 import dataclasses
-import json
 import math
-import os
 import time
 
 import numpy as np
 
 from . import _bias_store as store
-from . import _runs
 from ._bias_analysis import interval_of, mean_of, untested_class
 from ._bias_detector import examine_objects
 from ._bias_steps import Phase
 from ._bias_summary import BiasSummary
-from ._bias_tables import SCHEMA, cell, write_classes
 from ._label_attributes import LabelAttributes
 from ._loader import Failure
 from ._lock import writing_schema
@@ -84,8 +79,12 @@ def _summarise(job, found, start):
         classes=object_classes(found, seed),
         model=object_model(found, seed),
         calibration={
-            "auroc": None, "usable": False, "reason": "heat is not judged of detectors", "n": 0,
-            "positives": 0, "relative": a.relative,
+            "auroc": a.calibration.auroc,
+            "usable": a.calibration.usable,
+            "reason": _of_heat(found),
+            "n": a.calibration.n,
+            "positives": a.calibration.positives,
+            "relative": a.relative,
         },
         objects=job.objects.described,
         verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
@@ -113,15 +112,29 @@ def _summarise(job, found, start):
         units=len(found.status),
     )  # fmt: skip
     if s.report is not None:
-        summary.report = write_objects_report(s.report, summary, found)
+        from ._report_objects import write_objects_report
+
+        summary.report = write_objects_report(s.report, summary, found, job)
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _of_heat(found):
+    """What is to be said of the heat of objects."""
+    if found.heat is None:
+        return (
+            "the run did not explain these boxes by class, so nothing is claimed from heat; compute_cams with "
+            "targets={'field': ...} does"
+        )
+    return found.assessment.calibration.reason.replace("tested sample", "tested object")
 
 
 def _notes(settings, found):
     notes = [
         "Of each object everything outside its box was replaced; a sample takes the worst of its objects."
     ]
+    if found.check is not None:
+        notes.append(f"Heat: {_of_heat(found)}.")
     if not settings.control:
         notes.append("The paste control was not run, so drops may be owed to pasting.")
     if found.check is None:
@@ -152,7 +165,7 @@ def object_classes(found, seed):
         row.update(
             samples=counts[row["label"]],
             accuracy=mean_of(np.where(np.isfinite(found.scan.score), seen, np.nan)[mine]),
-            obj_energy=None,
+            obj_energy=None if found.heat is None else mean_of(found.heat.in_box[mine]),
             area=mean_of(_areas(found.scan)[mine]),
             zero_maps=0,
         )
@@ -253,6 +266,9 @@ def object_numbers(found, unit, model):
         label=found.scan.names[unit],
         score=_known(found.scan.score[unit]),
         object_area=float(_areas(found.scan)[unit]),
+        suspicion=_known(found.assessment.suspicion[unit]),
+        obj_energy=None if found.heat is None else _known(found.heat.in_box[unit]),
+        density_share=None if found.heat is None else _known(1 - found.heat.features[unit, 0]),
         object_status="ok",
         object_source="box",
         object_scope="its worst object",
@@ -273,42 +289,3 @@ def _donors(found, unit):
 
 def _known(value):
     return float(value) if math.isfinite(value) else None
-
-
-def write_objects_report(folder, summary, found):
-    """Writes two tables and everything as JSON; returns the path of the JSON file.
-
-    Args:
-        folder: an existing folder
-        summary: the :class:`BiasSummary`
-        found: the :class:`ObjectFindings`
-    """
-    stem = os.path.join(folder, f"{summary.cam_key}_bias")
-    write_classes(f"{stem}_classes.csv", summary)
-    scan = found.scan
-    objects = [
-        {
-            "sample": scan.ids[home],
-            "filepath": scan.paths[home],
-            "id": scan.label_ids[unit],
-            "label": scan.names[unit],
-            "box": [float(v) for v in scan.boxes[unit]],
-            **attributes_of(found, unit),
-        }
-        for unit, home in enumerate(scan.homes.tolist())
-    ]
-    with open(f"{stem}_objects.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        names = [name for name in objects[0] if name != "box"]
-        table.writerow(names)
-        for row in objects:
-            table.writerow([cell(row[name]) for name in names])
-    document = {
-        "schema": SCHEMA,
-        "lines": summary.lines(),
-        "summary": _runs.jsonable(dataclasses.asdict(summary)),
-        "objects": _runs.jsonable(objects),
-    }
-    with open(f"{stem}.json", "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1, ensure_ascii=False, allow_nan=False)
-    return f"{stem}.json"

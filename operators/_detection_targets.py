@@ -76,7 +76,7 @@ def resolve_objects(spec, samples, model, class_map=None):
     entries = _entries(canonical(spec), samples, lookup)
     options = {name: entries.pop(name) for name in _OPTIONS if name in entries}
     if set(entries) == {"eval", "which"}:
-        targets = _evaluated(entries["eval"], entries["which"], samples)
+        targets = evaluated(entries["eval"], entries["which"], samples)
     elif set(entries) == {"missed"}:
         field = _check_field(entries["missed"], samples)
         targets = ObjectTargets(f"missed {field}", field, missed=True, prefer="score")
@@ -97,6 +97,8 @@ def resolve_objects(spec, samples, model, class_map=None):
 
 def _entries(spec, samples, lookup):
     """The specification as a dict; of a name it is found out what it names."""
+    if isinstance(spec, list) and len(spec) == 1:
+        spec = spec[0]  # as a queue brings one name
     if isinstance(spec, dict):
         return dict(spec)
     items = spec if isinstance(spec, list) else [spec]
@@ -157,14 +159,37 @@ def _classes(name, lookup):
     return found
 
 
+def detection_fields(samples):
+    """Lists the fields of Detections.
+
+    Args:
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+    """
+    return [name for name in samples.get_field_schema() if _is_detections(samples, name)]
+
+
+def evaluations(samples):
+    """Lists the keys of evaluations of Detections.
+
+    Args:
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+    """
+    dataset = samples._dataset
+    return [
+        key
+        for key in dataset.list_evaluations()
+        if getattr(dataset.get_evaluation_info(key).config, "type", None) == "detection"
+        and _is_detections(samples, dataset.get_evaluation_info(key).config.gt_field)
+    ]
+
+
 def _is_detections(samples, name):
     return getattr(samples.get_field(name), "document_type", None) is fo.Detections
 
 
 def _check_field(name, samples):
     """Returns a field of Detections; raises a ValueError that lists those there are."""
-    schema = samples.get_field_schema()
-    usable = [f for f in schema if _is_detections(samples, f)]
+    schema, usable = samples.get_field_schema(), detection_fields(samples)
     hint = f"fields of Detections: {', '.join(usable) or 'none'}"
     if not isinstance(name, str) or name not in schema:
         near = difflib.get_close_matches(str(name), usable, n=1)
@@ -182,8 +207,20 @@ def _preferred(samples, field):
     return "overlap" if samples.get_field(path) is not None and samples.count(path) else "score"
 
 
-def _evaluated(key, which, samples):
-    """The objects with an outcome of ``evaluate_detections``."""
+def evaluated(key, which, samples):
+    """The objects with an outcome of ``evaluate_detections``.
+
+    Args:
+        key: of the evaluation
+        which: one of ``OUTCOMES``
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+
+    Returns:
+        an :class:`ObjectTargets`
+
+    Raises:
+        ValueError: if there is no such evaluation, or its labels have no outcomes
+    """
     dataset = samples._dataset
     if which not in OUTCOMES:
         raise ValueError(f"targets: which={which!r} is unknown; choose from {', '.join(OUTCOMES)}")

@@ -7,9 +7,10 @@ import zlib
 import fiftyone as fo
 import fiftyone.operators.types as types
 
-from . import _models, _outlines, _runs
+from . import _models, _outlines, _runs, _zoo
 from ._form_methods import add_methods, methods_of
 from ._form_model import add_model, given_model, model_of, model_params
+from ._form_objects import add_object_maps, object_fields
 from ._form_targets import add_targets, given_targets, tags_of, target_params
 from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe
 
@@ -18,7 +19,7 @@ _ARGUMENTS = (
     "model", "classes", "methods", "cam_key", "targets", "class_map", "output", "task", "multi_label",
     "threshold", "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
     "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
-    "memory_format", "backend", "resources",
+    "memory_format", "backend", "resources", "object_maps",
 )  # fmt: skip
 
 
@@ -41,8 +42,9 @@ def arguments_of(params):
         given["methods"] = _methods(params)
         if params.get("method_set") == "all":
             given.setdefault("max_fields", 100)  # they were asked for
-    if given.get("batch_size") == 0:
-        del given["batch_size"]
+    for name in ("batch_size", "object_maps"):
+        if given.get(name) == 0:
+            del given[name]
     return given
 
 
@@ -139,11 +141,16 @@ def compute_cams_form(ctx):
     if model is not None:
         add_methods(inputs, ctx, _outlines.is_transformer(model))
         add_targets(inputs, ctx, model)
+        add_object_maps(inputs, ctx, _outlines.kind_of_name(model))
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
         _advanced(inputs, ctx)
         _notice(inputs, ctx, view, model)
     return types.Property(inputs, view=types.View(label="Compute class activation maps"))
+
+
+def _finds_objects(model):
+    return _outlines.kind_of_name(model) == _zoo.DETECTOR
 
 
 def _layers(inputs, ctx, model):
@@ -168,7 +175,7 @@ def _layers(inputs, ctx, model):
             f"the model has no layer {unknown[0]!r}"
             + (f"; did you mean {', '.join(near)}?" if near else ""),
         )
-    if len(chosen) > 1:
+    if len(chosen) > 1 and not _finds_objects(model):  # whose layers are one map already
         fuse = types.DropdownView()
         fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
         fuse.add_choice("mean", label="Mean")
@@ -299,10 +306,14 @@ def _notice(inputs, ctx, view, model):
     names, default = _outlines.layers_of(model)
     layers = _expanded(arguments.get("layers") or [default or "layer"], names)
     try:
-        tags = tags_of(arguments, view)
         Settings(**{k: v for k, v in arguments.items() if k not in ("model", "classes")})
-        maps, classless = _maps(arguments, layers)
-        fields = list(_runs.plan_fields(arguments["cam_key"], maps, tags, classless).values())
+        if _finds_objects(model):
+            planned = object_fields(arguments, *_maps(arguments, ["objects"]))
+        else:
+            tags = tags_of(arguments, view)
+            maps, classless = _maps(arguments, layers)
+            planned = _runs.plan_fields(arguments["cam_key"], maps, tags, classless)
+        fields = list(planned.values())
         _runs.check_fields(
             ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite"))
         )

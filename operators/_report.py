@@ -67,14 +67,14 @@ def write_report(folder, summary, found, plan, model):
     write_samples(f"{stem}_samples.csv", found, model)
     write_classes(f"{stem}_classes.csv", summary)
     write_json(f"{stem}.json", summary, found, model)
-    page = _Page(summary, found, plan, model)
+    page = Page(summary, found, plan, model)
     path = f"{stem}.html"
     with open(path, "w", encoding="utf-8") as file:
         file.write(page.text())
     return path
 
 
-class _Page:
+class Page:
     """The page's parts.
 
     Args:
@@ -92,7 +92,7 @@ class _Page:
         s = self._summary
         parts = [
             f"<h1>Background bias: {_safe(s.cam_key)}</h1>",
-            f'<p class="soft">model {_safe(s.settings["model"])} · {s.samples:,} samples, {s.tested:,} '
+            f'<p class="soft">model {_safe(s.settings["model"])} · {s.samples:,} samples, {self._counts()} '
             f"tested · seed {s.settings['seed']}</p>",
             f'<div class="card lead">{_paragraphs(s.lines())}</div>',
             *self._class_cards(),
@@ -110,6 +110,9 @@ class _Page:
             f"<title>Background bias: {_safe(s.cam_key)}</title><style>{_STYLE}</style></head>"
             f"<body><main>{''.join(parts)}</main></body></html>\n"
         )
+
+    def _counts(self):
+        return f"{self._summary.tested:,}"
 
     def _class_cards(self):
         flagged = self._summary.flagged
@@ -131,8 +134,10 @@ class _Page:
         )
 
     def _worst(self, wanted):
-        """Rows of tested samples, the most dependent first."""
+        """Rows of tested samples, the most dependent first; none where nothing was swapped."""
         f = self._found
+        if f.tested.check is None:
+            return []
         rows_ = [i for i in f.tested.rows.tolist() if f.status[i] == "ok" and wanted(i)]
         return sorted(rows_, key=lambda i: -np.nan_to_num(f.assessment.dependence[i], nan=-1))
 
@@ -220,19 +225,18 @@ class _Page:
         return f'<p class="soft">What to do next</p><ul class="soft">{items}</ul>'
 
     def _strongest(self):
-        if self._found.tested.check is None:
-            return ""
         places = self._worst(lambda i: True)
         if not places:
             return ""
         return (
-            '<h2>Samples that depend most on their background</h2><section class="card">'
+            f'<h2>{self._summary.unit.capitalize()} that depend most on their background</h2>'
+            '<section class="card">'
             f"{self._strip(places)}</section>"
         )
 
     def _table(self):
         head = (
-            "class", "samples", "tested", "gap (95 %)", "own background", "dependence", "q",
+            "class", self._summary.unit, "tested", "gap (95 %)", "own background", "dependence", "q",
             "accuracy", "heat on object", "uniform", "maps without heat", "",
         )  # fmt: skip
         body = "".join(self._table_row(row) for row in self._summary.classes[:200])
@@ -243,7 +247,7 @@ class _Page:
             f'<h2>Classes</h2><div class="scroll"><table><tr>{cells}</tr>{body}</table></div>{rest}'
             '<p class="soft">gap: what other classes\' backgrounds cost beyond those of the same class. own '
             "background: its evidence for the class, beyond other classes' backgrounds. Classes with fewer than "
-            "20 tested samples are shown, never flagged.</p>"
+            f"20 tested {self._summary.unit} are shown, never flagged.</p>"
         )
 
     def _table_row(self, row):

@@ -109,6 +109,11 @@ class ComputeCams(foo.Operator):
         map's maximum), ``status`` and ``cam_key``; and ``{cam_key}_prediction``. A map that is zero,
         flat or not finite is stored without a picture, and its ``status`` says which.
 
+        Of a detector the field is the maximum over an image's objects, each object's map divided by its
+        own. Every object is told about itself: the labels of the field get ``{cam_key}_score``,
+        ``_probability``, ``_iou``, ``_status`` and the shares of its heat ``_in_box``, ``_on_others`` and
+        ``_outside``; the model's own detections, with the same, are ``{cam_key}_detections``.
+
         Args:
             samples: a dataset or view of images
             model: the name of a zoo model, a FiftyOne model, or a ``torch.nn.Module``
@@ -136,6 +141,13 @@ class ComputeCams(foo.Operator):
                 -   ``{"text": prompt}`` of CLIP and its relatives; ``{"like": sample id or embedding}`` of
                     networks that give embeddings
                 -   a callable outputs -> (N,) scores
+                -   of a detector, one of these: ``"predicted"``, its own detections, or class names, those of
+                    these classes; a field of Detections or ``{"field": name}``, what it has at each box for
+                    the label's class; ``{"missed": field}`` or ``("missed", field)``, the strongest candidate
+                    at each box that no detection matches; ``{"eval": eval_key, "which": "fn" | "fp" | "tp"}``
+                    of ``evaluate_detections``. Each of the dicts, and one without more, may have ``"classes"``
+                    (names), ``"most"`` (objects of an image, 20), ``"min_iou"`` (of object and candidate, .5)
+                    and ``"prefer"`` (which candidate: the strongest ``"score"`` or the best ``"overlap"``)
             layers (None): names, globs or modules of the target layers; the family's default
             transforms (None): maps a PIL image to a float tensor (3, h, w); needed for a module
             preprocess (None): instead of transforms: maps the file's path to a float tensor (C, h, w),

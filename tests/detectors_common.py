@@ -95,3 +95,8 @@ def run(dataset, model, **arguments):
     """``compute_cams`` with a letterbox, unless other transforms are given."""
     arguments = {"transforms": Letterbox(), "classes": CLASSES, "batch_size": 2, **arguments}
     return compute(dataset, model=model, **arguments)
+
+
+def registered():
+    """A loader for ``register_model``."""
+    return detector(-2.0, dark=-3.0), Letterbox(), CLASSES

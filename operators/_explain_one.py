@@ -1,0 +1,340 @@
+"""One sample explained at once: prediction, truth and contrast, heat on the object, other backgrounds.
+
+The model stays in memory between calls, one at a time, and is let go when it was not used for a while.
+"""
+
+import dataclasses
+import threading
+
+import numpy as np
+
+from . import _heatmaps, _models, _runs
+from ._bias_labels import Labels
+from ._bias_plan import check_kind, check_scores, plan_of_run
+from ._bias_steps import model_of_run
+from ._explain import ExplainStep
+from ._explain_swaps import SampleObjects, swaps_of
+from ._loader import Batch, Geometry, decode_image, load_item, one_line
+from ._plan import Plan
+
+#: the fields that are written: the predicted class, the true or second class, and what tells them apart
+FIELDS = {
+    "prediction": "explain_prediction",
+    "other": "explain_ground_truth",
+    "for": "explain_contrast_for",
+    "against": "explain_contrast_against",
+}
+CAM_KEY = "explain"
+#: seconds after its last use at which the model is let go
+KEPT_SECONDS = 600.0
+
+
+class _Cache:
+    """At most one model, for as long as it is used now and then."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._name = self._model = self._timer = None
+
+    def get(self, name, load):
+        """The model of a name, loaded unless it is the one that is held."""
+        with self._lock:
+            if self._name != name:
+                self._model, self._name = None, None  # two would need twice the memory
+                self._model, self._name = load(), name
+            self._wind()
+            return self._model
+
+    def free(self):
+        """Lets the model go; returns its name, or None if there was none."""
+        with self._lock:
+            name, self._name, self._model = self._name, None, None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        return name
+
+    @property
+    def name(self):
+        """The name of the model that is held, or None."""
+        return self._name
+
+    def _wind(self):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(KEPT_SECONDS, self.free)
+        self._timer.daemon = True
+        self._timer.start()
+
+
+CACHE = _Cache()
+
+
+@dataclasses.dataclass
+class Explained:
+    """What was found about one sample.
+
+    Attributes:
+        id: of the sample
+        sentence: the findings in one sentence
+        prediction, score: the predicted class and its probability, 0 to 1
+        other, other_score: the true class where the prediction is wrong, else the second class
+        label: the true class, or None where the dataset does not say it
+        heat, uniform: share of the heat on the object, and of a uniform map; None without an object
+        swaps: dicts ``id, prediction, score, picture`` (PIL image): the object on other backgrounds
+        fields: the heatmap fields written
+        labels: ``{field: fo.Heatmap}`` of them
+        photo: the picture, small, a PIL image
+        layer: the layer explained
+        notes: sentences that a person should read
+    """
+
+    id: str
+    sentence: str
+    prediction: str
+    score: float
+    other: str
+    other_score: float
+    label: str
+    heat: float
+    uniform: float
+    swaps: list
+    fields: list
+    layer: str
+    notes: list
+    labels: dict = dataclasses.field(default_factory=dict, repr=False)
+    photo: object = dataclasses.field(default=None, repr=False)
+
+    def __str__(self):
+        """The sentence."""
+        return self.sentence
+
+
+def default_run(dataset):
+    """The newest run whose model can be loaded by its name, or None."""
+    configs = {key: _runs.config_of(dataset, key) for key in _runs.list_runs(dataset)}
+    order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
+    return next((k for k in order if _models.is_reloadable(configs[k].settings)), None)
+
+
+def load(dataset, cam_key, model, transforms=None, classes=None, device=None):
+    """Loads the model of a run, or one that is named; by its name it is kept for the next call.
+
+    Raises:
+        ValueError: if there is none, it cannot be loaded, or it is no classifier
+    """
+    if cam_key is None and model is None:
+        raise ValueError(
+            "model: the dataset has no CAM run whose model can be loaded by its name; name a model"
+        )
+    given = model if cam_key is None else model_of_run(dataset, cam_key, model)
+
+    def loaded():
+        found = _models.load_model(given, transforms, classes, device)
+        check_kind(found)
+        return found
+
+    plain = isinstance(given, str) and transforms is None and classes is None
+    return CACHE.get(f"{given} {device or ''}", loaded) if plain else loaded()
+
+
+def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=4, seed=51):
+    """Explains one sample and stores its heatmaps in ``FIELDS``.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        sample_id: the sample
+        model: the :class:`LoadedModel`
+        cam_key (None): the CAM run whose method, layers and findings are used
+        objects ("auto"): as in ``find_background_bias``
+        donors (4): other backgrounds
+        seed (51): of their choice
+
+    Returns:
+        an :class:`Explained`
+
+    Raises:
+        ValueError: if the sample cannot be read, or an argument does not fit
+    """
+    path = _path_of(dataset, sample_id)
+    notes = []
+    try:
+        item = load_item(sample_id, path, model.transforms, Geometry(model.transforms))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"sample: {path} cannot be explained: {one_line(error)}") from error
+    with _models.on_device(model):
+        scores = check_scores(model, item.image[None])[0].numpy()
+        best = int(scores.argmax())
+        label, other = _other(dataset, sample_id, model, scores, notes)
+        step = _step(dataset, model, cam_key, best, other)
+        batch = Batch([item], item.image[None])
+        labels = step(batch)[sample_id]
+        heat = SampleObjects(dataset, cam_key, objects, notes)
+        share = heat.measure(step.result, step.primary, item, model.label(best), notes)
+        swaps = swaps_of(dataset, model, cam_key, heat, item, path, best, donors, seed, notes)
+    _store(dataset, sample_id, labels)
+    found = Explained(
+        id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
+        other=model.label(other), other_score=float(scores[other]), label=label,
+        heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
+        layer=step.primary[1], notes=notes,
+        labels=labels, photo=_photo(path),
+    )  # fmt: skip
+    found.sentence = sentence(found)
+    return found
+
+
+def _photo(path):
+    """The picture at the size of a dialog."""
+    photo = decode_image(path)
+    photo.thumbnail((400, 400))
+    return photo
+
+
+def class_and_layer(dataset, sample_id, model, cam_key):
+    """The class whose peers are looked for, and the layer whose features say what is near.
+
+    The true class where the dataset says it, else the predicted one.
+    """
+    item = load_item(
+        sample_id, _path_of(dataset, sample_id), model.transforms, Geometry(model.transforms)
+    )
+    with _models.on_device(model):
+        best = int(check_scores(model, item.image[None])[0].argmax())
+    _, indices = Labels(dataset, "auto", model.classes).read([sample_id], [best])
+    layers = _recipe(dataset, cam_key, model)[1]
+    return model.label(int(indices[0]) if indices[0] >= 0 else best), (layers or [None])[-1]
+
+
+def _path_of(dataset, sample_id):
+    found = dataset.select([sample_id]).values("filepath") if sample_id else []
+    if not found:
+        raise ValueError(f"sample: the dataset has no sample {sample_id!r}")
+    return found[0]
+
+
+def _other(dataset, sample_id, model, scores, notes):
+    """The true class's name, and whom the prediction is contrasted with."""
+    best = int(scores.argmax())
+    if len(scores) < 2:
+        raise ValueError("model: it has one class, so there is nothing to contrast with")
+    second = int(np.argsort(-scores)[1])
+    labels = Labels(dataset, "auto", model.classes)
+    names, indices = labels.read([sample_id], [best])
+    if names[0] is None:
+        notes.append(labels.note)
+    truth = int(indices[0])
+    return names[0], truth if truth >= 0 and truth != best else second
+
+
+class _OneStep(ExplainStep):
+    """The step of a run, which keeps what the engine returned."""
+
+    result = None
+    primary = None
+
+    def explain(self, images, *args, **kwargs):
+        self.result = super().explain(images, *args, **kwargs)
+        return self.result
+
+
+def _step(dataset, model, cam_key, best, other):
+    """The step for four targets: two classes and their contrast both ways."""
+    methods, layers, fuse, primary, precision, seed = _recipe(dataset, cam_key, model)
+    logits = model.adapted.logits
+
+    def contrast_for(outputs):
+        values = logits(outputs)
+        return values[:, best] - values[:, other]
+
+    def contrast_against(outputs):
+        return -contrast_for(outputs)
+
+    tags = [model.label(best), model.label(other)]
+    tags += [f"{tags[0]} rather than {tags[1]}", f"{tags[1]} rather than {tags[0]}"]
+    plan = Plan(
+        cam_key=CAM_KEY, methods=methods, targets=[best, other, contrast_for, contrast_against],
+        tags=tags, layers=layers, fuse=fuse,
+        fields=_Fields(zip(tags, FIELDS.values(), strict=True), primary), prediction_field=None,
+        precision=precision, heatmap_size=_heatmaps.LONGEST_SIDE, seed=seed,
+    )  # fmt: skip
+    step = _OneStep(model, plan)
+    step.primary = primary
+    return step
+
+
+class _Fields(dict):
+    """``{(method, layer, tag): field}`` of one map alone, whatever else the run computes.
+
+    Args:
+        names: pairs (tag, field)
+        primary: (method, layer) of the map; the layer is None where it is not known yet
+    """
+
+    def __init__(self, names, primary):
+        super().__init__()
+        self._names, self._primary = dict(names), primary
+
+    def get(self, key, default=None):
+        method, layer, tag = key
+        wanted = method == self._primary[0] and self._primary[1] in (None, layer)
+        return self._names.get(tag, default) if wanted else default
+
+
+def _recipe(dataset, cam_key, model):
+    """Method, layers and precision: of the run's first class-discriminative map, else the default."""
+    if cam_key is not None:
+        plan = plan_of_run(dataset, cam_key, model)
+        if plan.primary is not None:
+            chosen = [m for m in plan.methods if _made_by(m, plan.primary[0])] or plan.methods
+            return chosen, plan.layers, plan.fuse, plan.primary, plan.precision, plan.seed
+    method = model.adapted.default_method
+    return [method], None, None, (method, None), "float32", 51
+
+
+def _made_by(method, key):
+    """Whether a pair (function, options) makes the maps of a key."""
+    return key.partition("_")[0] == method[0].cam_info.name.partition("_")[0]
+
+
+def _store(dataset, sample_id, labels):
+    """Writes the heatmaps, and lets the App show them in warm colours."""
+    _heatmaps.declare_schema(dataset, list(labels))
+    with _heatmaps.Writer(dataset, threads=1) as writer:
+        writer.put({sample_id: labels})
+    _heatmaps.colour_fields(dataset, list(FIELDS.values()))
+
+
+def sentence(found):
+    """The findings in one sentence.
+
+    Args:
+        found: an :class:`Explained`
+    """
+    parts = [
+        f"{found.prediction} {_share(found.score)} vs {found.other} {_share(found.other_score)}"
+    ]
+    if found.heat is not None:
+        parts.append(
+            f"{100 * found.heat:.0f} % of the heat on the object (uniform {100 * found.uniform:.0f} %)"
+        )
+    if found.swaps:
+        parts.append(_on_others(found))
+    return "; ".join(parts)
+
+
+def _share(value):
+    """.62, as probabilities are written."""
+    text = f"{value:.2f}"
+    return text[1:] if text.startswith("0") else text
+
+
+def _on_others(found):
+    count = len(found.swaps)
+    where = f"on {count} other background{'s' if count > 1 else ''}"
+    others = [s["prediction"] for s in found.swaps if s["prediction"] != found.prediction]
+    if not others:
+        return f"{where} still {found.prediction}"
+    names = ", ".join(dict.fromkeys(others))
+    kept = count - len(others)
+    return f"{where} {f'only {kept} times' if kept else 'never'} {found.prediction}, else {names}"

@@ -1,0 +1,109 @@
+"""Samples like one: of the same class, rightly predicted, nearest in the model's own features."""
+
+import numpy as np
+
+from . import _models
+from ._bias_labels import Labels
+from ._bias_store import field_names
+from ._bias_swap import probabilities_of
+from ._loader import Geometry, load_item
+
+#: samples that are compared; the features of each take a forward
+CANDIDATES = 48
+
+
+def peers_of(dataset, sample_id, model, cam_key, name, layer=None, count=8, seed=51):
+    """Finds the samples that a right answer can be learned from.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        sample_id: the sample
+        model: the :class:`LoadedModel`
+        cam_key: the CAM run whose predictions are used, or None
+        name: the class
+        layer (None): whose features say what is near: their mean over the image, by cosine
+        count (8): how many at most
+        seed (51): of which samples are compared, where there are many
+
+    Returns:
+        ids of rightly predicted samples of this class, the nearest first; ``[]`` if none is known
+    """
+    rows = _candidates(dataset, sample_id, cam_key, name, model, seed)
+    if not rows:
+        return []
+    path = dataset.select([sample_id]).values("filepath")[0]
+    with _models.on_device(model):
+        vectors = _features(model, [(sample_id, path), *rows], layer)
+    own = vectors.pop(sample_id, None)
+    if own is None:
+        return []
+    near = {i: float(v @ own) for i, v in vectors.items()}
+    return sorted(near, key=near.get, reverse=True)[:count]
+
+
+def _candidates(dataset, sample_id, cam_key, name, model, seed):
+    """(id, filepath) of other samples whose label and prediction are this class."""
+    from fiftyone import ViewField as F
+
+    view = dataset.exclude([sample_id])
+    field = f"{cam_key}_prediction"
+    if cam_key is None or dataset.get_field(field) is None:
+        return []
+    view = view.match(F(f"{field}.label") == name)
+    bias = field_names(cam_key)[2]
+    if dataset.get_field(bias) is not None:
+        view = view.match(F(f"{bias}.correct") != False)  # noqa: E712 - a query
+    rows = list(zip(*view.take(4 * CANDIDATES, seed=seed).values(["id", "filepath"]), strict=True))
+    labels = Labels(dataset, "auto", model.classes)
+    if labels.field is None or not rows:
+        return rows[:CANDIDATES]
+    classes = list(model.classes or [])
+    number = classes.index(name) if name in classes else -1
+    _, truth = labels.read([i for i, _ in rows], [number] * len(rows))
+    return [row for row, t in zip(rows, truth, strict=True) if t == number][:CANDIDATES]
+
+
+def _features(model, rows, layer):
+    """``{id: unit vector}`` of the samples that can be read."""
+    geometry, found = Geometry(model.transforms), {}
+    for sample_id, path in rows:
+        try:
+            item = load_item(sample_id, path, model.transforms, geometry)
+        except (OSError, ValueError):
+            continue  # one peer less
+        found[sample_id] = _unit(features_of(model, item.image[None], layer)[0])
+    return found
+
+
+def features_of(model, images, layer=None):
+    """The mean features of a layer.
+
+    Args:
+        model: the :class:`LoadedModel`
+        images: (N, C, h, w) of the model's transforms
+        layer (None): the name of a module; without it, or where it gives no grid of features, the
+            class probabilities are taken
+
+    Returns:
+        (N, D) float32 array
+    """
+    module = dict(model.module.named_modules()).get(layer) if layer else None
+    seen = []
+    handle = module.register_forward_hook(lambda *args: seen.append(args[2])) if module else None
+    try:
+        probabilities = probabilities_of(model, images)
+    finally:
+        if handle is not None:
+            handle.remove()
+    values = seen[-1] if seen else None
+    if getattr(values, "ndim", 0) == 4 and len(values) == len(images):
+        # channels first or last: the grid's sides are equal or near it, the features are many
+        last = values.shape[3] > max(values.shape[1:3]) and values.shape[1] <= values.shape[2] + 1
+        return values.mean((1, 2) if last else (2, 3)).float().cpu().numpy()
+    if getattr(values, "ndim", 0) == 3 and len(values) == len(images):
+        return values.mean(1).float().cpu().numpy()
+    return probabilities.numpy()
+
+
+def _unit(vector):
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)

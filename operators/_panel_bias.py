@@ -1,0 +1,186 @@
+"""What the panel's tab on background bias shows, as plain data."""
+
+import math
+
+import numpy as np
+
+from . import _panel_clusters
+from ._bias_analysis import interval_of
+from ._bias_store import field_names, record_of
+from ._panel_views import BACKGROUND
+
+#: how many classes a chart shows, and how many points
+CLASSES, POINTS = 30, 3000
+_BINS = 5
+_EFFECTS = ("swap_drop", "same_drop", "bg_gap", "bg_support")
+
+
+def class_bars(dataset, key, summary):
+    """Score lost on other backgrounds per class, the most dependent class first.
+
+    As stored; where samples were accepted as context the classes are judged anew without them.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+        summary: its :class:`BiasSummary`
+
+    Returns:
+        a list of dicts ``label, n, mean, low, high, flagged, few`` of the classes with tested
+        samples; ``low`` and ``high`` are a 95 % interval, or None
+    """
+    accepted = _panel_clusters.accepted_ids(dataset, key)
+    rows = _judged_again(dataset, key, accepted) if accepted else summary.classes
+    return [
+        {
+            "label": row["label"], "n": row["n"], "flagged": bool(row["flagged"]),
+            "few": row["note"] == "too few",
+            **{name: row["bg_gap"][name] for name in ("mean", "low", "high")},
+        }
+        for row in rows
+        if row["n"] and row["bg_gap"]["mean"] is not None
+    ]  # fmt: skip
+
+
+def _judged_again(dataset, key, accepted):
+    """The class rows of the tested samples without some, by the same rule and from stored effects."""
+    from ..cam_core.bias import class_table
+    from ..cam_core.causal import Effects
+
+    _, dependence, bias = field_names(key)
+    scenes = (record_of(dataset, key)["settings"] or {}).get("scenes")
+    fields = [f"{bias}.{name}" for name in ("label", "explained", "score", *_EFFECTS)]
+    fields += [dependence, *([scenes] if scenes else [])]
+    rows = list(_tested(dataset, key, fields, accepted))
+    if not rows:
+        return []
+
+    def column(name):
+        values = [row.get(bias, {}).get(name) for row in rows]
+        return np.array([math.nan if v is None else v for v in values], float)
+
+    unknown = np.full(len(rows), math.nan)
+    names = [row[bias].get("label") or row[bias].get("explained") or "" for row in rows]
+    effects = Effects(
+        score=column("score"), swap_flip=unknown, same_flip=unknown, adopt=unknown, bg_only=unknown,
+        swap_variance=unknown, same_variance=unknown, donors=np.zeros(len(rows), int),
+        controls=np.zeros(len(rows), int), **{name: column(name) for name in _EFFECTS},
+    )  # fmt: skip
+    depends = [row.get(dependence) for row in rows]
+    table = class_table(
+        np.array(names),
+        effects,
+        np.array([math.nan if d is None else d for d in depends], float),
+        [str(row.get(scenes)) for row in rows] if scenes else None,
+    )
+    return [{**vars(row), "bg_gap": interval_of(row.bg_gap)} for row in table]
+
+
+def _tested(dataset, key, fields, without=(), limit=0):
+    """Documents of the tested samples with these fields alone, found in the database."""
+    query = {f"{field_names(key)[2]}.tested": True}
+    if without:
+        query["_id"] = {"$nin": list(without)}
+    return dataset._sample_collection.find(query, dict.fromkeys(fields, True), limit=limit)
+
+
+def heat_points(dataset, key):
+    """Share of the heat on the object against the object's share of the image.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+
+    Returns:
+        a dict of lists of at most 3,000 tested samples: ``ids, area, energy, background`` (whether
+        the score rests on the background), ``text``
+    """
+    verdict, dependence, bias = field_names(key)
+    parts = ("object_area", "obj_energy", "explained")
+    fields = [verdict, dependence, *(f"{bias}.{name}" for name in parts)]
+    accepted = _panel_clusters.accepted_ids(dataset, key)
+    out = {"ids": [], "area": [], "energy": [], "background": [], "text": []}
+    for row in _tested(dataset, key, fields, accepted, POINTS):
+        area, energy = row[bias].get("object_area"), row[bias].get("obj_energy")
+        if area is None or energy is None:
+            continue
+        out["ids"].append(str(row["_id"]))
+        out["area"].append(round(area, 4))
+        out["energy"].append(round(energy, 4))
+        out["background"].append(row.get(verdict) in BACKGROUND)
+        out["text"].append(f"{row[bias].get('explained')}<br>{row.get(verdict)}")
+    return out
+
+
+def calibration_bins(dataset, key):
+    """How often the swap confirms what the heat alone suggests.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+
+    Returns:
+        a list of dicts ``low, high, n, expected, confirmed``: tested samples by the chance of
+        dependence that their heat gives, and the share whose score rests on the background
+    """
+    verdict, _, bias = field_names(key)
+    suspicion = f"${bias}.suspicion"
+    # of the bin [k/5, (k+1)/5), the last one closed
+    bin_number = {"$min": [{"$floor": {"$multiply": [suspicion, _BINS]}}, _BINS - 1]}
+    relies = {"$cond": [{"$in": [f"${verdict}", list(BACKGROUND)]}, 1, 0]}
+    match = {f"{bias}.tested": True, f"{bias}.suspicion": {"$ne": None}}
+    accepted = _panel_clusters.accepted_ids(dataset, key)
+    if accepted:
+        match["_id"] = {"$nin": accepted}
+    pipeline = [
+        {"$match": match},
+        {
+            "$group": {
+                "_id": bin_number,
+                "n": {"$sum": 1},
+                "expected": {"$avg": suspicion},
+                "confirmed": {"$avg": relies},
+            }
+        },
+        {"$sort": {"_id": 1}},
+    ]
+    return [
+        {
+            "low": row["_id"] / _BINS, "high": (row["_id"] + 1) / _BINS,
+            **{name: row[name] for name in ("n", "expected", "confirmed")},
+        }
+        for row in dataset._sample_collection.aggregate(pipeline)
+    ]  # fmt: skip
+
+
+def blind_spots(summary):
+    """What these checks cannot see, in sentences: in general, and in this run.
+
+    Args:
+        summary: a :class:`BiasSummary`
+
+    Returns:
+        a list of strings
+    """
+    said = [
+        "Heat shows where evidence is, not what it is: colour, texture or blur of the object itself "
+        "leave no trace here.",
+        "A cue inside the object's box (a collar, a tag on it) counts as object.",
+        "No dependence found is not proof that there is none: the swap tries a few backgrounds of "
+        "this dataset only.",
+    ]
+    if summary.skipped:
+        total = sum(summary.skipped.values())
+        why = ", ".join(f"{n:,} {reason}" for reason, n in summary.skipped.items())
+        said.append(f"{total:,} of {summary.samples:,} samples were not tested ({why}).")
+    few = [row["label"] for row in summary.classes if row["note"] == "too few"]
+    if few:
+        more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+        named = ", ".join(few[:5])
+        said.append(f"Fewer than 20 tested samples, so no judgement: {named}{more}.")
+    if summary.calibration and not summary.calibration.get("usable"):
+        said.append(f"Heat alone says little here: {summary.calibration.get('reason')}.")
+    if summary.telltales:
+        named = ", ".join(f"{t['label']} ({t['statistic']})" for t in summary.telltales[:3])
+        said.append(f"Whole-image statistics tell classes apart, which no heatmap shows: {named}.")
+    return said

@@ -1,0 +1,270 @@
+"""The panel: what was computed, what it says, and the samples behind every number."""
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+_URI = "@cam51/heatmaps"
+_HELP = (
+    "Everything here is about the whole dataset; clicks change the grid only. "
+    "*Reset grid* shows all samples again."
+)
+
+
+class CamPanel(foo.Panel):
+    """Runs of the dataset: overview, background bias, methods, clusters, samples."""
+
+    @property
+    def config(self):
+        """The panel's configuration."""
+        return foo.PanelConfig(
+            name="cam_panel",
+            label="Class activation maps",
+            help_markdown=_HELP,
+            # the App draws no picture of a plugin's own in the tab of a Python panel
+            icon="blur_on",
+            category=foo.Categories.ANALYZE if hasattr(foo, "Categories") else None,
+            surfaces="grid",
+        )
+
+    def on_load(self, ctx):
+        """Chooses the newest run and fills the first tab."""
+        self._fill(ctx)
+
+    def on_change_dataset(self, ctx):
+        """Begins anew."""
+        ctx.panel.state.clear()
+        self._fill(ctx)
+
+    def render(self, ctx):
+        """The panel's layout."""
+        from . import _panel_draw
+
+        return _panel_draw.draw(self, dict(ctx.panel.state._data))
+
+    def _fill(self, ctx, **chosen):
+        """Reads what the tab in front shows; what was chosen is kept."""
+        from . import _panel_fill, _panel_overview, _runs
+
+        state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
+        state.update(chosen)
+        _runs.refresh(ctx.dataset)
+        runs = _panel_overview.run_choices(ctx.dataset)
+        keys = [run["key"] for run in runs]
+        key = state["key"] if state["key"] in keys else next(iter(keys), None)
+        tab = state["tab"] or "overview"
+        values = {"runs": runs, "key": key, "tab": tab, "samples": bool(ctx.dataset.count())}
+        data = {}
+        if key is not None:
+            more, data = _panel_fill.fill(ctx.dataset, key, tab, state)
+            values.update(more)
+        for name, value in values.items():
+            ctx.panel.set_state(name, value)
+        for name, value in data.items():
+            ctx.panel.set_data(name, value)
+
+    # choices
+
+    def on_run(self, ctx):
+        """Another run was chosen."""
+        if ctx.params.get("value") != ctx.panel.get_state("key"):
+            self._fill(ctx, key=ctx.params.get("value"))
+
+    def on_tab(self, ctx):
+        """Another tab was chosen; also called when the tabs are drawn first."""
+        self._fill(ctx, tab=ctx.params.get("value"))
+
+    def on_kind(self, ctx):
+        """Another table of samples was chosen."""
+        if ctx.params.get("value") != ctx.panel.get_state("kind"):
+            self._fill(ctx, kind=ctx.params.get("value"))
+
+    def on_measure(self, ctx):
+        """Another measure of agreement was chosen."""
+        if ctx.params.get("value") != ctx.panel.get_state("measure"):
+            self._fill(ctx, measure=ctx.params.get("value"))
+
+    # operators
+
+    def on_compute(self, ctx):
+        """Opens the form of ``compute_cams``."""
+        ctx.prompt(f"{_URI}/compute_cams")
+
+    def on_examine(self, ctx):
+        """Opens the form of ``find_background_bias`` for this run."""
+        ctx.prompt(f"{_URI}/find_background_bias", params={"cam_key": self._key(ctx)})
+
+    def on_compare(self, ctx):
+        """Opens the form of ``compare_cams`` for this run."""
+        ctx.prompt(f"{_URI}/compare_cams", params={"cam_keys": [self._key(ctx)]})
+
+    def on_reset(self, ctx):
+        """Shows all samples again, and what is true by now."""
+        ctx.ops.clear_view()
+        self._fill(ctx)
+
+    def on_same_scale(self, ctx):
+        """One scale for all heatmaps of a field, or each map's own again."""
+        from . import _same_scale
+
+        on = bool(ctx.params.get("value"))
+        if on == bool(ctx.panel.get_state("scaled")):
+            return
+        _same_scale.set_scale(ctx.dataset, self._key(ctx), on)
+        ctx.ops.reload_dataset()
+        self._fill(ctx)
+
+    # clicks
+
+    def on_verdict(self, ctx):
+        """A bar of the verdicts: its samples."""
+        from . import _panel_views
+
+        verdict = ctx.params.get("y")
+        self._show(ctx, _panel_views.verdict_view(ctx.dataset, self._key(ctx), verdict))
+
+    def on_class(self, ctx):
+        """A bar of the classes: its samples, the most dependent first."""
+        from . import _panel_views
+
+        label = ctx.params.get("y")
+        self._show(ctx, _panel_views.class_view(ctx.dataset, self._key(ctx), label))
+
+    def on_evidence(self, ctx):
+        """A cell of right and wrong against object and background."""
+        from . import _panel_views
+
+        row, column = ctx.params.get("row"), ctx.params.get("column")
+        if row not in (0, 1) or column not in (1, 2):
+            return  # a heading
+        view = _panel_views.evidence_view(ctx.dataset, self._key(ctx), row == 0, column == 2)
+        self._show(ctx, view)
+
+    def on_point(self, ctx):
+        """A point: its sample."""
+        if ctx.params.get("id"):
+            ctx.ops.open_sample(id=ctx.params["id"])
+
+    def on_bin(self, ctx):
+        """A bar of the calibration: its samples."""
+        from . import _panel_views
+
+        bins, index = ctx.panel.get_state("bins") or [], ctx.params.get("idx")
+        if isinstance(index, int) and index < len(bins):
+            low, high = bins[index]
+            self._show(ctx, _panel_views.suspicion_view(ctx.dataset, self._key(ctx), low, high))
+
+    def on_leader(self, ctx):
+        """A row of the leaderboard: its heatmaps alone."""
+        from . import _panel_methods
+
+        comparison = _panel_methods.comparison_of(ctx.dataset, self._key(ctx))
+        row = ctx.params.get("row")
+        if comparison is None or not isinstance(row, int) or row < 0:
+            return
+        field = _panel_methods.field_of_row(comparison, row)
+        if field is not None:
+            self._activate(ctx, [field])
+
+    def on_pair(self, ctx):
+        """A cell of the matrix: the samples where two methods split most, with both heatmaps."""
+        from . import _panel_methods, _panel_views
+
+        comparison = _panel_methods.comparison_of(ctx.dataset, self._key(ctx))
+        matrix = _panel_methods.matrix(comparison, ctx.panel.get_state("measure") or "spearman")
+        names = dict(zip(matrix["labels"], matrix["fields"], strict=True))
+        first, second = names.get(ctx.params.get("y")), names.get(ctx.params.get("x"))
+        if first is None or second is None or first == second:
+            return
+        ids = _panel_methods.pair_ids(comparison, first, second)
+        if not ids:
+            ctx.ops.notify("No samples were stored for this pair of methods", variant="info")
+            return
+        self._activate(ctx, [first, second])
+        ctx.ops.set_view(_panel_views.chosen_view(ctx.dataset, ids))
+
+    def on_cluster(self, ctx):
+        """A cluster: its samples."""
+        from . import _panel_clusters, _panel_views
+
+        clusters = _panel_clusters.clusters_of(ctx.dataset, self._key(ctx))
+        ids = clusters[ctx.params["number"]]["ids"]
+        self._show(ctx, _panel_views.chosen_view(ctx.dataset, ids))
+
+    def on_cluster_name(self, ctx):
+        """A cluster got a name."""
+        from . import _panel_clusters
+
+        number = int(ctx.params["path"].partition("cluster_")[2].partition(".")[0])
+        _panel_clusters.name_cluster(ctx.dataset, self._key(ctx), number, ctx.params.get("value"))
+
+    def on_accept(self, ctx):
+        """A cluster is fair context, or counts again."""
+        from . import _panel_clusters
+
+        number, accepted = ctx.params["number"], ctx.params["accepted"]
+        _panel_clusters.accept(ctx.dataset, self._key(ctx), number, accepted)
+        self._fill(ctx)
+
+    def on_sample(self, ctx):
+        """A row of the table: opens its sample."""
+        ids, row = ctx.panel.get_state("sample_ids") or [], ctx.params.get("row")
+        if isinstance(row, int) and row < len(ids):
+            ctx.ops.open_sample(id=ids[row])
+
+    def on_listed(self, ctx):
+        """All samples of the table, in its order."""
+        from . import _panel_views
+
+        ids = ctx.panel.get_state("sample_ids") or []
+        self._show(ctx, _panel_views.chosen_view(ctx.dataset, ids))
+
+    def _key(self, ctx):
+        return ctx.panel.get_state("key")
+
+    def _show(self, ctx, view):
+        """Lets the grid show a view, with the run's first heatmaps and its verdicts."""
+        from . import _runs
+        from ._bias_store import field_names
+
+        key = self._key(ctx)
+        verdict = field_names(key)[0]
+        fields = _runs.heatmap_fields_of(ctx.dataset, key)[:1]
+        self._activate(ctx, [*fields, *([verdict] if ctx.dataset.get_field(verdict) else [])])
+        ctx.ops.set_view(view)
+
+    def _activate(self, ctx, fields):
+        """Shows these of our fields, and of the others what was shown before."""
+        from . import _runs
+
+        ours = {f for k in _runs.list_runs(ctx.dataset) for f in _runs.fields_of(ctx.dataset, k)}
+        active = [f for f in ctx.active_fields or [] if f not in ours]
+        ctx.ops.set_active_fields([*active, *fields])
+
+
+class OpenCamPanel(foo.Operator):
+    """The button above the grid that opens the panel."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="open_cam_panel",
+            label="Class activation maps",
+            description="Open the panel with runs, findings and samples",
+            icon="/assets/icon-dark.svg",
+            light_icon="/assets/icon-light.svg",
+            dark_icon="/assets/icon-dark.svg",
+            unlisted=True,
+            risk_level="low",
+        )
+
+    def resolve_placement(self, ctx):
+        """A button above the grid."""
+        return types.Placement(
+            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
+            types.Button(label="Class activation maps", icon="/assets/icon-dark.svg", prompt=False),
+        )
+
+    def execute(self, ctx):
+        """Opens the panel beside the grid."""
+        ctx.ops.open_panel("cam_panel", is_active=True, layout="horizontal")

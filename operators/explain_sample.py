@@ -1,0 +1,207 @@
+"""One sample at once: prediction, truth and contrast, heat on the object, other backgrounds, peers."""
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+_URI = "@cam51/heatmaps"
+
+
+class ExplainSample(foo.Operator):
+    """Explains the sample that is open, with one sentence and small pictures."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="explain_sample",
+            label="Explain this sample",
+            description="Where the model looked on this sample, and whether it is right for the reason",
+            icon="psychology_alt",
+            dynamic=True,
+            unlisted=True,
+            risk_level="low",
+        )
+
+    def resolve_placement(self, ctx):
+        """A button beside an open sample."""
+        return types.Placement(
+            types.Places.SAMPLES_VIEWER_ACTIONS,
+            types.Button(label="Explain this sample", icon="psychology_alt", prompt=True),
+        )
+
+    def resolve_input(self, ctx):
+        """Run or model: nothing has to be chosen where there is a run."""
+        from . import _explain_form
+
+        return _explain_form.form(ctx)
+
+    def __call__(
+        self,
+        dataset,
+        sample_id,
+        cam_key=None,
+        model=None,
+        *,
+        transforms=None,
+        classes=None,
+        objects="auto",
+        donors=4,
+        device=None,
+        seed=51,
+    ):
+        """Explains one sample and writes its heatmaps.
+
+        Written: ``explain_prediction`` (the predicted class), ``explain_ground_truth`` (the true class
+        where the prediction is wrong, else the second class), ``explain_contrast_for`` and
+        ``explain_contrast_against`` (what speaks for the one rather than the other, and back). They
+        are overwritten by the next sample's only on that sample.
+
+        Example usage::
+
+            import fiftyone.operators as foo
+
+            explain_sample = foo.get_operator("@cam51/heatmaps/explain_sample")
+            print(explain_sample(dataset, dataset.first().id, "resnet50"))
+
+        Args:
+            dataset: a dataset, or a view, whose whole dataset is meant
+            sample_id: the sample
+            cam_key (None): the CAM run whose model, method and findings are used; without a model
+                the newest whose model can be loaded by its name
+            model (None): as in ``compute_cams``; a model named by a string is kept for the next call,
+                for ten minutes, or until ``free_model``
+            transforms (None): as in ``compute_cams``
+            classes (None): likewise
+            objects ("auto"): as in ``find_background_bias``; ``None`` for none
+            donors (4): on how many other backgrounds the object is tried
+            device (None): a torch device
+            seed (51): of the choice of backgrounds
+
+        Returns:
+            an ``Explained``; printed, it is a sentence
+
+        Raises:
+            ValueError: if an argument is wrong, the sample cannot be read or the model is no
+                classifier; nothing was written then
+        """
+        from . import _explain_one, _runs
+
+        dataset = dataset._dataset
+        _runs.refresh(dataset)
+        if cam_key is None and model is None:
+            cam_key = _explain_one.default_run(dataset)
+        loaded = _explain_one.load(dataset, cam_key, model, transforms, classes, device)
+        return _explain_one.explain_one(dataset, sample_id, loaded, cam_key, objects, donors, seed)
+
+    def execute(self, ctx):
+        """Explains the open sample and shows its new heatmaps."""
+        from . import _explain_form
+
+        arguments = _explain_form.arguments_of(ctx)
+        found = self(ctx.dataset, **arguments)
+        # FiftyOne 1.22 gives fields that are new to the grid's sidebar; an open sample's learns of them
+        # with the next load of the page. The dialog shows the heatmaps itself.
+        ctx.ops.reload_dataset()
+        # of the scheme of this session, only the fields' colours are replaced
+        colours = ctx.dataset.app_config.color_scheme.fields
+        ctx.trigger("set_color_scheme", {"fields": colours})
+        return _explain_form.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+
+    def resolve_output(self, ctx):
+        """The sentence, the composites with their predictions, and what can be done next."""
+        from . import _explain_form
+
+        return _explain_form.output(ctx)
+
+
+class ShowPeers(foo.Operator):
+    """Samples of the same class, rightly predicted, nearest to a sample."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="show_peers", label="Show peers of a sample", unlisted=True, risk_level="low"
+        )
+
+    def __call__(self, dataset, sample_id, cam_key=None, model=None, *, count=8, **loading):
+        """Finds the peers of a sample: same class, right predictions, nearest features.
+
+        Args:
+            dataset: a dataset, or a view, whose whole dataset is meant
+            sample_id: the sample
+            cam_key (None): the CAM run whose predictions are used; the newest by default
+            model (None): as in ``explain_sample``
+            count (8): how many at most
+            **loading: ``transforms``, ``classes`` and ``device`` of the model
+
+        Returns:
+            a view: the sample, then its peers, the nearest first
+
+        Raises:
+            ValueError: if there is no such run, or its model cannot be loaded
+        """
+        from . import _explain_one, _explain_peers
+
+        dataset = dataset._dataset
+        cam_key = cam_key or _explain_one.default_run(dataset)
+        loaded = _explain_one.load(dataset, cam_key, model, **loading)
+        name, layer = _explain_one.class_and_layer(dataset, sample_id, loaded, cam_key)
+        ids = _explain_peers.peers_of(dataset, sample_id, loaded, cam_key, name, layer, count)
+        return dataset.select([sample_id, *ids], ordered=True)
+
+    def resolve_input(self, ctx):
+        """The sample and the run."""
+        inputs = types.Object()
+        inputs.str("sample_id", label="Sample", required=True)
+        inputs.str("cam_key", label="Run")
+        inputs.str("model", label="Model")
+        return types.Property(inputs)
+
+    def execute(self, ctx):
+        """Shows the peers in the grid, with their heatmaps."""
+        from . import _runs
+
+        params = {k: ctx.params.get(k) or None for k in ("sample_id", "cam_key", "model")}
+        view = self(ctx.dataset, **params)
+        if len(view) < 2:
+            ctx.ops.notify(
+                "No peers are known: no other sample of this class has a right prediction in a run",
+                variant="info",
+            )
+            return
+        key = params["cam_key"]
+        fields = _runs.heatmap_fields_of(ctx.dataset, key)[:1] if key else []
+        ctx.ops.close_sample()
+        ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or []), *fields])))
+        ctx.ops.set_view(view)
+
+
+class FreeModel(foo.Operator):
+    """Lets go of the model that explains single samples."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="free_model", label="Free the model of Explain this sample", unlisted=True,
+            risk_level="low",
+        )  # fmt: skip
+
+    def __call__(self):
+        """Lets go of the model that ``explain_sample`` keeps in this process.
+
+        Returns:
+            its name, or None if none was kept
+        """
+        from . import _explain_one
+
+        return _explain_one.CACHE.free()
+
+    def execute(self, ctx):
+        """Frees the model of the App's server."""
+        name = self()
+        ctx.ops.notify(
+            f"{name.strip()} was let go" if name else "No model was kept", variant="info"
+        )
+        return {"freed": name}

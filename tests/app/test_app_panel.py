@@ -1,0 +1,269 @@
+"""The panel by clicking: every tab, every click and what it does to the grid, and where it is empty."""
+
+import re
+
+import numpy as np
+import pytest
+from bias_common import BACKGROUND, agreeing, find
+from panel_common import CLASSES, FIELDS, RELIES, make_run
+from playwright import sync_api as playwright
+
+from tools.app_driver import App, wait_for
+
+pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
+
+COUNT = 160
+
+
+class PanelApp(App):
+    """The App with the panel beside the grid."""
+
+    def open_panel(self, text):
+        """Opens it by its button above the grid and waits for a text in it."""
+        self.page.locator("img[src*='icon-dark.svg'], img[src*='icon-light.svg']").first.click()
+        self.panel.get_by_text(text, exact=True).first.wait_for()
+
+    def tab(self, name, text):
+        """Opens a tab and waits for a text in it."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+        self.panel.get_by_text(text, exact=True).first.wait_for()
+
+    @property
+    def panel(self):
+        """What the panel shows."""
+        return self.page.locator("[data-cy='panel-container']:has([role=tab]), body").last
+
+    def wait_for_samples(self, count):
+        """Waits until the grid shows so many samples."""
+        self.page.get_by_text(f"{count} sample{'s' * (count != 1)}", exact=True).wait_for()
+
+    def bars(self, number):
+        """The bars of a chart, by its place in the panel."""
+        self.page.locator(".js-plotly-plot").nth(number).locator(".points path").first.wait_for()
+        return self.page.locator(".js-plotly-plot").nth(number).locator(".points path")
+
+    def hit(self, mark):
+        """Clicks a mark of a chart: what Plotly listens to lies above it."""
+        mark.scroll_into_view_if_needed()
+        box = mark.bounding_box()
+        self.point(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    def point(self, x, y):
+        """Moves there, so that the chart notices, and clicks."""
+        self.page.mouse.move(x - 3, y)
+        self.page.mouse.move(x, y, steps=4)
+        self.page.mouse.click(x, y)
+
+    def reset(self):
+        """All samples again."""
+        self.page.get_by_role("button", name="Reset grid").click()
+        self.wait_for_samples(COUNT)
+
+    def shown(self, field):
+        """Whether a field is ticked in the sidebar."""
+        return self.page.locator(f"[data-cy='checkbox-{field}'] input").is_checked()
+
+
+@pytest.fixture
+def panel_app(app):
+    app.page.set_viewport_size({"width": 1700, "height": 1300})
+    return PanelApp(app.page, app._url, app._pictures)
+
+
+@pytest.fixture
+def examined(make_dataset, photos, plugin):
+    """A dataset with a run that was examined and compared; (dataset, ids, columns)."""
+    dataset = make_dataset()
+    ids, columns = make_run(dataset, [photo["path"] for photo in photos], COUNT)
+    return dataset, ids, columns
+
+
+def test_overview_and_bias(panel_app, examined):
+    app, (dataset, _, columns) = panel_app, examined
+    relies = columns["swap_drop"] >= 0.5
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.page.get_by_text("resnet18-imagenet-torch", exact=True).wait_for()
+    app.bars(0)
+    app.picture("overview")
+    # the upper of two bars: drawn last
+    app.hit(app.bars(0).nth(1))
+    app.wait_for_samples(int(relies.sum()))
+    assert app.shown(FIELDS[0])
+    assert app.shown("net_verdict")
+    app.bars(0)  # the chart is still about all of them
+    assert app.bars(0).count() == 2
+    app.reset()
+
+    app.tab("Bias", "Score lost on other backgrounds, per class")
+    wait_for(lambda: app.bars(0).count() == len(CLASSES), 20, "a bar per class")
+    app.picture("bias")
+    app.hit(app.bars(0).nth(len(CLASSES) - 1))
+    app.wait_for_samples(COUNT // len(CLASSES))
+    app.page.get_by_text(CLASSES[0], exact=True).first.wait_for()
+    assert app.bars(0).count() == len(CLASSES)
+    app.picture("class")
+
+    right = int((relies & columns["correct"]).sum())
+    app.page.get_by_role("cell", name=f"{right}", exact=True).first.click()
+    app.wait_for_samples(right)
+    app.reset()
+
+    # the bar of the highest fifth of the calibration
+    bins = app.page.locator(".js-plotly-plot").nth(2)
+    bins.scroll_into_view_if_needed()
+    expected = int((columns["suspicion"] >= 0.8).sum())
+    app.hit(bins.locator(".points path").last)
+    app.wait_for_samples(expected)
+    app.page.get_by_text("What this cannot see", exact=True).scroll_into_view_if_needed()
+    app.picture("calibration")
+
+    points = app.page.locator(".js-plotly-plot").nth(1)
+    points.scroll_into_view_if_needed()
+    app.hit(points.locator(".scatterlayer .trace").last.locator("path.point").first)
+    app.page.locator("[data-cy=modal]").wait_for()
+    app.picture("point")
+
+
+def test_methods(panel_app, examined):
+    app, (dataset, _, _) = panel_app, examined
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.tab("Methods", "Faithfulness")
+    app.page.get_by_text("gradcam leads on both metrics").wait_for()
+    app.picture("methods")
+    app.page.get_by_role("cell", name="eigencam, layer4", exact=True).click()
+    wait_for(lambda: app.shown(FIELDS[2]), 20, "the row's heatmaps are shown")
+    assert not app.shown(FIELDS[0])
+
+    # first row, third column: gradcam against eigencam
+    matrix = app.page.locator(".js-plotly-plot .heatmaplayer").bounding_box()
+    x, y = matrix["x"] + matrix["width"] * 5 / 6, matrix["y"] + matrix["height"] / 6
+    app.point(x, y)
+    app.wait_for_samples(7)
+    wait_for(lambda: app.shown(FIELDS[0]) and app.shown(FIELDS[2]), 20, "both heatmaps are shown")
+    assert not app.shown(FIELDS[1])
+    app.picture("pair")
+
+
+def test_clusters(panel_app, examined):
+    app, (dataset, _, columns) = panel_app, examined
+    relies = columns["swap_drop"] >= 0.5
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.tab("Clusters", "Where heatmaps look alike")
+    strips = app.page.locator("img[src^='data:image/jpeg']")
+    wait_for(lambda: strips.count() == 4, 20, "a strip per cluster")
+    app.picture("clusters")
+    strips.first.click()
+    app.wait_for_samples(COUNT // len(CLASSES))
+
+    shows = app.page.get_by_role("button", name="Show samples").first
+    name = shows.locator("xpath=preceding::input[1]")
+    name.fill("water behind the bird")
+    name.blur()
+    app.page.get_by_role("button", name="Accept as context").first.click()
+    app.page.get_by_text("water behind the bird").first.wait_for()
+    app.page.get_by_text("accepted as context").first.wait_for()
+    app.picture("accepted")
+    app.tab("Overview", "The run")
+    accepted = columns["kind"] == 0
+    app.page.get_by_text(
+        f"{accepted.sum()} samples accepted as context are left out", exact=False
+    ).wait_for()
+    app.hit(app.bars(0).nth(1))
+    app.wait_for_samples(int((relies & ~accepted).sum()))
+
+
+def test_samples_and_scale(panel_app, examined):
+    app, (dataset, _, _) = panel_app, examined
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    before = app.wait_until_painted(app.thumbnail(7))
+    app.page.get_by_role("checkbox").last.scroll_into_view_if_needed()
+    app.page.get_by_role("checkbox").last.click()
+
+    def dimmed():
+        dataset.reload()
+        ranges = dataset.values(f"{FIELDS[0]}.range")
+        return max(r[1] for r in ranges) > 300
+
+    wait_for(dimmed, 20, "weak heatmaps have a wider range")
+
+    def paler():
+        try:
+            after = app.wait_until_painted(app.thumbnail(7))
+        except playwright.Error:
+            return False  # the grid was drawn anew meanwhile
+        return after.shape == before.shape and np.abs(after.astype(int) - before).max() > 20
+
+    wait_for(paler, 30, "the grid shows it")
+    app.picture("scaled")
+
+    app.tab("Samples", "Heat on object")
+    app.picture("samples")
+    app.page.get_by_role("button", name="Show in grid").click()
+    app.wait_for_samples(25)
+    app.page.get_by_role("button", name="Open", exact=True).first.click()
+    app.page.locator("[data-cy=modal]").wait_for()
+    app.picture("sample")
+
+
+def test_forms_start_filled_in(panel_app, examined):
+    app, (dataset, _, _) = panel_app, examined
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.page.get_by_role("button", name="Find bias").click()
+    form = app.page.get_by_role("dialog").filter(has_text="Find background bias")
+    # the run of the panel is chosen, and the form says what is in the way
+    form.get_by_text("was examined already; pass overwrite=True").wait_for()
+    app.picture("examine")
+    assert form.get_by_role("button", name="Execute", exact=True).is_disabled()
+    app.page.keyboard.press("Escape")
+    app.page.get_by_role("button", name="Compute", exact=True).click()
+    form = app.page.get_by_role("dialog").filter(has_text="Compute class activation maps")
+    form.get_by_text("Model", exact=True).wait_for()
+    app.picture("compute")
+
+
+def test_an_empty_dataset_says_what_to_do(panel_app, dataset, plugin):
+    app = panel_app
+    app.page.goto(f"{app._url}/datasets/{dataset.name}")
+    # the App has no panels as long as there is nothing to show in them
+    app.page.get_by_text("No samples yet", exact=True).wait_for()
+    app.page.get_by_text("browse operations", exact=True).click()
+    app.page.keyboard.type("Compute class")
+    app.page.get_by_text("Compute class activation maps", exact=True).first.click()
+    app.form.get_by_text("Model", exact=True).wait_for()
+    app.choose("Model", "resnet18-imagenet-torch")
+    app.form.get_by_text(re.compile("no samples|is empty", re.IGNORECASE)).first.wait_for()
+    app.picture("empty")
+    assert app.execute_button.is_disabled()
+
+
+def test_without_runs_the_form_is_one_click_away(panel_app, photo_dataset, plugin):
+    app, dataset = panel_app, photo_dataset(3)
+    app.open_grid(dataset)
+    app.open_panel("No heatmaps yet")
+    app.picture("no_runs")
+    app.page.get_by_role("button", name="Compute class activation maps").last.click()
+    app.form.get_by_text("Model", exact=True).wait_for()
+
+
+def test_a_real_run_and_what_is_missing(panel_app, make_dataset, tmp_path, plugin):
+    app, dataset = panel_app, make_dataset(*agreeing(tmp_path, 48))
+    summary = find(dataset, BACKGROUND)
+    assert summary.verdicts == {RELIES: 48}
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.page.get_by_text(
+        re.compile("the score of 48 of 48 tested samples depends on the background")
+    ).wait_for()
+    app.tab("Bias", "Score lost on other backgrounds, per class")
+    app.hit(app.bars(0).last)
+    app.wait_for_samples(24)
+    app.tab("Methods", "The methods were not compared yet")
+    app.picture("not_compared")
+    app.tab("Clusters", "Where heatmaps look alike")
+    app.page.locator("img[src^='data:image/jpeg']").first.wait_for()
+    app.picture("clusters")

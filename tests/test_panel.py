@@ -1,0 +1,467 @@
+"""What the panel shows, against counts made by hand; and what its clicks select."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from bias_common import BACKGROUND, find, inner
+from bson import ObjectId
+from panel_common import CLASSES, FIELDS, KEY, RELIES, make_run
+from PIL import Image
+
+COUNT = 160
+
+
+@pytest.fixture
+def examined(make_dataset, photos, plugin):
+    dataset = make_dataset()
+    ids, columns = make_run(dataset, [photo["path"] for photo in photos], COUNT)
+    return dataset, ids, columns
+
+
+@pytest.fixture
+def relies(examined):
+    return examined[2]["swap_drop"] >= 0.5
+
+
+def module(name):
+    return inner(f"_panel_{name}")
+
+
+# overview
+
+
+def test_facts_and_findings(examined, relies):
+    dataset, _, _ = examined
+    overview = module("overview")
+    assert overview.run_choices(dataset) == [{"key": KEY, "label": "net  (finished)"}]
+    facts = {row["what"]: row["value"] for row in overview.facts(dataset, KEY)}
+    assert facts["Model"] == "resnet18-imagenet-torch"
+    assert facts["Samples"] == "160 of 160"
+    assert facts["Fields"] == ", ".join(FIELDS)
+    summary = overview.bias_of(dataset, KEY)
+    assert overview.sentences(summary)[0].startswith(f"net: the score of {relies.sum()} of 160")
+    counts, left_out = overview.verdict_counts(dataset, KEY, summary)
+    assert counts[RELIES] == relies.sum()
+    assert sum(counts.values()) == COUNT
+    assert left_out == 0
+
+
+def test_the_newest_run_comes_first(examined):
+    dataset, _, _ = examined
+    runs = inner("_runs")
+    runs.register(dataset, "later", {"model": "m"}, [])
+    runs.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
+    assert [r["key"] for r in module("overview").run_choices(dataset)] == ["later", KEY]
+    # a run without results, as one that just began
+    state, data = module("fill").fill(dataset, "later", "overview", {})
+    assert state["bias_status"] is None
+    assert {"what": "Fields", "value": "none left"} in data["facts"]
+
+
+# bias
+
+
+def test_class_bars_are_what_was_stored(examined):
+    dataset, _, columns = examined
+    bars = module("bias").class_bars(dataset, KEY, module("overview").bias_of(dataset, KEY))
+    assert [b["label"] for b in bars] == CLASSES
+    first = columns["bg_gap"][columns["kind"] == 0]
+    assert bars[0]["mean"] == pytest.approx(first.mean())
+    assert bars[0]["low"] < first.mean() < bars[0]["high"]
+    assert bars[0]["flagged"]
+    assert not bars[-1]["flagged"]
+
+
+def test_heat_points_and_calibration(examined, relies):
+    dataset, ids, columns = examined
+    points = module("bias").heat_points(dataset, KEY)
+    order = [ids.index(i) for i in points["ids"]]
+    assert sorted(order) == list(range(COUNT))
+    np.testing.assert_allclose(points["area"], columns["object_area"][order], atol=1e-4)
+    np.testing.assert_allclose(points["energy"], columns["obj_energy"][order], atol=1e-4)
+    assert points["background"] == relies[order].tolist()
+
+    suspicion = columns["suspicion"]
+    place = np.minimum((suspicion * 5).astype(int), 4)
+    bins = module("bias").calibration_bins(dataset, KEY)
+    assert sum(b["n"] for b in bins) == COUNT
+    for row in bins:
+        mine = place == round(row["low"] * 5)
+        assert row["n"] == mine.sum()
+        assert row["expected"] == pytest.approx(suspicion[mine].mean())
+        assert row["confirmed"] == pytest.approx(relies[mine].mean())
+
+
+def test_evidence_table(examined, relies):
+    dataset, _, columns = examined
+    summary = module("overview").bias_of(dataset, KEY)
+    counts = module("overview").evidence_counts(dataset, KEY, summary)
+    assert counts["right_background"] == (columns["correct"] & relies).sum()
+    rows = module("fill").evidence_rows(counts)
+    assert rows[0] == {
+        "prediction": "right", "object": f"{(columns['correct'] & ~relies).sum()}",
+        "background": f"{(columns['correct'] & relies).sum()}",
+    }  # fmt: skip
+
+
+def test_blind_spots_name_what_was_not_tested(examined):
+    dataset, _, _ = examined
+    summary = module("overview").bias_of(dataset, KEY)
+    summary.skipped = {"no object": 7}
+    summary.classes[0]["note"] = "too few"
+    text = " ".join(module("bias").blind_spots(summary))
+    assert "7 of 160 samples were not tested (7 no object)" in text
+    assert "no judgement: waterbird." in text
+
+
+# clicks
+
+
+def selected(view, ids):
+    return [ids.index(i) for i in view.values("id")]
+
+
+def test_views_behind_the_numbers(examined, relies):
+    dataset, ids, columns = examined
+    views, drop = module("views"), columns["swap_drop"]
+    rows = selected(views.class_view(dataset, KEY, CLASSES[2]), ids)
+    assert set(rows) == set(np.flatnonzero(columns["kind"] == 2))
+    assert drop[rows].tolist() == sorted(drop[rows], reverse=True)
+    rows = selected(views.verdict_view(dataset, KEY, RELIES), ids)
+    assert set(rows) == set(np.flatnonzero(relies))
+    for right in (True, False):
+        for background in (True, False):
+            rows = selected(views.evidence_view(dataset, KEY, right, background), ids)
+            mine = (columns["correct"] == right) & (relies == background)
+            assert set(rows) == set(np.flatnonzero(mine))
+    rows = selected(views.suspicion_view(dataset, KEY, 0.8, 1.0), ids)
+    assert set(rows) == set(np.flatnonzero(columns["suspicion"] >= 0.8))
+    assert selected(views.chosen_view(dataset, [ids[5], ids[2]]), ids) == [5, 2]
+
+
+def test_samples_without_a_label_count_for_the_explained_class(examined):
+    dataset, ids, _ = examined
+    dataset._sample_collection.update_one(
+        {"_id": ObjectId(ids[0])}, {"$set": {"net_bias.label": None, "net_bias.explained": "boat"}}
+    )
+    assert ids[0] in module("views").class_view(dataset, KEY, "boat").values("id")
+    assert ids[0] not in module("views").class_view(dataset, KEY, CLASSES[0]).values("id")
+
+
+# clusters
+
+
+def test_accepted_samples_no_longer_count(examined, relies):
+    dataset, ids, columns = examined
+    clusters, views = module("clusters"), module("views")
+    found = clusters.clusters_of(dataset, KEY)
+    mine = columns["kind"] == 0
+    assert found[0]["ids"] == [ids[i] for i in np.flatnonzero(mine)]
+    clusters.name_cluster(dataset, KEY, 0, "  water  ")
+    clusters.accept(dataset, KEY, 0)
+    found = clusters.clusters_of(dataset, KEY)
+    assert found[0]["name"] == "water"
+    assert found[0]["accepted"]
+    assert not found[1]["accepted"]
+    assert {str(i) for i in clusters.accepted_ids(dataset, KEY)} == set(found[0]["ids"])
+
+    overview = module("overview")
+    summary = overview.bias_of(dataset, KEY)
+    counts, left_out = overview.verdict_counts(dataset, KEY, summary)
+    assert left_out == mine.sum()
+    assert counts[RELIES] == (relies & ~mine).sum()
+    evidence = overview.evidence_counts(dataset, KEY, summary)
+    assert evidence["wrong_background"] == (~columns["correct"] & relies & ~mine).sum()
+    assert evidence["right_object"] == (columns["correct"] & ~relies & ~mine).sum()
+    assert len(views.verdict_view(dataset, KEY, RELIES)) == (relies & ~mine).sum()
+    assert len(module("bias").heat_points(dataset, KEY)["ids"]) == COUNT - mine.sum()
+    assert sum(b["n"] for b in module("bias").calibration_bins(dataset, KEY)) == COUNT - mine.sum()
+    # the classes are judged anew, from the stored effects
+    bars = {b["label"]: b for b in module("bias").class_bars(dataset, KEY, summary)}
+    assert CLASSES[0] not in bars
+    second = columns["bg_gap"][columns["kind"] == 1]
+    assert bars[CLASSES[1]]["mean"] == pytest.approx(second.mean())
+    assert bars[CLASSES[1]]["n"] == len(second)
+    assert bars[CLASSES[1]]["flagged"]
+    shown = module("samples").table(dataset, KEY, "dependent", COUNT)
+    assert len(shown) == COUNT - mine.sum()
+
+    clusters.accept(dataset, KEY, 0, accepted=False)
+    assert clusters.accepted_ids(dataset, KEY) == []
+    assert clusters.clusters_of(dataset, KEY)[0]["name"] == "water"
+
+
+def test_a_cluster_that_is_not_there(examined):
+    with pytest.raises(ValueError, match="has clusters 0 to 3, got 9"):
+        module("clusters").accept(examined[0], KEY, 9)
+
+
+def test_clusters_stored_without_members_have_their_typical_ones():
+    assert module("clusters").members({"ids": ["a", "b"]}) == ["a", "b"]
+
+
+def opened(uri):
+    kind, _, text = uri.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_a_strip_shows_the_mean_map_and_the_photos(examined, tmp_path):
+    dataset, ids, _ = examined
+    clusters = module("clusters")
+    red, gone = tmp_path / "red.png", tmp_path / "gone.png"
+    Image.new("RGB", (60, 40), (255, 0, 0)).save(red)
+    paths = {ids[0]: str(red), ids[8]: str(gone)}
+    dataset.set_values("filepath", paths, key_field="id")
+    mean = np.zeros((14, 14))
+    mean[:4, :4] = 1
+    picture = opened(
+        clusters.strip(dataset, KEY, {"mean_map": mean.tolist(), "typical": [ids[0], ids[8]]})
+    )
+    tile = clusters.TILE
+    assert picture.shape == (tile, 10 * (tile + 4) - 4, 3)
+    assert picture[10, 10].min() > 200, "hot where the mean map is"
+    assert picture[-10, tile - 10].max() < 60, "dark where it is not"
+    # the photo without heat in its lower right corner, then nothing: the second file is gone
+    assert picture[-5, 2 * tile - 2].tolist()[0] > 240
+    assert picture[-5, 2 * tile - 2].tolist()[2] < 20
+    assert picture[:, 2 * (tile + 4) + 8 :].max() < 60
+
+
+def test_overlaid_mixes_by_the_heat():
+    photo = Image.new("RGB", (4, 2), (0, 0, 0))
+    mixed = np.asarray(module("clusters").overlaid(photo, np.array([[0, 1.0]]).repeat(2, 0)))
+    assert mixed[0, 0].tolist() == [0, 0, 0]
+    assert mixed[0, 3].tolist() == [178, 42, 0]
+
+
+# methods
+
+
+def test_leaderboard_and_matrix(examined):
+    dataset, ids, _ = examined
+    methods = module("methods")
+    comparison = methods.comparison_of(dataset, KEY)
+    columns, rows = methods.leaderboard(comparison)
+    assert [name for name, _ in columns] == [
+        "rank", "method", "metric_deletion", "metric_insertion", "seconds",
+    ]  # fmt: skip
+    assert dict(columns)["metric_deletion"] == "Deletion (lower is better)"
+    assert rows[0] == {
+        "rank": "1", "method": "gradcam, layer4", "metric_deletion": "0.210 (0.190 to 0.230)",
+        "metric_insertion": "0.590 (0.570 to 0.610)", "seconds": "0.050",
+    }  # fmt: skip
+    assert rows[3]["rank"] == "floor"
+    assert methods.field_of_row(comparison, 3) is None
+    matrix = methods.matrix(comparison, "spearman")
+    assert matrix["values"][0][2] == 0.31
+    assert matrix["floor"] == 0.05
+    assert methods.pair_ids(comparison, FIELDS[2], FIELDS[0]) == ids[5:12]
+    assert methods.pair_ids(comparison, FIELDS[1], FIELDS[2]) == []
+    assert methods.cost_sentence(comparison) == (
+        "Measured on 40 samples of 160, 8,000 forward passes, 92 s."
+    )
+    # the picture has the first method on top, as the numbers have it first
+    trace = module("charts").agreement_chart(matrix, "x")[0]
+    assert trace["y"][-1] == trace["x"][0] == "gradcam"
+    assert trace["z"][-1] == [1.0, 0.82, 0.31]
+
+
+def test_a_comparison_stored_with_another_run(examined):
+    dataset, _, _ = examined
+    runs = inner("_runs")
+    runs.register(dataset, "second", {"model": "m"}, [])
+    assert module("methods").comparison_of(dataset, "second") is None
+    stored = runs.load_results(dataset, KEY)["compare"]
+    runs.save_results(dataset, KEY, compare={**stored, "cam_keys": [KEY, "second"]})
+    found = module("methods").comparison_of(dataset, "second")
+    assert "run" in dict(module("methods").leaderboard(found)[0])
+
+
+# samples
+
+
+def test_most_telling_samples(examined, relies):
+    dataset, ids, columns = examined
+    samples, drop = module("samples"), columns["swap_drop"]
+    assert samples.kinds_of(dataset, KEY) == [
+        "wrong_reason", "dependent", "mistakes", "surest", "weakest",
+    ]  # fmt: skip
+    rows = samples.table(dataset, KEY, "wrong_reason")
+    mine = np.flatnonzero(relies & columns["correct"])
+    expected = sorted(mine, key=lambda i: -drop[i])[:25]
+    assert drop[[ids.index(r["id"]) for r in rows]].tolist() == drop[expected].tolist()
+    first = ids.index(rows[0]["id"])
+    assert rows[0]["lost"] == f"{drop[first]:.2f}"
+    assert rows[0]["heat"] == f"{100 * columns['obj_energy'][first]:.0f} %"
+    assert rows[0]["verdict"] == RELIES
+    surest = samples.table(dataset, KEY, "surest", 1)[0]["id"]
+    assert surest == ids[int(columns["score"].argmax())]
+    assert samples.table(dataset, KEY, "weakest", 1)[0]["id"] == ids[int(drop.argmin())]
+    assert "verdict" not in samples.columns_of("wrong_reason", True)
+    assert set(samples.columns_of("weakest", False)) == {"file", "prediction", "score"}
+
+
+# the panel itself
+
+
+def call(method, dataset, params=None, state=None, active=()):
+    """One event of the panel: (state afterwards, data, what the App is told)."""
+    from fiftyone.operators.executor import ExecutionContext
+
+    panel = cam_panel().CamPanel()
+    ctx = ExecutionContext(
+        {
+            "dataset_name": dataset.name,
+            "params": {**(params or {}), "panel_id": "p", "panel_state": dict(state or {})},
+            "active_fields": list(active),
+        },
+        operator_uri="@cam51/heatmaps/cam_panel",
+        required_secrets=[],
+    )
+    sent = []
+    ctx.trigger = lambda name, params=None: sent.append((name, params))
+    getattr(panel, method)(ctx)
+    panel.render(ctx).to_json()
+    data = {}
+    for name, told in sent:
+        if name == "patch_panel_data":
+            data.update(told.get("data", told))
+    return dict(ctx.panel.state._data), data, dict(sent)
+
+
+def cam_panel():
+    return inner("cam_panel")
+
+
+@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
+def test_every_tab_is_filled_and_drawn(examined, tab):
+    dataset, _, _ = examined
+    state, _, sent = call("on_tab", dataset, {"value": tab})
+    assert state["key"] == KEY
+    assert state["tab"] == tab
+    assert "patch_panel_data" in sent
+    # what travels with every event stays small
+    assert len(json.dumps(state)) < 12_000
+
+
+def test_a_dataset_without_anything(dataset, plugin):
+    state, _, _ = call("on_load", dataset)
+    assert state["runs"] == []
+    assert state["samples"] is False
+
+
+@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
+def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
+    dataset = make_dataset()
+    make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
+    state, _, _ = call("on_tab", dataset, {"value": tab})
+    assert state["bias_status"] is None
+    if tab == "samples":
+        assert state["kinds"] == ["surest", "weakest"]
+        assert len(state["sample_ids"]) == 5
+
+
+def test_clicks_tell_the_app(examined, relies):
+    dataset, ids, _ = examined
+    state, _, _ = call("on_tab", dataset, {"value": "methods"})
+    _, _, sent = call(
+        "on_pair", dataset, {"x": "eigencam", "y": "gradcam"}, state, ["label", "net_layercam"]
+    )
+    assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], FIELDS[2]]
+    assert str(ids[5]) in str(sent["set_view"])
+    _, _, sent = call("on_pair", dataset, {"x": "gradcam", "y": "gradcam"}, state)
+    assert "set_view" not in sent
+    _, _, sent = call("on_pair", dataset, {"x": "eigencam", "y": "layercam"}, state)
+    assert "No samples were stored" in sent["notify"]["message"]
+    _, _, sent = call("on_leader", dataset, {"row": 3}, state)
+    assert "set_active_fields" not in sent, "a floor has no field"
+    _, _, sent = call("on_examine", dataset, {}, state)
+    assert KEY in str(sent["prompt_user_for_operation"])
+    state, _, _ = call("on_tab", dataset, {"value": "samples"})
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state)
+    assert sent["open_sample"]["id"] == state["sample_ids"][1]
+    state, _, _ = call("on_tab", dataset, {"value": "bias"})
+    _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
+    assert "set_view" not in sent, "a heading"
+    _, _, sent = call("on_reset", dataset, {}, state)
+    assert "clear_view" in sent
+
+
+def test_an_examination_as_the_operator_stores_it(agree, plugin):
+    dataset = agree(48)
+    find(dataset, BACKGROUND)
+    fill = module("fill").fill
+    state, data = fill(dataset, "run", "overview", {})
+    assert state["bias_status"] == "finished"
+    assert data["verdicts"][0]["x"] == [48]
+    state, data = fill(dataset, "run", "bias", {})
+    assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
+    assert all(x > 0.5 for x in data["bars"][0]["x"])
+    assert data["evidence"][0]["background"] == "48"
+    state, data = fill(dataset, "run", "clusters", {})
+    assert all(opened(data[f"strip_{c['number']}"]).size for c in state["clusters"])
+    state, data = fill(dataset, "run", "samples", {})
+    assert data["samples"][0]["verdict"] == RELIES
+
+
+# one scale
+
+
+def test_same_scale_rewrites_the_ranges_only(examined):
+    dataset, _, _ = examined
+    scale = inner("_same_scale")
+    before = dataset.first()[FIELDS[0]].map.copy()
+    peaks = np.array(dataset.values(f"{FIELDS[0]}.peak"))
+    # of 160 peaks, the highest hundredth (one) may lie above
+    expected = np.sort(peaks)[-2]
+    found = scale.set_scale(dataset, KEY)
+    assert found[FIELDS[0]] == pytest.approx(expected)
+    ranges = np.array(dataset.values(f"{FIELDS[0]}.range"))
+    np.testing.assert_allclose(ranges[:, 0], 0)
+    np.testing.assert_allclose(ranges[:, 1], np.maximum(255, 255 * expected / peaks))
+    assert (dataset.first()[FIELDS[0]].map == before).all()
+    assert inner("_runs").config_of(dataset, KEY).same_scale == pytest.approx(found)
+
+    assert scale.set_scale(dataset, KEY, on=False) == {}
+    assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0, 255)}
+    assert inner("_runs").config_of(dataset, KEY).same_scale is None
+
+
+def test_same_scale_leaves_maps_without_heat(examined):
+    dataset, ids, _ = examined
+    dataset._sample_collection.update_one(
+        {"_id": ObjectId(ids[3])},
+        {"$set": {f"{FIELDS[0]}.status": "zero", f"{FIELDS[0]}.peak": 0.0}},
+    )
+    dataset._sample_collection.update_one(
+        {"_id": ObjectId(ids[3])}, {"$unset": {f"{FIELDS[0]}.range": ""}}
+    )
+    inner("_same_scale").set_scale(dataset, KEY)
+    dataset.reload()
+    assert dataset[ids[3]][FIELDS[0]].range is None
+
+
+def test_same_scale_of_an_unknown_run(examined):
+    import fiftyone.operators as foo
+
+    same_scale = foo.get_operator("@cam51/heatmaps/same_scale")
+    with pytest.raises(ValueError, match="no CAM run 'nett'; it has: net"):
+        same_scale(examined[0], "nett")
+    assert same_scale(examined[0].limit(2), KEY).keys() == set(FIELDS)
+
+
+def test_who_is_listed(plugin):
+    listed = {i.name for i in plugin.instances if not i.config.unlisted}
+    assert {"compute_cams", "find_background_bias", "compare_cams", "test_region"} <= listed
+    ours = {
+        "open_cam_panel",
+        "same_scale",
+        "explain_sample",
+        "show_peers",
+        "free_model",
+    }
+    assert ours <= {i.name for i in plugin.instances} - listed
