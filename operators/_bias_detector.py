@@ -12,9 +12,10 @@ from ._bias_pictures import working_side
 from ._bias_settings import PROBE
 from ._bias_steps import CPU_BATCH, GPU_BATCH, phased
 from ._bias_swap import Predictor, forwarded, workers_of
-from ._loader import Geometry, Loader
+from ._loader import Loader
 from ._objects import kind_of, plain
 from ._pipeline import run as run_pipeline
+from ._windows import Geometry
 
 _READ = 500
 

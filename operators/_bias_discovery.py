@@ -5,6 +5,7 @@ import collections
 import numpy as np
 
 from ._bias_analysis import CLASS_MIN, interval_of
+from ._run_results import pack_ids
 
 _CLUSTERS = 6
 _TYPICAL = 9
@@ -17,7 +18,7 @@ def clusters_of(found, seed):
 
     Returns:
         a list of dicts, small tight clusters off the object first: ``label`` (None over all), ``n``,
-        ``share``, ``concentration``, ``outside``, ``rank``, ``ids`` (the most typical) and
+        ``share``, ``concentration``, ``outside``, ``rank``, ``ids`` (the most typical), ``members`` (all, packed) and
         ``mean_map`` (14 x 14, its maximum 1)
     """
     import torch
@@ -57,6 +58,7 @@ def _cluster(cluster, rows, scan):
         "outside": cluster.outside,
         "rank": float(cluster.rank),
         "ids": [scan.ids[rows[m]] for m in cluster.members[:_TYPICAL]],
+        "members": pack_ids([scan.ids[rows[m]] for m in cluster.members]),
         "mean_map": np.round(cluster.mean_map / peak, 3).tolist(),
     }
 

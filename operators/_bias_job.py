@@ -24,7 +24,8 @@ from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
 from ._bias_summary import BiasSummary
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
-from ._loader import Failure, Loader, one_line
+from ._images import one_line
+from ._loader import Failure, Loader
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image

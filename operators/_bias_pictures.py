@@ -13,7 +13,7 @@ import threading
 import cv2
 import numpy as np
 
-from ._loader import decode_image, one_line
+from ._images import decode_image, one_line
 
 # Of the model's own resolution: resizing once more from there changes nothing that can be seen.
 _OVERSAMPLING = 2.0

@@ -4,7 +4,7 @@ import time
 
 from ._bias_plan import plan_of_run
 from ._compare_scan import to_device
-from ._loader import one_line
+from ._images import one_line
 
 # A method that took longer than this is not run a second time to be timed.
 _LONG = 1.0

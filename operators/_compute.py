@@ -26,7 +26,8 @@ from . import (
 )
 from ._checks import check_samples
 from ._explain import ExplainStep
-from ._loader import Failure, Loader, one_line
+from ._images import one_line
+from ._loader import Failure, Loader
 from ._lock import writing_schema
 from ._patience import patiently
 from ._pipeline import Progress

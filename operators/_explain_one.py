@@ -14,8 +14,10 @@ from ._bias_plan import check_kind, check_scores, plan_of_run
 from ._bias_steps import model_of_run
 from ._explain import ExplainStep
 from ._explain_swaps import SampleObjects, swaps_of
-from ._loader import Batch, Geometry, decode_image, load_item, one_line
+from ._images import decode_image, one_line
+from ._loader import Batch, load_item
 from ._plan import Plan
+from ._windows import Geometry
 
 #: the fields that are written: the predicted class, the true or second class, and what tells them apart
 FIELDS = {

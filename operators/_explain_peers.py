@@ -6,7 +6,8 @@ from . import _models
 from ._bias_labels import Labels
 from ._bias_store import field_names
 from ._bias_swap import probabilities_of
-from ._loader import Geometry, load_item
+from ._loader import load_item
+from ._windows import Geometry
 
 #: samples that are compared; the features of each take a forward
 CANDIDATES = 48

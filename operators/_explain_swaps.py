@@ -8,7 +8,7 @@ from ._bias_pictures import working_side
 from ._bias_scan import _measured
 from ._bias_store import record_of
 from ._bias_swap import Predictor
-from ._loader import decode_image
+from ._images import decode_image
 
 #: samples that may lend a background, so that enough of them fit
 _CANDIDATES = 8

@@ -9,8 +9,8 @@ import dataclasses
 import difflib
 
 import numpy as np
-from PIL import Image
 
+from ._images import open_image
 from ._object_fields import (  # noqa: F401 - also from here
     ROLES,
     ObjectField,
@@ -295,7 +295,7 @@ def _checked_size(size):
 
 
 def _upright_size(path):
-    with Image.open(path) as image:
+    with open_image(path) as image:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return image.size[::-1] if turned else image.size
 

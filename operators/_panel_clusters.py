@@ -162,7 +162,7 @@ def _photo(sample, label):
     """One tile; None where the picture cannot be read."""
     from PIL import Image
 
-    from ._loader import decode_image
+    from ._images import decode_image
     from .show_heatmaps import _heat
 
     try:

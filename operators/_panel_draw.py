@@ -143,6 +143,7 @@ def _overview(panel, handlers, state):
         _plot(panel, "verdicts", state["verdict_layout"], handlers.on_verdict)
     _heading(panel, "facts_head", "The run")
     _table(panel, "facts", {"what": "", "value": ""})
+    _run_menu(panel, handlers, state)
     if not state.get("sentences"):
         _needs_bias(panel, handlers, state)
     panel.bool(
@@ -150,6 +151,31 @@ def _overview(panel, handlers, state):
         description="Weak evidence looks weak: one scale for all heatmaps of a field, by their peaks, "
         "instead of each map's own",
         view=types.SwitchView(), on_change=handlers.on_same_scale,
+    )  # fmt: skip
+
+
+def _run_menu(panel, handlers, state):
+    """What can be done with the run itself; what a run at work allows is to be stopped."""
+    at_work = state.get("status") == "running"
+    unfinished = state.get("status") in ("interrupted", "failed")
+    menu = panel.menu("run_menu", gap=2)
+    menu.btn(
+        "run_view", label="Show its samples", icon="grid_view", on_click=handlers.on_run_view,
+        title="All that it covers, or those done, missing or failed",
+    )  # fmt: skip
+    if at_work:
+        menu.btn("run_stop", label="Stop", icon="stop", on_click=handlers.on_run_stop)
+        return
+    menu.btn(
+        "run_again", label="Go on" if unfinished else "Do again", icon="replay",
+        on_click=handlers.on_run_again,
+        title="Compute what is missing" if unfinished else "The same settings on this view",
+    )  # fmt: skip
+    menu.btn("run_info", label="Details", icon="info", on_click=handlers.on_run_info)
+    menu.btn("run_rename", label="Rename", icon="edit", on_click=handlers.on_run_rename)
+    menu.btn(
+        "run_delete", label="Delete", icon="delete", on_click=handlers.on_run_delete,
+        title="Deletes everything that the run wrote, and nothing else",
     )  # fmt: skip
 
 

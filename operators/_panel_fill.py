@@ -31,6 +31,7 @@ def _overview(dataset, key, chosen, examined):
     summary = _panel_overview.bias_of(dataset, key) if examined else None
     state = {
         "sentences": [], "verdict_layout": None, "accepted": 0,
+        "status": _runs.status_of(dataset, key),
         "scaled": getattr(_runs.config_of(dataset, key), "same_scale", None) is not None,
     }  # fmt: skip
     data = {"facts": _panel_overview.facts(dataset, key)}

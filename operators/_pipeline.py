@@ -6,7 +6,8 @@ The step (explain, swap, perturb) is handed in, so that all operators share this
 import dataclasses
 import time
 
-from ._loader import Failure, one_line
+from ._images import one_line
+from ._loader import Failure
 
 
 @dataclasses.dataclass

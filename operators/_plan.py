@@ -6,9 +6,11 @@ import os
 from . import _checks, _heatmaps, _models, _provenance, _runs, _zoo
 from ._detections import MOST_MAPS, check_attributes, plan_objects
 from ._explain import ExplainStep
-from ._loader import Geometry, block_size, check_deterministic, load_item, one_line
+from ._images import one_line
+from ._loader import block_size, load_item
 from ._pipeline import probe_batch_size
 from ._target_columns import RunTargets, against_tag
+from ._windows import Geometry, check_deterministic
 
 # Images tried before it is said that none can be read.
 _TRIES = 50

@@ -14,7 +14,7 @@ from ._bias_summary import number, percent, region_sentence, with_interval
 from ._bias_tables import write_classes, write_json, write_samples
 
 _THUMB = 210
-_PICTURES, _COMPOSITES = 4, 2
+_PICTURES, COMPOSITES = 4, 2
 _IDS = 20
 
 _STYLE = """
@@ -80,7 +80,7 @@ class Page:
     Args:
         summary: the :class:`BiasSummary`
         found: the :class:`Findings`
-        plan: the :class:`HeatPlan`
+        plan: the :class:`HeatPlan`, or None
         model: the :class:`LoadedModel`
     """
 
@@ -122,7 +122,7 @@ class Page:
         return ["<h2>Classes that depend on their background</h2>", *cards]
 
     def _class_card(self, row):
-        places = self._worst(lambda i: self._found.names[i] == row["label"])
+        places = self._worst(self._of_class(row["label"]))
         said = (
             f"The score of {row['label']} depends on the background: on backgrounds of other classes it falls "
             f"by {number(row['swap_drop'])}, on those of its own class by {number(row['same_drop'])}; the gap "
@@ -132,6 +132,9 @@ class Page:
             f'<section class="card flagged"><h3>{_safe(row["label"])}</h3><p>{_safe(said)}</p>'
             f"{self._strip(places)}{self._next_steps(row['label'])}</section>"
         )
+
+    def _of_class(self, label):
+        return lambda i: self._found.names[i] == label
 
     def _worst(self, wanted):
         """Rows of tested samples, the most dependent first; none where nothing was swapped."""
@@ -156,8 +159,7 @@ class Page:
             f"{os.path.basename(f.scan.paths[i])}: {self._model.label(int(f.scan.predicted[i]))} "
             f"{f.scan.score[i]:.2f}; {verdict.verdict}: {verdict.reason}"
         )
-        pictures = _image(photo, "photo") + _image(self._heat(i, photo), "heat")
-        return f'<figure><div class="pair">{pictures}</div><figcaption>{_safe(caption)}</figcaption></figure>'
+        return figure([(photo, "photo"), (self._heat(i, photo), "heat")], caption)
 
     def _composites(self, i):
         """The object of a sample on those of its other backgrounds that cost most."""
@@ -170,7 +172,7 @@ class Page:
         donors = check.donors.foreign[place]
         known = [k for k in range(len(donors)) if donors[k] >= 0]
         scores = check.table.foreign_scores[place]
-        for k in sorted(known, key=lambda k: scores[k])[:_COMPOSITES]:
+        for k in sorted(known, key=lambda k: scores[k])[:COMPOSITES]:
             donor = int(donors[k])
             other = remove_objects(tested.pictures[donor], tested.removals[donor], margin).image
             made = swap_background(
@@ -181,13 +183,11 @@ class Page:
                 f"{os.path.basename(f.scan.paths[i])} on one of the worst of {len(known)} other backgrounds: "
                 f"its score is {scores[k]:.2f}, was {check.table.score[place]:.2f}; predicted {guess}"
             )
-            figures.append(
-                f"<figure>{_image(_small(made), 'composite')}<figcaption>{_safe(caption)}</figcaption></figure>"
-            )
+            figures.append(figure([(shrunk(made), "composite")], caption))
         return figures
 
     def _picture(self, i):
-        return _small(self._found.tested.pictures[int(self._position(i))])
+        return shrunk(self._found.tested.pictures[int(self._position(i))])
 
     def _position(self, i):
         return np.flatnonzero(self._found.tested.rows == i)[0]
@@ -195,7 +195,7 @@ class Page:
     def _heat(self, i, photo):
         heat = self._found.scan.maps[i].astype(np.float32)
         heat = cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
-        return _overlay(photo, heat)
+        return overlay(photo, heat)
 
     def _next_steps(self, label):
         f, s = self._found, self._summary
@@ -209,7 +209,7 @@ class Page:
         ]
         steps = [
             f"Collect more pictures of {label} on other backgrounds. {len(fine)} of {len(mine)} tested samples "
-            f"do not depend on theirs: {_ids([f.scan.ids[i] for i in fine])}",
+            f"do not depend on theirs: {listed([f.scan.ids[i] for i in fine])}",
             "Augment: train with the object on other samples' backgrounds, then run this again on the same "
             "samples.",
             f"Look at them in the view “{s.cam_key}: relies on background”; if the context is legitimate, say "
@@ -219,8 +219,11 @@ class Page:
             steps.insert(
                 1,
                 f"Check the labels of {len(wrong)} that are predicted wrongly and depend on the background: "
-                f"{_ids([f.scan.ids[i] for i in wrong])}",
+                f"{listed([f.scan.ids[i] for i in wrong])}",
             )
+        return self._steps(steps)
+
+    def _steps(self, steps):
         items = "".join(f"<li>{_with_code(step)}</li>" for step in steps)
         return f'<p class="soft">What to do next</p><ul class="soft">{items}</ul>'
 
@@ -229,7 +232,7 @@ class Page:
         if not places:
             return ""
         return (
-            f'<h2>{self._summary.unit.capitalize()} that depend most on their background</h2>'
+            f"<h2>{self._summary.unit.capitalize()} that depend most on their background</h2>"
             '<section class="card">'
             f"{self._strip(places)}</section>"
         )
@@ -285,7 +288,7 @@ class Page:
                 else f", {percent(c['outside'])} of the heat off the object"
             )
             caption = f"{c['label'] or 'all classes'}: {c['n']} samples{off}. "
-            figures.append(_map_figure(c["mean_map"], caption, _ids(c["ids"])))
+            figures.append(_map_figure(c["mean_map"], caption, listed(c["ids"])))
         return _section(
             "Where heat gathers", figures,
             "Clusters of heatmaps, small tight ones off the object first: a tag or a logo has a cluster of its "
@@ -328,17 +331,32 @@ def _map_figure(values, caption, ids=""):
     return f"<figure>{picture}<figcaption>{_safe(caption)}{_with_code(ids)}</figcaption></figure>"
 
 
+def figure(pictures, caption):
+    """One picture, or several below each other, as HTML.
+
+    Args:
+        pictures: list of ``(picture (h, w, 3) uint8, what it is)``
+        caption: what is said below
+    """
+    shown = "".join(_image(*one) for one in pictures)
+    if len(pictures) > 1:
+        shown = f'<div class="pair">{shown}</div>'
+    return f"<figure>{shown}<figcaption>{_safe(caption)}</figcaption></figure>"
+
+
 def _colours(heat):
     bgr = cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return bgr[..., ::-1]
 
 
-def _overlay(photo, heat):
+def overlay(photo, heat):
+    """Lays heat (h, w) in [0, 1] over a photo (h, w, 3)."""
     share = (0.75 * heat)[..., None]
     return np.rint(photo * (1 - share) + _colours(heat) * share).astype(np.uint8)
 
 
-def _small(picture):
+def shrunk(picture):
+    """A picture (h, w, 3) at the size that the page has."""
     scale = _THUMB / max(picture.shape[:2])
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -361,8 +379,8 @@ def _range(interval):
     return f"{number(interval['mean'])} ({number(interval['low'])} to {number(interval['high'])})"
 
 
-def _ids(ids):
-    """Ids in back quotes, which :func:`_with_code` sets as code."""
+def listed(ids):
+    """The first ids in back quotes, which :func:`_with_code` sets as code."""
     if not ids:
         return "none"
     more = f" and {len(ids) - _IDS} more" if len(ids) > _IDS else ""

@@ -117,10 +117,8 @@ class ObjectsPage(Page):
 
     def _boxed(self, picture, unit):
         height, width = picture.shape[:2]
-        left, top, right, bottom = self._found.scan.boxes[unit] * [width, height] * 2
-        drawn = np.ascontiguousarray(picture)
-        if drawn is picture:
-            drawn = drawn.copy()
+        left, top, right, bottom = self._found.scan.boxes[unit] * np.array([width, height] * 2)
+        drawn = np.array(picture, order="C")
         corners = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
         return cv2.rectangle(drawn, *corners, _BOX, 2)
 
@@ -155,7 +153,9 @@ class ObjectsPage(Page):
         mine = self._worst(self._of_class(label))
         fine = [u for u in mine if f.assessment.verdicts[u].verdict == "relies on object"]
         lost = [
-            u for u, status in enumerate(f.status) if status == "not found" and self._of_class(label)(u)
+            u
+            for u, status in enumerate(f.status)
+            if status == "not found" and self._of_class(label)(u)
         ]
         steps = [
             f"Collect more pictures of {label} in other surroundings. {len(fine)} of {len(mine)} tested objects "

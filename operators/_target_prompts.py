@@ -84,7 +84,8 @@ def likeness(model, value, samples):
 
 def _embedding_of(model, sample_id, samples):
     from ..cam_core.capture import exclusive, unchanged
-    from ._loader import Geometry, load_item
+    from ._loader import load_item
+    from ._windows import Geometry
 
     try:
         path = samples._dataset[sample_id].filepath

@@ -97,6 +97,40 @@ class CamPanel(foo.Panel):
         """Opens the form of ``compare_cams`` for this run."""
         ctx.prompt(f"{_URI}/compare_cams", params={"cam_keys": [self._key(ctx)]})
 
+    def on_run_view(self, ctx):
+        """Opens the form of ``load_cam_view``."""
+        self._prompt_run(ctx, "load_cam_view")
+
+    def on_run_again(self, ctx):
+        """Opens the form of ``rerun_cams``."""
+        self._prompt_run(ctx, "rerun_cams")
+
+    def on_run_info(self, ctx):
+        """Opens the form of ``get_cam_run_info``."""
+        self._prompt_run(ctx, "get_cam_run_info")
+
+    def on_run_rename(self, ctx):
+        """Opens the form of ``rename_cam_run``."""
+        self._prompt_run(ctx, "rename_cam_run")
+
+    def on_run_delete(self, ctx):
+        """Opens the form of ``delete_cam_run``, which says what goes."""
+        self._prompt_run(ctx, "delete_cam_run")
+
+    def on_run_stop(self, ctx):
+        """Asks the run to stop."""
+        ctx.trigger(f"{_URI}/stop_cam_run", params={"cam_key": self._key(ctx)})
+        self._fill(ctx)
+
+    def _prompt_run(self, ctx, name):
+        ctx.prompt(
+            f"{_URI}/{name}", params={"cam_key": self._key(ctx)}, on_success=self.on_changed
+        )
+
+    def on_changed(self, ctx):
+        """A run was changed by a form that was opened here."""
+        self._fill(ctx)
+
     def on_reset(self, ctx):
         """Shows all samples again, and what is true by now."""
         ctx.ops.clear_view()

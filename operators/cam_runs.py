@@ -269,9 +269,11 @@ class RenameCamRun(foo.Operator):
         return _runs.rename_run(_dataset(samples), cam_key, new_key)
 
     def execute(self, ctx):
-        """Renames it and reloads the dataset."""
+        """Renames it and reloads the dataset; what was shown is shown under its new name."""
+        shown = ctx.active_fields or []
         moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
         ctx.ops.reload_dataset()
+        ctx.ops.set_active_fields([moves.get(field, field) for field in shown])
         return {"fields": moves}
 
 

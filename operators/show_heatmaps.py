@@ -107,7 +107,7 @@ def _figure(rows, fields, cam_key):
 
 
 def _draw_row(line, sample, fields, cam_key):
-    from ._loader import decode_image
+    from ._images import decode_image
 
     photo = decode_image(sample.filepath)
     photo.thumbnail((400, 400))

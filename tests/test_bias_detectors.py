@@ -1,7 +1,10 @@
 """``find_background_bias`` of detectors whose reasons are known by construction."""
 
+import base64
 import csv
+import io
 import json
+import re
 
 import fiftyone as fo
 import numpy as np
@@ -9,39 +12,45 @@ import pytest
 import torch
 from bias_common import CLASSES, ON_OBJECT, RELIES, SIDE, Cues, agreeing, inner, sample, to_tensor
 from operators_common import operator
+from PIL import Image
+from test_bias_report import Page
 
 from cam_core import Candidates, DetectionModel
 
 pytestmark = pytest.mark.usefixtures("plugin")
 BOX = 12
+# The windows: every place where the pictures' objects are, and more.
+LEFT, TOP, ACROSS, DOWN = 2, 3, 3, 2
 
 
 class Windows(torch.nn.Module):
-    """A candidate at every place of a 12 x 12 window, scored by its own blue and the picture's red."""
+    """Candidates are windows of 12 x 12, scored by their own blue and the picture's red."""
 
-    def __init__(self, red=0.0, blue=0.0):
+    def __init__(self, red=0.0, blue=0.0, less=0.0):
         super().__init__()
         self.features = Cues().features
-        self.red, self.blue = red, blue
+        self.red, self.blue, self.less = red, blue, less
 
     def forward(self, images):
         maps = self.features(images).relu()
         signs = maps[:, 0::2] - maps[:, 1::2]
-        own = torch.nn.functional.avg_pool2d(signs[:, 1:], BOX, 1)[:, 0]
+        placed = signs[:, 1:, TOP:, LEFT:]
+        own = torch.nn.functional.avg_pool2d(placed, BOX, (DOWN, ACROSS))[:, 0]
         whole = signs[:, 0].mean((1, 2))
         evidence = self.blue * own + self.red * whole[:, None, None]
-        return torch.stack([evidence, -evidence], -1).flatten(1, 2)
+        return (torch.stack([evidence, -evidence], -1) - self.less).flatten(1, 2)
 
 
 def read(outputs, images):
-    steps = torch.arange(SIDE - BOX + 1).float()
-    corners = torch.cartesian_prod(steps, steps).flip(1)
+    down = torch.arange(TOP, SIDE - BOX + 1, DOWN).float()
+    across = torch.arange(LEFT, SIDE - BOX + 1, ACROSS).float()
+    corners = torch.cartesian_prod(down, across).flip(1)
     boxes = torch.cat([corners, corners + BOX], 1)
     return [Candidates(boxes, row, row.detach().sigmoid()) for row in outputs]
 
 
-def detector(red=0.0, blue=0.0):
-    return DetectionModel(Windows(red, blue).eval(), read=read, levels=["features"])
+def detector(**weights):
+    return DetectionModel(Windows(**weights).eval(), read=read, levels=["features"])
 
 
 BY_BACKGROUND, BY_OBJECT = {"red": 12.0}, {"blue": 8.0}
@@ -50,7 +59,8 @@ BY_BACKGROUND, BY_OBJECT = {"red": 12.0}, {"blue": 8.0}
 def find(samples, network, cam_key="run", **arguments):
     return operator("find_background_bias")(
         samples, cam_key, detector(**network), transforms=to_tensor, classes=CLASSES,
-        progress=False, num_workers=0, objects="ground_truth", **arguments,
+        progress=False, num_workers=0, objects="ground_truth",
+        **{"targets": {"field": "ground_truth"}, **arguments},
     )  # fmt: skip
 
 
@@ -87,7 +97,7 @@ def test_a_detector_that_reads_the_surroundings(agree, tmp_path):
     assert sorted(donors.values("label.label")) == ["minus"] * 4 + ["plus"] * 4
     assert len(dataset.load_saved_view("run: relies on background")) == 48
 
-    assert summary.report == str(tmp_path / "out" / "run_bias.json")
+    assert summary.report == str(tmp_path / "out" / "run_bias.html")
     found = json.loads((tmp_path / "out" / "run_bias.json").read_text())
     assert found["schema"] == 1
     assert len(found["objects"]) == 48
@@ -95,6 +105,94 @@ def test_a_detector_that_reads_the_surroundings(agree, tmp_path):
     with open(tmp_path / "out" / "run_bias_objects.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["verdict"] for row in rows} == {RELIES}
+    check_page((tmp_path / "out" / "run_bias.html").read_text(encoding="utf-8"), summary)
+
+
+def check_page(text, summary):
+    """A card for each flagged class, with pictures of what was done."""
+    cards = re.findall(r'<section class="card flagged">(.*?)</section>', text, re.S)
+    assert len(cards) == 2
+    for row, card in zip(summary.flagged, cards, strict=True):
+        page = Page(card)
+        assert row["label"] in page.text
+        assert "its score is 0.00, was 1.00" in page.text
+        other = next(name for name in CLASSES if name != row["label"])
+        assert f"found there: {other}" in page.text
+        assert "0 of 24 tested objects do not depend on theirs" in page.text
+        pictures = [
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))), float)
+            for p in page.pictures
+        ]
+        # four photos with their heat, and two composites; the box is drawn on all
+        assert len(pictures) == 4 * 2 + 2
+        red = np.median(pictures[0][..., 0])
+        assert np.abs(pictures[0] - pictures[1])[..., 1].max() > 40, "heat is laid over it"
+        for composite in pictures[8:]:
+            assert abs(np.median(composite[..., 0]) - red) > 200
+            orange = np.abs(composite - [255, 120, 20]).max(2) < 60
+            assert orange.sum() > 200, "the box"
+    page = Page(text)
+    assert "48 samples, 48 objects, 48 tested" in page.text
+    assert "Objects that depend most on their background" in page.text
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+
+
+def test_the_page_without_anything_found_is_escaped_and_says_so(agree, tmp_path):
+    dataset = agree(6)
+    evil = "<script>alert('x')</script>"
+    dataset.set_values("ground_truth.detections.label", [[evil]] * 6)
+    summary = find(dataset, BY_OBJECT, targets="predicted", report=str(tmp_path / "out"))
+    page = Page((tmp_path / "out" / "run_bias.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert evil in page.text
+    assert "could not be swapped on any of 6 objects" in page.text
+    assert summary.skipped == {"no class": 6}
+
+
+# without any cue neither class is found, with one the confidence is 1 to the last digit
+HEAT = {"red": 30.0, "blue": 60.0, "less": 3.0}
+
+
+def test_heat_counts_where_the_run_explained_the_boxes(make_dataset, tmp_path):
+    # every other class of cue: in the surroundings, or on the object
+    pictures = []
+    for i in range(60):
+        sign, outside = (1, -1)[i % 2], i % 4 < 2
+        cues = (sign, 0) if outside else (0, sign)
+        box = (2 + 3 * (i % 5), 3 + 2 * (i % 7), 12, 12)
+        pictures.append(sample(tmp_path, f"one{i}", *cues, box, outside=outside))
+    dataset = make_dataset(*pictures)
+    model = detector(**HEAT)
+    operator()(
+        dataset, model, cam_key="run", methods="hirescam", targets="ground_truth", progress=False,
+        transforms=to_tensor, classes=CLASSES, num_workers=0,
+    )  # fmt: skip
+    outside = np.array(dataset.values("outside"))
+    in_box = np.array(attribute(dataset, "in_box"))
+    assert in_box[outside].max() < 0.05
+    assert in_box[~outside].min() > 0.9
+    summary = find(dataset, HEAT, probe=44)
+    assert summary.calibration["usable"]
+    assert summary.calibration["auroc"] == 1
+    assert "Heat: heat predicts the swap here (AUROC 1.00)." in summary.notes
+    verdicts, tested = np.array(dataset.values("run_verdict")), dataset.values("run_bias.tested")
+    tested = np.array(tested)
+    assert tested.sum() == 44
+    assert set(verdicts[tested & outside]) == {RELIES}
+    assert set(verdicts[tested & ~outside]) == {ON_OBJECT}
+    # who was not tested is judged by heat, and only as far as that goes
+    assert set(verdicts[~tested & outside]) == {"heat outside, untested"}
+    assert set(verdicts[~tested & ~outside]) == {"cannot say"}
+    np.testing.assert_allclose(dataset.values("run_bias.obj_energy"), in_box)
+    assert min(np.array(dataset.values("run_bias.suspicion"))[outside]) > 0.5
+    assert max(np.array(dataset.values("run_bias.density_share"))[outside]) < 0.5
+
+
+def test_heat_of_the_models_own_detections_says_nothing_of_these_boxes(agree):
+    dataset = agree(6)
+    summary = find(dataset, BY_BACKGROUND, targets="predicted")
+    assert not summary.calibration["usable"]
+    assert any("did not explain these boxes" in note for note in summary.notes)
 
 
 def test_a_detector_that_reads_the_object(agree):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms as T
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 PLUGIN = "fiftyone.plugins.orgs.cam51.heatmaps"
 
@@ -170,3 +170,17 @@ def test_letterbox_is_found_by_the_probe(loader):
     assert window.top == pytest.approx(-50, abs=2)
     assert window.bottom == pytest.approx(150, abs=2)
     assert torch.is_tensor(letterbox(gradient()))
+
+
+def test_what_cannot_be_read_installs_nothing(loader, tmp_path, monkeypatch):
+    """Ultralytics patches Pillow to install a package when a file cannot be read."""
+    patches = pytest.importorskip("ultralytics.utils.patches")
+    checks = pytest.importorskip("ultralytics.utils.checks")
+    tried = []
+    monkeypatch.setattr(checks, "check_requirements", lambda *a, **k: tried.append(a))
+    monkeypatch.setattr(Image, "open", patches.image_open)
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(UnidentifiedImageError):
+        loader.decode_image(str(path))
+    assert not tried
