@@ -90,7 +90,9 @@ def rfdetr(model, module, classes):
 
     own = model._model
     side = own.model.resolution
-    steps = [T.ToTensor(), T.Resize((side, side)), T.Normalize(own.means, own.stds)]
+    # without antialiasing, as the package resizes since it was trained that way
+    resize = T.Resize((side, side), antialias=False)
+    steps = [T.ToTensor(), resize, T.Normalize(own.means, own.stds)]
     names = _rfdetr_classes(own, module) if classes is None else [str(name) for name in classes]
     return Parts(module, T.Compose(steps), names, RfDetrDetector(module), _zoo.DETECTOR)
 

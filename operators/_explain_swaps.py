@@ -10,10 +10,12 @@ from ._bias_store import record_of
 from ._bias_swap import Predictor
 from ._images import decode_image
 
-#: samples that may lend a background, so that enough of them fit
+#: samples asked whether they lend a background: most are of another class, so that enough of them fit
 _CANDIDATES = 8
-# Taken away around an object before another is pasted: the swap's dilation and its feather.
-_MARGIN = 3
+#: as many for each background wanted where no prediction is stored that tells their class
+_UNKNOWN_CANDIDATES = 4
+# Taken away around an object before another is pasted: as far as the paste fades.
+_MARGIN = 2
 
 
 class SampleObjects:
@@ -69,7 +71,7 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
     if not objects or not donors:
         return []
     name = model.label(best)
-    rows = [(item.id, path), *_candidates(dataset, cam_key, item.id, name, seed)]
+    rows = [(item.id, path), *_candidates(dataset, cam_key, item.id, name, donors, seed)]
     pictures = _pictures(rows, working_side(item.window, tuple(item.image.shape[1:])))
     ids = list(pictures)
     sizes = {i: p.shape[:2] for i, p in pictures.items()}
@@ -105,20 +107,21 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
     return out
 
 
-def _candidates(dataset, cam_key, sample_id, name, seed):
+def _candidates(dataset, cam_key, sample_id, name, donors, seed):
     """(id, filepath) of samples that may lend a background: those of the examination first."""
     from fiftyone import ViewField as F
 
     view = dataset.exclude([sample_id])
-    chosen = []
+    chosen, wanted = [], max(_CANDIDATES, _UNKNOWN_CANDIDATES * donors)
     if cam_key is not None and dataset.get_field(f"{cam_key}_bias.donors") is not None:
         chosen = (dataset.select([sample_id]).values(f"{cam_key}_bias.donors") or [None])[0] or []
     field = f"{cam_key}_prediction"
     if cam_key is not None and dataset.get_field(field) is not None:
         view = view.match(F(f"{field}.label") != name)
+        wanted = max(_CANDIDATES, 2 * donors)
     rows = list(zip(*dataset.select(chosen).values(["id", "filepath"]), strict=True))
     more = view.exclude(chosen) if chosen else view
-    more = more.take(max(0, _CANDIDATES - len(rows)), seed=seed)
+    more = more.take(max(0, wanted - len(rows)), seed=seed)
     return rows + list(zip(*more.values(["id", "filepath"]), strict=True))
 
 

@@ -123,9 +123,7 @@ class CamPanel(foo.Panel):
         self._fill(ctx)
 
     def _prompt_run(self, ctx, name):
-        ctx.prompt(
-            f"{_URI}/{name}", params={"cam_key": self._key(ctx)}, on_success=self.on_changed
-        )
+        ctx.prompt(f"{_URI}/{name}", params={"cam_key": self._key(ctx)}, on_success=self.on_changed)
 
     def on_changed(self, ctx):
         """A run was changed by a form that was opened here."""

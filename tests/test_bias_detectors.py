@@ -264,7 +264,9 @@ def test_closing_leaves_nothing_on_the_labels(agree, monkeypatch):
     dataset = agree(24)
     job, settings = inner("_bias_job"), inner("_bias_settings")
     monkeypatch.setattr(inner("_bias_detector_job"), "_WRITTEN_AT_ONCE", 10)
-    given = settings.BiasSettings(cam_key="run", objects="ground_truth", num_workers=0)
+    given = settings.BiasSettings(
+        cam_key="run", objects="ground_truth", targets={"field": "ground_truth"}, num_workers=0
+    )
     steps = job.BiasJob(dataset, detector(**BY_OBJECT), given, to_tensor, CLASSES).run()
     for state in steps:
         if state.name == "writing":

@@ -21,7 +21,7 @@ from examples import dataset as demo_data  # noqa: E402
 from examples import lite0  # noqa: E402
 from tools.app_driver import App, app_server, browser_context, plant_resnet18  # noqa: E402
 
-METHODS = ["gradcam", "layercam", "hirescam", "eigencam", "ablationcam"]
+METHODS = ["gradcam", "layercam", "eigencam", "ablationcam", "randomcam"]
 MOST_BYTES = 300_000
 
 
@@ -51,8 +51,15 @@ def make(home, options):
     import fiftyone.operators as foo
 
     dataset = demo_data.demo_dataset("cam51-demo", persistent=False)
-    compute_cams = foo.get_operator("@cam51/heatmaps/compute_cams")
-    print(compute_cams(dataset, model=lite0.lite0_model(), methods=METHODS, cam_key="lite0"))
+    operators = {
+        name: foo.get_operator(f"@cam51/heatmaps/{name}")
+        for name in ("compute_cams", "find_background_bias", "compare_cams")
+    }
+    model = lite0.lite0_model()
+    print(operators["compute_cams"](dataset, model=model, methods=METHODS, cam_key="lite0"))
+    print(operators["find_background_bias"](dataset, "lite0", model, labels="imagenet_names"))
+    measures = ["insertion", "road", "average_drop"]
+    print(operators["compare_cams"](dataset, "lite0", model, metrics=measures))
     # the values of the others are not for a picture: a path is among them
     groups = fo.DatasetAppConfig.default_sidebar_groups(dataset)
     for group in groups:
@@ -67,6 +74,10 @@ def make(home, options):
             with browser_context(home / "large", size=(1400, 1250), scale=2) as context:
                 app = App(context.new_page(), url)
                 save(options.out / "form.jpg", form(app, dataset))
+            with browser_context(home / "wide", size=(1750, 1150)) as context:
+                app = App(context.new_page(), url)
+                for name, picture in panel(app, dataset):
+                    save(options.out / f"{name}.jpg", picture)
             with browser_context(home / "profile") as context:
                 app = App(context.new_page(), url)
                 save(options.out / "grid.jpg", grid(app, dataset))
@@ -87,6 +98,23 @@ def grid(app, dataset):
     return app.page.screenshot()
 
 
+def panel(app, dataset):
+    """The panel beside the grid; yields (name, picture) of two of its tabs."""
+    app.open_grid(dataset)
+    app.page.locator("img[src*='icon-dark.svg']").first.click()
+    app.page.get_by_text("The run", exact=True).wait_for()
+    app.page.locator(".js-plotly-plot .points path").first.wait_for()
+    for index in range(4):
+        app.wait_until_painted(app.thumbnail(index))
+    app.page.mouse.move(700, 20)
+    yield "panel", app.page.screenshot()
+    app.page.get_by_role("tab", name="Methods", exact=True).click()
+    app.page.locator(".js-plotly-plot .heatmaplayer").wait_for()
+    app.page.mouse.move(700, 20)
+    app.wait_until_painted(app.thumbnail(0))
+    yield "methods", app.page.screenshot()
+
+
 def modal(app, dataset, subject):
     """One photo, large."""
     sample = next(s for s in dataset if subject in (s["subject"], *s["imagenet_names"]))
@@ -105,7 +133,8 @@ def form(app, dataset):
     app.open_form()
     app.choose("Model", "resnet18-imagenet-torch")
     app.form.get_by_text("1 heatmap field over").wait_for()
-    app.choose("Methods", "layercam")
+    app.form.get_by_text("My choice", exact=True).click()
+    app.choose("Which", "layercam")
     app.form.get_by_text("2 heatmap fields over").wait_for()
     app.form.locator("code").wait_for()
     app.form.get_by_text("Key", exact=True).click()  # closes the list of methods

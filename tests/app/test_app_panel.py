@@ -13,6 +13,7 @@ from tools.app_driver import wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
+
 @pytest.fixture
 def panel_app(app):
     app.page.set_viewport_size({"width": 1700, "height": 1300})

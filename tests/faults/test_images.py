@@ -1,13 +1,16 @@
 """Files that are broken, odd or huge: recorded with their reason, and the run goes on."""
 
+import importlib
 import os
 import re
+import threading
 from pathlib import Path
 
 import fiftyone as fo
 import numpy as np
 import pytest
-from faults_common import compute_tiny, write_pictures
+from faults_common import compute_tiny, picture_transforms, write_pictures
+from operators_common import PLUGIN
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -81,14 +84,15 @@ def test_file_without_permission(make_dataset, good, tmp_path, monkeypatch):
     path.write_bytes(Path(good[0]).read_bytes())
     path.chmod(0)
     if os.geteuid() == 0:  # who may read everything
-        real = Image.open
+        images = importlib.import_module(f"{PLUGIN}.operators._images")
+        real = images.open_image
 
-        def denied(file, *arguments, **options):
+        def denied(file):
             if str(file) == str(path):
                 raise PermissionError(13, "Permission denied", str(file))
-            return real(file, *arguments, **options)
+            return real(file)
 
-        monkeypatch.setattr(Image, "open", denied)
+        monkeypatch.setattr(images, "open_image", denied)
     summary, _ = run_with(make_dataset, good, path)
     assert summary.done == 2
     assert "PermissionError: [Errno 13] Permission denied" in summary.failed[0]["reason"]
@@ -142,15 +146,11 @@ def test_more_pixels_than_pillow_allows(make_dataset, good, tmp_path, monkeypatc
 
 
 def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch):
-    import importlib
-    import threading
-
-    from operators_common import PLUGIN
-
+    images = importlib.import_module(f"{PLUGIN}.operators._images")
     loader = importlib.import_module(f"{PLUGIN}.operators._loader")
-    monkeypatch.setattr(loader, "_LARGE_PIXELS", 100)
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 100)
     at_once, most, lock = [0], [0], threading.Lock()
-    decoded = loader._decoded
+    decoded = images._decoded
 
     def counted(image):
         with lock:
@@ -163,9 +163,7 @@ def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch)
             with lock:
                 at_once[0] -= 1
 
-    monkeypatch.setattr(loader, "_decoded", counted)
+    monkeypatch.setattr(images, "_decoded", counted)
     rows = [(str(i), p) for i, p in enumerate(write_pictures(tmp_path, 8))]
-    from faults_common import picture_transforms
-
     assert sum(len(b) for b in loader.Loader(rows, picture_transforms(), 2, 4)) == 8
     assert most[0] == 1
