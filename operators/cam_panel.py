@@ -52,13 +52,17 @@ class CamPanel(foo.Panel):
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "overview"
-        values = {"runs": runs, "key": key, "tab": tab, "samples": bool(ctx.dataset.count())}
+        values = {"runs": runs, "key": key, "tab": tab, "filled": tab}
+        values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
             more, data = _panel_fill.fill(ctx.dataset, key, tab, state)
             values.update(more)
+        known = dict(ctx.panel.state._data)
         for name, value in values.items():
-            ctx.panel.set_state(name, value)
+            # a late answer must not set back what was chosen meanwhile, such as the tab
+            if name not in known or known[name] != value:
+                ctx.panel.set_state(name, value)
         for name, value in data.items():
             ctx.panel.set_data(name, value)
 
@@ -70,8 +74,9 @@ class CamPanel(foo.Panel):
             self._fill(ctx, key=ctx.params.get("value"))
 
     def on_tab(self, ctx):
-        """Another tab was chosen; also called when the tabs are drawn first."""
-        self._fill(ctx, tab=ctx.params.get("value"))
+        """Another tab was chosen; the App also calls this whenever it draws the tabs anew."""
+        if ctx.params.get("value") != ctx.panel.get_state("filled"):
+            self._fill(ctx, tab=ctx.params.get("value"))
 
     def on_kind(self, ctx):
         """Another table of samples was chosen."""

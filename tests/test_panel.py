@@ -348,6 +348,19 @@ def test_every_tab_is_filled_and_drawn(examined, tab):
     assert len(json.dumps(state)) < 12_000
 
 
+def test_tabs_that_are_drawn_anew_choose_nothing(examined):
+    """The App reports the tab whenever it draws the tabs: late answers must not undo a click."""
+    dataset, _, _ = examined
+    loaded, _, _ = call("on_load", dataset)
+    clicked = {**loaded, "tab": "clusters"}
+    state, _, sent = call("on_tab", dataset, {"value": "overview"}, clicked)
+    assert state == clicked
+    assert sent == {}
+    state, _, sent = call("on_tab", dataset, {"value": "clusters"}, clicked)
+    assert state["filled"] == "clusters"
+    assert "patch_panel_data" in sent
+
+
 def test_a_dataset_without_anything(dataset, plugin):
     state, _, _ = call("on_load", dataset)
     assert state["runs"] == []
