@@ -29,7 +29,7 @@ class Labels:
         self._samples = samples
         self.field, self.note = field, ""
         if field == "auto":
-            self.field, self.note = _chosen(samples)
+            self.field, self.note = only_labels(samples)
         if self.field is not None:
             self._path = _path(samples, self.field)
             self.note = self.note or f"Labels: {self.field!r}."
@@ -92,7 +92,15 @@ def index_of_names(classes, aliases):
     return found
 
 
-def _chosen(samples):
+def only_labels(samples):
+    """The one classification of a dataset that holds labels, neither predicted nor empty.
+
+    Args:
+        samples: a dataset or view
+
+    Returns:
+        ``(field, note)``: the field's name, or None where there is none or several; and why, in a sentence
+    """
     made = _made_by_runs(samples)
     fields = [
         name
@@ -101,8 +109,9 @@ def _chosen(samples):
         and name not in made
         and not _PREDICTED_NAME.search(name)
     ]
-    counts = [samples.count(f"{name}.confidence") for name in fields]
-    fields = [name for name, count in zip(fields, counts, strict=True) if not count]
+    fields = [name for name in fields if not samples.count(f"{name}.confidence")]
+    if len(fields) > 1:
+        fields = [name for name in fields if samples.count(f"{name}.label")]
     if len(fields) == 1:
         return fields[0], f"Labels: {fields[0]!r}, the only classification that is no prediction."
     if fields:

@@ -168,21 +168,11 @@ def load_model(
         raise ValueError(
             "model is required: a zoo model's name, a FiftyOne model or a torch.nn.Module"
         )
-    if preprocess is not None and transforms is not None:
-        raise ValueError("preprocess: give transforms or preprocess, not both")
-    if preprocess is not None or _takes_path(transforms):
-        from ._wrappers import PathTransforms
+    from ._wrappers import given_transforms
 
-        transforms = PathTransforms(transforms if preprocess is None else preprocess)
-    if transforms is not None and not callable(transforms):
-        raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
+    transforms = given_transforms(transforms, preprocess)
     given = _Given(transforms, classes, check_device(device), options, tuple(texts))
     return _checked(_load(model, given), options)
-
-
-def _takes_path(transforms):
-    """Whether transforms read the file themselves, and are not in our wrapper yet."""
-    return getattr(transforms, "takes_path", False) and not hasattr(transforms, "from_path")
 
 
 def _checked(loaded, options):

@@ -9,6 +9,7 @@ from bson import ObjectId
 from . import _run_results, _runs
 from ._bias_store import record_of
 from ._bias_store import update as update_record
+from ._lock import writing_schema
 
 #: pixels of a tile, and pictures beside the mean map
 TILE, PICTURES = 104, 9
@@ -94,9 +95,11 @@ def _checked(dataset, key, number):
 
 def _change(dataset, key, number, **changes):
     _checked(dataset, key, number)
-    notes = _notes(dataset, key)
-    notes[str(number)] = {**notes.get(str(number), {}), **changes}
-    update_record(dataset, key, clusters=notes)
+    # a name and a click right after it arrive in two threads; each writes all notes
+    with writing_schema(dataset):
+        notes = _notes(dataset, key)
+        notes[str(number)] = {**notes.get(str(number), {}), **changes}
+        update_record(dataset, key, clusters=notes)
 
 
 def accepted_ids(dataset, key):

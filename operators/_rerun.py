@@ -22,7 +22,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         source (None): the dataset that has the run; by default that of the samples
         resume (False): whether the run itself is gone on with, under its own key
         origin (None): what the record says about where it was started
-        **given: ``model``, ``transforms``, ``classes``, ``methods`` and ``targets`` where the record
+        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``methods`` and ``targets`` where the record
             cannot hold them: modules and functions
 
     Returns:
@@ -34,6 +34,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     """
     from ._checks import check_samples
     from ._compute import CamJob
+    from ._wrappers import given_transforms
 
     check_samples(samples)
     dataset = samples._dataset
@@ -51,7 +52,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         samples,
         _given_model(then, given),
         Settings(**arguments),
-        given.get("transforms"),
+        given_transforms(given.get("transforms"), given.get("preprocess")),
         given.get("classes"),
         origin=origin,
     )
@@ -104,6 +105,6 @@ def _given_model(then, given):
     reason = _models.unregistered(then)
     if reason is not None:
         raise ValueError(
-            f"model: {reason}; or give model= (and transforms=, classes= of a plain module)"
+            f"model: {reason}; or give model= (and transforms= or preprocess=, classes= of a plain module)"
         )
     return then["model"]

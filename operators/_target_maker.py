@@ -175,9 +175,9 @@ class _Maker:
         return Contrast(("contrast", key), chosen, against, self._model, names)
 
     def _only_field(self):
-        from ._bias_labels import _chosen
+        from ._bias_labels import only_labels
 
-        field, note = _chosen(self._samples)
+        field, note = only_labels(self._samples)
         if field is None:
             raise ValueError(
                 f"targets: a contrast needs true labels. {note.replace('labels=', 'targets=')} Give "

@@ -198,6 +198,31 @@ class PathTransforms:
             return self._function(file.name)
 
 
+def given_transforms(transforms, preprocess):
+    """Returns the one of both that was given, as transforms; None if neither was.
+
+    Args:
+        transforms: maps a PIL image to a tensor; with an attribute ``takes_path``, a path
+        preprocess: maps an image's path to a float tensor (C, h, w)
+
+    Returns:
+        a callable, or None
+
+    Raises:
+        ValueError: if both were given, or if it cannot be called
+    """
+    if preprocess is not None and transforms is not None:
+        raise ValueError("preprocess: give transforms or preprocess, not both")
+    if preprocess is not None:
+        return PathTransforms(preprocess)
+    # it reads the file itself, and is not in our wrapper yet
+    if getattr(transforms, "takes_path", False) and not hasattr(transforms, "from_path"):
+        return PathTransforms(transforms)
+    if transforms is not None and not callable(transforms):
+        raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
+    return transforms
+
+
 _IMAGE_NAMES = ("pixel_values", "img", "image", "images")
 
 

@@ -114,6 +114,10 @@ class CamPanel(foo.Panel):
         """Opens the form of ``get_cam_run_info``."""
         self._prompt_run(ctx, "get_cam_run_info")
 
+    def on_run_boxes(self, ctx):
+        """Opens the form of ``heat_to_detections``."""
+        self._prompt_run(ctx, "heat_to_detections")
+
     def on_run_rename(self, ctx):
         """Opens the form of ``rename_cam_run``."""
         self._prompt_run(ctx, "rename_cam_run")
@@ -228,11 +232,18 @@ class CamPanel(foo.Panel):
         self._show(ctx, _panel_views.chosen_view(ctx.dataset, ids))
 
     def on_cluster_name(self, ctx):
-        """A cluster got a name."""
+        """A cluster got a name; the App also calls this when it draws the field."""
         from . import _panel_clusters
 
         number = int(ctx.params["path"].partition("cluster_")[2].partition(".")[0])
-        _panel_clusters.name_cluster(ctx.dataset, self._key(ctx), number, ctx.params.get("value"))
+        shown = [dict(cluster) for cluster in ctx.panel.get_state("clusters") or []]
+        cluster = next((c for c in shown if c["number"] == number), None)
+        name = ctx.params.get("value") or ""
+        if cluster is None or cluster["name"] == name:
+            return
+        _panel_clusters.name_cluster(ctx.dataset, self._key(ctx), number, name)
+        cluster["name"] = name
+        ctx.panel.set_state("clusters", shown)
 
     def on_accept(self, ctx):
         """A cluster is fair context, or counts again."""
@@ -296,7 +307,7 @@ class OpenCamPanel(foo.Operator):
         )
 
     def resolve_placement(self, ctx):
-        """A button above the grid."""
+        """The plugin's one button above the grid: the panel has those of the other operators."""
         return types.Placement(
             types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
             types.Button(label="Class activation maps", icon="/assets/icon-dark.svg", prompt=False),

@@ -1,7 +1,6 @@
 """Which heatmap can be believed: how faithful each method is to the model, and where they disagree."""
 
 import fiftyone.operators as foo
-import fiftyone.operators.types as types
 
 from .find_background_bias import report_phase, run_with_bar
 
@@ -24,13 +23,6 @@ class CompareCams(foo.Operator):
             default_choice_to_delegated=False,
             unlisted=False,
             risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
-        )
-
-    def resolve_placement(self, ctx):
-        """One button above the grid."""
-        return types.Placement(
-            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
-            types.Button(label="Compare heatmaps", icon="leaderboard", prompt=True),
         )
 
     def resolve_input(self, ctx):

@@ -2,7 +2,6 @@
 
 import fiftyone as fo
 import fiftyone.operators as foo
-import fiftyone.operators.types as types
 
 from ._settings import Settings
 
@@ -24,15 +23,6 @@ class ComputeCams(foo.Operator):
             allow_delegated_execution=True,
             default_choice_to_delegated=False,
             risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
-        )
-
-    def resolve_placement(self, ctx):
-        """One button above the grid."""
-        return types.Placement(
-            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
-            types.Button(
-                label="Compute class activation maps", icon="local_fire_department", prompt=True
-            ),
         )
 
     def resolve_input(self, ctx):
@@ -263,16 +253,13 @@ def messages(ctx, make_job):
 def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
     from ._compute import CamJob
-    from ._wrappers import PathTransforms
+    from ._wrappers import given_transforms
 
     arguments = dict(arguments)
     model = arguments.pop("model", None)
-    transforms = arguments.pop("transforms", None)
-    preprocess = arguments.pop("preprocess", None)
-    if preprocess is not None:
-        if transforms is not None:
-            raise ValueError("preprocess: give transforms or preprocess, not both")
-        transforms = PathTransforms(preprocess)
+    transforms = given_transforms(
+        arguments.pop("transforms", None), arguments.pop("preprocess", None)
+    )
     classes = arguments.pop("classes", None)
     return CamJob(samples, model, Settings(**arguments), transforms, classes, origin=origin)
 

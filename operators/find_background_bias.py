@@ -2,7 +2,6 @@
 
 import fiftyone as fo
 import fiftyone.operators as foo
-import fiftyone.operators.types as types
 
 from ._bias_settings import BiasSettings
 
@@ -24,13 +23,6 @@ class FindBackgroundBias(foo.Operator):
             allow_delegated_execution=True,
             default_choice_to_delegated=False,
             risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
-        )
-
-    def resolve_placement(self, ctx):
-        """One button above the grid."""
-        return types.Placement(
-            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
-            types.Button(label="Find background bias", icon="wallpaper", prompt=True),
         )
 
     def resolve_input(self, ctx):

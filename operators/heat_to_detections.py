@@ -16,6 +16,7 @@ class HeatToDetections(foo.Operator):
             label="Draft boxes from heatmaps",
             description="Boxes around the heat of a CAM run, tagged as drafts, for a person to correct",
             icon="highlight_alt",
+            unlisted=True,
             dynamic=True,
             execute_as_generator=True,
             allow_immediate_execution=True,

@@ -59,6 +59,7 @@ class RerunCams(foo.Operator):
         resume=False,
         model=None,
         transforms=None,
+        preprocess=None,
         classes=None,
         methods=None,
         targets=None,
@@ -82,6 +83,7 @@ class RerunCams(foo.Operator):
             resume (False): whether the run itself is gone on with
             model (None): needed where it was not a zoo model; its weights must be the run's
             transforms (None): of a plain module
+            preprocess (None): likewise, of a run that had it instead of transforms
             classes (None): of a plain module
             methods (None): needed where a method was a function of your own
             targets (None): needed where a target was a function
@@ -96,8 +98,9 @@ class RerunCams(foo.Operator):
         from ._rerun import rerun_job
 
         given = dict(
-            model=model, transforms=transforms, classes=classes, methods=methods, targets=targets
-        )
+            model=model, transforms=transforms, preprocess=preprocess, classes=classes,
+            methods=methods, targets=targets,
+        )  # fmt: skip
         job = rerun_job(
             samples, cam_key, new_key, source=source, resume=resume, origin="python", **given
         )

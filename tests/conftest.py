@@ -32,6 +32,11 @@ def _free_port():
 
 def _isolate():
     """Points FiftyOne to temporary folders and to a server that is started when asked for."""
+    # a second import would give processes started later another database than this one has
+    if os.environ.get("CAM51_TESTS_OF") == str(os.getpid()):
+        raise ImportError(
+            "conftest is pytest's own; import what is needed from where it is defined"
+        )
     home = Path(tempfile.mkdtemp(prefix="cam51-tests-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     plugins = home / "plugins"
@@ -39,6 +44,7 @@ def _isolate():
     # by a link: the name of the checkout's folder does not matter
     (plugins / "heatmaps").symlink_to(ROOT, target_is_directory=True)
     os.environ.update(
+        CAM51_TESTS_OF=str(os.getpid()),
         FIFTYONE_CONFIG_PATH=str(home / "config.json"),
         FIFTYONE_APP_CONFIG_PATH=str(home / "app_config.json"),
         FIFTYONE_PLUGINS_DIR=str(plugins),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import networks
 from cam_core import adapt
+from examples.dataset import photo_sample
 
 pytestmark = pytest.mark.usefixtures("plugin")
 ANIMALS = ["cat", "dog", "horse", "sheep"]
@@ -92,7 +93,6 @@ def surest(model, image, count):
 def test_real_networks(make_dataset, photos, name):
     """Whatever a network with random weights finds: every object has a verdict with its reason."""
     import torchvision.transforms as T
-    from conftest import photo_sample
 
     build, classes, size = NETWORKS[name]
     model = adapt(networks.seeded(build))

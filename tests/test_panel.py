@@ -361,6 +361,20 @@ def test_tabs_that_are_drawn_anew_choose_nothing(examined):
     assert "patch_panel_data" in sent
 
 
+def test_a_name_is_what_somebody_typed(examined):
+    """The App reports a field's value whenever it draws it: only what differs from it is a name."""
+    dataset, _, _ = examined
+    state, _, _ = call("on_tab", dataset, {"value": "clusters"})
+    path = {"path": "cluster_1.name"}
+    named, _, _ = call("on_cluster_name", dataset, {**path, "value": "water"}, state)
+    assert named["clusters"][1]["name"] == "water"
+    call("on_cluster_name", dataset, {**path, "value": ""}, state)  # sent before, arrived later
+    clusters = module("clusters")
+    assert clusters.clusters_of(dataset, KEY)[1]["name"] == "water"
+    call("on_cluster_name", dataset, {**path, "value": ""}, named)
+    assert clusters.clusters_of(dataset, KEY)[1]["name"] == ""
+
+
 def test_a_dataset_without_anything(dataset, plugin):
     state, _, _ = call("on_load", dataset)
     assert state["runs"] == []

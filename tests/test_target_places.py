@@ -236,6 +236,18 @@ def test_preprocess_reads_the_file(depths):
     assert np.array_equal(depths.first().two_gradcam.map, label.map)
 
 
+def test_a_run_with_preprocess_is_done_again_with_it(depths):
+    given = dict(classes=["near", "far"], targets=0)
+    explain(depths, Grey(), preprocess=depth, **given)
+    again = operator("rerun_cams")
+    with pytest.raises(ValueError, match="transforms= or preprocess="):
+        again(depths, "run", "none")
+    with pytest.raises(ValueError, match="give transforms or preprocess, not both"):
+        again(depths, "run", "both", model=Grey(), preprocess=depth, transforms=T.ToTensor())
+    again(depths, "run", "again", model=Grey(), preprocess=depth, classes=given["classes"])
+    assert np.array_equal(depths.values("again_gradcam.map"), depths.values("run_gradcam.map"))
+
+
 def test_preprocess_that_reads_no_png_says_what_it_sees(depths):
     def picky(path):
         if "cam51" in path or not path.endswith("depth.png"):

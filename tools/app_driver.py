@@ -252,12 +252,16 @@ class App:
         return last[-1]
 
     def open_form(self):
-        """Presses the plugin's button above the grid and waits for the form."""
-        button = self.page.get_by_text("local_fire_department", exact=True)
-        button.hover()
-        self.page.get_by_text(LABEL, exact=True).first.wait_for()  # its tooltip
-        button.click()
+        """Opens the form of ``compute_cams``."""
+        self.open_operator(LABEL)
         self.form.get_by_text("Model", exact=True).wait_for()
+
+    def open_operator(self, label):
+        """Chooses an operator from the list that the backquote key opens."""
+        self.page.keyboard.press("`")
+        self.page.locator("[data-cy=operators-browser-search]").fill(label)
+        choices = self.page.locator("[data-cy=operators-browser]").get_by_text(label, exact=True)
+        choices.first.click()
 
     @property
     def form(self):

@@ -1,14 +1,13 @@
 """Makes the README's pictures anew: ``python tools/make_pictures.py``.
 
 The App runs in a headless browser on the demo's photos. The heatmaps are those of EfficientNet-Lite0
-with its real weights; the run that is seen in progress uses a ResNet-18 with random ones, and nothing
-of its result is shown. The database is one of its own and is dropped at the end: a person's datasets are not touched.
+with its real weights; the form names a ResNet-18 with random ones, and nothing is computed with it.
+The database is one of its own and is dropped at the end: a person's datasets are not touched.
 """
 
 import argparse
 import io
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -66,9 +65,6 @@ def make(home, options):
         group.expanded = group.name == "labels"
     dataset.app_config.sidebar_groups = groups
     dataset.save()
-    # enough of them that a run takes a while
-    many = fo.Dataset("animals")
-    many.add_samples([demo_data.photo_sample(p) for p in demo_data.load_photos() * 10])
     try:
         with app_server(home / "server.log", plant_resnet18(home / "zoo")) as url:
             with browser_context(home / "large", size=(1400, 1250), scale=2) as context:
@@ -81,10 +77,7 @@ def make(home, options):
             with browser_context(home / "profile") as context:
                 app = App(context.new_page(), url)
                 save(options.out / "grid.jpg", grid(app, dataset))
-                # last of this dataset: the server would open it again
                 save(options.out / "modal.jpg", modal(app, dataset, options.subject))
-                app = App(context.new_page(), url)
-                save(options.out / "progress.jpg", progress(app, many))
     finally:
         fo.core.odm.drop_database()
 
@@ -139,19 +132,6 @@ def form(app, dataset):
     app.form.locator("code").wait_for()
     app.form.get_by_text("Key", exact=True).click()  # closes the list of methods
     return app.form.screenshot(animations="disabled")
-
-
-def progress(app, dataset):
-    """A run under way, with its forecast."""
-    app.open_grid(dataset)
-    app.open_form()
-    app.choose("Model", "resnet18-imagenet-torch")
-    app.form.get_by_text("1 heatmap field over").wait_for()
-    app.execute_button.click()
-    app.progress.get_by_text(re.compile("left, .* in all")).wait_for()
-    picture = app.page.screenshot(clip={"x": 0, "y": 0, "width": 1400, "height": 480})
-    app.page.close()  # which stops it
-    return picture
 
 
 def save(path, png):

@@ -18,10 +18,7 @@ class BiasApp(App):
     """The App, with this operator's form."""
 
     def open_form(self):
-        button = self.page.get_by_text("wallpaper", exact=True)
-        button.hover()
-        self.page.get_by_text(LABEL, exact=True).first.wait_for()
-        button.click()
+        self.open_operator(LABEL)
         self.form.get_by_text("Heatmaps", exact=True).wait_for()
 
     @property

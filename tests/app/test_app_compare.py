@@ -18,9 +18,7 @@ class CompareApp(App):
     """The App, with this operator's form."""
 
     def open_form(self):
-        button = self.page.get_by_text("leaderboard", exact=True)
-        button.hover()
-        button.click()
+        self.open_operator(LABEL)
         self.form.get_by_text("Heatmaps", exact=True).wait_for()
 
     @property

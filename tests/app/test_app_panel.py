@@ -14,6 +14,12 @@ from tools.app_driver import wait_for
 pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
 
+LISTED = (
+    "Compute class activation maps", "Find background bias", "Compare heatmaps",
+    "Test a region of the images",
+)  # fmt: skip
+
+
 @pytest.fixture
 def panel_app(app):
     app.page.set_viewport_size({"width": 1700, "height": 1300})
@@ -174,6 +180,26 @@ def test_forms_start_filled_in(panel_app, examined):
     form = app.page.get_by_role("dialog").filter(has_text="Compute class activation maps")
     form.get_by_text("Model", exact=True).wait_for()
     app.picture("compute")
+
+
+def test_one_button_and_a_short_list(panel_app, examined):
+    """Above the grid the plugin has its panel's button; the list has what people start."""
+    app, (dataset, _, _) = panel_app, examined
+    app.open_grid(dataset)
+    buttons = app.page.locator("[data-cy=fo-grid], [data-cy=header], body").last
+    icons = ("local_fire_department", "wallpaper", "leaderboard", "highlight_alt")
+    assert not [i for i in icons if buttons.get_by_text(i, exact=True).count()]
+    assert app.page.locator("img[src*='icon-dark.svg'], img[src*='icon-light.svg']").count() == 1
+    app.page.keyboard.press("`")
+    browser = app.page.locator("[data-cy=operators-browser]")
+    for label in LISTED:
+        app.page.locator("[data-cy=operators-browser-search]").fill(label)
+        browser.get_by_text(label, exact=True).first.wait_for()
+    app.page.locator("[data-cy=operators-browser-search]").fill("heatmap")
+    app.picture("browser")
+    for label in ("Draft boxes from heatmaps", "Show heatmaps", "Rename a CAM run"):
+        app.page.locator("[data-cy=operators-browser-search]").fill(label)
+        assert not browser.get_by_text(label, exact=True).count()
 
 
 def test_an_empty_dataset_says_what_to_do(panel_app, dataset, plugin):

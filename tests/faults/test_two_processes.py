@@ -67,7 +67,7 @@ def test_writer_that_was_killed_holds_nobody_up(plugin, make_dataset):
         with lock.writing_schema(dataset):
             assert locks.find_one({"_id": dataset._doc.id})["pid"] == os.getpid()
         assert time.monotonic() - start < 5
-        assert locks.count_documents({}) == 0
+        assert locks.count_documents({"_id": dataset._doc.id}) == 0
 
 
 def test_writer_at_work_is_waited_for(plugin, make_dataset):
