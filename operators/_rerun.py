@@ -22,8 +22,8 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         source (None): the dataset that has the run; by default that of the samples
         resume (False): whether the run itself is gone on with, under its own key
         origin (None): what the record says about where it was started
-        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``methods`` and ``targets`` where the record
-            cannot hold them: modules and functions
+        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``methods`` and ``targets``
+            where the record cannot hold them: modules and functions
 
     Returns:
         a :class:`CamJob`
