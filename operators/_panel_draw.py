@@ -171,11 +171,12 @@ def _run_menu(panel, handlers, state):
         on_click=handlers.on_run_again,
         title="Compute what is missing" if unfinished else "The same settings on this view",
     )  # fmt: skip
-    menu.btn("run_info", label="Details", icon="info", on_click=handlers.on_run_info)
     menu.btn(
         "run_boxes", label="Draft boxes", icon="highlight_alt", on_click=handlers.on_run_boxes,
         title="Boxes around the heat, tagged as drafts, for a person to correct",
     )  # fmt: skip
+    menu = panel.menu("record_menu", gap=2)
+    menu.btn("run_info", label="Details", icon="info", on_click=handlers.on_run_info)
     menu.btn("run_rename", label="Rename", icon="edit", on_click=handlers.on_run_rename)
     menu.btn(
         "run_delete", label="Delete", icon="delete", on_click=handlers.on_run_delete,
