@@ -43,6 +43,7 @@ def _write(job, found):
     """Everything of a sample and its objects in one update."""
     dataset, key, field = job.dataset, job.cam_key, job.object_field
     with writing_schema(dataset):
+        job.held.check()
         store.declare(dataset, key, [])
     store.declare_objects(dataset, key, field)
     count, start = len(job.rows), time.perf_counter()

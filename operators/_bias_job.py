@@ -127,7 +127,9 @@ class BiasJob:
                         self.dataset, self.cam_key, self.model, self.settings.methods
                     )
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-bias-"))
-            store.register(self.dataset, self.cam_key, self.used(), self.object_field)
+            self.held = stack.enter_context(
+                store.register(self.dataset, self.cam_key, self.used(), self.object_field)
+            )
             status, summary, error = "interrupted", None, None
             try:
                 if self.object_field is not None:
@@ -137,13 +139,16 @@ class BiasJob:
                     found = yield from self._test(scan, folder, stack)
                     yield from self._write(found)
                     summary = self._summarise(found, start)
+                self.held.check("nothing more")
                 self.summary, status = summary, "finished"
             except Exception as failed:
                 status, error = "failed", one_line(failed)
+                if isinstance(failed, ValueError):
+                    self.held.check()  # says why, where it could not read a run that is gone
                 raise
             finally:
                 record = dataclasses.asdict(summary) if status == "finished" else None
-                store.finish(self.dataset, self.cam_key, status, record, error)
+                store.finish(self.dataset, self.cam_key, status, record, error, self.held)
 
     @property
     def colours(self):
@@ -265,6 +270,7 @@ class BiasJob:
         from ._bias_rows import rows_of
 
         with writing_schema(self.dataset):
+            self.held.check()
             store.declare(self.dataset, self.cam_key, list(self.plan.fields.values()))
         count, start = len(self.rows), time.perf_counter()
         for first in range(0, count, _WRITTEN_AT_ONCE):
@@ -290,6 +296,7 @@ class BiasJob:
         """
         from ._colours import activate_fields
 
+        self.held.check("nothing more")
         s = self.settings
         self.active_fields = activate_fields(self.dataset, [store.field_names(self.cam_key)[0]])
         self.views = store.save_views(self.dataset, self.cam_key, labelled) if s.views else []

@@ -55,7 +55,7 @@ class HeatPlan:
         )
 
 
-def plan_of_run(dataset, cam_key, model, methods=None):
+def plan_of_run(dataset, cam_key, model, methods=None, own_target=True):
     """Reads from a run's record how its maps were made.
 
     Args:
@@ -63,6 +63,8 @@ def plan_of_run(dataset, cam_key, model, methods=None):
         cam_key: the key of a CAM run
         model: the :class:`LoadedModel`
         methods (None): functions for the run's own methods, which a record only has by name
+        own_target (True): whether the run's target is needed; without it ``target`` and ``tag`` are None,
+            and a run of any target will do
 
     Returns:
         a :class:`HeatPlan`
@@ -72,7 +74,9 @@ def plan_of_run(dataset, cam_key, model, methods=None):
     """
     record = _runs.config_of(dataset, cam_key)
     used = record.settings
-    target, tag, notes = _target(used.get("targets") or "predicted", model, cam_key)
+    target, tag, notes = None, None, []
+    if own_target:
+        target, tag, notes = _target(used.get("targets") or "predicted", model, cam_key)
     wanted = methods if methods is not None else [_method(m) for m in used["methods"]]
     chosen = _resolved(wanted, cam_key)
     layers = list(used.get("layers") or []) or None
@@ -127,7 +131,13 @@ def _target(spec, model, cam_key):
             f"cam_key: the run {cam_key!r} explains a function of the outputs, not a class; the causal "
             "check needs a class: compute a run for 'predicted' or a named class"
         )
-    values, tags = resolve_targets(spec, model)
+    try:
+        values, tags = resolve_targets(spec, model)
+    except ValueError as error:  # a label field, a contrast, a mask
+        raise ValueError(
+            f"cam_key: the run {cam_key!r} explains {spec!r}, and the causal check watches the predicted "
+            f"class or a named one: compute a run for either ({error})"
+        ) from error
     ranked = isinstance(values, str)
     notes = []
     if len(tags) > 1:
@@ -140,7 +150,7 @@ def _fields(dataset, cam_key, used, tag, model):
     fields = {}
     ranked = isinstance(used.get("targets") or "predicted", str)
     suffix = _runs._plain(f"_{tag}")
-    several = not ranked or tag != "predicted"
+    several = tag is not None and (not ranked or tag != "predicted")
     for field in _runs.heatmap_fields_of(dataset, cam_key):
         found = dataset.exists(field).limit(1).values([f"{field}.method", f"{field}.layer"])
         if not found[0]:

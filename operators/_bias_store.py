@@ -9,70 +9,13 @@ from fiftyone import ViewField as F
 from pymongo import UpdateOne
 
 from . import _label_attributes, _runs
-
-_F, _S, _B, _I = fo.FloatField, fo.StringField, fo.BooleanField, fo.IntField
-#: the attributes of the field ``{cam_key}_bias``, each with what it says
-ATTRIBUTES = {
-    "reason": (_S, "Why the verdict is what it is, with its numbers"),
-    "tested": (_B, "Whether other backgrounds were tried on this sample"),
-    "explained": (_S, "The class whose score is explained and tested"),
-    "prediction": (_S, "The class that the model predicts"),
-    "label": (_S, "The true class, where the dataset says it"),
-    "correct": (_B, "Whether the prediction is the label"),
-    "score": (_F, "Probability of the explained class, 0 to 1"),
-    "swap_drop": (_F, "What the score loses on backgrounds of other classes, on average"),
-    "same_drop": (_F, "The control: what it loses on backgrounds of its own class"),
-    "bg_gap": (_F, "swap_drop less same_drop: what the background costs beyond pasting"),
-    "swap_flip": (_F, "Share of the other backgrounds that change the prediction"),
-    "adopt": (_F, "Share of the other backgrounds whose class becomes the prediction"),
-    "bg_only": (_F, "Probability of the explained class without the object"),
-    "bg_support": (_F, "bg_only less the mean over other classes' backgrounds"),
-    "heat_effect": (_F, "Of what the hottest pixels cost, the share of those off the object"),
-    "context_drop": (_F, "What the score loses without its context, beyond a random region"),
-    "suspicion": (_F, "Chance of background dependence that the heat alone gives, calibrated"),
-    "donors": (fo.ListField, "The samples whose backgrounds were tried"),
-    "obj_energy": (_F, "Share of the heat on the object; a uniform map has object_area"),
-    "object_area": (_F, "Share of the image that is object"),
-    "density_share": (_F, "Heat per pixel on the object against the background; .5 is even"),
-    "density_share_tol": (_F, "The same with the object grown by one cell of the map"),
-    "log2_lift": (_F, "How many times more heat than a uniform map on the object, in doublings"),
-    "other_energy": (_F, "Share of the heat on other classes' objects"),
-    "pix_auc": (_F, "Chance that a pixel of the object is hotter than one of the background"),
-    "pointing": (_F, "Whether the hottest pixel is on the object, with 15 px of tolerance"),
-    "rank_acc": (_F, "Of as many hottest pixels as the object has, the share on it"),
-    "iou": (_F, "Overlap of the object and the heat above half of its maximum"),
-    "border_ratio": (_F, "Heat near the border against the mean; 1 is even"),
-    "centre_ratio": (_F, "Heat in the middle against a uniform map; 1 is even"),
-    "entropy": (_F, "How spread out the heat is, 0 to 1"),
-    "gini": (_F, "How concentrated the heat is, 0 to 1"),
-    "area50": (_F, "Smallest share of the pixels that holds half of the heat"),
-    "reliable": (_B, "False where the object fills the image or is tiny, so heat says little"),
-    "heat_status": (_S, "ok, zero, flat or nan: whether the map has heat"),
-    "object_status": (_S, "ok, no_object, object_absent or unreadable"),
-    "object_source": (_S, "Where the object is from, such as ground_truth_box"),
-    "object_scope": (_S, "Which objects counted: explained, all or named"),
-}
-#: what the heatmap's own label gets: its tooltip shows all of them
-LABEL_ATTRIBUTES = {
-    "verdict": (_S, "What may be said of the sample"),
-    "obj_energy": (_F, "Share of the heat on the object; a uniform map has object_area"),
-    "object_area": (_F, "Share of the image that is object"),
-}
-#: what an object's own label gets from the test of a detector, its name after the key
-OBJECT_ATTRIBUTES = {
-    "verdict": (_S, "What may be said of the object"),
-    "dependence": (_F, "Best estimate, 0 to 1, of how much of its score rests on its surroundings"),
-    "swap_score": (
-        _F,
-        "Confidence of the best candidate of its class at its box, 0 if there is none",
-    ),
-    "swap_drop": (_F, "What that loses in the surroundings of other classes, on average"),
-    "same_drop": (_F, "The control: what it loses in surroundings of its own class"),
-    "bg_gap": (_F, "swap_drop less same_drop: what the surroundings cost beyond pasting"),
-    "swap_flip": (_F, "Share of the other surroundings in which it is missed or called otherwise"),
-    "bg_only": (_F, "Confidence that is left where the object is taken out"),
-    "reason": (_S, "Why the verdict is what it is, with its numbers"),
-}
+from ._at_work import AtWork, check_free
+from ._bias_attributes import (
+    ATTRIBUTES,
+    LABEL_ATTRIBUTES,
+    OBJECT_ATTRIBUTES,
+)
+from ._record import now
 
 
 def field_names(cam_key):
@@ -103,7 +46,9 @@ def check_store(dataset, cam_key, overwrite):
                     f"field {field!r} exists on the dataset and is not ours; choose another cam_key, or "
                     "delete the field"
                 )
-    elif record["status"] == "finished" and not overwrite:
+        return
+    check_free(dataset, cam_key, "bias")
+    if record["status"] == "finished" and not overwrite:
         raise ValueError(
             f"cam_key: the background of {cam_key!r} was examined already; pass overwrite=True to "
             "delete what that wrote first"
@@ -142,21 +87,30 @@ def register(dataset, cam_key, settings, object_field=None):
         cam_key: the CAM run's key
         settings: what the record says
         object_field (None): of Detections whose labels get attributes of their own
+
+    Returns:
+        an :class:`~operators._at_work.AtWork`
+
+    Raises:
+        ValueError: if the run is at work, or examined at this moment
     """
+    held = AtWork(dataset, cam_key, "bias")
     clear(dataset, cam_key)
     paths = [] if object_field is None else object_paths(cam_key, object_field)
     record = {
         "status": "running",
-        "started": _now(),
+        "started": now(),
         "settings": settings,
         "views": [],
         "tags": [],
         "labels": _runs.heatmap_fields_of(dataset, cam_key),
         "object_attributes": paths,
+        **held.entries(),
     }
     others = getattr(_runs.config_of(dataset, cam_key), "label_attributes", None) or []
     _runs.update(dataset, cam_key, bias=record, label_attributes=[*others, *paths])
     _runs.add_written(dataset, cam_key, fields=field_names(cam_key))
+    return held
 
 
 def update(dataset, cam_key, **changes):
@@ -169,7 +123,7 @@ def update(dataset, cam_key, **changes):
         _runs.add_written(dataset, cam_key, saved_views=changes["views"])
 
 
-def finish(dataset, cam_key, status, summary=None, error=None):
+def finish(dataset, cam_key, status, summary=None, error=None, held=None):
     """Marks an examination as ended, its summary stored first, beside the run's own results.
 
     Of one that was cut short everything that it wrote is taken back: half of the samples would look
@@ -181,18 +135,19 @@ def finish(dataset, cam_key, status, summary=None, error=None):
         status: ``"finished"``, ``"interrupted"`` or ``"failed"``
         summary (None): JSON-able; only of a finished one
         error (None): why it failed, one line
+        held (None): what :func:`register` returned; nothing is changed if the record is another's now
     """
     record = record_of(dataset, cam_key)
-    if record is None:
-        return  # somebody deleted the run meanwhile
+    if record is None or (held is not None and not held.holds()):
+        return  # somebody deleted the run meanwhile, or examines it anew
     if status == "finished":
         _runs.save_results(dataset, cam_key, bias=summary)
-        update(dataset, cam_key, status=status, ended=_now())
+        update(dataset, cam_key, status=status, ended=now())
         return
     _take_back(dataset, cam_key, record)
     saved = _runs.config_of(dataset, cam_key).saved_views
     _runs.update(dataset, cam_key, saved_views=[v for v in saved if v not in record["views"]])
-    update(dataset, cam_key, status=status, error=error, ended=_now(), views=[], tags=[])
+    update(dataset, cam_key, status=status, error=error, ended=now(), views=[], tags=[])
 
 
 def clear(dataset, cam_key):
@@ -324,11 +279,11 @@ def write(dataset, rows, labels=None):
     Returns:
         ids of samples that no longer exist
     """
-    now = datetime.datetime.now(datetime.timezone.utc)
+    moment = datetime.datetime.now(datetime.timezone.utc)
     operations = []
     for sample_id, values in rows.items():
         document = {k: v.to_mongo() if hasattr(v, "to_mongo") else v for k, v in values.items()}
-        document["last_modified_at"] = now
+        document["last_modified_at"] = moment
         own, filters = labels[sample_id].operations() if labels else ({}, [])
         change = {"$set": {**document, **own}}
         operations.append(
@@ -394,7 +349,3 @@ def save_tags(dataset, cam_key, verdicts):
     for tag, ids in members.items():
         for start in range(0, len(ids), 10_000):
             dataset.select(ids[start : start + 10_000]).tag_samples(tag)
-
-
-def _now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

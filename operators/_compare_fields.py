@@ -123,12 +123,26 @@ def _column(samples, field, key):
     if not found[0]:
         return None
     index = bool(samples.exists(f"{field}.target_index").limit(1).values("id"))
+    if index and _of_contrast(samples, key):
+        raise ValueError(
+            f"cam_keys: {field!r} explains what tells two classes apart, and its faithfulness to one of "
+            "them would say nothing; compare heatmaps of 'predicted' or of named classes"
+        )
     if not index and samples.exists(f"{field}.target").limit(1).values("id"):
         raise ValueError(
             f"cam_keys: {field!r} explains a function of the outputs, not a class, so it is not known "
             "which score is to fall; compare heatmaps of 'predicted' or of named classes"
         )
     return Column(field, key, found[0][0], found[1][0], index)
+
+
+def _of_contrast(samples, key):
+    """Whether a run explains the difference of two classes: its labels only name the first."""
+    spec = _runs.config_of(samples._dataset, key).settings.get("targets")
+    items = spec if isinstance(spec, list) else [spec]
+    return any(
+        item == "contrast" or (isinstance(item, dict) and "contrast" in item) for item in items
+    )
 
 
 class Stored:
@@ -143,22 +157,26 @@ class Stored:
         index: id -> row
         targets: (N, M) class indices; of a map without a class that of the sample's other maps of its
             run, else of any run; -1 where nothing says it
-        shown: (N, M) bool, whether there is a map
+        shown: (N, M) bool, whether there is a map, and not one of several classes merged into one, of
+            which no single score could fall
         status: (N, M) strings, "" where there is no label
     """
 
     def __init__(self, samples, columns):
-        paths = [f"{c.field}.{name}" for c in columns for name in ("target_index", "status")]
+        names = ("target_index", "status", "target")
+        paths = [f"{c.field}.{name}" for c in columns for name in names]
         ids, files, *values = samples.values(["id", "filepath", *paths])
-        targets = np.array([[-1 if v is None else v for v in part] for part in values[::2]])
-        status = np.array([["" if v is None else v for v in part] for part in values[1::2]])
+        targets = np.array([[-1 if v is None else v for v in part] for part in values[::3]])
+        status = np.array([["" if v is None else v for v in part] for part in values[1::3]])
+        named = np.array([[v is not None for v in part] for part in values[2::3]])
         some = (status != "").any(0)
         rows = np.flatnonzero(some)
         self.ids = [ids[i] for i in rows]
         self.paths = [files[i] for i in rows]
         self.index = {sample_id: row for row, sample_id in enumerate(self.ids)}
         self.status = status.T[rows]
-        self.shown = self.status == "ok"
+        merged = named & (targets < 0)
+        self.shown = (self.status == "ok") & ~merged.T[rows]
         self.targets = _filled(targets.T[rows].astype(int), columns)
 
     def rows(self, chosen):

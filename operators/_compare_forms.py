@@ -8,7 +8,7 @@ from ._bias_forms import invalid
 from ._compare_checks import check_same_model, choose_count
 from ._compare_fields import Stored, check_ready, columns_of
 from ._compare_maps import BASELINES
-from ._compare_settings import MODELS_PROBE, PROBE, CompareSettings
+from ._compare_settings import MODELS_PROBE, PROBE, CompareSettings, resolve_metrics
 from ._settings import describe
 
 # What Execute hands over; the rest is layout.
@@ -54,6 +54,12 @@ def params_of(arguments):
         params["cam_keys"] = [params["cam_keys"]]
     if "models" in params:
         params["what"] = _MODELS
+    # as the form has them: a list, and texts
+    if isinstance(params.get("metrics"), str):
+        params["metrics"] = resolve_metrics(params["metrics"])
+    for name in ("budget", "target"):
+        if name in params:
+            params[name] = str(params[name])
     for name, value in params.items():
         if describe(value) != value:
             raise ValueError(

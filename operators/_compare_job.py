@@ -176,12 +176,16 @@ class CompareJob:
             a :class:`~operators._bias_steps.Phase`, now and then
         """
         start = time.perf_counter()
-        with _models.on_device(self.model):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_models.on_device(self.model))
             field = store.disagreement_field(self.cam_key)
             fields = [c.field for c in self.columns]
-            store.register(
-                self.dataset, self.cam_key, self._used(), field, fields, self.plan.metrics
-            )
+            self._held = stack.enter_context(
+                store.register(
+                    self.dataset, self.cam_key, self._used(), field, fields, self.plan.metrics,
+                    self.cam_keys,
+                )
+            )  # fmt: skip
             status, results = "interrupted", None
             try:
                 scan = Scan(self.rows, self.plan)
@@ -191,14 +195,16 @@ class CompareJob:
                 found = tables.agreement_of(scan, self.columns, self.settings.seed)
                 ranking = tables.Ranking(scan, self.plan, self.settings.seed)
                 yield from self._write(scan, tables.disagreements(found, self.columns))
-                results = self._results(scan, ranking, found, seconds, start)
-                self.summary = CompareSummary(**results)
+                found = self._results(scan, ranking, found, seconds, start)
+                self._held.check("nothing more")
+                results, self.summary = found, CompareSummary(**found)
                 status = "finished"
             except ValueError:
                 status = "failed"
+                self._held.check()  # says why, where it could not read a run that is gone
                 raise
             finally:
-                store.finish(self.dataset, self.cam_key, status, results)
+                store.finish(self.dataset, self.cam_key, status, results, self._held)
 
     def _used(self):
         return {
@@ -242,6 +248,7 @@ class CompareJob:
         cam_key, start = self.cam_key, time.perf_counter()
         field = store.disagreement_field(cam_key)
         with writing_schema(self.dataset):
+            self._held.check()
             store.declare(
                 self.dataset,
                 field,
@@ -261,6 +268,7 @@ class CompareJob:
             ]
             yield Phase("writing", first + len(part), len(done), time.perf_counter() - start)
         values = [float(split[i]) for i in done if np.isfinite(split[i])]
+        self._held.check("nothing more")
         self._views = []
         if self.settings.views:
             self._views = store.save_disagreement_view(self.dataset, cam_key, values)

@@ -52,6 +52,8 @@ def class_of(target, classes):
 
     if isinstance(target, int):
         return target
+    if target.isdigit() and target not in (classes or []):
+        return int(target)  # a form and a queue have texts
     if classes is None:
         raise ValueError(
             f"target: {target!r} is no field of the dataset, and the models have no class names; pass "

@@ -158,18 +158,23 @@ class ModelsJob:
             a :class:`~operators._bias_steps.Phase`, now and then
         """
         start = time.perf_counter()
-        store.register(self.dataset, self.cam_key, self._used(), self.field, [], [])
-        status, results = "interrupted", None
-        try:
-            found, table = yield from self._scan()
-            results = yield from self._finish(found, table, start)
-            self.summary = CompareSummary(**results)
-            status = "finished"
-        except ValueError:
-            status = "failed"
-            raise
-        finally:
-            store.finish(self.dataset, self.cam_key, status, results)
+        self._held = store.register(
+            self.dataset, self.cam_key, self._used(), self.field, [], [], self.keys
+        )
+        with self._held:
+            status, results = "interrupted", None
+            try:
+                found, table = yield from self._scan()
+                found = yield from self._finish(found, table, start)
+                self._held.check("nothing more")
+                results, self.summary = found, CompareSummary(**found)
+                status = "finished"
+            except ValueError:
+                status = "failed"
+                self._held.check()  # says why, where it could not read a run that is gone
+                raise
+            finally:
+                store.finish(self.dataset, self.cam_key, status, results, self._held)
 
     def _used(self):
         return {
@@ -250,6 +255,7 @@ class ModelsJob:
         background = compared.background_of(self.samples, first, last, s.seed)
         trend = compared.trend_of(self.samples, found, spearman, s.seed)
         yield from self._write(found, split)
+        self._held.check("nothing more")
         views = self._views(found, split, predictions, background) if s.views else []
         store.update(self.dataset, self.cam_key, views=views)
         matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
@@ -313,6 +319,7 @@ class ModelsJob:
     def _write(self, found, split):
         start, done = time.perf_counter(), np.flatnonzero(found.done)
         with writing_schema(self.dataset):
+            self._held.check()
             store.declare(
                 self.dataset,
                 self.field,

@@ -6,6 +6,7 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 
 from . import _record, _runs
+from ._at_work import AtWork, check_free
 from ._bias_store import _field, write  # noqa: F401 - write also from here
 
 #: of the samples that were compared, the share that the view of those that split most shows
@@ -39,6 +40,8 @@ def check_store(dataset, cam_key, field, overwrite):
         overwrite: whether an earlier comparison may go
     """
     record = record_of(dataset, cam_key)
+    if record is not None:
+        check_free(dataset, cam_key, "compare")
     if record is not None and record["status"] == "finished" and not overwrite:
         raise ValueError(
             f"cam_keys: a comparison is stored with {cam_key!r} already; pass overwrite=True to delete "
@@ -51,7 +54,7 @@ def check_store(dataset, cam_key, field, overwrite):
         )
 
 
-def register(dataset, cam_key, settings, field, labels, attributes):
+def register(dataset, cam_key, settings, field, labels, attributes, cam_keys=None):
     """Notes in a CAM run's record that it is compared; what an earlier comparison wrote is deleted.
 
     Args:
@@ -61,14 +64,24 @@ def register(dataset, cam_key, settings, field, labels, attributes):
         field: the field that is written
         labels: the heatmap fields that get attributes
         attributes: their names
+        cam_keys (None): the keys of all runs that are compared; None for that one
+
+    Returns:
+        an :class:`~operators._at_work.AtWork`
+
+    Raises:
+        ValueError: if one of the runs is at work, or compared at this moment
     """
+    held = AtWork(dataset, cam_key, "compare", cam_keys)
     clear(dataset, cam_key)
     record = {
         "status": "running", "started": _record.now(), "settings": settings, "views": [],
         "fields": [field], "labels": list(labels), "attributes": list(attributes),
+        **held.entries(),
     }  # fmt: skip
     _runs.update(dataset, cam_key, compare=record)
     _runs.add_written(dataset, cam_key, fields=[field])
+    return held
 
 
 def update(dataset, cam_key, **changes):
@@ -81,8 +94,18 @@ def update(dataset, cam_key, **changes):
         _runs.add_written(dataset, cam_key, saved_views=changes["views"])
 
 
-def finish(dataset, cam_key, status, results=None):
-    """Marks a comparison as ended, what it found stored first, beside the run's own results."""
+def finish(dataset, cam_key, status, results=None, held=None):
+    """Marks a comparison as ended, what it found stored first, beside the run's own results.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of the run that it is stored with
+        status: ``"finished"``, ``"interrupted"`` or ``"failed"``
+        results (None): JSON-able; only of a finished one
+        held (None): what :func:`register` returned; nothing is changed if the record is another's now
+    """
+    if held is not None and not held.holds():
+        return
     if results is not None and record_of(dataset, cam_key) is not None:
         _runs.save_results(dataset, cam_key, compare=results)
     update(dataset, cam_key, status=status, ended=_record.now())

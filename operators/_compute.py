@@ -23,6 +23,7 @@ from . import (
     _record,
     _resume,
     _runs,
+    _same_scale,
 )
 from ._checks import check_samples
 from ._explain import ExplainStep
@@ -328,6 +329,8 @@ class CamJob:
             progress=progress,
             failures=failures,
         )
+        # Last: of a run that failed the record is worth more, and there is little time for both.
+        _same_scale.renew_scale(self.dataset, key)
 
     def _leaves_some(self):
         """Whether samples of the run that are not in this call's view still lack something."""

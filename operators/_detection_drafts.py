@@ -82,8 +82,9 @@ def check_values(threshold, min_area, tags):
         raise ValueError(f"tags must be a list of names, got {tags!r}")
 
 
-def check_out(dataset, cam_key, field, out, overwrite):
-    """Returns the name of the field to write; raises a ValueError if it is taken."""
+def check_out(samples, cam_key, field, out, overwrite):
+    """Returns the name of the field to write; raises a ValueError if it is taken for these samples."""
+    dataset = samples._dataset
     out = f"{field}_boxes" if out is None else out
     if not isinstance(out, str) or not out.isidentifier() or not out.startswith(f"{cam_key}_"):
         raise ValueError(
@@ -94,10 +95,10 @@ def check_out(dataset, cam_key, field, out, overwrite):
     if dataset.get_field(out) is not None:
         if out not in (getattr(config, "drafts", None) or []):
             raise ValueError(f"out: the field {out!r} exists and holds no drafts; choose another")
-        if not overwrite:
+        if not overwrite and len(samples.exists(out).limit(1)):
             raise ValueError(
-                f"out: {out!r} has drafts already; pass overwrite=True to draft anew, which drops what a "
-                "person changed in them, or choose another field"
+                f"out: {out!r} has drafts of these samples already; pass overwrite=True to draft anew, which "
+                "drops what a person changed in them, or choose another field"
             )
     return out
 
@@ -118,22 +119,23 @@ def draft(samples, cam_key, field, out, threshold, min_area, tags):
         ``(samples done, samples in all, Drafts)``
     """
     dataset = samples._dataset
-    if dataset.get_field(out) is not None:
-        dataset.delete_sample_field(out)
+    ids = samples.values("id")
     config = _runs.config_of(dataset, cam_key)
     drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
     _runs.update(dataset, cam_key, drafts=drafts)
     _runs.add_written(
         dataset, cam_key, fields=[out]
     )  # first: whatever is written goes with the run
-    dataset.add_sample_field(
-        out,
-        fo.EmbeddedDocumentField,
-        embedded_doc_type=fo.Detections,
-        description=f"Boxes drafted from {field} at {threshold:g} of its maximum",
-    )
+    if dataset.get_field(out) is None:
+        dataset.add_sample_field(
+            out,
+            fo.EmbeddedDocumentField,
+            embedded_doc_type=fo.Detections,
+            description=f"Boxes drafted from {field} at {threshold:g} of its maximum",
+        )
+    else:  # those of other samples stay, and what a person changed in them
+        samples.select(ids).clear_sample_field(out)
     done = Drafts(out)
-    ids = samples.values("id")
     for start in range(0, len(ids), _AT_ONCE):
         part = samples.select(ids[start : start + _AT_ONCE]).select_fields(field)
         rows = {}

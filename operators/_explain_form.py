@@ -2,7 +2,8 @@
 
 import fiftyone.operators.types as types
 
-from . import _models, _runs
+from . import _runs
+from ._explain_one import usable_runs
 from ._form_model import add_model, given_model
 from ._panel_clusters import data_uri, overlaid
 
@@ -15,7 +16,7 @@ def form(ctx):
     """Which run's model; another model where there is no run."""
     inputs = types.Object()
     _runs.refresh(ctx.dataset)
-    keys = _usable(ctx.dataset)
+    keys = usable_runs(ctx.dataset)
     if sample_of(ctx) is None:
         prop = inputs.view(
             "no_sample",
@@ -40,13 +41,6 @@ def form(ctx):
         description="on how many other samples' backgrounds the object is tried; 0 for none",
     )  # fmt: skip
     return types.Property(inputs, view=types.View(label="Explain this sample"))
-
-
-def _usable(dataset):
-    """The runs whose model can be loaded here, the newest first."""
-    configs = {key: _runs.config_of(dataset, key) for key in _runs.list_runs(dataset)}
-    order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
-    return [key for key in order if _models.is_reloadable(configs[key].settings)]
 
 
 def sample_of(ctx):
@@ -104,7 +98,7 @@ def composites_of(found):
 
 def heatmaps_of(found):
     """The sample under each of its new heatmaps, as a ``data:`` URI."""
-    beside = "true class" if found.label == found.other else "second class"
+    beside = "true class" if found.other_is_true else "second class"
     notes = ("predicted class", beside, "contrast for", "contrast against")
     tiles = []
     for label, note in zip(found.labels.values(), notes, strict=True):

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from . import _heatmaps, _models, _runs
+from . import _heatmaps, _models, _own_models, _provenance, _runs
 from ._bias_labels import Labels
 from ._bias_plan import check_kind, check_scores, plan_of_run
 from ._bias_steps import model_of_run
@@ -36,14 +36,14 @@ class _Cache:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._name = self._model = self._timer = None
+        self._name = self._stamp = self._model = self._timer = None
 
-    def get(self, name, load):
-        """The model of a name, loaded unless it is the one that is held."""
+    def get(self, name, load, stamp=None):
+        """The model of a name, loaded unless it is the one that is held and has the same stamp."""
         with self._lock:
-            if self._name != name:
+            if (self._name, self._stamp) != (name, stamp):
                 self._model, self._name = None, None  # two would need twice the memory
-                self._model, self._name = load(), name
+                self._model, self._name, self._stamp = load(), name, stamp
             self._wind()
             return self._model
 
@@ -81,7 +81,8 @@ class Explained:
         sentence: the findings in one sentence
         prediction, score: the predicted class and its probability, 0 to 1
         other, other_score: the true class where the prediction is wrong, else the second class
-        label: the true class, or None where the dataset does not say it
+        label: the true class as the dataset names it, or None where it does not say it
+        other_is_true: whether ``other`` is the true class
         heat, uniform: share of the heat on the object, and of a uniform map; None without an object
         swaps: dicts ``id, prediction, score, picture`` (PIL image): the object on other backgrounds
         fields: the heatmap fields written
@@ -98,6 +99,7 @@ class Explained:
     other: str
     other_score: float
     label: str
+    other_is_true: bool
     heat: float
     uniform: float
     swaps: list
@@ -112,11 +114,23 @@ class Explained:
         return self.sentence
 
 
-def default_run(dataset):
-    """The newest run whose model can be loaded by its name, or None."""
+def usable_runs(dataset):
+    """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: _runs.config_of(dataset, key) for key in _runs.list_runs(dataset)}
     order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
-    return next((k for k in order if _models.is_reloadable(configs[k].settings)), None)
+    return [
+        key
+        for key in order
+        if _models.is_reloadable(configs[key].settings) and _classifies(dataset, key)
+    ]
+
+
+def _classifies(dataset, cam_key):
+    """Whether a run's stored predictions, where it has any, are classes of whole images."""
+    import fiftyone as fo
+
+    kind = getattr(dataset.get_field(f"{cam_key}_prediction"), "document_type", None)
+    return kind in (None, fo.Classification, fo.Classifications)
 
 
 def load(dataset, cam_key, model, transforms=None, classes=None, device=None):
@@ -136,8 +150,10 @@ def load(dataset, cam_key, model, transforms=None, classes=None, device=None):
         check_kind(found)
         return found
 
-    plain = isinstance(given, str) and transforms is None and classes is None
-    return CACHE.get(f"{given} {device or ''}", loaded) if plain else loaded()
+    if not isinstance(given, str) or transforms is not None or classes is not None:
+        return loaded()
+    # what a name stands for may change: registered anew, or another file at a checkpoint's path
+    return CACHE.get(f"{given} {device or ''}", loaded, _own_models.stamp_of(given))
 
 
 def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=4, seed=51):
@@ -164,10 +180,11 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
         item = load_item(sample_id, path, model.transforms, Geometry(model.transforms))
     except (OSError, ValueError) as error:
         raise ValueError(f"sample: {path} cannot be explained: {one_line(error)}") from error
+    _say_other_weights(dataset, cam_key, model, notes)
     with _models.on_device(model):
         scores = check_scores(model, item.image[None])[0].numpy()
         best = int(scores.argmax())
-        label, other = _other(dataset, sample_id, model, scores, notes)
+        label, other, other_is_true = _other(dataset, sample_id, model, scores, notes)
         step = _step(dataset, model, cam_key, best, other)
         batch = Batch([item], item.image[None])
         labels = step(batch)[sample_id]
@@ -178,12 +195,20 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     found = Explained(
         id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
         other=model.label(other), other_score=float(scores[other]), label=label,
+        other_is_true=other_is_true,
         heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
         layer=step.primary[1], notes=notes,
         labels=labels, photo=_photo(path),
     )  # fmt: skip
     found.sentence = sentence(found)
     return found
+
+
+def _say_other_weights(dataset, cam_key, model, notes):
+    """Says if the model is no longer what the run's heatmaps were made with."""
+    then = cam_key and _runs.config_of(dataset, cam_key).settings.get("weights")
+    if then and then != _provenance.fingerprint(model.module):
+        notes.append(f"The heatmaps of {cam_key!r} are of other weights than this model's.")
 
 
 def _photo(path):
@@ -216,7 +241,7 @@ def _path_of(dataset, sample_id):
 
 
 def _other(dataset, sample_id, model, scores, notes):
-    """The true class's name, and whom the prediction is contrasted with."""
+    """The true class's name, whom the prediction is contrasted with, and whether that is the true one."""
     best = int(scores.argmax())
     if len(scores) < 2:
         raise ValueError("model: it has one class, so there is nothing to contrast with")
@@ -226,7 +251,8 @@ def _other(dataset, sample_id, model, scores, notes):
     if names[0] is None:
         notes.append(labels.note)
     truth = int(indices[0])
-    return names[0], truth if truth >= 0 and truth != best else second
+    wrong = truth >= 0 and truth != best
+    return names[0], truth if wrong else second, wrong
 
 
 class _OneStep(ExplainStep):
@@ -252,8 +278,7 @@ def _step(dataset, model, cam_key, best, other):
     def contrast_against(outputs):
         return -contrast_for(outputs)
 
-    tags = [model.label(best), model.label(other)]
-    tags += [f"{tags[0]} rather than {tags[1]}", f"{tags[1]} rather than {tags[0]}"]
+    tags = _tags(model, best, other)
     plan = Plan(
         cam_key=CAM_KEY, methods=methods, targets=[best, other, contrast_for, contrast_against],
         tags=tags, layers=layers, fuse=fuse,
@@ -263,6 +288,14 @@ def _step(dataset, model, cam_key, best, other):
     step = _OneStep(model, plan)
     step.primary = primary
     return step
+
+
+def _tags(model, best, other):
+    """Names of the four targets; classes that share a name, as ImageNet's two cranes do, get their index."""
+    names = [model.label(best), model.label(other)]
+    if names[0] == names[1]:
+        names = [f"{name} ({index})" for name, index in zip(names, (best, other), strict=True)]
+    return [*names, f"{names[0]} rather than {names[1]}", f"{names[1]} rather than {names[0]}"]
 
 
 class _Fields(dict):
@@ -286,7 +319,7 @@ class _Fields(dict):
 def _recipe(dataset, cam_key, model):
     """Method, layers and precision: of the run's first class-discriminative map, else the default."""
     if cam_key is not None:
-        plan = plan_of_run(dataset, cam_key, model)
+        plan = plan_of_run(dataset, cam_key, model, own_target=False)
         if plan.primary is not None:
             chosen = [m for m in plan.methods if _made_by(m, plan.primary[0])] or plan.methods
             return chosen, plan.layers, plan.fuse, plan.primary, plan.precision, plan.seed

@@ -79,6 +79,21 @@ def registered():
         ) from error
 
 
+def stamp_of(name):
+    """Tells two models of one name apart: that of a registered one's entry and a checkpoint's age.
+
+    Args:
+        name: as :func:`._models.load_model` takes it
+
+    Returns:
+        something that is equal as long as the name stands for the same
+    """
+    own = registered().get(name)
+    checkpoint = (own.spec if own else name).partition("@")[2]
+    changed = os.stat(checkpoint).st_mtime_ns if os.path.isfile(checkpoint) else None
+    return repr(own), changed
+
+
 def _check_owner(status, where):
     if not hasattr(os, "getuid"):
         return  # Windows: the user's own folder has its own rights

@@ -7,7 +7,7 @@ import numpy as np
 from . import _panel_clusters
 from ._bias_analysis import interval_of
 from ._bias_store import field_names, record_of
-from ._panel_views import BACKGROUND
+from ._panel_views import BACKGROUND, OBJECT
 
 #: how many classes a chart shows, and how many points
 CLASSES, POINTS = 30, 3000
@@ -27,7 +27,7 @@ def class_bars(dataset, key, summary):
 
     Returns:
         a list of dicts ``label, n, mean, low, high, flagged, few`` of the classes with tested
-        samples; ``low`` and ``high`` are a 95 % interval, or None
+        samples, or objects; ``low`` and ``high`` are a 95 % interval, or None
     """
     accepted = _panel_clusters.accepted_ids(dataset, key)
     rows = _judged_again(dataset, key, accepted) if accepted else summary.classes
@@ -92,14 +92,14 @@ def heat_points(dataset, key):
         key: the key of an examined run
 
     Returns:
-        a dict of lists of at most 3,000 tested samples: ``ids, area, energy, background`` (whether
-        the score rests on the background), ``text``
+        a dict of lists of at most 3,000 tested samples: ``ids, area, energy, rests`` (on
+        ``"background"`` or ``"object"``, or ``"undecided"``), ``text``
     """
     verdict, dependence, bias = field_names(key)
     parts = ("object_area", "obj_energy", "explained")
     fields = [verdict, dependence, *(f"{bias}.{name}" for name in parts)]
     accepted = _panel_clusters.accepted_ids(dataset, key)
-    out = {"ids": [], "area": [], "energy": [], "background": [], "text": []}
+    out = {"ids": [], "area": [], "energy": [], "rests": [], "text": []}
     for row in _tested(dataset, key, fields, accepted, POINTS):
         area, energy = row[bias].get("object_area"), row[bias].get("obj_energy")
         if area is None or energy is None:
@@ -107,9 +107,16 @@ def heat_points(dataset, key):
         out["ids"].append(str(row["_id"]))
         out["area"].append(round(area, 4))
         out["energy"].append(round(energy, 4))
-        out["background"].append(row.get(verdict) in BACKGROUND)
+        out["rests"].append(rests_on(row.get(verdict)))
         out["text"].append(f"{row[bias].get('explained')}<br>{row.get(verdict)}")
     return out
+
+
+def rests_on(verdict):
+    """What a score rests on by its verdict: ``"background"``, ``"object"``, or ``"undecided"``."""
+    if verdict in BACKGROUND:
+        return "background"
+    return "object" if verdict in OBJECT else "undecided"
 
 
 def calibration_bins(dataset, key):
@@ -172,12 +179,13 @@ def blind_spots(summary):
     if summary.skipped:
         total = sum(summary.skipped.values())
         why = ", ".join(f"{n:,} {reason}" for reason, n in summary.skipped.items())
-        said.append(f"{total:,} of {summary.samples:,} samples were not tested ({why}).")
+        of = summary.samples if summary.units is None else summary.units
+        said.append(f"{total:,} of {of:,} {summary.unit} were not tested ({why}).")
     few = [row["label"] for row in summary.classes if row["note"] == "too few"]
     if few:
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
         named = ", ".join(few[:5])
-        said.append(f"Fewer than 20 tested samples, so no judgement: {named}{more}.")
+        said.append(f"Fewer than 20 tested {summary.unit}, so no judgement: {named}{more}.")
     if summary.calibration and not summary.calibration.get("usable"):
         said.append(f"Heat alone says little here: {summary.calibration.get('reason')}.")
     if summary.telltales:

@@ -5,15 +5,20 @@ WARM, COOL, GREY = "#ff6d04", "#4dabf5", "#8d8d8d"
 CONFIG = {"displayModeBar": False}
 
 
-def bars_chart(rows):
-    """Score lost per class with its interval, the most dependent class on top."""
+def bars_chart(rows, unit="samples"):
+    """Score lost per class with its interval, the most dependent class on top.
+
+    Args:
+        rows: of :func:`class_bars`
+        unit ("samples"): what was tested, ``"objects"`` of a detector
+    """
     rows = rows[::-1]
     over = [max(0.0, _or(r["high"], r["mean"]) - r["mean"]) for r in rows]
     under = [max(0.0, r["mean"] - _or(r["low"], r["mean"])) for r in rows]
     text = [
         f"{r['label']}: {r['mean']:.2f} of the score lost beyond pasting (bg_gap)"
         + (f"<br>95 % interval {r['low']:.2f} to {r['high']:.2f}" if r["low"] is not None else "")
-        + f"<br>{r['n']:,} tested samples"
+        + f"<br>{r['n']:,} tested {unit}"
         + ("<br>too few to judge" if r["few"] else "")
         for r in rows
     ]
@@ -59,12 +64,18 @@ def heat_chart(points):
             "line": {"color": GREY, "dash": "dash", "width": 1.5}, "hoverinfo": "skip",
         }
     ]  # fmt: skip
-    for name, colour, wanted in (("object", COOL, False), ("background", WARM, True)):
-        rows = [i for i, b in enumerate(points["background"]) if b is wanted]
+    # the last lies on top
+    groups = {
+        "undecided": ("undecided", GREY),
+        "object": ("rests on object", COOL),
+        "background": ("rests on background", WARM),
+    }
+    for group, (name, colour) in groups.items():
+        rows = [i for i, rests in enumerate(points["rests"]) if rests == group]
         traces.append(
             {
                 "type": "scattergl" if len(rows) > 1000 else "scatter", "mode": "markers",
-                "name": f"rests on {name}", "marker": {"color": colour, "size": 6, "opacity": 0.75},
+                "name": name, "marker": {"color": colour, "size": 6, "opacity": 0.75},
                 "x": [points["area"][i] for i in rows], "y": [points["energy"][i] for i in rows],
                 "ids": [points["ids"][i] for i in rows], "hovertext": [points["text"][i] for i in rows],
                 "hovertemplate": "%{hovertext}<br>object %{x:.0%} of the image, "

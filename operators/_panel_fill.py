@@ -36,7 +36,7 @@ def _overview(dataset, key, chosen, examined):
     }  # fmt: skip
     data = {"facts": _panel_overview.facts(dataset, key)}
     if summary is not None:
-        counts, left_out = _panel_overview.verdict_counts(dataset, key, summary)
+        counts, left_out = _panel_overview.verdict_counts(dataset, key)
         state.update(sentences=_panel_overview.sentences(summary), accepted=left_out)
         if counts:
             state["verdict_layout"] = charts.verdict_layout(counts)
@@ -67,7 +67,7 @@ def _bias(dataset, key, chosen, examined):
         "blind": _panel_bias.blind_spots(summary),
         "accepted": len(_panel_clusters.accepted_ids(dataset, key)),
     }
-    data = {"bars": charts.bars_chart(shown), "evidence": evidence_rows(evidence)}
+    data = {"bars": charts.bars_chart(shown, summary.unit), "evidence": evidence_rows(evidence)}
     data.update(points=charts.heat_chart(points), calibration=charts.calibration_chart(bins))
     return state, data
 

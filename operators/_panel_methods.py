@@ -5,7 +5,7 @@ from . import _runs
 #: measures of agreement, with what people call them
 MEASURES = {
     "spearman": ("Same ranking of pixels", "Spearman's rank correlation"),
-    "top_iou": ("Same hottest pixels", "overlap (IoU) of the hottest tenth"),
+    "top_iou": ("Same hottest pixels", "overlap (IoU) of the hottest fifth"),
     "ssim": ("Same look", "structural similarity, SSIM"),
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from . import _panel_clusters, _runs
+from ._bias_store import field_names
 from ._bias_summary import BiasSummary
 from ._panel_views import BACKGROUND, OBJECT
 
@@ -74,8 +75,12 @@ def bias_of(dataset, key):
     stored = _runs.load_results(dataset, key).get("bias")
     if not stored:
         return None
-    known = {field.name for field in dataclasses.fields(BiasSummary)}
-    return BiasSummary(**{name: stored.get(name) for name in known})
+    # what an earlier version did not store yet has its default, such as the unit
+    plain = {
+        field.name: None if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(BiasSummary)
+    }
+    return BiasSummary(**{name: stored.get(name, value) for name, value in plain.items()})
 
 
 def sentences(summary):
@@ -91,27 +96,28 @@ def sentences(summary):
     return summary.lines()[:3]
 
 
-def verdict_counts(dataset, key, summary):
+def verdict_counts(dataset, key):
     """How many samples have each verdict; those accepted as context are left out.
+
+    Counted anew: the stored summary of a detector counts objects, while a click shows samples.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the key of an examined run
-        summary: its :class:`BiasSummary`
 
     Returns:
         a dict of verdict -> count, in the order of the verdicts, and how many were left out
     """
     from ..cam_core.verdicts import VERDICTS
 
-    accepted = _panel_clusters.accepted_ids(dataset, key)
+    accepted, samples = _panel_clusters.accepted_ids(dataset, key), dataset._sample_collection
     pipeline = [
-        {"$match": {"_id": {"$in": accepted}}},
-        {"$group": {"_id": f"${key}_verdict", "n": {"$sum": 1}}},
+        {"$match": {"_id": {"$nin": accepted}}},
+        {"$group": {"_id": f"${field_names(key)[0]}", "n": {"$sum": 1}}},
     ]
-    less = {row["_id"]: row["n"] for row in dataset._sample_collection.aggregate(pipeline)}
-    counts = {v: summary.verdicts.get(v, 0) - less.get(v, 0) for v in VERDICTS}
-    return {v: n for v, n in counts.items() if n > 0}, sum(less.values())
+    counts = {row["_id"]: row["n"] for row in samples.aggregate(pipeline)}
+    left_out = samples.count_documents({"_id": {"$in": accepted}}) if accepted else 0
+    return {v: counts[v] for v in VERDICTS if counts.get(v)}, left_out
 
 
 def evidence_counts(dataset, key, summary):

@@ -4,6 +4,7 @@ import os
 import re
 
 from . import _label_attributes, _record, _run_results
+from ._at_work import check_unread
 from ._colours import forget_fields
 from ._lock import writing_schema
 
@@ -22,10 +23,11 @@ def clear(dataset, key):
         key: the run's key
 
     Raises:
-        ValueError: if the run is at work
+        ValueError: if the run is at work, or compared or examined at this moment
     """
     if key not in _record.list_runs(dataset):
         return
+    check_unread(dataset, key)
     config = _record.config_of(dataset, key)
     _record.claim(dataset, key, "deleting")
     dataset._reload(hard=True)  # another process may have added its fields

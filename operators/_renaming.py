@@ -6,6 +6,7 @@ import re
 import fiftyone.core.odm as fod
 
 from . import _label_attributes, _record, _run_results
+from ._at_work import check_unread
 from ._lock import writing_schema
 from ._removal import own_files, remove_if_empty
 
@@ -19,7 +20,7 @@ def rename(dataset, key, new_key):
     """Gives a run another key: its fields, attributes, files, colours, views, tags, results and record.
 
     Views, tags and the sidebar's groups that begin with the key are renamed, and views look at the
-    fields' new names.
+    fields' new names. Comparisons with it that are stored with other runs name it anew.
 
     Every step can be repeated: a renaming that was cut short is finished by calling it again.
 
@@ -32,12 +33,15 @@ def rename(dataset, key, new_key):
         ``{old field: new field}``
 
     Raises:
-        ValueError: if a field of the new name exists, or the run is at work
+        ValueError: if a field of the new name exists, or the run is at work, or compared or examined at
+            this moment
     """
     config = _record.config_of(dataset, key)
     _record.check_idle(config, key)
+    check_unread(dataset, key)
     fields = {f: new_key + f[len(key) :] if f.startswith(f"{key}_") else f for f in config.fields}
     fields.update(_label_attributes.renamed(config, key, new_key))
+    fields.update(_agreements(dataset, key, new_key))
     moves = {old: new for old, new in fields.items() if old != new}
     status = _status_before(dataset, config, key, new_key, moves)
     _record.claim(dataset, key, "renaming", renaming_to=new_key, renamed_from=status)
@@ -74,6 +78,9 @@ def _move(dataset, key, config, new_key, fields):
     _rename_fields(dataset, moves, key, new_key)
     _rename_views(dataset, config.saved_views, renamed)
     _rename_tags(dataset, getattr(config, "bias", None), renamed)
+    _describe(dataset, moves.values(), renamed)
+    for other in _compared_with(dataset, key):
+        _rename_comparison(dataset, other, renamed)
     _rename_results(dataset, key, renamed)
     _record.update(
         dataset,
@@ -81,8 +88,42 @@ def _move(dataset, key, config, new_key, fields):
         moved=True,
         settings=settings,
         made_folders=[settings["map_dir"] if f == folder else f for f in config.made_folders],
-        **{name: renamed(getattr(config, name, None)) for name in _NAMING},
+        **{name: renamed.entry(name, getattr(config, name, None)) for name in _NAMING},
     )
+
+
+def _compared_with(dataset, key):
+    """The keys of the other runs with which a comparison is stored that a run took part in."""
+    return [k for k in _record.list_runs(dataset) if k != key and key in _compared(dataset, k)]
+
+
+def _compared(dataset, key):
+    """The keys of the runs in the comparison that is stored with one.
+
+    Of its record and of its results: of a renaming that was cut short one may be done.
+    """
+    record = getattr(_record.config_of(dataset, key), "compare", None) or {}
+    results = _run_results.load_results(dataset, key).get("compare") or {}
+    return {*record.get("cam_keys", []), *results.get("cam_keys", [])}
+
+
+def _agreements(dataset, key, new_key):
+    """``{old: new}`` of the fields of other runs that are named after a pair with this run."""
+    moves = {}
+    for other in _compared_with(dataset, key):
+        field = f"{other}_{key}_agreement"
+        if field in _record.config_of(dataset, other).fields:
+            moves[field] = f"{other}_{new_key}_agreement"
+    return moves
+
+
+def _rename_comparison(dataset, key, renamed):
+    """Gives a comparison that is stored with another run the new names, and its views."""
+    config = _record.config_of(dataset, key)
+    _rename_views(dataset, config.saved_views, renamed)
+    _rename_results(dataset, key, renamed, ["compare"])
+    known = {n: getattr(config, n, None) for n in ("fields", "saved_views", "compare")}
+    _record.update(dataset, key, **{n: renamed.entry(n, value) for n, value in known.items()})
 
 
 class _Renamed:
@@ -93,27 +134,88 @@ class _Renamed:
         # Longest first: run_gradcam would be found in run_gradcam_layer4.
         names = sorted(map(re.escape, moves), key=len, reverse=True)
         self._fields = re.compile(rf"(?<!\w)({'|'.join(names)})(?!\w)") if names else None
+        # where a comparison of models says the key: anywhere else it may be a word like any other
+        self._said = re.compile(
+            rf"(?<=what ){key}(?= predicts)|(?<=maps of ){key}(?=:| and )|(?<=[:,] ){key}(?= [-−\d])|"
+            rf"(?<= and ){key}(?= for the same class)|(?<= under ){key}(?=,|$)"
+        )
 
     def __call__(self, value):
         """Returns a copy of JSON-able data with the new names."""
         if isinstance(value, dict):
-            return {self(k): self._entry(k, v) for k, v in value.items()}
+            return {self(k): self.entry(k, v) for k, v in value.items()}
         if isinstance(value, list):
             return [self(v) for v in value]
         return self.text(value) if isinstance(value, str) else value
 
-    def _entry(self, name, value):
+    def entry(self, name, value):
         """The key itself is only replaced where a key stands: a class may have the same name."""
-        if name == "cam_key" and value == self._key:
-            return self._new_key
+        if name == "cam_key":
+            return self.key(value)
         if name == "cam_keys" and isinstance(value, list):
-            return [self._new_key if v == self._key else v for v in value]
+            return [self.key(self(v)) for v in value]
+        if name == "compare" and isinstance(value, dict):
+            return self._comparison(self(value))
         return self(value)
+
+    def key(self, value):
+        """Returns the new key for the old one, and anything else as it is."""
+        return self._new_key if value == self._key else value
+
+    def _comparison(self, found):
+        """The record or the results of ``compare_cams``, the new fields in it: keys have more places there."""
+        used = found.get("settings") or {}
+        if isinstance(used.get("models"), dict):
+            used["models"] = {self.key(k): name for k, name in used["models"].items()}
+        if found.get("models"):
+            self._rename_models(found)
+        elif found.get("agreement"):
+            self._rename_labels(found)
+        return found
+
+    def _rename_models(self, found):
+        """Of a comparison of models, which are called by their keys."""
+        models = found["models"]
+        models["keys"] = [self.key(k) for k in models["keys"]]
+        for step in models["successive"]:
+            step["from"], step["to"] = self.key(step["from"]), self.key(step["to"])
+        models["target"] = self.sentence(models["target"])
+        models["sentences"] = [self.sentence(text) for text in models["sentences"]]
+        found["notes"] = [self.sentence(text) for text in found["notes"]]
+        found["agreement"]["labels"] = [self.key(v) for v in found["agreement"]["labels"]]
+
+    def sentence(self, text):
+        """Returns what is said of a comparison of models with the new key."""
+        return self._said.sub(self._new_key, text)
+
+    def _rename_labels(self, found):
+        """Of a comparison of methods, which are called by key and method where two runs have one."""
+        table, fields = found["agreement"], set(self._moves.values())
+        labels = {
+            label: self._new_key + label[len(self._key) :]
+            for label, field in zip(table["labels"], table["fields"], strict=True)
+            if field in fields and label.startswith(f"{self._key} ")
+        }
+        if not labels:
+            return
+        table["labels"] = [labels.get(label, label) for label in table["labels"]]
+        for row in found["leaderboard"]:
+            row["label"] = labels.get(row["label"], row["label"])
+        said = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, labels))})(?!\w)")
+        advice = found["recommendation"]
+        advice["sentence"] = said.sub(lambda match: labels[match[1]], advice["sentence"])
+        advice["evidence"] = [
+            said.sub(lambda match: labels[match[1]], v) if isinstance(v, str) else v
+            for v in advice["evidence"]
+        ]
 
     def text(self, value):
         """Returns a text with the new names of fields and the new key at its beginning."""
         if value.startswith(f"{self._key}: "):
             value = self._new_key + value[len(self._key) :]
+        pair = re.match(r"(\w+) vs (\w+)(?=: )", value)
+        if pair:
+            value = f"{self.key(pair[1])} vs {self.key(pair[2])}{value[pair.end() :]}"
         return self.fields(value)
 
     def fields(self, value):
@@ -188,8 +290,18 @@ def _rename_views(dataset, names, renamed):
             continue  # somebody deleted it
         view = dataset._get_saved_view_doc(known)
         view.view_stages = [renamed.fields(stage) for stage in view.view_stages]
+        view.description = renamed.sentence(view.description or "") or None
         view.save()
         dataset.update_saved_view_info(known, {"name": new})
+
+
+def _describe(dataset, fields, renamed):
+    """Lets the fields of comparisons of models say the new key in their descriptions."""
+    for name in fields:
+        field = dataset.get_field(name) if name.endswith("_agreement") else None
+        if field is not None and field.description:
+            field.description = renamed.sentence(field.description)
+            field.save()
 
 
 def _rename_tags(dataset, examination, renamed):
@@ -202,8 +314,10 @@ def _rename_tags(dataset, examination, renamed):
             tagged.untag_samples(tag)
 
 
-def _rename_results(dataset, key, renamed):
+def _rename_results(dataset, key, renamed, names=None):
+    """Renames in the results that are stored with a run: in all of them, or in those of some names."""
     results = _run_results.load_results(dataset, key)
-    changed = {name: renamed(value) for name, value in results.items() if name != "ids"}
+    names = [name for name in results if name != "ids"] if names is None else names
+    changed = {name: renamed.entry(name, results[name]) for name in names if name in results}
     if changed:
         _run_results.save_results(dataset, key, **changed)

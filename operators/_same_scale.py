@@ -2,6 +2,9 @@
 
 A stored map is normalised: its 255 is its own peak. The App scales colours by the label's ``range``, so
 widening it to what 255 would be on the common scale dims the weak ones. No map is touched.
+
+Maps of single pixels (layer ``"input"``) keep their own scale: they are cut off at a quantile, so that
+their 255 is not their peak, and what it stands for is not stored.
 """
 
 import math
@@ -13,6 +16,8 @@ from . import _runs
 #: share of the heatmaps whose peak may lie above the scale: one outlier would make all others dark
 OUTLIERS = 0.01
 _TOP = 255
+# the layer of maps of single pixels
+_PIXELS = "input"
 
 
 def scale_of(dataset, field):
@@ -23,10 +28,11 @@ def scale_of(dataset, field):
         field: a heatmap field
 
     Returns:
-        a positive number, with fewer than 100 heatmaps the highest peak; None without heatmaps
+        a positive number, with fewer than 100 heatmaps the highest peak; None without heatmaps, and
+        for maps of single pixels, whose 255 is not their peak
     """
     samples, path = dataset._sample_collection, f"{field}.peak"
-    query = _with_map(field)
+    query = {**_with_map(field), f"{field}.layer": {"$ne": _PIXELS}}
     count = samples.count_documents(query)
     if not count:
         return None
@@ -42,18 +48,38 @@ def _with_map(field):
 def set_scale(dataset, cam_key, on=True):
     """Gives all heatmaps of each field of a run one scale, or each map its own again.
 
+    Every heatmap there is now gets it, whatever the record says: labels may have been added since.
+    Fields of methods that explain single pixels (layer ``"input"``) have each map's own scale always.
+
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         cam_key: the key of a CAM run
         on (True): whether there is one scale; False gives each map its own
 
     Returns:
-        ``{field: scale}`` of the fields with a common scale
+        ``{field: scale}`` of the fields with a common scale; fields of single pixels are not in it
 
     Raises:
         ValueError: if there is no such run
     """
     _runs.refresh(dataset)
+    return _apply(dataset, cam_key, on)
+
+
+def renew_scale(dataset, cam_key):
+    """Gives heatmaps that were added to a run the scale that its others have, if they have one.
+
+    A run that goes on writes each map with its own scale, and its peaks may change the common one.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of a CAM run
+    """
+    if getattr(_runs.config_of(dataset, cam_key), "same_scale", None):
+        _apply(dataset, cam_key, True)
+
+
+def _apply(dataset, cam_key, on):
     scales = {}
     for field in _runs.heatmap_fields_of(dataset, cam_key):
         scale = scale_of(dataset, field) if on else None

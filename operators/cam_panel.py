@@ -150,7 +150,9 @@ class CamPanel(foo.Panel):
         on = bool(ctx.params.get("value"))
         if on == bool(ctx.panel.get_state("scaled")):
             return
-        _same_scale.set_scale(ctx.dataset, self._key(ctx), on)
+        scales = _same_scale.set_scale(ctx.dataset, self._key(ctx), on)
+        if on and not scales:
+            ctx.ops.notify("No heatmap here has a common scale", variant="info")
         ctx.ops.reload_dataset()
         self._fill(ctx)
 
@@ -284,9 +286,13 @@ class CamPanel(foo.Panel):
         """Shows these of our fields, and of the others what was shown before."""
         from . import _runs
 
+        there = [f for f in fields if ctx.dataset.get_field(f) is not None]
+        if not there:
+            ctx.ops.notify("These heatmaps were deleted since the comparison", variant="warning")
+            return
         ours = {f for k in _runs.list_runs(ctx.dataset) for f in _runs.fields_of(ctx.dataset, k)}
         active = [f for f in ctx.active_fields or [] if f not in ours]
-        ctx.ops.set_active_fields([*active, *fields])
+        ctx.ops.set_active_fields([*active, *there])
 
 
 class OpenCamPanel(foo.Operator):

@@ -261,8 +261,8 @@ class RenameCamRun(foo.Operator):
             ``{old field: new field}``
 
         Raises:
-            ValueError: if there is no such run, if it is at work, or if the new key or a field of its
-                is taken; nothing was renamed then
+            ValueError: if there is no such run, if it is at work, compared or examined at this moment,
+                or if the new key or a field of its is taken; nothing was renamed then
         """
         from . import _runs
 
@@ -318,7 +318,7 @@ class DeleteCamRun(foo.Operator):
             cam_key: the run's key
 
         Raises:
-            ValueError: if there is no such run, or if it is at work
+            ValueError: if there is no such run, or if it is at work, compared or examined at this moment
         """
         from . import _runs
 

@@ -89,7 +89,7 @@ class ExplainSample(foo.Operator):
         dataset = dataset._dataset
         _runs.refresh(dataset)
         if cam_key is None and model is None:
-            cam_key = _explain_one.default_run(dataset)
+            cam_key = next(iter(_explain_one.usable_runs(dataset)), None)
         loaded = _explain_one.load(dataset, cam_key, model, transforms, classes, device)
         return _explain_one.explain_one(dataset, sample_id, loaded, cam_key, objects, donors, seed)
 
@@ -144,7 +144,7 @@ class ShowPeers(foo.Operator):
         from . import _explain_one, _explain_peers
 
         dataset = dataset._dataset
-        cam_key = cam_key or _explain_one.default_run(dataset)
+        cam_key = cam_key or next(iter(_explain_one.usable_runs(dataset)), None)
         loaded = _explain_one.load(dataset, cam_key, model, **loading)
         name, layer = _explain_one.class_and_layer(dataset, sample_id, loaded, cam_key)
         ids = _explain_peers.peers_of(dataset, sample_id, loaded, cam_key, name, layer, count)

@@ -75,8 +75,8 @@ class FindBackgroundBias(foo.Operator):
         Of a detector each box of ``objects`` is tested by itself: its score is that of the best candidate
         of its class that overlaps it by half, everything outside of it is replaced, and the results are
         attributes of its label: ``{cam_key}_verdict``, ``{cam_key}_dependence``,
-        ``{cam_key}_swap_drop`` and more. The sample takes the worst of its objects. Heat is not judged
-        then, and ``labels`` and ``group_by`` are for classifiers.
+        ``{cam_key}_swap_drop`` and more. The sample takes the worst of its objects. Heat counts where
+        the run explained these boxes; ``labels`` and ``group_by`` are for classifiers.
 
         Example usage::
 
@@ -140,7 +140,8 @@ class FindBackgroundBias(foo.Operator):
             group_by (None): a field with one value per sample, such as ``"hospital"``
             scenes (None): a field that says which samples belong together (scene, video): they lend
                 each other no backgrounds, and intervals count scenes
-            views (True): whether three views are saved
+            views (True): whether views are saved: who relies on the background, heat alone and, where labels
+                say what is right, who is right for the wrong reason
             tags (False): whether samples are tagged with their verdicts
             report (None): a folder for an HTML report, CSV files, and everything as JSON
             batch_size ("auto"): images per forward

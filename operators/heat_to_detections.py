@@ -73,7 +73,11 @@ class HeatToDetections(foo.Operator):
                 params.get("tags") or [],
             )
             drafts.check_out(
-                ctx.dataset, key, field, params.get("out") or None, bool(params.get("overwrite"))
+                ctx.target_view(require_flat=True),
+                key,
+                field,
+                params.get("out") or None,
+                bool(params.get("overwrite")),
             )
         except ValueError as error:
             name = str(error).partition(":")[0].partition(" ")[0]
@@ -117,7 +121,7 @@ class HeatToDetections(foo.Operator):
             min_area (0.001): parts that cover less of the image, a share in [0, 1), are left out
             out (None): the field to write, ``{field}_boxes`` by default; begins with the run's key
             tags (("draft",)): of every detection
-            overwrite (False): whether earlier drafts in ``out`` are replaced
+            overwrite (False): whether earlier drafts of these samples in ``out`` are replaced
             progress (None): whether to show a progress bar; FiftyOne's setting by default
 
         Returns:
@@ -138,7 +142,7 @@ class HeatToDetections(foo.Operator):
         dataset = samples._dataset
         cam_key, field = drafts.choose_field(dataset, cam_key, field)
         drafts.check_values(threshold, min_area, tags)
-        out = drafts.check_out(dataset, cam_key, field, out, overwrite)
+        out = drafts.check_out(samples, cam_key, field, out, overwrite)
         if not len(samples):
             raise ValueError("samples: the view is empty")
         return drafts.draft(samples, cam_key, field, out, threshold, min_area, list(tags))

@@ -37,7 +37,8 @@ class SameScale(foo.Operator):
 
         Returns:
             ``{field: scale}``: the raw value that looks hottest. It is the highest peak; with 100
-            heatmaps or more, the one that all but a hundredth stay below
+            heatmaps or more, the one that all but a hundredth stay below. Fields of methods that explain
+            single pixels are not in it: their heatmaps keep their own scales
 
         Raises:
             ValueError: if there is no such run

@@ -158,6 +158,10 @@ def test_a_broken_image_fails_alone(agree, tmp_path):
         ({"feather": "soft"}, "feather must be a number of pixels"),
         ({"report": "/proc/nowhere"}, "report: nothing can be written"),
         ({"targets": lambda out: out[:, 0]}, "explains a function of the outputs"),
+        (
+            {"targets": "ground_truth"},
+            "the causal check watches the predicted class or a named one",
+        ),
         ({"cam_key": "bad-key"}, "cam_key must be a name of letters"),
     ],
 )

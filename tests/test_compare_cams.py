@@ -1,7 +1,11 @@
 """``compare_cams`` on a real MongoDB, with a network whose evidence is known pixel by pixel."""
 
 import dataclasses
+import json
 import os
+import re
+import socket
+import time
 
 import fiftyone as fo
 import numpy as np
@@ -473,6 +477,188 @@ def test_a_run_at_work_is_left_alone(make_planted):
     finally:
         record.ACTIVE.discard(token)
         record.update(dataset, "run", status="finished")
+
+
+def comparing(dataset, cam_keys=None, **arguments):
+    """A comparison that measures: its job and its steps, the first one done."""
+    settings = inner("_compare_settings").CompareSettings(
+        cam_keys, metrics=["deletion"], batch_size=4, num_workers=0, **arguments
+    )
+    job = inner("_compare_job").CompareJob(dataset, Planted(), settings, to_tensor, CLASSES)
+    steps = job.run()
+    next(steps)
+    return job, steps
+
+
+def taken_for_dead(dataset, key="run"):
+    """What a person may do with a run whose comparison seems to be dead."""
+    token = inner("_compare_store").record_of(dataset, key)["token"]
+    inner("_record").ACTIVE.discard(token)
+
+
+@pytest.mark.parametrize("key", ["run", "other"])
+def test_what_is_being_compared_is_neither_deleted_nor_renamed(make_planted, key):
+    dataset = make_planted(8, methods=[perfect])
+    cams(dataset, [inverse], "other")
+    _, steps = comparing(dataset, ["run", "other"])
+    message = f"'{key}' is being compared by compare_cams in this process; wait for that"
+    for name, *arguments in (("delete_cam_run",), ("rename_cam_run", "new")):
+        with pytest.raises(ValueError, match=message):
+            operator(name)(dataset, key, *arguments)
+    with pytest.raises(ValueError, match="'run' is being compared"):
+        compare(dataset, ["run", "other"], metrics=["deletion"], overwrite=True)
+    clone = dataset.clone()
+    try:
+        operator("delete_cam_run")(clone, key)  # nobody works on the copy
+    finally:
+        clone.delete()
+    steps.close()
+    operator("rename_cam_run")(dataset, key, "new")
+    operator("delete_cam_run")(dataset, "new")
+
+
+def test_a_comparison_in_another_process_is_waited_for_until_it_dies(make_planted, monkeypatch):
+    dataset = make_planted(4)
+    _, steps = comparing(dataset)
+    taken_for_dead(dataset)
+    store, record = inner("_compare_store"), inner("_record")
+
+    def check():
+        inner("_at_work").check_unread(dataset, "run")
+
+    check()  # of this process, which does not work on it
+    store.update(dataset, "run", pid=os.getppid())
+    with pytest.raises(ValueError, match=f"in process {os.getppid()} on {socket.gethostname()}"):
+        check()
+    store.update(dataset, "run", pid=2**22 + 12345)  # nobody's
+    check()
+    store.update(dataset, "run", host="far-away", pid=1)
+    with pytest.raises(ValueError, match="in process 1 on far-away"):
+        check()
+    for odd in (None, "yesterday", 5):
+        store.update(dataset, "run", heartbeat=odd)
+        check()
+    store.update(dataset, "run", heartbeat=record.clock().isoformat())
+    monkeypatch.setattr(record, "STALE_SECONDS", -1)
+    check()
+    operator("delete_cam_run")(dataset, "run")
+    steps.close()
+    assert dataset.list_runs() == []
+
+
+def test_a_comparison_gives_signs_of_life(make_planted, monkeypatch):
+    dataset = make_planted(4)
+    monkeypatch.setattr(inner("_at_work"), "_BEAT_SECONDS", 0.01)
+    _, steps = comparing(dataset)
+    first = inner("_compare_store").record_of(dataset, "run")["heartbeat"]
+    for _ in range(100):
+        if inner("_compare_store").record_of(dataset, "run")["heartbeat"] > first:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the record shows no sign of life")
+    steps.close()
+
+
+@pytest.mark.parametrize("what", ["delete", "rename", "compute", "compare", "delete other"])
+def test_a_comparison_that_lost_its_runs_writes_nothing(make_planted, what):
+    dataset = make_planted(8, methods=[perfect])
+    cams(dataset, [inverse], "other")
+    job, steps = comparing(dataset, ["run", "other"])
+    taken_for_dead(dataset)
+    if what == "delete":
+        operator("delete_cam_run")(dataset, "run")
+    elif what == "rename":
+        operator("rename_cam_run")(dataset, "run", "new")
+    elif what == "compute":
+        cams(dataset, [perfect], "run", overwrite=True)
+    elif what == "compare":
+        compare(dataset, ["run", "other"], metrics=["increase"])
+    else:
+        operator("delete_cam_run")(dataset, "other")
+    before = state(dataset)
+    lost = "other" if what == "delete other" else "run"
+    message = f"'{lost}' was deleted, renamed or examined anew meanwhile; nothing was written"
+    with pytest.raises(RuntimeError, match=message):
+        list(steps)
+    assert state(dataset) == before
+    assert job.summary is None
+
+
+def test_a_comparison_that_is_lost_while_it_writes_saves_no_views_and_no_results(make_planted):
+    dataset = make_planted(8)
+    _, steps = comparing(dataset)
+    for phase in steps:
+        if phase.name == "writing":
+            break
+    taken_for_dead(dataset)
+    operator("delete_cam_run")(dataset, "run")
+    with pytest.raises(RuntimeError, match="meanwhile; nothing more was written"):
+        list(steps)
+    assert dataset.list_saved_views() == []
+    assert dataset.list_runs() == []
+
+
+def test_renaming_the_second_run_renames_it_in_the_comparison(make_planted):
+    dataset = make_planted(8, methods=[perfect])
+    cams(dataset, [perfect, inverse], "b")
+    compare(dataset, ["run", "b_perfect", "b_inverse"], metrics=["deletion"])
+    before = dataset.load_run_results("run").compare
+    assert before["agreement"]["labels"] == ["run perfect", "b perfect", "inverse"]
+    operator("rename_cam_run")(dataset, "b", "c")
+    record = inner("_compare_store").record_of(dataset, "run")
+    assert record["cam_keys"] == ["run", "c"]
+    assert record["settings"]["cam_keys"] == ["run", "c_perfect", "c_inverse"]
+    assert record["labels"] == ["run_perfect", "c_perfect", "c_inverse"]
+    after = dataset.load_run_results("run").compare
+    assert after["cam_keys"] == ["run", "c"]
+    assert after["agreement"]["labels"] == ["run perfect", "c perfect", "inverse"]
+    rows = {row["field"]: row for row in after["leaderboard"] if not row["baseline"]}
+    assert set(rows) == {"run_perfect", "c_perfect", "c_inverse"}
+    assert (rows["c_perfect"]["cam_key"], rows["c_perfect"]["label"]) == ("c", "c perfect")
+    assert not re.search(r"\bb(_|\b)", json.dumps(after))
+    assert dataset.list_saved_views() == ["run: methods disagree"]
+    panel = inner("_panel_methods").comparison_of(dataset, "c")
+    assert panel["cam_keys"] == ["run", "c"]
+    # what is taken back is taken from the new fields
+    inner("_compare_store").clear(dataset, "run")
+    assert "c_inverse.deletion" not in dataset.get_field_schema(flat=True)
+
+
+def test_a_contrast_has_two_classes(make_dataset, tmp_path):
+    dataset = make_dataset(*planted(tmp_path, 4))
+    cams(dataset, ["gradcam"], targets=("contrast", "plus", "minus"))
+    with pytest.raises(ValueError, match="explains what tells two classes apart"):
+        compare(dataset)
+
+
+def test_merged_classes_are_not_measured(make_dataset, tmp_path):
+    """Of a label that stands for several classes there is no one score that could fall."""
+    dataset = make_dataset(*planted(tmp_path, 8))
+    cams(dataset, [perfect, inverse])
+    merged = dataset.limit(3)
+    for field in dataset.get_field_schema():
+        if field.startswith("run_") and dataset.exists(f"{field}.target_index").limit(1).values(
+            "id"
+        ):
+            merged.set_values(f"{field}.target_index", [None] * 3)
+    fields = inner("_compare_fields")
+    columns = fields.columns_of(dataset, ["run"])
+    stored = fields.Stored(dataset, columns)
+    assert not stored.shown[:3].any()
+    assert stored.shown[3:].all()
+
+
+def test_what_a_queue_is_sent_is_of_the_forms_kinds(plugin):
+    forms = inner("_compare_forms")
+    sent = forms.params_of(
+        {"cam_keys": "run", "metrics": "deletion", "budget": 20_000, "target": 3, "models": {}}
+    )
+    assert sent["metrics"] == ["deletion"]
+    assert (sent["budget"], sent["target"]) == ("20000", "3")
+    assert len(forms.params_of({"metrics": "all"})["metrics"]) > 5
+    assert inner("_compare_models").class_of("3", ["a", "b", "c", "d"]) == 3
+    assert inner("_compare_models").class_of("3", ["5", "3", "7"]) == 1
 
 
 def test_a_function_as_target_has_no_class(make_dataset, tmp_path):

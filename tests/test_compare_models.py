@@ -1,6 +1,8 @@
 """``compare_cams`` of several models on a real MongoDB: where the evidence moved is known."""
 
+import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -167,6 +169,13 @@ def test_background_verdicts(make_runs):
     assert dataset.load_saved_view("a vs b: background fixed").values("id") == ids[:2]
     assert dataset.load_saved_view("a vs b: background new").values("id") == [ids[3]]
     assert "2 fixed (9.7 % to 70 %)" in str(summary)
+    operator("rename_cam_run")(dataset, "b", "c")
+    infos = {
+        i["name"]: i["description"]
+        for i in map(dataset.get_saved_view_info, dataset.list_saved_views())
+    }
+    assert infos["a vs c: background fixed"] == "Relied on the background under a, not under c"
+    assert infos["a vs c: background new"].endswith("under c, did not under a")
 
 
 def test_overwrite_delete_and_what_is_stored(make_runs):
@@ -199,6 +208,84 @@ def test_overwrite_delete_and_what_is_stored(make_runs):
     assert dataset.get_field("a_b_agreement") is None
     assert dataset.list_saved_views() == []
     assert dataset.list_runs() == ["b"]
+
+
+@pytest.mark.parametrize("what", ["delete", "rename"])
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_runs_that_are_gone_meanwhile(make_runs, what, key):
+    networks = {"a": LATE, "b": MOVED}
+    dataset = make_runs(networks, 4)
+    settings = inner("_compare_settings").CompareSettings(num_workers=0)
+    job = inner("_compare_models_job").ModelsJob(dataset, networks, settings, to_tensor, CLASSES)
+    steps = job.run()
+    next(steps)
+    arguments = (dataset, key) if what == "delete" else (dataset, key, "new")
+    with pytest.raises(ValueError, match=f"'{key}' is being compared by compare_cams"):
+        operator(f"{what}_cam_run")(*arguments)
+    # taken for dead
+    inner("_record").ACTIVE.discard(inner("_compare_store").record_of(dataset, "a")["token"])
+    operator(f"{what}_cam_run")(*arguments)
+    schema = sorted(dataset.get_field_schema(flat=True))
+    with pytest.raises(RuntimeError, match=f"'{key}' was deleted, renamed or examined anew"):
+        list(steps)
+    dataset.reload()
+    assert sorted(dataset.get_field_schema(flat=True)) == schema
+    assert dataset.list_saved_views() == []
+    assert job.summary is None
+
+
+@pytest.mark.parametrize("key", ["a", "m", "b"])
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_renaming_one_of_the_models(make_runs, key, cut_short, monkeypatch):
+    networks = {"a": LATE, "m": EARLY, "b": MOVED}
+    dataset = make_runs(networks, 8)
+    compare(dataset, list(networks), models=networks)
+    before = json.dumps(dataset.load_run_results("a").compare)
+    views = dataset.list_saved_views()
+    members = [dataset.load_saved_view(v).values("id") for v in views]
+    assert "a vs b: evidence moved" in views
+    renaming = inner("_renaming")
+    if cut_short and key != "a":
+
+        def killed(*arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(renaming._record, "rename", killed)
+        monkeypatch.setattr(renaming, "_rename_tags", killed)
+        with pytest.raises(KeyboardInterrupt):
+            operator("rename_cam_run")(dataset, key, "new")
+        monkeypatch.undo()
+        dataset.reload()
+    operator("rename_cam_run")(dataset, key, "new")
+
+    def now(text):
+        return re.sub(rf"(?<![a-zA-Z0-9]){key}(?![a-zA-Z0-9'])", "new", text)
+
+    keys = [now(k) for k in networks]
+    first, last = keys[0], keys[-1]
+    assert dataset.list_saved_views() == sorted(now(v) for v in views)
+    assert members == [dataset.load_saved_view(now(v)).values("id") for v in views]
+    described = dataset.get_field(f"{first}_{last}_agreement").description
+    assert described == f"Rank correlation of the maps of {first} and {last} for the same class"
+    assert len(dataset.exists(f"{first}_{last}_agreement")) == 8
+    stored = dataset.load_run_results(first).compare
+    assert stored["cam_keys"] == stored["models"]["keys"] == stored["agreement"]["labels"] == keys
+    assert [row["cam_key"] for row in stored["models"]["trend"]] == keys
+    assert stored["models"]["successive"][1]["from"] == keys[1]
+    assert stored["recommendation"]["sentence"].startswith(f"{first} vs {last}: ")
+    assert stored["models"]["sentences"][-1].startswith(
+        f"Agreement with the maps of {last}: {first} "
+    )
+    assert stored["fields"] == [f"{first}_{last}_agreement"]
+    assert list(stored["settings"]["models"]) == keys
+    if key != "a":  # as a word, "a" is in every sentence
+        assert json.loads(now(before)) == stored
+    record = inner("_compare_store").record_of(dataset, first)
+    assert record["cam_keys"] == record["settings"]["cam_keys"] == keys
+    assert record["fields"] == [f"{first}_{last}_agreement"]
+    operator("delete_cam_run")(dataset, first)
+    assert dataset.list_saved_views() == []
+    assert not [f for f in dataset.get_field_schema() if f.endswith("_agreement")]
 
 
 def test_a_picture_that_is_gone(make_runs):

@@ -1,5 +1,7 @@
 """One sample explained: networks whose evidence is known say what the sentence must say."""
 
+import os
+
 import fiftyone as fo
 import fiftyone.operators as foo
 import numpy as np
@@ -113,6 +115,73 @@ def test_with_a_run_its_method_and_donors_are_used(dataset_of):
     assert dataset.count("run_hirescam.map") == 48
 
 
+@pytest.mark.parametrize("targets", ["label", "contrast", lambda outputs: outputs[:, 0]])
+def test_a_run_of_any_target_lends_its_method(dataset_of, targets):
+    """The sample is explained for its own classes, whatever the run explains."""
+    dataset, given = dataset_of(4), {"transforms": to_tensor, "classes": CLASSES}
+    operator()(
+        dataset, Cues(**OBJECT), methods="hirescam", targets=targets, cam_key="run", progress=False,
+        num_workers=0, **given,
+    )  # fmt: skip
+    found = operator("explain_sample")(
+        dataset, dataset.first().id, "run", Cues(**OBJECT), donors=0, **given
+    )
+    assert found.prediction == "plus"
+    assert dataset.first()["explain_prediction"].method == "hirescam"
+    assert found.heat > 0.9
+
+
+def test_other_weights_than_the_runs_are_said(dataset_of):
+    dataset, given = dataset_of(4), {"transforms": to_tensor, "classes": CLASSES}
+    explain_sample = operator("explain_sample")
+    operator()(
+        dataset,
+        Cues(**OBJECT),
+        methods="gradcam",
+        cam_key="run",
+        progress=False,
+        num_workers=0,
+        **given,
+    )
+    sample_id = dataset.first().id
+    found = explain_sample(dataset, sample_id, "run", Cues(**BACKGROUND), donors=0, **given)
+    assert any("'run' are of other weights" in note for note in found.notes)
+    found = explain_sample(dataset, sample_id, "run", Cues(**OBJECT), donors=0, **given)
+    assert not any("other weights" in note for note in found.notes)
+
+
+def test_runs_of_detectors_are_no_default(dataset_of):
+    dataset = dataset_of(4)
+    explain(dataset, OBJECT, donors=0)
+    usable = inner("_explain_one")._classifies
+    dataset.add_sample_field(
+        "boxes_prediction", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections
+    )
+    dataset.add_sample_field(
+        "kinds_prediction", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification
+    )
+    assert not usable(dataset, "boxes")
+    assert usable(dataset, "kinds")
+    assert usable(dataset, "without")
+
+
+def test_two_classes_of_one_name_keep_their_maps(dataset_of):
+    """ImageNet has two cranes."""
+    dataset = dataset_of(4)
+    found = operator("explain_sample")(
+        dataset, dataset.first().id, model=Cues(**OBJECT), transforms=to_tensor,
+        classes=["crane", "crane"], donors=0,
+    )  # fmt: skip
+    assert found.fields == FIELDS
+    targets = [found.labels[f].target for f in FIELDS]
+    assert targets[2:] in (
+        [f"crane ({i}) rather than crane ({1 - i})", f"crane ({1 - i}) rather than crane ({i})"]
+        for i in (0, 1)
+    )
+    assert [found.labels[f].target_index for f in FIELDS[:2]] in ([0, 1], [1, 0])
+    assert inner("_explain_form").heatmaps_of(found).startswith("data:image/")
+
+
 def test_peers_are_right_and_near(dataset_of):
     dataset = dataset_of(48)
     find(dataset, OBJECT)
@@ -217,6 +286,28 @@ def test_one_model_is_kept_and_let_go(plugin):
     assert cache.free() is None
     cache.get("b", load("b"))
     assert loaded == ["a", "b", "b"]
+    cache.free()
+
+
+def test_a_name_that_stands_for_another_model_is_loaded_anew(plugin, tmp_path, monkeypatch):
+    cache, own = inner("_explain_one")._Cache(), inner("_own_models")
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"1")
+    name, loaded = f"torchvision:resnet18@{file}", []
+
+    def get():
+        cache.get(name, lambda: loaded.append(1) or "model", own.stamp_of(name))
+
+    get()
+    get()
+    assert len(loaded) == 1
+    os.utime(file, ns=(1, 1))
+    get()
+    assert len(loaded) == 2
+    before = own.stamp_of("mine")
+    entry = own.OwnModel("mine", architecture="torchvision:resnet18", checkpoint=str(file))
+    monkeypatch.setattr(own, "registered", lambda: {"mine": entry})
+    assert own.stamp_of("mine") != before
     cache.free()
 
 

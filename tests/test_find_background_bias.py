@@ -20,6 +20,7 @@ from bias_common import (
 from fiftyone import ViewField as F
 from operators_common import operator
 from PIL import Image
+from test_bias_detectors import BY_OBJECT, detector
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -205,6 +206,97 @@ def test_deleting_the_run_takes_all_of_it_along(agree):
     assert dataset.list_runs() == []
     assert dataset.count_sample_tags() == {}
     assert not [n for n in dataset.get_field_schema() if n.startswith("other_")]
+
+
+def examining(dataset, phase="measuring heat", network=None, **arguments):
+    """An examination of a run that is there, up to a phase: its job and its steps."""
+    given = inner("_bias_settings").BiasSettings(cam_key="run", num_workers=0, **arguments)
+    network = network or Cues(**BACKGROUND)
+    job = inner("_bias_job").BiasJob(dataset, network, given, to_tensor, CLASSES)
+    steps = job.run()
+    for state in steps:
+        if state.name == phase:
+            return job, steps
+    pytest.fail(f"there is no phase {phase!r}")
+
+
+def left(dataset):
+    """Everything that an examination could leave behind."""
+    dataset.reload()
+    documents = list(dataset._sample_collection.find({}, {"last_modified_at": False}).sort("_id"))
+    return (
+        sorted(dataset.get_field_schema(flat=True)), dataset.list_saved_views(), dataset.list_runs(),
+        dataset.count_sample_tags(), documents,
+    )  # fmt: skip
+
+
+def test_what_is_being_examined_is_neither_deleted_nor_renamed(agree):
+    dataset = agree(24)
+    _, steps = examining(dataset, layers="features", methods="hirescam")
+    message = "'run' is being examined by find_background_bias in this process; wait for that"
+    for name, *arguments in (("delete_cam_run",), ("rename_cam_run", "new")):
+        with pytest.raises(ValueError, match=message):
+            operator(name)(dataset, "run", *arguments)
+    with pytest.raises(ValueError, match=message):
+        find(dataset, overwrite=True)
+    steps.close()
+    assert inner("_bias_store").record_of(dataset, "run")["status"] == "interrupted"
+    operator("rename_cam_run")(dataset, "run", "new")
+    operator("delete_cam_run")(dataset, "new")
+    assert dataset.list_runs() == []
+
+
+@pytest.mark.parametrize("what", ["delete", "rename", "examine"])
+@pytest.mark.parametrize("phase", ["measuring heat", "writing"])
+def test_an_examination_that_lost_its_run_writes_nothing(agree, what, phase):
+    dataset = agree(24)
+    job, steps = examining(dataset, phase, layers="features", methods="hirescam", tags=True)
+    inner("_record").ACTIVE.discard(inner("_bias_store").record_of(dataset, "run")["token"])
+    if what == "delete":
+        operator("delete_cam_run")(dataset, "run")
+    elif what == "rename":
+        operator("rename_cam_run")(dataset, "run", "new")
+    else:
+        find(dataset, views=False)
+    before = left(dataset)
+    with pytest.raises(RuntimeError, match="'run' was deleted, renamed or examined anew meanwhile"):
+        list(steps)
+    assert left(dataset) == before
+    assert job.summary is None
+    if what == "examine":
+        assert inner("_bias_store").record_of(dataset, "run")["status"] == "finished"
+
+
+def test_an_examination_of_a_detector_that_lost_its_run_writes_nothing(agree):
+    dataset = agree(12)
+    network, targets = detector(**BY_OBJECT), {"field": "ground_truth"}
+    job, steps = examining(
+        dataset, "computing heatmaps", network, objects="ground_truth", targets=targets
+    )
+    for state in steps:
+        if state.name != "computing heatmaps":
+            break
+    inner("_record").ACTIVE.discard(inner("_bias_store").record_of(dataset, "run")["token"])
+    operator("delete_cam_run")(dataset, "run")
+    before = left(dataset)
+    with pytest.raises(RuntimeError, match="nothing was written"):
+        list(steps)
+    assert left(dataset) == before
+    assert job.summary is None
+
+
+def test_an_examination_whose_process_died_is_in_nobodys_way(agree):
+    dataset = agree(12)
+    _, steps = examining(dataset, layers="features", methods="hirescam")
+    store = inner("_bias_store")
+    token = store.record_of(dataset, "run")["token"]
+    store.update(dataset, "run", pid=2**22 + 12345)  # nobody's
+    inner("_record").ACTIVE.discard(token)
+    assert store.record_of(dataset, "run")["status"] == "running"
+    operator("rename_cam_run")(dataset, "run", "new")
+    operator("delete_cam_run")(dataset, "new")
+    steps.close()
+    assert dataset.list_runs() == []
 
 
 def test_an_existing_run_is_used_as_it_was_computed(agree):

@@ -65,9 +65,26 @@ def test_threshold_area_tags_and_field(heated):
     assert heated.last().run_own is None
 
 
+def test_drafts_of_other_samples_stay(heated):
+    """What a person corrected elsewhere is not lost to a second batch."""
+    first, second = heated[:1], heated[1:2]
+    draft(first, "run")
+    corrected = first.first()
+    corrected.run_gradcam_boxes.detections[0].label = "dog"
+    corrected.save()
+    draft(second, "run")
+    draft(second, "run", threshold=0.6, overwrite=True)
+    assert heated.first().run_gradcam_boxes.detections[0].label == "dog"
+    assert second.first().run_gradcam_boxes.detections
+    with pytest.raises(ValueError, match="has drafts of these samples already"):
+        draft(heated, "run")
+
+
 def test_drafts_belong_to_the_run(heated):
     draft(heated, "run")
-    with pytest.raises(ValueError, match="has drafts already; pass overwrite=True"):
+    with pytest.raises(
+        ValueError, match="has drafts of these samples already; pass overwrite=True"
+    ):
         draft(heated, "run")
     assert draft(heated, "run", threshold=0.6, overwrite=True).detections == 4
     operator("rename_cam_run")(heated, "run", "new")
@@ -122,7 +139,7 @@ def test_the_form(heated):
     assert not any(prop.invalid for prop in inputs.properties.values())
     draft(heated, "run")
     inputs = op.resolve_input(context(heated, cam_key="run")).type
-    assert "has drafts already" in inputs.properties["out"].error_message
+    assert "has drafts of these samples already" in inputs.properties["out"].error_message
     inputs = op.resolve_input(context(heated, threshold=0.0, overwrite=True)).type
     assert inputs.properties["threshold"].invalid
 

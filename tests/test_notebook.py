@@ -22,6 +22,7 @@ def test_outputs_are_stripped(notebook):
     assert not [cell for cell in code if cell.outputs or cell.execution_count]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_notebook_runs(notebook, database, plugin):
     client = NotebookClient(

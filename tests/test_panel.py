@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bias_common import BACKGROUND, find, inner
 from bson import ObjectId
-from panel_common import CLASSES, FIELDS, KEY, RELIES, make_run
+from panel_common import CLASSES, FIELDS, KEY, ON_OBJECT, RELIES, make_run
 from PIL import Image
 
 COUNT = 160
@@ -43,7 +43,7 @@ def test_facts_and_findings(examined, relies):
     assert facts["Fields"] == ", ".join(FIELDS)
     summary = overview.bias_of(dataset, KEY)
     assert overview.sentences(summary)[0].startswith(f"net: the score of {relies.sum()} of 160")
-    counts, left_out = overview.verdict_counts(dataset, KEY, summary)
+    counts, left_out = overview.verdict_counts(dataset, KEY)
     assert counts[RELIES] == relies.sum()
     assert sum(counts.values()) == COUNT
     assert left_out == 0
@@ -82,7 +82,7 @@ def test_heat_points_and_calibration(examined, relies):
     assert sorted(order) == list(range(COUNT))
     np.testing.assert_allclose(points["area"], columns["object_area"][order], atol=1e-4)
     np.testing.assert_allclose(points["energy"], columns["obj_energy"][order], atol=1e-4)
-    assert points["background"] == relies[order].tolist()
+    assert points["rests"] == np.where(relies, "background", "object")[order].tolist()
 
     suspicion = columns["suspicion"]
     place = np.minimum((suspicion * 5).astype(int), 4)
@@ -115,6 +115,61 @@ def test_blind_spots_name_what_was_not_tested(examined):
     text = " ".join(module("bias").blind_spots(summary))
     assert "7 of 160 samples were not tested (7 no object)" in text
     assert "no judgement: waterbird." in text
+
+
+def test_an_examination_of_objects_says_what_it_counts(examined, relies):
+    """The summary of a detector counts objects; bars and clicks count samples."""
+    dataset, _, _ = examined
+    runs, fill = inner("_runs"), module("fill").fill
+    stored = runs.load_results(dataset, KEY)["bias"]
+    classes = [{**row, "note": "too few"} for row in stored["classes"]]
+    changes = {
+        "unit": "objects", "units": 300, "tested": 50, "verdicts": {RELIES: 45, "cannot say": 255},
+        "skipped": {"not found": 250}, "classes": classes,
+    }  # fmt: skip
+    runs.save_results(dataset, KEY, bias={**stored, **changes})
+    state, data = fill(dataset, KEY, "overview", {})
+    assert "of 50 tested objects" in state["sentences"][0]
+    counts = dict(zip(data["verdicts"][0]["y"], data["verdicts"][0]["x"], strict=True))
+    assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
+    for verdict, count in counts.items():
+        assert len(module("views").verdict_view(dataset, KEY, verdict)) == count
+    state, data = fill(dataset, KEY, "bias", {})
+    text = " ".join(state["blind"])
+    assert "250 of 300 objects were not tested (250 not found)." in text
+    assert "Fewer than 20 tested objects, so no judgement: waterbird," in text
+    assert all("20 tested objects" in said for said in data["bars"][0]["hovertext"])
+
+
+def test_a_summary_of_an_earlier_version_is_of_samples(examined):
+    dataset, _, _ = examined
+    runs = inner("_runs")
+    stored = dict(runs.load_results(dataset, KEY)["bias"])
+    del stored["unit"], stored["units"]
+    runs.save_results(dataset, KEY, bias=stored)
+    summary = module("overview").bias_of(dataset, KEY)
+    assert (summary.unit, summary.units) == ("samples", None)
+
+
+def test_points_of_no_verdict_are_undecided(examined):
+    """What is unstable when pasted, or cannot be said, was shown as resting on the object."""
+    dataset, ids, _ = examined
+    verdicts = {
+        ids[0]: ("unstable when pasted", "undecided"), ids[1]: ("cannot say", "undecided"),
+        ids[2]: ("heat outside, harmless", "rests on object"),
+        ids[3]: ("relies on background, not visible in heat", "rests on background"),
+    }  # fmt: skip
+    for sample_id, (verdict, _) in verdicts.items():
+        change = {"$set": {"net_verdict": verdict}}
+        dataset._sample_collection.update_one({"_id": ObjectId(sample_id)}, change)
+    charts = module("charts")
+    traces = charts.heat_chart(module("bias").heat_points(dataset, KEY))[1:]
+    assert [t["name"] for t in traces] == ["undecided", "rests on object", "rests on background"]
+    assert traces[0]["marker"]["color"] == charts.GREY
+    assert set(traces[0]["ids"]) == {ids[0], ids[1]}
+    found = {i: t["name"] for t in traces for i in t["ids"]}
+    assert all(found[i] == name for i, (_, name) in verdicts.items())
+    assert len(found) == COUNT
 
 
 # clicks
@@ -170,7 +225,7 @@ def test_accepted_samples_no_longer_count(examined, relies):
 
     overview = module("overview")
     summary = overview.bias_of(dataset, KEY)
-    counts, left_out = overview.verdict_counts(dataset, KEY, summary)
+    counts, left_out = overview.verdict_counts(dataset, KEY)
     assert left_out == mine.sum()
     assert counts[RELIES] == (relies & ~mine).sum()
     evidence = overview.evidence_counts(dataset, KEY, summary)
@@ -268,6 +323,15 @@ def test_leaderboard_and_matrix(examined):
     trace = module("charts").agreement_chart(matrix, "x")[0]
     assert trace["y"][-1] == trace["x"][0] == "gradcam"
     assert trace["z"][-1] == [1.0, 0.82, 0.31]
+
+
+def test_hottest_pixels_are_as_many_as_are_compared():
+    from inspect import signature
+
+    from cam_core import agreement
+
+    assert signature(agreement).parameters["top"].default == 1 / 5
+    assert module("methods").MEASURES["top_iou"][1].endswith("hottest fifth")
 
 
 def test_a_comparison_stored_with_another_run(examined):
@@ -408,6 +472,14 @@ def test_clicks_tell_the_app(examined, relies):
     assert "set_active_fields" not in sent, "a floor has no field"
     _, _, sent = call("on_examine", dataset, {}, state)
     assert KEY in str(sent["prompt_user_for_operation"])
+    _, _, sent = call("on_leader", dataset, {"row": 0}, state)
+    assert sent["set_active_fields"]["fields"]
+    field = sent["set_active_fields"]["fields"][0]
+    dataset.rename_sample_field(field, "elsewhere")
+    _, _, sent = call("on_leader", dataset, {"row": 0}, state)
+    assert "set_active_fields" not in sent
+    assert "were deleted" in sent["notify"]["message"]
+    dataset.rename_sample_field("elsewhere", field)
     state, _, _ = call("on_tab", dataset, {"value": "samples"})
     _, _, sent = call("on_sample", dataset, {"row": 1}, state)
     assert sent["open_sample"]["id"] == state["sample_ids"][1]

@@ -266,6 +266,8 @@ def test_contrast_finds_the_labels_itself(pictures):
     explain(dataset, targets="contrast", methods="gradients")
     assert dataset.first().run_gradients.target.endswith("not dog")
     dataset.add_sample_field("more", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
+    explain(dataset, targets="contrast", methods="gradients", cam_key="empty")  # it says nothing
+    dataset.set_values("more", [fo.Classification(label="dog")])
     with pytest.raises(ValueError, match="several fields could be meant"):
         explain(dataset, targets="contrast", cam_key="two")
 

@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from pathlib import Path
 
 LABEL = "Compute class activation maps"
@@ -26,6 +27,8 @@ FLAGS = (
 )  # fmt: skip
 # Long: the server imports torch when a form names its first model.
 SLOW = 40_000
+# contexts of the browser in which the advertisement was seen
+_DISMISSED = weakref.WeakSet()
 
 
 def find_browser():
@@ -215,8 +218,11 @@ class App:
         """It covers a part of the grid, once per profile, and comes up before the first picture."""
         from playwright.sync_api import TimeoutError as Timeout
 
+        if self.page.context in _DISMISSED:
+            return
         with contextlib.suppress(Timeout):
             self.page.get_by_text("Dismiss", exact=True).click(timeout=2000)
+            _DISMISSED.add(self.page.context)
 
     def open_sample(self, dataset, sample_id):
         """Opens a sample and waits until it is painted; returns its picture."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..chunks import check_count
 from ..maps import normalise, rectify, upsample
 from ._fills import count_of, gaussian
 from ._orders import pearson, ranks_from_top, seeded, standing
@@ -20,6 +22,9 @@ _SIGMA, _RADIUS = 1.5, 5
 _C1, _C2 = 0.01**2, 0.03**2
 # Smaller maps are enlarged before their structure is compared, as a screen would.
 _SMALLEST = 32
+# Pixels of pictures that are prepared at once: a map of 28 x 28 takes 0.3 MB in all its forms, so that
+# all maps of a large scan would not fit into memory together. These are 512 of them, some 200 MB.
+_PIXELS = 512 * 56 * 56
 
 
 @dataclasses.dataclass
@@ -55,7 +60,12 @@ class Agreement:
 
 
 def agreement(
-    heats: Tensor, *, grid: tuple[int, int] | None = None, top: float = 0.2, seed: int = 51
+    heats: Tensor,
+    *,
+    grid: tuple[int, int] | None = None,
+    top: float = 0.2,
+    seed: int = 51,
+    batch_size: int | None = None,
 ) -> Agreement:
     """Compares the maps of every pair of methods.
 
@@ -70,6 +80,8 @@ def agreement(
         top (0.2): share of the pixels that are hot; what has no heat never is. Equal heat is ordered
             at random, alike in both maps
         seed (51): of that order
+        batch_size (None): images that are compared at once, by default as many as 200 MB take;
+            memory does not grow with the images beyond the result's
 
     Returns:
         an :class:`Agreement`; a map that is the same everywhere has no ranks and nothing hottest, so
@@ -79,14 +91,13 @@ def agreement(
         ValueError: if an argument does not fit
     """
     _check(heats, top)
-    maps = _prepared(heats, grid, top, seed)
-    methods = heats.shape[1]
-    found = {name: heats.new_full((len(heats), methods, methods), torch.nan) for name in MEASURES}
-    found = {name: values.float() for name, values in found.items()}
-    for i in range(methods):
-        for j in range(i, methods):
-            for name, value in _compare(maps, maps, i, j).items():
-                found[name][:, i, j] = found[name][:, j, i] = value
+    found = _empty(heats, len(heats), heats.shape[1], heats.shape[1])
+    for rows in _slices(heats, batch_size):
+        maps = _prepared(heats[rows], grid, top, seed)
+        for i in range(heats.shape[1]):
+            for j in range(i, heats.shape[1]):
+                for name, value in _compare(maps, maps, i, j).items():
+                    found[name][rows, i, j] = found[name][rows, j, i] = value
     return Agreement(**found)
 
 
@@ -97,6 +108,7 @@ def noise_floor(
     grid: tuple[int, int] | None = None,
     top: float = 0.2,
     seed: int = 51,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """The agreement that a method's map has with a map that says nothing of this image.
 
@@ -111,6 +123,7 @@ def noise_floor(
         grid (None): see :func:`agreement`
         top (0.2): see :func:`agreement`
         seed (51): of the permutation and of the order of equal heat
+        batch_size (None): see :func:`agreement`; the permutation is one of all images whatever it is
 
     Returns:
         ``{"spearman", "top_iou", "ssim": (N, M)}``; NaN for a single image without others
@@ -119,17 +132,21 @@ def noise_floor(
         ValueError: if an argument does not fit
     """
     _check(heats, top)
-    if others is None:
-        others = heats[derangement(len(heats), seed).to(heats.device)]
-        if len(heats) == 1:
-            others = torch.full_like(heats, torch.nan)
-    elif others.shape != heats.shape:
+    if others is not None and others.shape != heats.shape:
         raise ValueError(
             f"others must have the shape of heats {tuple(heats.shape)}, got {tuple(others.shape)}"
         )
-    one, two = _prepared(heats, grid, top, seed), _prepared(others, grid, top, seed)
-    columns = [_compare(one, two, m, m) for m in range(heats.shape[1])]
-    return {name: torch.stack([c[name] for c in columns], 1) for name in MEASURES}
+    found = _empty(heats, *heats.shape[:2])
+    if others is None and len(heats) == 1:
+        return found  # there is no other image
+    order = derangement(len(heats), seed).to(heats.device)
+    for rows in _slices(heats, batch_size):
+        second = heats[order[rows]] if others is None else others[rows]
+        one, two = _prepared(heats[rows], grid, top, seed), _prepared(second, grid, top, seed)
+        for m in range(heats.shape[1]):
+            for name, value in _compare(one, two, m, m).items():
+                found[name][rows, m] = value
+    return found
 
 
 def disagreement(found: Agreement, which: Sequence[int] | None = None) -> Tensor:
@@ -179,6 +196,24 @@ def _check(heats: Tensor, top: float) -> None:
         raise ValueError(f"top must be a share between 0 and 1, got {top}")
 
 
+def _empty(heats: Tensor, *shape: int) -> dict[str, Tensor]:
+    """Per measure a result that nothing is known of yet."""
+    return {
+        name: torch.full(shape, torch.nan, dtype=torch.float32, device=heats.device)
+        for name in MEASURES
+    }
+
+
+def _slices(heats: Tensor, batch_size: int | None) -> list[slice]:
+    """The images that are compared at once."""
+    if batch_size is None:
+        sides = heats.shape[-2:]
+        pixels = heats.shape[1] * math.prod(sides) * _times(sides) ** 2
+        batch_size = max(1, _PIXELS // max(1, pixels))
+    check_count("batch_size", batch_size)
+    return [slice(start, start + batch_size) for start in range(0, len(heats), batch_size)]
+
+
 def _prepared(heats: Tensor, grid: tuple[int, int] | None, top: float, seed: int) -> _Maps:
     missing = ~heats.isfinite().flatten(2).all(-1)
     # maps that are missing stay out of every computation, and are NaN in its result
@@ -201,11 +236,16 @@ def _prepared(heats: Tensor, grid: tuple[int, int] | None, top: float, seed: int
 
 def _picture(maps: Tensor) -> Tensor:
     height, width = maps.shape[-2:]
-    times = -(-_SMALLEST // min(height, width))
+    times = _times(maps.shape[-2:])
     if times > 1:
         maps = upsample(maps, (times * height, times * width))
     # variances are differences of squares
     return normalise(maps).double()
+
+
+def _times(sides: Sequence[int]) -> int:
+    """How many times a map is enlarged before its structure is compared."""
+    return -(-_SMALLEST // min(sides))
 
 
 def _windows(pictures: Tensor) -> Tensor:

@@ -104,6 +104,7 @@ def test_the_saved_view_is_in_the_app(bias_app, make_dataset, tmp_path, plugin):
     app.picture("view")
 
 
+@pytest.mark.slow
 def test_closing_the_tab_leaves_nothing_half_written(bias_app, make_dataset, photos, plugin):
     dataset = make_dataset(*(photo_sample(photo) for photo in photos * 3))
     app = bias_app

@@ -1,0 +1,157 @@
+"""A comparison or an examination at work on CAM runs: who deletes or renames one meanwhile is told.
+
+A job puts a token, its process and signs of life into its own part of a run's record: ``compare`` or
+``bias``. While they are fresh, the runs that it reads are neither deleted nor renamed. A job whose
+token or runs are gone nevertheless, as it was taken for dead, writes nothing: its fields would be
+nobody's.
+"""
+
+import contextlib
+import datetime
+import os
+import socket
+import threading
+import types
+import uuid
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from . import _record
+
+#: parts of a run's record, with what is being done while one says ``running``
+DOING = {"bias": "examined by find_background_bias", "compare": "compared by compare_cams"}
+_BEAT_SECONDS = 20.0
+
+
+class AtWork:
+    """A job's hold on its part of a run's record; as a context it gives signs of life.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of the run whose record has the part
+        part: ``"bias"`` or ``"compare"``
+        cam_keys (None): the keys of all runs that the job reads; None for that one
+
+    Raises:
+        ValueError: if one of the runs is at work, or another job holds the part
+    """
+
+    def __init__(self, dataset, key, part, cam_keys=None):
+        self.cam_keys = list(dict.fromkeys([key, *(cam_keys or [])]))
+        for name in self.cam_keys:
+            _record.check_idle(_record.config_of(dataset, name), name)
+        check_free(dataset, key, part)
+        self._dataset, self._key, self._part, self._token = dataset, key, part, uuid.uuid4().hex
+        # by their ids: under the key of one that was deleted there may be another
+        self._runs = {name: _record.document_id(dataset, name) for name in self.cam_keys}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="cam51-at-work", daemon=True)
+
+    def entries(self):
+        """What the part says of it, as JSON-able values."""
+        return {
+            "cam_keys": self.cam_keys,
+            "token": self._token,
+            # a clone of the dataset has a copy, which nobody works on
+            "dataset_id": str(self._dataset._doc.id),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "heartbeat": _record.clock().isoformat(),
+        }
+
+    def __enter__(self):
+        _record.ACTIVE.add(self._token)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+        _record.ACTIVE.discard(self._token)
+
+    def _beat_on(self):
+        while not self._end.wait(_BEAT_SECONDS):
+            beat = {f"config.{self._part}.heartbeat": _record.clock().isoformat()}
+            # a database that does not answer now may at the next one
+            with contextlib.suppress(PyMongoError), pymongo.timeout(10):
+                _record.db().runs.update_one(self._own(), {"$set": beat})
+
+    def _own(self):
+        return {"_id": self._runs[self._key], f"config.{self._part}.token": self._token}
+
+    def holds(self):
+        """Whether the part of the record is still this job's."""
+        here = _record.document_id(self._dataset, self._key) == self._runs[self._key]
+        return here and _record.db().runs.count_documents(self._own(), limit=1) > 0
+
+    def check(self, written="nothing"):
+        """Called right before something is written.
+
+        Args:
+            written ("nothing"): what the message says was written
+
+        Raises:
+            RuntimeError: if a run was deleted or renamed, or if another job holds the part
+        """
+        lost = [name for name, number in self._runs.items() if not self._is_there(name, number)]
+        if lost or not self.holds():
+            raise RuntimeError(
+                f"the run {(lost or [self._key])[0]!r} was deleted, renamed or examined anew meanwhile; "
+                f"{written} was written"
+            )
+
+    def _is_there(self, name, number):
+        if _record.document_id(self._dataset, name) != number:
+            return False
+        leaving = {"_id": number, "config.status": {"$in": ["deleting", "renaming"]}}
+        return _record.db().runs.count_documents(leaving, limit=1) == 0
+
+
+def check_free(dataset, key, part):
+    """Raises a ValueError if a job holds a part of a run's record.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        part: ``"bias"`` or ``"compare"``
+    """
+    record = getattr(_record.config_of(dataset, key), part, None)
+    if _is_alive(dataset, record):
+        raise ValueError(_said(key, part, record))
+
+
+def check_unread(dataset, key):
+    """Raises a ValueError if a job reads a run at this moment: its own record, or that of another run.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+    """
+    for other in _record.list_runs(dataset):
+        config = _record.config_of(dataset, other)
+        for part in DOING:
+            record = getattr(config, part, None)
+            if _is_alive(dataset, record) and key in (other, *record["cam_keys"]):
+                raise ValueError(_said(key, part, record))
+
+
+def _said(key, part, record):
+    where = (
+        "this process"
+        if record["token"] in _record.ACTIVE
+        else f"process {record['pid']} on {record['host']}"
+    )
+    return f"cam_key: the run {key!r} is being {DOING[part]} in {where}; wait for that, or interrupt it there"
+
+
+def _is_alive(dataset, record):
+    """Whether a job works on a part of a record; what an earlier version wrote does not say so."""
+    names = ("status", "token", "dataset_id", "host", "pid", "heartbeat", "cam_keys")
+    if not isinstance(record, dict) or not all(name in record for name in names):
+        return False
+    seen = None
+    with contextlib.suppress(TypeError, ValueError):
+        seen = datetime.datetime.fromisoformat(record["heartbeat"])
+    own = record["dataset_id"] == str(dataset._doc.id)
+    return _record.is_alive(types.SimpleNamespace(**{**record, "own": own, "heartbeat": seen}))
