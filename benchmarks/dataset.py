@@ -150,6 +150,10 @@ def measure(args: argparse.Namespace) -> list[dict]:
         "apply_model, 0 workers": (apply_model(model, args.batch, 0), args.images),
         "apply_model, 2 workers": (apply_model(model, args.batch, 2), args.images),
         "compute_cams, one method": (ours(model, EIGHT[:1], args.batch), args.images),
+        "compute_cams, one method, 0 workers": (
+            ours(model, EIGHT[:1], args.batch, num_workers=0),
+            args.images,
+        ),
         "compute_cams, eight methods": (ours(model, EIGHT, args.batch), args.images),
         "the loop, one method": (
             the_loop(model, THEIRS[:1], args.loop_images, args.device),
@@ -178,8 +182,10 @@ def ratios(rows: list[dict]) -> list[dict]:
     """The plugin's throughput over that of the others, round by round."""
     rates = {row["what"]: row["images_per_second"] for row in rows}
     inference = max((rates[f"apply_model, {n} workers"] for n in (0, 2)), key=statistics.median)
+    own = "compute_cams, one method"
     pairs = [
-        ("x apply_model", "one method", rates["compute_cams, one method"], inference),
+        ("x apply_model", "one method", rates[own], inference),
+        ("x apply_model", "one method, 0 workers", rates[f"{own}, 0 workers"], inference),
         ("x apply_model", "eight methods", rates["compute_cams, eight methods"], inference),
         (
             "x the loop, one method",
