@@ -64,6 +64,11 @@ class BiasJob:
         if settings.report is not None:
             make_folder("report", settings.report)
         self.objects = Objects(samples, settings.objects, settings.object_classes, settings.aliases)
+        if key is not None and not self._existing and model is None:
+            there = ", ".join(_runs.list_runs(self.dataset)) or "none yet"
+            raise ValueError(
+                f"cam_key: there is no CAM run {key!r} (there are: {there}), and no model= to compute one"
+            )
         model = model_of_run(self.dataset, key, model) if self._existing else model
         self.model = _models.load_model(model, transforms, classes, settings.device)
         self.object_field = None

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 
 import numpy as np
+from bson import ObjectId
 
 from . import _heatmaps, _models, _own_models, _provenance, _runs
 from ._bias_labels import Labels
@@ -234,7 +235,8 @@ def class_and_layer(dataset, sample_id, model, cam_key):
 
 
 def _path_of(dataset, sample_id):
-    found = dataset.select([sample_id]).values("filepath") if sample_id else []
+    known = ObjectId.is_valid(str(sample_id))
+    found = dataset.select([sample_id]).values("filepath") if known else []
     if not found:
         raise ValueError(f"sample: the dataset has no sample {sample_id!r}")
     return found[0]

@@ -125,9 +125,9 @@ def unregistered(settings):
     if name in _own_models.registered():
         return None
     return (
-        f"the model {name!r} was given from Python and is not registered, so it cannot be loaded here; "
-        f"register it once on the server, register_model({name!r}, loader='package.module:function'), "
-        "or go on from Python"
+        f"the model {name!r} was given from Python and is not registered, so it cannot be loaded here: "
+        "from Python give it again as model=; for the App register it once on the server, "
+        f"register_model({name!r}, loader='package.module:function')"
     )
 
 

@@ -86,7 +86,7 @@ class ExplainSample(foo.Operator):
         """
         from . import _explain_one, _runs
 
-        dataset = dataset._dataset
+        dataset, sample_id = dataset._dataset, getattr(sample_id, "id", sample_id)
         _runs.refresh(dataset)
         if cam_key is None and model is None:
             cam_key = next(iter(_explain_one.usable_runs(dataset)), None)

@@ -174,6 +174,11 @@ def test_wrong_arguments(agree, arguments, message):
     assert dataset.list_saved_views() == []
 
 
+def test_a_misspelt_key_without_a_model(agree):
+    with pytest.raises(ValueError, match="cam_key: there is no CAM run 'rnu' .there are: none yet"):
+        operator("find_background_bias")(agree(4), "rnu")
+
+
 def test_several_object_fields_are_asked_about(agree):
     dataset = agree(4)
     dataset.clone_sample_field("ground_truth", "people")

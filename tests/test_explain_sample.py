@@ -165,6 +165,13 @@ def test_runs_of_detectors_are_no_default(dataset_of):
     assert usable(dataset, "without")
 
 
+def test_a_sample_itself_or_something_else(dataset_of):
+    dataset = dataset_of(4)
+    assert explain(dataset, OBJECT, dataset.first(), donors=0).id == dataset.first().id
+    with pytest.raises(ValueError, match="sample: the dataset has no sample 'abc'"):
+        explain(dataset, OBJECT, "abc")
+
+
 def test_two_classes_of_one_name_keep_their_maps(dataset_of):
     """ImageNet has two cranes."""
     dataset = dataset_of(4)
