@@ -7,6 +7,7 @@ import fiftyone as fo
 import numpy as np
 
 from . import _record, _runs
+from ._targets import items_of
 
 #: the method that shows what a map is worth that knows nothing of the class
 RANDOM = "randomcam"
@@ -139,10 +140,7 @@ def _column(samples, field, key):
 def _of_contrast(samples, key):
     """Whether a run explains the difference of two classes: its labels only name the first."""
     spec = _runs.config_of(samples._dataset, key).settings.get("targets")
-    items = spec if isinstance(spec, list) else [spec]
-    return any(
-        item == "contrast" or (isinstance(item, dict) and "contrast" in item) for item in items
-    )
+    return any(isinstance(item, dict) and "contrast" in item for item in items_of(spec))
 
 
 class Stored:

@@ -186,25 +186,18 @@ class CompareJob:
                     self.cam_keys,
                 )
             )  # fmt: skip
-            status, results = "interrupted", None
-            try:
-                scan = Scan(self.rows, self.plan)
-                yield from self._scan(scan, start)
-                seconds = self.explainer.seconds(self._image)
-                self.notes += self.explainer.untimed
-                found = tables.agreement_of(scan, self.columns, self.settings.seed)
-                ranking = tables.Ranking(scan, self.plan, self.settings.seed)
-                yield from self._write(scan, tables.disagreements(found, self.columns))
-                found = self._results(scan, ranking, found, seconds, start)
-                self._held.check("nothing more")
-                results, self.summary = found, CompareSummary(**found)
-                status = "finished"
-            except ValueError:
-                status = "failed"
-                self._held.check()  # says why, where it could not read a run that is gone
-                raise
-            finally:
-                store.finish(self.dataset, self.cam_key, status, results, self._held)
+            done = stack.enter_context(store.recorded(self.dataset, self.cam_key, self._held))
+            scan = Scan(self.rows, self.plan)
+            yield from self._scan(scan, start)
+            seconds = self.explainer.seconds(self._image)
+            self.notes += self.explainer.untimed
+            found = tables.agreement_of(scan, self.columns, self.settings.seed)
+            ranking = tables.Ranking(scan, self.plan, self.settings.seed)
+            yield from self._write(scan, tables.disagreements(found, self.columns))
+            found = self._results(scan, ranking, found, seconds, start)
+            summary = CompareSummary(**found)
+            done(found)
+            self.summary = summary
 
     def _used(self):
         return {

@@ -161,20 +161,12 @@ class ModelsJob:
         self._held = store.register(
             self.dataset, self.cam_key, self._used(), self.field, [], [], self.keys
         )
-        with self._held:
-            status, results = "interrupted", None
-            try:
-                found, table = yield from self._scan()
-                found = yield from self._finish(found, table, start)
-                self._held.check("nothing more")
-                results, self.summary = found, CompareSummary(**found)
-                status = "finished"
-            except ValueError:
-                status = "failed"
-                self._held.check()  # says why, where it could not read a run that is gone
-                raise
-            finally:
-                store.finish(self.dataset, self.cam_key, status, results, self._held)
+        with self._held, store.recorded(self.dataset, self.cam_key, self._held) as done:
+            found, table = yield from self._scan()
+            found = yield from self._finish(found, table, start)
+            summary = CompareSummary(**found)
+            done(found)
+            self.summary = summary
 
     def _used(self):
         return {

@@ -1,5 +1,6 @@
 """What ``compare_cams`` writes: attributes, a field, views, and its part of a CAM run's record."""
 
+import contextlib
 import math
 
 import fiftyone as fo
@@ -109,6 +110,38 @@ def finish(dataset, cam_key, status, results=None, held=None):
     if results is not None and record_of(dataset, cam_key) is not None:
         _runs.save_results(dataset, cam_key, compare=results)
     update(dataset, cam_key, status=status, ended=_record.now())
+
+
+@contextlib.contextmanager
+def recorded(dataset, cam_key, held):
+    """Marks a comparison as ended, however it ends.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of the run that it is stored with
+        held: what :func:`register` returned
+
+    Yields:
+        a function that takes the results of a comparison that has come to its end
+
+    Raises:
+        RuntimeError: if a run that is compared was deleted or renamed meanwhile
+    """
+    status, results = "interrupted", None
+
+    def done(found):
+        nonlocal status, results
+        held.check("nothing more")
+        status, results = "finished", found
+
+    try:
+        yield done
+    except ValueError:
+        status = "failed"
+        held.check()  # says why, where it could not read a run that is gone
+        raise
+    finally:
+        finish(dataset, cam_key, status, results, held)
 
 
 def clear(dataset, cam_key):
