@@ -3,7 +3,7 @@
 # make test      the tests, without the slow ones    (ARGS="-k engine" is handed to pytest)
 # make test-all  every test
 # make lint      ruff and mypy
-# make bench     speed: engine, dataset, storage, growth, App; short form   (ARGS="dataset" runs one of them)
+# make bench     speed: engine, dataset, storage, growth, App, panel; short form   (ARGS="dataset" runs one of them)
 # make bench-all  the long form of the same, most of an hour
 # make clean     removes what was installed and made here
 #

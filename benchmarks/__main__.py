@@ -19,6 +19,7 @@ PARTS = {
     "storage": (["--quick"], []),
     "growth": (["--quick"], []),
     "app": (["--quick"], []),
+    "panel": (["--quick"], []),
 }
 
 

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import difflib
 import tempfile
 import time
 
@@ -55,7 +56,9 @@ class BiasJob:
         self.origin, self.summary, self.failures = origin, None, []
         _runs.refresh(self.dataset)
         key = settings.cam_key
-        self._existing = key is not None and key in _runs.list_runs(self.dataset)
+        runs = _runs.list_runs(self.dataset)
+        self._existing = key in runs
+        self._near = [] if key is None or key in runs else difflib.get_close_matches(key, runs, n=1)
         if key is not None:
             store.check_store(self.dataset, key, settings.overwrite)
         for name, argument in ((settings.group_by, "group_by"), (settings.scenes, "scenes")):
@@ -65,7 +68,7 @@ class BiasJob:
             make_folder("report", settings.report)
         self.objects = Objects(samples, settings.objects, settings.object_classes, settings.aliases)
         if key is not None and not self._existing and model is None:
-            there = ", ".join(_runs.list_runs(self.dataset)) or "none yet"
+            there = ", ".join(runs) or "none yet"
             raise ValueError(
                 f"cam_key: there is no CAM run {key!r} (there are: {there}), and no model= to compute one"
             )
@@ -377,6 +380,11 @@ class BiasJob:
             )
         elif self.objects and not swapped:
             notes.append("None of these objects could be cut out, so no background was swapped.")
+        if self._near:
+            notes.append(
+                f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
+                f"{self._near[0]!r}, should that one have been meant."
+            )
         if not self.settings.control:
             notes.append("The paste control was not run, so drops may be owed to pasting.")
         return [n for n in notes if n]

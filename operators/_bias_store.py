@@ -1,12 +1,14 @@
 """What ``find_background_bias`` writes: fields, views, tags, and its part of the CAM run's record."""
 
 import datetime
+import logging
 
 import fiftyone as fo
 import fiftyone.core.odm as fod
 from bson import ObjectId
 from fiftyone import ViewField as F
 from pymongo import UpdateOne
+from pymongo.errors import OperationFailure
 
 from . import _label_attributes, _runs
 from ._at_work import AtWork, check_free
@@ -16,6 +18,8 @@ from ._bias_attributes import (
     OBJECT_ATTRIBUTES,
 )
 from ._record import now
+
+logger = logging.getLogger(__name__)
 
 
 def field_names(cam_key):
@@ -142,12 +146,26 @@ def finish(dataset, cam_key, status, summary=None, error=None, held=None):
         return  # somebody deleted the run meanwhile, or examines it anew
     if status == "finished":
         _runs.save_results(dataset, cam_key, bias=summary)
+        _index(dataset, cam_key)
         update(dataset, cam_key, status=status, ended=now())
         return
     _take_back(dataset, cam_key, record)
     saved = _runs.config_of(dataset, cam_key).saved_views
     _runs.update(dataset, cam_key, saved_views=[v for v in saved if v not in record["views"]])
     update(dataset, cam_key, status=status, error=error, ended=now(), views=[], tags=[])
+
+
+def _index(dataset, cam_key):
+    """Lets counts of verdicts and lists by dependence do without reading whole samples, maps and all.
+
+    FiftyOne renames and deletes the index with its fields.
+    """
+    verdict, dependence, _ = field_names(cam_key)
+    try:
+        dataset.create_index([(verdict, 1), (dependence, -1)])
+    except OperationFailure as e:
+        # 64 indexes at most: a person's own may fill them
+        logger.warning("%s: no index of its verdicts, so the panel opens slower: %s", cam_key, e)
 
 
 def clear(dataset, cam_key):

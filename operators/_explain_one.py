@@ -23,7 +23,7 @@ from ._windows import Geometry
 #: the fields that are written: the predicted class, the true or second class, and what tells them apart
 FIELDS = {
     "prediction": "explain_prediction",
-    "other": "explain_ground_truth",
+    "other": "explain_alternative",
     "for": "explain_contrast_for",
     "against": "explain_contrast_against",
 }

@@ -133,33 +133,6 @@ def calibration_layout():
     }  # fmt: skip
 
 
-def verdict_chart(counts):
-    """How many samples have each verdict."""
-    from ..cam_core.verdicts import HIDDEN, OBJECT, RELIES
-
-    names = list(counts)[::-1]
-    warm = {RELIES: WARM, HIDDEN: "#ffab40", OBJECT: COOL}
-    return [
-        {
-            "type": "bar", "orientation": "h", "y": names, "x": [counts[n] for n in names],
-            "marker": {"color": [warm.get(n, GREY) for n in names]}, "name": "verdicts",
-            "text": [f"{counts[n]:,}" for n in names], "textposition": "auto", "hoverinfo": "y+x",
-        }
-    ]  # fmt: skip
-
-
-def verdict_layout(counts):
-    """Layout of :func:`verdict_chart`."""
-    longest = max(map(len, counts), default=10)
-    return {
-        "xaxis": {"title": {"text": "samples"}, "rangemode": "tozero"},
-        "yaxis": {"type": "category", "ticksuffix": " ", "tickfont": {"size": 12}},
-        "margin": {"l": 20 + 7 * longest, "r": 16, "t": 8, "b": 46},
-        "height": bars_height(len(counts)),
-        "bargap": 0.35,
-    }
-
-
 def agreement_chart(matrix, name):
     """How far every two methods agree; the numbers are written into the cells."""
     values = matrix["values"][::-1]

@@ -81,13 +81,13 @@ def _menu(panel, handlers, state):
 
 
 def _tabs(panel, handlers, state):
-    tabs = types.TabsView()
+    """A row of buttons: the App reports a tab of its own half a second late, and twice."""
+    front, row = state.get("tab") or "overview", panel.menu("tabs", gap=1, align_y="center")
     for value, label in TABS.items():
-        tabs.add_choice(value, label=label)
-    panel.enum(
-        "tab", tabs.values(), default=state.get("tab") or "overview", view=tabs,
-        on_change=handlers.on_tab,
-    )  # fmt: skip
+        row.btn(
+            f"tab_{value}", label=label, on_click=handlers.on_tab, params={"tab": value},
+            variant="contained" if value == front else None,
+        )  # fmt: skip
 
 
 def _note(panel, name, label, text, kind=types.Notice):
@@ -135,12 +135,13 @@ def _needs_bias(panel, handlers, state):
 def _overview(panel, handlers, state):
     if state.get("sentences"):
         panel.md("\n\n".join(state["sentences"]), name="said")
-    if state.get("verdict_layout"):
+    if state.get("verdicts"):
         _heading(
             panel, "verdict_head", "Verdicts",
-            "What may be said of each sample. Click a bar to see its samples." + _accepted(state),
+            "What may be said of each sample. Click a row to see its samples." + _accepted(state),
         )  # fmt: skip
-        _plot(panel, "verdicts", state["verdict_layout"], handlers.on_verdict)
+        columns = {"verdict": "Verdict", "samples": "Samples", "share": "Share", "bar": ""}
+        _table(panel, "verdict_rows", columns, on_click_row=handlers.on_verdict)
     _heading(panel, "facts_head", "The run")
     _table(panel, "facts", {"what": "", "value": ""})
     _run_menu(panel, handlers, state)

@@ -6,6 +6,8 @@ from ._bias_store import record_of
 
 #: clusters whose pictures are shown: decoding them takes time
 CLUSTERS = 6
+# characters of the longest bar
+_BAR = 16
 
 
 def fill(dataset, key, tab, chosen):
@@ -30,7 +32,7 @@ def fill(dataset, key, tab, chosen):
 def _overview(dataset, key, chosen, examined):
     summary = _panel_overview.bias_of(dataset, key) if examined else None
     state = {
-        "sentences": [], "verdict_layout": None, "accepted": 0,
+        "sentences": [], "verdicts": [], "accepted": 0,
         "status": _runs.status_of(dataset, key),
         "scaled": getattr(_runs.config_of(dataset, key), "same_scale", None) is not None,
     }  # fmt: skip
@@ -38,10 +40,23 @@ def _overview(dataset, key, chosen, examined):
     if summary is not None:
         counts, left_out = _panel_overview.verdict_counts(dataset, key)
         state.update(sentences=_panel_overview.sentences(summary), accepted=left_out)
-        if counts:
-            state["verdict_layout"] = charts.verdict_layout(counts)
-            data["verdicts"] = charts.verdict_chart(counts)
+        state["verdicts"] = list(counts)
+        data["verdict_rows"] = verdict_rows(counts)
     return state, data
+
+
+def verdict_rows(counts):
+    """The table of verdicts. No chart: the App takes a second and more to load its charts."""
+    total, most = sum(counts.values()), max(counts.values(), default=1)
+    return [
+        {
+            "verdict": verdict,
+            "samples": f"{n:,}",
+            "share": f"{100 * n / total:.0f} %" if n == total or n >= total / 200 else "< 1 %",
+            "bar": "━" * max(1, round(_BAR * n / most)),
+        }
+        for verdict, n in counts.items()
+    ]
 
 
 def _bias(dataset, key, chosen, examined):

@@ -111,13 +111,20 @@ def verdict_counts(dataset, key):
     from ..cam_core.verdicts import VERDICTS
 
     accepted, samples = _panel_clusters.accepted_ids(dataset, key), dataset._sample_collection
-    pipeline = [
-        {"$match": {"_id": {"$nin": accepted}}},
-        {"$group": {"_id": f"${field_names(key)[0]}", "n": {"$sum": 1}}},
-    ]
-    counts = {row["_id"]: row["n"] for row in samples.aggregate(pipeline)}
-    left_out = samples.count_documents({"_id": {"$in": accepted}}) if accepted else 0
-    return {v: counts[v] for v in VERDICTS if counts.get(v)}, left_out
+    verdict = field_names(key)[0]
+
+    def count(**which):
+        # the verdicts alone: answered from their index
+        pipeline = [
+            {"$match": {verdict: {"$in": list(VERDICTS)}, **which}},
+            {"$group": {"_id": f"${verdict}", "n": {"$sum": 1}}},
+        ]
+        return {row["_id"]: row["n"] for row in samples.aggregate(pipeline)}
+
+    counts = count()
+    without = count(_id={"$in": accepted}) if accepted else {}
+    left = {v: counts[v] - without.get(v, 0) for v in VERDICTS if v in counts}
+    return {v: n for v, n in left.items() if n > 0}, sum(without.values())
 
 
 def evidence_counts(dataset, key, summary):

@@ -233,6 +233,11 @@ def rename_run(dataset, key, new_key):
     config_of(dataset, key)
     if new_key == key:
         raise ValueError(f"new_key: the run is called {key!r} already")
+    if new_key in list_runs(dataset):
+        raise ValueError(
+            f"new_key: {new_key!r} is already a CAM run of this dataset ("
+            f"{status_of(dataset, new_key)}); choose another key, or delete_cam_run it first"
+        )
     try:
         check_key(dataset, new_key, overwrite=False)
     except ValueError as error:

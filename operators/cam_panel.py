@@ -9,6 +9,11 @@ _HELP = (
     "*Reset grid* shows all samples again."
 )
 
+# What the state knows of each choice: the App sends them all whenever it draws the panel.
+_CHOICES = {
+    "on_run": "key", "on_kind": "kind", "on_measure": "measure", "on_same_scale": "scaled",
+}  # fmt: skip
+
 
 class CamPanel(foo.Panel):
     """Runs of the dataset: overview, background bias, methods, clusters, samples."""
@@ -52,41 +57,45 @@ class CamPanel(foo.Panel):
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "overview"
-        values = {"runs": runs, "key": key, "tab": tab, "filled": tab}
+        values = {"runs": runs, "key": key, "tab": tab}
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
             more, data = _panel_fill.fill(ctx.dataset, key, tab, state)
             values.update(more)
         known = dict(ctx.panel.state._data)
-        for name, value in values.items():
-            # a late answer must not set back what was chosen meanwhile, such as the tab
-            if name not in known or known[name] != value:
-                ctx.panel.set_state(name, value)
-        for name, value in data.items():
-            ctx.panel.set_data(name, value)
+        # a late answer must not set back what was chosen meanwhile, such as the tab
+        changed = {k: v for k, v in values.items() if k not in known or known[k] != v}
+        # at once: the App draws the panel anew for every call
+        if changed:
+            ctx.panel.set_state(changed)
+        if data:
+            ctx.panel.set_data(data)
+
+    def execute(self, ctx):
+        """Handles an event; one that says what is so already changes and draws nothing."""
+        name = _CHOICES.get(ctx.params.get("__method__"))
+        if name is not None and ctx.params.get("value") == ctx.panel.get_state(name):
+            return None
+        return super().execute(ctx)
 
     # choices
 
     def on_run(self, ctx):
         """Another run was chosen."""
-        if ctx.params.get("value") != ctx.panel.get_state("key"):
-            self._fill(ctx, key=ctx.params.get("value"))
+        self._fill(ctx, key=ctx.params.get("value"))
 
     def on_tab(self, ctx):
-        """Another tab was chosen; the App also calls this whenever it draws the tabs anew."""
-        if ctx.params.get("value") != ctx.panel.get_state("filled"):
-            self._fill(ctx, tab=ctx.params.get("value"))
+        """Another tab was chosen."""
+        self._fill(ctx, tab=ctx.params.get("tab"))
 
     def on_kind(self, ctx):
         """Another table of samples was chosen."""
-        if ctx.params.get("value") != ctx.panel.get_state("kind"):
-            self._fill(ctx, kind=ctx.params.get("value"))
+        self._fill(ctx, kind=ctx.params.get("value"))
 
     def on_measure(self, ctx):
         """Another measure of agreement was chosen."""
-        if ctx.params.get("value") != ctx.panel.get_state("measure"):
-            self._fill(ctx, measure=ctx.params.get("value"))
+        self._fill(ctx, measure=ctx.params.get("value"))
 
     # operators
 
@@ -148,8 +157,6 @@ class CamPanel(foo.Panel):
         from . import _same_scale
 
         on = bool(ctx.params.get("value"))
-        if on == bool(ctx.panel.get_state("scaled")):
-            return
         scales = _same_scale.set_scale(ctx.dataset, self._key(ctx), on)
         if on and not scales:
             ctx.ops.notify("No heatmap here has a common scale", variant="info")
@@ -159,11 +166,14 @@ class CamPanel(foo.Panel):
     # clicks
 
     def on_verdict(self, ctx):
-        """A bar of the verdicts: its samples."""
+        """A row of the verdicts: its samples."""
         from . import _panel_views
 
-        verdict = ctx.params.get("y")
-        self._show(ctx, _panel_views.verdict_view(ctx.dataset, self._key(ctx), verdict))
+        verdicts, row = ctx.panel.get_state("verdicts") or [], ctx.params.get("row")
+        if not isinstance(row, int) or not 0 <= row < len(verdicts):
+            return  # the heading
+        view = _panel_views.verdict_view(ctx.dataset, self._key(ctx), verdicts[row])
+        self._show(ctx, view)
 
     def on_class(self, ctx):
         """A bar of the classes: its samples, the most dependent first."""

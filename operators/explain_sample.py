@@ -51,10 +51,11 @@ class ExplainSample(foo.Operator):
     ):
         """Explains one sample and writes its heatmaps.
 
-        Written: ``explain_prediction`` (the predicted class), ``explain_ground_truth`` (the true class
+        Written: ``explain_prediction`` (the predicted class), ``explain_alternative`` (the true class
         where the prediction is wrong, else the second class), ``explain_contrast_for`` and
         ``explain_contrast_against`` (what speaks for the one rather than the other, and back). They
-        are overwritten by the next sample's only on that sample.
+        are overwritten by the next sample's only on that sample. They belong to no run:
+        ``dataset.delete_sample_fields()`` deletes them.
 
         Example usage::
 

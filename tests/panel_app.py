@@ -16,13 +16,13 @@ class PanelApp(App):
 
     def tab(self, name, text):
         """Opens a tab and waits for a text in it."""
-        self.page.get_by_role("tab", name=name, exact=True).click()
+        self.panel.get_by_role("button", name=name, exact=True).click()
         self.panel.get_by_text(text, exact=True).first.wait_for()
 
     @property
     def panel(self):
         """What the panel shows."""
-        return self.page.locator("[data-cy='panel-container']:has([role=tab]), body").last
+        return self.page.locator("[data-cy='panel-content-cam_panel'], body").last
 
     def wait_for_samples(self, count):
         """Waits until the grid shows so many samples."""

@@ -12,7 +12,7 @@ from operators_common import operator, small_network
 from operators_common import transforms as square
 
 FIELDS = [
-    "explain_prediction", "explain_ground_truth", "explain_contrast_for", "explain_contrast_against",
+    "explain_prediction", "explain_alternative", "explain_contrast_for", "explain_contrast_against",
 ]  # fmt: skip
 #: the object's box of the first sample: 12 x 12 of 32 x 32 pixels
 AREA = 144 / 1024
@@ -97,7 +97,7 @@ def test_a_wrong_prediction_is_contrasted_with_the_truth(make_dataset, photos, p
     found = explain_sample(dataset, dataset.first().id, **arguments)
     assert found.prediction == first.prediction
     assert found.other == found.label == truth
-    assert dataset.first()["explain_ground_truth"].target == truth
+    assert dataset.first()["explain_alternative"].target == truth
 
 
 def test_with_a_run_its_method_and_donors_are_used(dataset_of):

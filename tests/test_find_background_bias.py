@@ -190,8 +190,11 @@ def test_deleting_the_run_takes_all_of_it_along(agree):
     find(dataset, tags=True)
     views, tags = dataset.list_saved_views(), dataset.count_sample_tags()
     shown = {v: dataset.load_saved_view(v).values("id") for v in views}
+    assert "run_verdict_1_run_dependence_-1" in dataset.list_indexes()
 
     operator("rename_cam_run")(dataset, "run", "other")
+    named = [index for index in dataset.list_indexes() if "verdict" in index]
+    assert named == ["other_verdict_1_other_dependence_-1"]
     assert dataset.list_saved_views() == [v.replace("run:", "other:") for v in views]
     assert shown == {
         v: dataset.load_saved_view(v.replace("run", "other")).values("id") for v in views
@@ -206,6 +209,17 @@ def test_deleting_the_run_takes_all_of_it_along(agree):
     assert dataset.list_runs() == []
     assert dataset.count_sample_tags() == {}
     assert not [n for n in dataset.get_field_schema() if n.startswith("other_")]
+    assert not [index for index in dataset.list_indexes() if "verdict" in index]
+
+
+def test_where_no_index_fits_any_more_the_findings_stay(agree, caplog):
+    dataset = agree(24)
+    samples = dataset._sample_collection
+    while len(samples.index_information()) < 64:  # which is all that MongoDB takes
+        samples.create_index(f"own_{len(samples.index_information())}")
+    assert find(dataset).verdicts == {RELIES: 24}
+    assert inner("_bias_store").record_of(dataset, "run")["status"] == "finished"
+    assert "run: no index of its verdicts, so the panel opens slower" in caplog.text
 
 
 def examining(dataset, phase="measuring heat", network=None, **arguments):
@@ -226,7 +240,7 @@ def left(dataset):
     documents = list(dataset._sample_collection.find({}, {"last_modified_at": False}).sort("_id"))
     return (
         sorted(dataset.get_field_schema(flat=True)), dataset.list_saved_views(), dataset.list_runs(),
-        dataset.count_sample_tags(), documents,
+        dataset.count_sample_tags(), dataset.list_indexes(), documents,
     )  # fmt: skip
 
 
@@ -319,6 +333,9 @@ def test_an_existing_run_is_used_as_it_was_computed(agree):
     )
     assert dataset.first().mine_eigencam.verdict == dataset.first().mine_verdict
     assert dataset.first().mine_bias.obj_energy == dataset.first().mine_layercam.obj_energy
+    assert "There was no run" not in str(summary)
+    said = find(dataset, cam_key="mime")
+    assert "no run 'mime', so its heatmaps were computed; there is a run 'mine'" in str(said)
 
 
 def test_measures_are_those_of_the_raw_map(agree):

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes_common import ROOT, run_python
 
-ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = yaml.safe_load((ROOT / "fiftyone.yml").read_text(encoding="utf-8"))
 
 # what a module is called, where its distribution has another name
@@ -24,20 +23,6 @@ DISTRIBUTIONS = {
 }
 # comes with FiftyOne, which requires it
 WITH_FIFTYONE = {"anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly"}
-
-
-def run_python(code, *args, cwd=ROOT, **environ):
-    """Runs code in a fresh interpreter; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args],
-        cwd=cwd,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def sources(*rooms):
@@ -80,8 +65,24 @@ def tracked_text_files():
 
 
 def test_cam_core_works_without_fiftyone():
-    code = "import sys; sys.modules['fiftyone'] = None; import cam_core; cam_core.list_methods()"
-    run_python(code)
+    run_python("import sys; sys.modules['fiftyone'] = None; from cam_core import *; list_methods()")
+
+
+def test_what_needs_no_torch_loads_none():
+    rooms = "cam_core, cam_core.bias, cam_core.causal, cam_core.statistics, cam_core.verdicts"
+    run_python(f"import sys; sys.modules['torch'] = None; import {rooms}")
+
+
+def test_cam_core_finds_its_names_where_type_checkers_do():
+    import cam_core
+
+    tree = ast.parse((ROOT / "cam_core" / "__init__.py").read_text(encoding="utf-8"))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {f".{node.module}": {n.name for n in node.names} for node in guarded.body}
+    assert told == {room: set(names) for room, names in cam_core._ROOMS.items()}
+    assert sorted(set().union(*told.values())) == cam_core.__all__
+    with pytest.raises(AttributeError, match="no attribute 'explian'"):
+        _ = cam_core.explian
 
 
 def test_cam_core_never_mentions_fiftyone_in_an_import():

@@ -10,6 +10,7 @@ from bias_common import BACKGROUND, find, inner
 from bson import ObjectId
 from panel_common import CLASSES, FIELDS, KEY, ON_OBJECT, RELIES, make_run
 from PIL import Image
+from processes_common import run_python
 
 COUNT = 160
 
@@ -130,7 +131,8 @@ def test_an_examination_of_objects_says_what_it_counts(examined, relies):
     runs.save_results(dataset, KEY, bias={**stored, **changes})
     state, data = fill(dataset, KEY, "overview", {})
     assert "of 50 tested objects" in state["sentences"][0]
-    counts = dict(zip(data["verdicts"][0]["y"], data["verdicts"][0]["x"], strict=True))
+    counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
+    assert state["verdicts"] == list(counts)
     assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
     for verdict, count in counts.items():
         assert len(module("views").verdict_view(dataset, KEY, verdict)) == count
@@ -377,10 +379,11 @@ def call(method, dataset, params=None, state=None, active=()):
     from fiftyone.operators.executor import ExecutionContext
 
     panel = cam_panel().CamPanel()
+    event = {"__method__": method, "panel_id": "p", "panel_state": dict(state or {})}
     ctx = ExecutionContext(
         {
             "dataset_name": dataset.name,
-            "params": {**(params or {}), "panel_id": "p", "panel_state": dict(state or {})},
+            "params": {**(params or {}), **event},
             "active_fields": list(active),
         },
         operator_uri="@cam51/heatmaps/cam_panel",
@@ -388,8 +391,7 @@ def call(method, dataset, params=None, state=None, active=()):
     )
     sent = []
     ctx.trigger = lambda name, params=None: sent.append((name, params))
-    getattr(panel, method)(ctx)
-    panel.render(ctx).to_json()
+    panel.execute(ctx)
     data = {}
     for name, told in sent:
         if name == "patch_panel_data":
@@ -404,7 +406,7 @@ def cam_panel():
 @pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
 def test_every_tab_is_filled_and_drawn(examined, tab):
     dataset, _, _ = examined
-    state, _, sent = call("on_tab", dataset, {"value": tab})
+    state, _, sent = call("on_tab", dataset, {"tab": tab})
     assert state["key"] == KEY
     assert state["tab"] == tab
     assert "patch_panel_data" in sent
@@ -412,23 +414,83 @@ def test_every_tab_is_filled_and_drawn(examined, tab):
     assert len(json.dumps(state)) < 12_000
 
 
-def test_tabs_that_are_drawn_anew_choose_nothing(examined):
-    """The App reports the tab whenever it draws the tabs: late answers must not undo a click."""
+def test_choices_that_are_drawn_anew_choose_nothing(examined):
+    """The App reports every choice whenever it draws it, and draws the panel for every answer."""
     dataset, _, _ = examined
-    loaded, _, _ = call("on_load", dataset)
-    clicked = {**loaded, "tab": "clusters"}
-    state, _, sent = call("on_tab", dataset, {"value": "overview"}, clicked)
-    assert state == clicked
+    state, _, _ = call("on_load", dataset)
+    for method, value in (("on_run", KEY), ("on_same_scale", False)):
+        same, _, sent = call(method, dataset, {"value": value}, state)
+        assert same == state
+        assert sent == {}
+    state, _, _ = call("on_tab", dataset, {"tab": "methods"}, state)
+    _, _, sent = call("on_measure", dataset, {"value": "spearman"}, state)
     assert sent == {}
-    state, _, sent = call("on_tab", dataset, {"value": "clusters"}, clicked)
-    assert state["filled"] == "clusters"
-    assert "patch_panel_data" in sent
+    state, _, sent = call("on_measure", dataset, {"value": "ssim"}, state)
+    assert state["measure"] == "ssim"
+    assert {"patch_panel_data", "show_panel_output"} <= set(sent)
+
+
+def test_verdicts_are_counted_without_reading_samples(examined, relies):
+    """Their documents hold the maps: of 100,000 samples a gigabyte and more."""
+    dataset, _, _ = examined
+    database = dataset._sample_collection.database
+    database.command("profile", 2)
+    try:
+        counts, _ = module("overview").verdict_counts(dataset, KEY)
+    finally:
+        database.command("profile", 0)
+    asked = [
+        *database["system.profile"].find({"op": "command", "command.aggregate": {"$ne": None}})
+    ]
+    assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
+    asked = [a for a in asked if a["ns"].endswith(dataset._sample_collection_name)]
+    assert [a["docsExamined"] for a in asked] == [0]
+    assert asked[0]["keysExamined"] >= COUNT
+
+
+OPENED = """
+import sys
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators.executor import ExecutionContext
+
+panel = foo.get_operator("@cam51/heatmaps/cam_panel")
+for tab in ("overview", "bias", "methods", "clusters", "samples"):
+    params = {"__method__": "on_tab", "tab": tab, "panel_id": "p", "panel_state": {}}
+    ctx = ExecutionContext({"dataset_name": sys.argv[1], "params": params})
+    ctx.trigger = lambda name, params=None: None
+    panel.execute(ctx)
+    assert ctx.panel.get_state("bias_status") == "finished", ctx.panel.state._data
+print("torch" in sys.modules)
+"""
+
+
+def test_a_fresh_server_opens_it_without_torch(examined):
+    """PyTorch takes seconds to load, which whoever opens the panel first would wait for."""
+    dataset, _, _ = examined
+    assert run_python(OPENED, dataset.name).split()[-1] == "False"
+
+
+def test_a_heading_is_no_row(examined):
+    dataset, _, _ = examined
+    state, _, _ = call("on_load", dataset)
+    _, _, sent = call("on_verdict", dataset, {"row": -1}, state)
+    assert "set_view" not in sent
+    _, _, sent = call("on_verdict", dataset, {"row": 0}, state)
+    assert RELIES in str(sent["set_view"])
+
+
+def test_shares_of_verdicts_are_drawn_and_written():
+    rows = module("fill").verdict_rows({RELIES: 900, ON_OBJECT: 99, "cannot say": 1})
+    assert [row["share"] for row in rows] == ["90 %", "10 %", "< 1 %"]
+    # what is there shows
+    assert [len(row["bar"]) for row in rows] == [16, 2, 1]
 
 
 def test_a_name_is_what_somebody_typed(examined):
     """The App reports a field's value whenever it draws it: only what differs from it is a name."""
     dataset, _, _ = examined
-    state, _, _ = call("on_tab", dataset, {"value": "clusters"})
+    state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
     path = {"path": "cluster_1.name"}
     named, _, _ = call("on_cluster_name", dataset, {**path, "value": "water"}, state)
     assert named["clusters"][1]["name"] == "water"
@@ -449,7 +511,7 @@ def test_a_dataset_without_anything(dataset, plugin):
 def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
     dataset = make_dataset()
     make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
-    state, _, _ = call("on_tab", dataset, {"value": tab})
+    state, _, _ = call("on_tab", dataset, {"tab": tab})
     assert state["bias_status"] is None
     if tab == "samples":
         assert state["kinds"] == ["surest", "weakest"]
@@ -458,7 +520,7 @@ def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
 
 def test_clicks_tell_the_app(examined, relies):
     dataset, ids, _ = examined
-    state, _, _ = call("on_tab", dataset, {"value": "methods"})
+    state, _, _ = call("on_tab", dataset, {"tab": "methods"})
     _, _, sent = call(
         "on_pair", dataset, {"x": "eigencam", "y": "gradcam"}, state, ["label", "net_layercam"]
     )
@@ -480,10 +542,10 @@ def test_clicks_tell_the_app(examined, relies):
     assert "set_active_fields" not in sent
     assert "were deleted" in sent["notify"]["message"]
     dataset.rename_sample_field("elsewhere", field)
-    state, _, _ = call("on_tab", dataset, {"value": "samples"})
+    state, _, _ = call("on_tab", dataset, {"tab": "samples"})
     _, _, sent = call("on_sample", dataset, {"row": 1}, state)
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
-    state, _, _ = call("on_tab", dataset, {"value": "bias"})
+    state, _, _ = call("on_tab", dataset, {"tab": "bias"})
     _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
     assert "set_view" not in sent, "a heading"
     _, _, sent = call("on_reset", dataset, {}, state)
@@ -496,7 +558,8 @@ def test_an_examination_as_the_operator_stores_it(agree, plugin):
     fill = module("fill").fill
     state, data = fill(dataset, "run", "overview", {})
     assert state["bias_status"] == "finished"
-    assert data["verdicts"][0]["x"] == [48]
+    everything = {"verdict": RELIES, "samples": "48", "share": "100 %", "bar": 16 * "━"}
+    assert data["verdict_rows"] == [everything]
     state, data = fill(dataset, "run", "bias", {})
     assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
     assert all(x > 0.5 for x in data["bars"][0]["x"])

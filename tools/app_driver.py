@@ -209,7 +209,7 @@ class App:
             pictures (True): whether there are any to wait for
         """
         self.page.goto(f"{self._url}/datasets/{dataset.name}")
-        self.page.get_by_text(f"{len(dataset)} samples", exact=True).wait_for()
+        self.page.get_by_text(f"{len(dataset):,} samples", exact=True).wait_for()
         self._dismiss_advertisement()
         if pictures:
             self.wait_until_painted(self.thumbnail(0))

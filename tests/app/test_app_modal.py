@@ -61,7 +61,7 @@ def test_a_sample_with_a_run(modal_app, photo_dataset, plugin):
     dataset.reload()
     sample = dataset[first]
     assert sample["explain_prediction"].map is not None
-    assert sample["explain_ground_truth"].target != sample["explain_prediction"].target
+    assert sample["explain_alternative"].target != sample["explain_prediction"].target
     assert dataset.count("explain_prediction.method") == 1
 
     app.page.get_by_role("button", name="Show peers").click()

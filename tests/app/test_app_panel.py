@@ -40,15 +40,15 @@ def test_overview_and_bias(panel_app, examined):
     app.open_grid(dataset)
     app.open_panel("The run")
     app.page.get_by_text("resnet18-imagenet-torch", exact=True).wait_for()
-    app.bars(0)
+    row = app.page.get_by_role("cell", name="relies on background", exact=True)
+    row.wait_for()
     app.picture("overview")
-    # the upper of two bars: drawn last
-    app.hit(app.bars(0).nth(1))
+    row.click()
     app.wait_for_samples(int(relies.sum()))
     assert app.shown(FIELDS[0])
     assert app.shown("net_verdict")
-    app.bars(0)  # the chart is still about all of them
-    assert app.bars(0).count() == 2
+    # the table is still about all of them
+    app.page.get_by_role("cell", name=f"{(~relies).sum()}", exact=True).wait_for()
     app.reset()
 
     app.tab("Bias", "Score lost on other backgrounds, per class")
@@ -127,7 +127,7 @@ def test_clusters(panel_app, examined):
     app.page.get_by_text(
         f"{accepted.sum()} samples accepted as context are left out", exact=False
     ).wait_for()
-    app.hit(app.bars(0).nth(1))
+    app.page.get_by_role("cell", name="relies on background", exact=True).click()
     app.wait_for_samples(int((relies & ~accepted).sum()))
 
 
