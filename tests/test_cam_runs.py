@@ -281,7 +281,10 @@ def test_renaming_refuses_what_is_taken(photo_dataset):
     before = everything(dataset)
     rename = operator("rename_cam_run")
     for new, message in (
-        ("other", "new_key: 'other' is already a CAM run of this dataset .finished.; choose another"),
+        (
+            "other",
+            "new_key: 'other' is already a CAM run of this dataset .finished.; choose another",
+        ),
         ("new", "new_key: the dataset has a field 'new_gradcam'"),
         ("bad-key", "new_key must be a name of letters"),
         ("run", "called 'run' already"),
