@@ -10,14 +10,11 @@ import contextlib
 import datetime
 import os
 import socket
-import threading
 import types
 import uuid
 
-import pymongo
-from pymongo.errors import PyMongoError
-
 from . import _record
+from ._heart import Heart
 
 #: parts of a run's record, with what is being done while one says ``running``
 DOING = {"bias": "examined by find_background_bias", "compare": "compared by compare_cams"}
@@ -45,8 +42,7 @@ class AtWork:
         self._dataset, self._key, self._part, self._token = dataset, key, part, uuid.uuid4().hex
         # by their ids: under the key of one that was deleted there may be another
         self._runs = {name: _record.document_id(dataset, name) for name in self.cam_keys}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="cam51-at-work", daemon=True)
+        self._heart = Heart(self._token, self._beat, _BEAT_SECONDS)
 
     def entries(self):
         """What the part says of it, as JSON-able values."""
@@ -61,21 +57,15 @@ class AtWork:
         }
 
     def __enter__(self):
-        _record.ACTIVE.add(self._token)
-        self._thread.start()
+        self._heart.__enter__()
         return self
 
-    def __exit__(self, *_):
-        self._end.set()
-        self._thread.join()
-        _record.ACTIVE.discard(self._token)
+    def __exit__(self, *error):
+        self._heart.__exit__(*error)
 
-    def _beat_on(self):
-        while not self._end.wait(_BEAT_SECONDS):
-            beat = {f"config.{self._part}.heartbeat": _record.clock().isoformat()}
-            # a database that does not answer now may at the next one
-            with contextlib.suppress(PyMongoError), pymongo.timeout(10):
-                _record.db().runs.update_one(self._own(), {"$set": beat})
+    def _beat(self):
+        beat = {f"config.{self._part}.heartbeat": _record.clock().isoformat()}
+        _record.db().runs.update_one(self._own(), {"$set": beat})
 
     def _own(self):
         return {"_id": self._runs[self._key], f"config.{self._part}.token": self._token}

@@ -1,13 +1,9 @@
 """A run at work: its record kept alive, and told when to stop."""
 
-import contextlib
-import threading
 import time
 
-import pymongo
-from pymongo.errors import PyMongoError
-
 from . import _record
+from ._heart import Heart
 
 _BEAT_SECONDS = 2.0
 # The record is one document: it names the first failures and counts all; the results have the rest.
@@ -38,22 +34,17 @@ class Lease:
 
     def __init__(self, dataset, key, token, state):
         self._query = {"_id": _record.document_id(dataset, key), "config.token": token}
-        self._key, self._token, self._state = key, token, state
-        self._wake, self._end = threading.Event(), threading.Event()
+        self._key, self._state = key, state
         self._stop = self._lost = False
         self._written = time.monotonic()
-        self._thread = threading.Thread(target=self._beat_on, name="cam51-heartbeat", daemon=True)
+        self._heart = Heart(token, self._beat, _BEAT_SECONDS)
 
     def __enter__(self):
-        _record.ACTIVE.add(self._token)
-        self._thread.start()
+        self._heart.__enter__()
         return self
 
-    def __exit__(self, *_):
-        self._end.set()
-        self._wake.set()
-        self._thread.join()
-        _record.ACTIVE.discard(self._token)
+    def __exit__(self, *error):
+        self._heart.__exit__(*error)
 
     def check(self):
         """Called after each batch.
@@ -62,7 +53,7 @@ class Lease:
             Stopped: if somebody asked the run to stop, at the latest two batches ago
             Lost: if the record is no longer this run's
         """
-        self._wake.set()
+        self._heart.wake()
         if self._lost:
             raise Lost(
                 f"the record of the run {self._key!r} was deleted or taken over while it ran: the dataset "
@@ -70,14 +61,6 @@ class Lease:
             )
         if self._stop:
             raise Stopped(f"the run {self._key!r} was asked to stop; resume=True goes on with it")
-
-    def _beat_on(self):
-        while not self._end.is_set():
-            self._wake.wait(_BEAT_SECONDS)
-            self._wake.clear()
-            # Until the database answers again there is nothing to be known.
-            with contextlib.suppress(PyMongoError), pymongo.timeout(10):
-                self._beat()
 
     def _beat(self):
         wanted = {"config.stop": True}
