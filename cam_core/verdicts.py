@@ -147,8 +147,8 @@ def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> V
         return _untested(suspicion, outside)
     if status != "ok" or not (np.isfinite(dependence) and np.isfinite(drop)):
         return Verdict(CANNOT_SAY, _WHY.get(status, status if status != "ok" else "no score"))
-    lost = f"the score falls by {drop:.2f} on other backgrounds"
-    pasted = f", by {control:.2f} on those of its own class" if np.isfinite(control) else ""
+    lost = f"the score {_moves(drop)} on other backgrounds"
+    pasted = f", {_moves(control)} on those of its own class" if np.isfinite(control) else ""
     enough = rule.relative_dependence if relative else rule.dependence
     measured = rule.relative_swap_drop if relative else rule.swap_drop
     if dependence >= rule.partial and paste_loss > rule.control * dependence:
@@ -173,6 +173,13 @@ def _verdict(status: str, numbers: list[float], relative: bool, rule: Rule) -> V
             CANNOT_SAY, f"may rely on its background, too few donors say so: {lost}{pasted}"
         )
     return Verdict(CANNOT_SAY, f"depends in part: {lost}{pasted}")
+
+
+def _moves(drop: float) -> str:
+    """How a score moves that loses so much."""
+    if abs(drop) < 0.005:
+        return "stays"
+    return f"{'falls' if drop > 0 else 'rises'} by {abs(drop):.2f}"
 
 
 def _untested(suspicion: float, outside: bool) -> Verdict:

@@ -25,6 +25,8 @@ from examples.plugin_link import link_plugin  # noqa: E402
 
 METHODS = ["gradcam", "layercam", "hirescam", "eigencam", "ablationcam"]
 OUTPUT = ROOT / "demo_output"
+# by this name the App's forms load it, too
+LITE0 = "examples.lite0:lite0_model"
 PHOTOS_NAME, ZOO_NAME = "cam51-demo", "cam51-demo-zoo"
 # what is measured and drawn of a larger dataset
 MOST = 24
@@ -40,11 +42,26 @@ def main():
     # the server that this plugin installs where none can be downloaded is of an older major version
     # that FiftyOne supports; its notice would come with every start
     os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
+    let_app_load(LITE0)
     link_plugin()
     if options.app_only:
         reopen(options)
     else:
         run(options)
+
+
+def let_app_load(name):
+    """Lets this process, and the App's that it starts, load a model by the name of its function.
+
+    Args:
+        name: ``package.module:function``, seen from this checkout
+    """
+    for variable, value, mark in (
+        ("CAM51_ALLOWED_MODELS", name, ","),
+        ("PYTHONPATH", str(ROOT), os.pathsep),
+    ):
+        others = [v for v in os.environ.get(variable, "").split(mark) if v and v != value]
+        os.environ[variable] = mark.join([value, *others])
 
 
 def run(options):
@@ -53,9 +70,9 @@ def run(options):
     Args:
         options: of :func:`parse_options`
     """
-    dataset, model, cam_key = load_zoo() if options.zoo else load_photos()
+    dataset, model, name, cam_key = load_zoo() if options.zoo else load_photos()
     dataset.apply_model(model, label_field="model_prediction", batch_size=8, num_workers=0)
-    fields = compute(dataset, model, cam_key)
+    fields = compute(dataset, name, cam_key)
     show_measures(dataset, model)
     save_sheet(dataset, fields)
     show_bias(dataset, model, cam_key)
@@ -108,26 +125,28 @@ def load_photos():
     """The photos and EfficientNet-Lite0.
 
     Returns:
-        a tuple of dataset, FiftyOne model and the key to store the run under
+        a tuple of dataset, FiftyOne model, its name and the key to store the run under
     """
-    return demo_data.demo_dataset(PHOTOS_NAME), lite0.lite0_model(), "lite0"
+    return demo_data.demo_dataset(PHOTOS_NAME), lite0.lite0_model(), LITE0, "lite0"
 
 
 def load_zoo():
     """FiftyOne's quickstart dataset and a ResNet-50 of its model zoo.
 
     Returns:
-        a tuple of dataset, FiftyOne model and the key to store the run under
+        a tuple of dataset, FiftyOne model, its name and the key to store the run under
     """
     import fiftyone.zoo as foz
 
+    name = "resnet50-imagenet-torch"
+
     try:
         dataset = foz.load_zoo_dataset("quickstart", dataset_name=ZOO_NAME, persistent=True)
-        model = foz.load_zoo_model("resnet50-imagenet-torch")
+        model = foz.load_zoo_model(name)
     except OSError as error:  # every network error is one
         sys.exit(f"ZOO=1 downloads, and could not: {error}\n`make demo` alone needs no download.")
 
-    return dataset, model, "resnet50"
+    return dataset, model, name, "resnet50"
 
 
 def compute(dataset, model, cam_key):
@@ -135,7 +154,7 @@ def compute(dataset, model, cam_key):
 
     Args:
         dataset: the dataset
-        model: the FiftyOne model
+        model: the model's name
         cam_key: the name of the run
 
     Returns:

@@ -65,10 +65,15 @@ def _colour_sessions(dataset, ours):
             session.color_scheme = scheme
 
 
-def activate_fields(dataset, fields):
+def activate_fields(dataset, fields, instead=()):
     """Shows fields in the grid, beside what is shown there already.
 
     Dense labels are not shown unless asked for.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        fields: what is shown
+        instead (()): what no longer is: two heatmaps on each other look like one that is nobody's
 
     Returns:
         the paths that are active now
@@ -77,15 +82,25 @@ def activate_fields(dataset, fields):
     if active and active.exclude:
         # the App shows whatever is not listed
         hidden = [path for path in active.paths if path not in fields]
+        hidden += [path for path in instead if path not in (*fields, *hidden)]
         dataset.app_config.active_fields = fod.ActiveFields(paths=hidden, exclude=True)
         dataset.save()
         return [path for path in dataset.get_field_schema() if path not in hidden]
     # An empty list is the App's word for "the defaults".
     paths = list(active.paths) if active and active.paths else _default_paths(dataset)
+    paths = [path for path in paths if path not in instead]
     paths += [f for f in fields if f not in paths]
     dataset.app_config.active_fields = fod.ActiveFields(paths=paths)
     dataset.save()
     return paths
+
+
+def shown_of(dataset, fields):
+    """Those of some fields that the grid shows, as far as the dataset says so."""
+    active = dataset.app_config.active_fields
+    if not active or not active.paths:
+        return []
+    return [field for field in fields if (field in active.paths) != bool(active.exclude)]
 
 
 def _default_paths(dataset):

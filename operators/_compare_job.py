@@ -211,6 +211,8 @@ class CompareJob:
 
     def _scan(self, scan, start):
         """Measures the samples; stops between batches when the time that was given is over."""
+        # a batch may take a minute: until then this says what is being done
+        yield Phase(self.forecast(), 0, len(self.rows), 0.0)
         step = ScanStep(self.dataset, self.model, self.plan, scan)
         # small batches: every sample is run many times, and the time is looked at in between
         size = max(1, min(self.plan.batch_size, CPU_BATCH) // 4)

@@ -26,6 +26,7 @@ from . import (
     _same_scale,
 )
 from ._checks import check_samples
+from ._colours import shown_of
 from ._explain import ExplainStep
 from ._images import one_line
 from ._loader import Failure, Loader
@@ -244,7 +245,7 @@ class CamJob:
         if not _record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
             if self.colours is None:
                 self.colours = self.dataset.app_config.color_scheme.fields
-                self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
+                self.active_fields = self._activate(heatmaps)
             return
         colours = {  # what speaks against has a colour of its own
             field: (method, tag in self.plan.tags)
@@ -255,7 +256,18 @@ class CamJob:
                 self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
             )
             self.colours = _heatmaps.colour_fields(self.dataset, colours)
-            self.active_fields = _heatmaps.activate_fields(self.dataset, heatmaps[:1])
+            self.active_fields = self._activate(heatmaps)
+
+    def _activate(self, heatmaps):
+        """Shows the first heatmap, instead of those of other runs."""
+        runs = _runs.list_runs(self.dataset)
+        ours = [f for key in runs for f in _runs.heatmap_fields_of(self.dataset, key)]
+        others = [field for field in ours if field not in heatmaps]
+        shown = shown_of(self.dataset, others)
+        if shown:
+            # they come back when this run is deleted
+            _runs.update(self.dataset, self.plan.cam_key, shown_before=shown)
+        return _heatmaps.activate_fields(self.dataset, heatmaps[:1], instead=others)
 
     def _counted(self, step):
         """Counts the statuses of the labels that a step returns."""

@@ -2,7 +2,7 @@
 
 import fiftyone.operators.types as types
 
-from . import _models, _outlines, _zoo
+from . import _models, _named_models, _outlines, _zoo
 
 OTHER = "another_model"
 _HELP = (
@@ -29,6 +29,9 @@ def add_model(inputs, ctx):
         own = []
     for name in own:
         choices.add_choice(name, label=f"{name}  (My models)")
+    allowed = [name for name in sorted(_named_models.allowed()) if name not in own]
+    for name in allowed:
+        choices.add_choice(name, label=f"{name}  (allowed on this server)")
     for name in _models.supported_zoo_models():
         if name not in own:
             choices.add_choice(name, label=name)

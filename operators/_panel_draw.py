@@ -55,6 +55,7 @@ def _no_runs(panel, handlers, state):
 
 
 def _menu(panel, handlers, state):
+    """The run, and what can be started; in two rows, which a panel beside the grid has room for."""
     menu = panel.menu("top", gap=2, align_y="center")
     choices = types.DropdownView(label="Run")
     for run in state["runs"]:
@@ -62,6 +63,11 @@ def _menu(panel, handlers, state):
     menu.enum(
         "run", choices.values(), default=state["key"], view=choices, on_change=handlers.on_run
     )
+    menu.btn(
+        "reset", label="Reset grid", icon="restart_alt", variant="outlined",
+        on_click=handlers.on_reset, title="Show all samples again",
+    )  # fmt: skip
+    menu = panel.menu("actions", gap=2)
     menu.btn(
         "compute", label="Compute", icon="local_fire_department", variant="outlined",
         on_click=handlers.on_compute, title="Compute heatmaps of another run",
@@ -73,10 +79,6 @@ def _menu(panel, handlers, state):
     menu.btn(
         "compare", label="Compare methods", icon="leaderboard", variant="outlined",
         on_click=handlers.on_compare, title="Measure which of the run's methods to trust",
-    )  # fmt: skip
-    menu.btn(
-        "reset", label="Reset grid", icon="restart_alt", variant="outlined",
-        on_click=handlers.on_reset, title="Show all samples again",
     )  # fmt: skip
 
 
@@ -226,11 +228,16 @@ def _bias(panel, handlers, state):
         _plot(panel, "bars", state["bars_layout"], handlers.on_class)
         if state.get("bars_note"):
             panel.md(state["bars_note"], name="bars_note")
+    elif state.get("accepted"):
+        _note(
+            panel, "all_accepted", "Nothing left to judge",
+            "All tested samples were accepted as context; Clusters takes that back.",
+        )  # fmt: skip
     else:
         _note(
             panel, "untested", "No class could be tested",
             "The background of no sample could be swapped: this needs objects (boxes, polygons or "
-            "masks) in a label field. " + " ".join(state.get("blind") or [])[:300],
+            "masks) in a label field.",
         )  # fmt: skip
     _evidence(panel, handlers, state)
     if state.get("has_points"):
@@ -248,7 +255,7 @@ def _bias(panel, handlers, state):
         )  # fmt: skip
         _plot(panel, "calibration", charts.calibration_layout(), handlers.on_bin)
     _heading(panel, "blind_head", "What this cannot see")
-    panel.md("\n".join(f"- {text}" for text in state.get("blind") or []), name="blind")
+    panel.md("\n".join(f"- {text}" for text in state.get("blind") or []), name="blind_text")
 
 
 def _evidence(panel, handlers, state):

@@ -34,6 +34,8 @@ def columns_of(kind, examined):
     """
     hidden = () if examined else ("label", "lost", "heat", "verdict")
     hidden = (*hidden, "verdict") if kind in ("wrong_reason", "mistakes") else hidden
+    # of the right ones it is the prediction
+    hidden = (*hidden, "label") if kind == "wrong_reason" else hidden
     return {name: label for name, label in COLUMNS.items() if name not in hidden}
 
 

@@ -5,7 +5,7 @@ import re
 
 from . import _label_attributes, _record, _run_results
 from ._at_work import check_unread
-from ._colours import forget_fields
+from ._colours import activate_fields, forget_fields, shown_of
 from ._lock import writing_schema
 
 _OWN_FILE = re.compile(r"([0-9a-f]{24})-([0-9a-f]{8})\.png(\.part)?")
@@ -41,7 +41,11 @@ def clear(dataset, key):
         delete_files(dataset, key, config)
     with writing_schema(dataset):
         fields = [f for f in config.fields if dataset.get_field(f) is not None]
+        before = getattr(config, "shown_before", None) if shown_of(dataset, fields) else None
+        again = [f for f in before or [] if dataset.get_field(f) is not None]
         forget_fields(dataset, fields)
+        if again:
+            activate_fields(dataset, again)
         if fields:
             dataset.delete_sample_fields(fields)
         _label_attributes.clear(dataset, config, key)

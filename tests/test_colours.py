@@ -66,17 +66,21 @@ def test_active_fields_join_the_defaults(colours, heatmaps, dataset):
     dataset.app_config.active_fields = fo.ActiveFields()  # an empty list means the defaults
     assert colours.activate_fields(dataset, ["run_a"]) == ["truth", "run_a"]
     assert colours.activate_fields(dataset, ["run_a"]) == ["truth", "run_a"]
-    colours.forget_fields(dataset, ["run_a"])
+    assert colours.activate_fields(dataset, ["run_b"], instead=["run_a"]) == ["truth", "run_b"]
+    colours.forget_fields(dataset, ["run_b"])
     assert dataset.app_config.active_fields is None
 
 
 def test_active_fields_that_list_what_is_hidden(colours, heatmaps, dataset):
-    heatmaps.declare_schema(dataset, ["run_a"])
+    heatmaps.declare_schema(dataset, ["run_a", "run_b"])
     dataset.app_config.active_fields = fo.ActiveFields(exclude=True, paths=["run_a", "tags"])
     shown = colours.activate_fields(dataset, ["run_a"])
     assert dataset.app_config.active_fields.paths == ["tags"]
     assert "run_a" in shown
     assert "tags" not in shown
+    shown = colours.activate_fields(dataset, ["run_b"], instead=["run_a"])
+    assert "run_b" in shown
+    assert "run_a" not in shown
 
 
 def test_every_colour_is_warm_and_its_own(colours):

@@ -214,6 +214,12 @@ def test_fields_are_shown_in_warm_colours_and_the_rest_stays(photo_dataset):
     assert "ground_truth" in active
     assert "run_gradcam" in active
     assert "run_layercam" not in active
+    # two heatmaps on each other would look like one that is nobody's
+    compute(dataset, cam_key="second")
+    dataset.reload()
+    active = dataset.app_config.active_fields.paths
+    assert {"ground_truth", "second_gradcam"} <= set(active)
+    assert "run_gradcam" not in active
 
 
 def test_model_and_shared_zoo_object_come_back_as_they_were(photo_dataset):
