@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 
 import pytest
 import torch
@@ -105,6 +106,15 @@ def test_share_of_a_network_that_looks_at_one_corner(photos):
     samples = [(photos[0]["path"], [box]) for box in ([0, 0, 0.5, 0.5], [0, 0, 0.25, 0.5])]
     shares = measure.heat_shares(samples, Corner(), transforms, ["hirescam"], batch_size=1)
     assert shares["hirescam"] == pytest.approx([1, 0.5])
+
+
+def test_the_app_of_the_demo_may_load_its_network(monkeypatch):
+    monkeypatch.setenv("CAM51_ALLOWED_MODELS", "theirs.models:best")
+    monkeypatch.setenv("PYTHONPATH", "")
+    for _ in range(2):  # also a second time it stands there once
+        demo.let_app_load(demo.LITE0)
+    assert os.environ["CAM51_ALLOWED_MODELS"] == "examples.lite0:lite0_model,theirs.models:best"
+    assert os.environ["PYTHONPATH"] == str(demo.ROOT)
 
 
 def test_text_says_how_many_maps_had_heat():

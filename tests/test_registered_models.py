@@ -116,6 +116,14 @@ def test_as_the_app_and_the_queue_name_it(own, disc, photo_dataset):
     assert part("_forms").params_of({"model": "disc"})["model"] == "disc"
 
 
+def test_forms_offer_what_the_server_allows(own, photo_dataset, monkeypatch):
+    monkeypatch.setenv("CAM51_ALLOWED_MODELS", "examples.lite0:lite0_model")
+    form = part("_forms").compute_cams_form(_context(photo_dataset(1), {})).type
+    first = form.properties["model"].view.choices[0]
+    assert first.value == "examples.lite0:lite0_model"
+    assert first.label == "examples.lite0:lite0_model  (allowed on this server)"
+
+
 def _context(dataset, params):
     from fiftyone.operators.executor import ExecutionContext
 

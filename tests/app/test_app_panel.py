@@ -72,6 +72,7 @@ def test_overview_and_bias(panel_app, examined):
     app.hit(bins.locator(".points path").last)
     app.wait_for_samples(expected)
     app.page.get_by_text("What this cannot see", exact=True).scroll_into_view_if_needed()
+    app.panel.get_by_text("inside the object's box", exact=False).wait_for()
     app.picture("calibration")
 
     points = app.page.locator(".js-plotly-plot").nth(1)
@@ -79,6 +80,27 @@ def test_overview_and_bias(panel_app, examined):
     app.hit(points.locator(".scatterlayer .trace").last.locator("path.point").first)
     app.page.locator("[data-cy=modal]").wait_for()
     app.picture("point")
+
+
+def test_it_fits_beside_the_grid_of_a_laptop(app, examined):
+    dataset, _, _ = examined
+    app.page.set_viewport_size({"width": 1400, "height": 900})
+    app = PanelApp(app.page, app._url, app._pictures)
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    wide = """panel => [...panel.querySelectorAll("button, p, td")].filter(
+        e => e.getBoundingClientRect().right > panel.getBoundingClientRect().right + 1
+    ).map(e => e.textContent)"""
+    for name, text in (
+        ("Overview", "The run"),
+        ("Bias", "Score lost on other backgrounds, per class"),
+        ("Methods", "Faithfulness"),
+        ("Clusters", "Where heatmaps look alike"),
+        ("Samples", "Heat on object"),
+    ):
+        app.tab(name, text)
+        assert app.panel.evaluate(wide) == [], name
+        app.picture(f"laptop_{name}")
 
 
 def test_methods(panel_app, examined):

@@ -370,6 +370,10 @@ def test_reasons_say_why_and_which_way():
     assert "own background is evidence" in reason("ok", 0.8, 0.8, 0.1, 0.5, 0.9)
     assert "others mislead" in reason("ok", 0.8, 0.8, 0.1, 0.0, 0.9)
     assert "0.80" in reason("ok", 0.8, 0.8, 0.1, 0.5, 0.9)
+    said = reason("ok", 0.05, -0.07, 0.001, 0.5, 0.1)
+    assert said.startswith(
+        "the score rises by 0.07 on other backgrounds, stays on those of its own"
+    )
     assert "raises no suspicion" in reason("not tested", NAN, NAN, NAN, NAN, 0.2)
 
 
