@@ -120,7 +120,7 @@ def test_targets(make_runs):
         compare(dataset, ["a", "b"], target="minuss", **given)
     with pytest.raises(ValueError, match="there is no class 7"):
         compare(dataset, ["a", "b"], target=7, **given)
-    with pytest.raises(ValueError, match="target: No labels"):
+    with pytest.raises(ValueError, match="target: No true labels"):
         compare(dataset, ["a", "b"], target="ground_truth", **given)
     with pytest.raises(ValueError, match="target: 'a_hirescam' is no field of classifications"):
         compare(dataset, ["a", "b"], target="a_hirescam", **given)

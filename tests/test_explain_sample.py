@@ -90,7 +90,7 @@ def test_a_wrong_prediction_is_contrasted_with_the_truth(make_dataset, photos, p
     first = explain_sample(dataset, dataset.first().id, **arguments)
     assert first.label is None
     assert first.heat is None
-    assert any("No labels" in note for note in first.notes)
+    assert any("No true labels" in note for note in first.notes)
     # neither the predicted class nor the second
     truth = next(k for k in KINDS if k not in (first.prediction, first.other))
     dataset.set_values("truth", [fo.Classification(label=truth)] * 2)
