@@ -52,7 +52,7 @@ def verdict_rows(counts):
         {
             "verdict": verdict,
             "samples": f"{n:,}",
-            "share": f"{100 * n / total:.0f} %" if n == total or n >= total / 200 else "< 1 %",
+            "share": f"{100 * n / total:.0f} %" if n >= total / 200 else "< 1 %",
             "bar": "━" * max(1, round(_BAR * n / most)),
         }
         for verdict, n in counts.items()
