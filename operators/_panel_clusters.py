@@ -67,7 +67,12 @@ def name_cluster(dataset, key, number, name):
         number: of the cluster, see :func:`clusters_of`
         name: a short text; an empty one takes the name away
     """
-    _change(dataset, key, number, name=str(name or "").strip()[:80])
+    _change(dataset, key, number, name=tidy(name))
+
+
+def tidy(name):
+    """A typed name as it is stored: without spaces around it, at most 80 characters."""
+    return str(name or "").strip()[:80].strip()
 
 
 def accept(dataset, key, number, accepted=True):

@@ -128,11 +128,17 @@ def _clusters(dataset, key, chosen, examined):
         return {}, {}
     shown = _panel_clusters.clusters_of(dataset, key)[:CLUSTERS]
     data = {f"strip_{c['number']}": _panel_clusters.strip(dataset, key, c) for c in shown}
-    rows = [
-        {"text": cluster_text(c), **{k: c[k] for k in ("number", "name", "accepted")}}
-        for c in shown
-    ]
-    return {"clusters": rows}, data
+    return {"clusters": [_row(c) for c in shown]}, data
+
+
+def cluster_rows(dataset, key):
+    """The clusters that are shown, as dicts ``text, number, name, accepted``."""
+    return [_row(c) for c in _panel_clusters.clusters_of(dataset, key)[:CLUSTERS]]
+
+
+def _row(cluster):
+    names = ("number", "name", "accepted")
+    return {"text": cluster_text(cluster), **{k: cluster[k] for k in names}}
 
 
 def cluster_text(cluster):

@@ -74,10 +74,21 @@ class CamPanel(foo.Panel):
 
     def execute(self, ctx):
         """Handles an event; one that says what is so already changes and draws nothing."""
-        name = _CHOICES.get(ctx.params.get("__method__"))
-        if name is not None and ctx.params.get("value") == ctx.panel.get_state(name):
+        if self._known(ctx):
             return None
         return super().execute(ctx)
+
+    def _known(self, ctx):
+        """Whether an event's value is what the panel showed when the App sent it."""
+        from . import _panel_clusters
+
+        method, value = ctx.params.get("__method__"), ctx.params.get("value")
+        if method == "on_cluster_name":
+            shown = ctx.panel.get_state("clusters") or []
+            names = {cluster["number"]: cluster["name"] for cluster in shown}
+            return names.get(_cluster_number(ctx), "") == _panel_clusters.tidy(value)
+        name = _CHOICES.get(method)
+        return name is not None and value == ctx.panel.get_state(name)
 
     # choices
 
@@ -244,18 +255,12 @@ class CamPanel(foo.Panel):
         self._show(ctx, _panel_views.chosen_view(ctx.dataset, ids))
 
     def on_cluster_name(self, ctx):
-        """A cluster got a name; the App also calls this when it draws the field."""
+        """A cluster got a name."""
         from . import _panel_clusters
 
-        number = int(ctx.params["path"].partition("cluster_")[2].partition(".")[0])
-        shown = [dict(cluster) for cluster in ctx.panel.get_state("clusters") or []]
-        cluster = next((c for c in shown if c["number"] == number), None)
-        name = ctx.params.get("value") or ""
-        if cluster is None or cluster["name"] == name:
-            return
+        number, name = _cluster_number(ctx), ctx.params.get("value")
         _panel_clusters.name_cluster(ctx.dataset, self._key(ctx), number, name)
-        cluster["name"] = name
-        ctx.panel.set_state("clusters", shown)
+        self._fill_clusters(ctx)
 
     def on_accept(self, ctx):
         """A cluster is fair context, or counts again."""
@@ -263,7 +268,14 @@ class CamPanel(foo.Panel):
 
         number, accepted = ctx.params["number"], ctx.params["accepted"]
         _panel_clusters.accept(ctx.dataset, self._key(ctx), number, accepted)
-        self._fill(ctx)
+        self._fill_clusters(ctx)
+
+    def _fill_clusters(self, ctx):
+        """What is stored by now: a name and a click right after it are answered in any order."""
+        from . import _panel_fill
+
+        rows = _panel_fill.cluster_rows(ctx.dataset, self._key(ctx))
+        ctx.panel.set_state("clusters", rows)
 
     def on_sample(self, ctx):
         """A row of the table: opens its sample."""
@@ -303,6 +315,11 @@ class CamPanel(foo.Panel):
         ours = {f for k in _runs.list_runs(ctx.dataset) for f in _runs.fields_of(ctx.dataset, k)}
         active = [f for f in ctx.active_fields or [] if f not in ours]
         ctx.ops.set_active_fields([*active, *there])
+
+
+def _cluster_number(ctx):
+    """The number of the cluster whose name an event gives."""
+    return int(ctx.params["path"].partition("cluster_")[2].partition(".")[0])
 
 
 class OpenCamPanel(foo.Operator):

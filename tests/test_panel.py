@@ -497,8 +497,30 @@ def test_a_name_is_what_somebody_typed(examined):
     call("on_cluster_name", dataset, {**path, "value": ""}, state)  # sent before, arrived later
     clusters = module("clusters")
     assert clusters.clusters_of(dataset, KEY)[1]["name"] == "water"
+    _, _, sent = call("on_cluster_name", dataset, {**path, "value": " water "}, named)
+    assert sent == {}  # else each answer would bring the next event
     call("on_cluster_name", dataset, {**path, "value": ""}, named)
     assert clusters.clusters_of(dataset, KEY)[1]["name"] == ""
+
+
+@pytest.mark.parametrize("accepted_first", [True, False])
+def test_a_name_and_a_click_right_after_it_are_answered_in_any_order(examined, accepted_first):
+    """Both were sent before either was answered, so neither event knows of the other."""
+    dataset, _, _ = examined
+    state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
+    events = [
+        ("on_cluster_name", {"path": "cluster_2.name", "value": "reeds"}),
+        ("on_accept", {"number": 2, "accepted": True}),
+    ]
+    for method, params in events[:: -1 if accepted_first else 1]:
+        last, _, sent = call(method, dataset, params, state)
+    assert "show_panel_output" in sent
+    cluster = last["clusters"][2]
+    assert (cluster["name"], cluster["accepted"]) == ("reeds", True)
+    assert "**reeds**" in cluster["text"]
+    assert "accepted as context" in cluster["text"]
+    call("on_accept", dataset, {"number": 2, "accepted": False}, state)
+    call("on_cluster_name", dataset, {"path": "cluster_2.name", "value": ""}, last)
 
 
 def test_a_dataset_without_anything(dataset, plugin):
