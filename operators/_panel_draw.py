@@ -261,9 +261,16 @@ def _bias(panel, handlers, state):
 def _evidence(panel, handlers, state):
     if not state.get("has_evidence"):
         return
+    unsure = state.get("unsure") or 0
+    left_out = (
+        f" {unsure:,} tested samples are in neither column: their verdict is another one."
+        if unsure
+        else ""
+    )
     _heading(
         panel, "evidence_head", "Right, and for the right reason?",
-        "Predictions against what their score rests on. Click a number to see its samples.",
+        "Predictions against what their score rests on. Click a number to see its samples."
+        + left_out,
     )  # fmt: skip
     columns = {
         "prediction": "Prediction",

@@ -76,6 +76,7 @@ def _bias(dataset, key, chosen, examined):
         if len(bars) > len(shown)
         else "",
         "has_evidence": evidence is not None,
+        "unsure": (evidence or {}).get("unknown", 0),
         "has_points": bool(points["ids"]),
         "bins": [[b["low"], b["high"]] for b in bins],
         "calibration": f"{reason[0].upper()}{reason[1:]}." if reason else "",

@@ -201,6 +201,9 @@ class CamPanel(foo.Panel):
         if row not in (0, 1) or column not in (1, 2):
             return  # a heading
         view = _panel_views.evidence_view(ctx.dataset, self._key(ctx), row == 0, column == 2)
+        if not view.limit(1).count():
+            ctx.ops.notify("No sample is there; the grid stays as it is", variant="info")
+            return
         self._show(ctx, view)
 
     def on_point(self, ctx):

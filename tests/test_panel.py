@@ -108,6 +108,18 @@ def test_evidence_table(examined, relies):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("unsure", "said"), [(0, False), (7, True)])
+def test_samples_of_neither_column_are_said(plugin, unsure, said):
+    draw = module("draw").draw
+    state = {
+        "runs": [{"key": "run", "label": "run"}], "key": "run", "tab": "bias",
+        "bias_status": "finished", "has_evidence": True, "unsure": unsure,
+    }  # fmt: skip
+    panel = cam_panel().CamPanel()
+    text = json.dumps(draw(panel, state).to_json())
+    assert ("7 tested samples are in neither column" in text) == said
+
+
 def test_blind_spots_name_what_was_not_tested(examined):
     dataset, _, _ = examined
     summary = module("overview").bias_of(dataset, KEY)
@@ -586,6 +598,13 @@ def test_an_examination_as_the_operator_stores_it(agree, plugin):
     assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
     assert all(x > 0.5 for x in data["bars"][0]["x"])
     assert data["evidence"][0]["background"] == "48"
+    assert state["unsure"] == 0
+    assert data["evidence"][0]["object"] == "0"
+    _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 1}, {"key": "run"})
+    assert "set_view" not in sent, "an empty grid says less than a word"
+    assert "No sample is there" in sent["notify"]["message"]
+    _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 2}, {"key": "run"})
+    assert RELIES in str(sent["set_view"])
     state, data = fill(dataset, "run", "clusters", {})
     assert all(opened(data[f"strip_{c['number']}"]).size for c in state["clusters"])
     state, data = fill(dataset, "run", "samples", {})
