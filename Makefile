@@ -1,6 +1,6 @@
 # make demo      the demo on 24 real photos          (APP=0: don't open the App, PORT=5151, ZOO=1: zoo data and model)
 # make app       opens the App on what the demo made
-# make test      the tests, without the slow ones    (ARGS="-k engine" is handed to pytest)
+# make test      the tests, without the slow ones    (ARGS="-k engine" is handed to pytest; WORKERS=0: one process)
 # make test-all  every test
 # make lint      ruff and mypy
 # make bench     speed: engine, dataset, storage, growth, App, panel; short form   (ARGS="dataset" runs one of them)
@@ -17,6 +17,9 @@ PORT ?= 5151
 APP ?=
 ZOO ?=
 ARGS ?=
+# Processes of the tests: one a core, four at most. A file's tests stay together, in their order.
+WORKERS ?= logical
+SPREAD := -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 # A version manager's shim may be there without its Python behind it, and a system Python without
 # ensurepip: so the first one that *runs* and can make an environment.
@@ -59,10 +62,10 @@ app: venv-demo
 
 # The recipe's last command is pytest, so its closing line is the last one and its exit code make's.
 test: venv-dev
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(ARGS)
 
 test-all: venv-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -61,11 +61,21 @@ def _isolate():
     return home
 
 
+def _share_cores():
+    """Gives each of pytest-xdist's processes its part of the cores; PyTorch takes all else."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+_share_cores()
 HOME = _isolate()
-# A server that the caller names is used as it is, with a database of our own.
-OWN_SERVER = "FIFTYONE_DATABASE_URI" not in os.environ
+# A server that the caller names is used as it is, with a database of our own. What pytest-xdist's
+# first process named for itself is passed on to the others: each has a server of its own.
+OWN_SERVER = os.environ.get("FIFTYONE_DATABASE_URI") == os.environ.get("CAM51_TESTS_URI")
 if OWN_SERVER:
-    os.environ["FIFTYONE_DATABASE_URI"] = f"mongodb://127.0.0.1:{_free_port()}"
+    os.environ["CAM51_TESTS_URI"] = f"mongodb://127.0.0.1:{_free_port()}"
+    os.environ["FIFTYONE_DATABASE_URI"] = os.environ["CAM51_TESTS_URI"]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The App with the panel open, driven by clicks."""
 
-from tools.app_driver import App
+from tools.app_driver import App, wait_for
 
 #: samples of the dataset that the panel's tests make
 COUNT = 160
@@ -40,9 +40,20 @@ class PanelApp(App):
         self.point(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
     def point(self, x, y):
-        """Moves there, so that the chart notices, and clicks."""
-        self.page.mouse.move(x - 3, y)
-        self.page.mouse.move(x, y, steps=4)
+        """Moves there, waits until the chart says what is there, and clicks.
+
+        A click before that does nothing: Plotly hands on what it found under the mouse.
+        """
+        said = self.page.locator(".js-plotly-plot .hoverlayer > *")
+        self.page.mouse.move(1, 1)
+        wait_for(lambda: said.count() == 0, 20, "the charts say nothing of where the mouse was")
+
+        def noticed():
+            self.page.mouse.move(x - 3, y)
+            self.page.mouse.move(x, y, steps=4)
+            return said.count() > 0
+
+        wait_for(noticed, 20, "the chart says what is under the mouse")
         self.page.mouse.click(x, y)
 
     def reset(self, count=COUNT):
