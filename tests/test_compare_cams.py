@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import time
+import types
 
 import fiftyone as fo
 import numpy as np
@@ -220,8 +221,37 @@ def test_when_the_time_is_over_what_was_measured_counts(make_planted, monkeypatc
     job = inner("_compare_job")
     monkeypatch.setattr(job, "choose_count", lambda *_: (12, "all of them"))
     summary = compare(dataset, metrics=["deletion"], budget="0.000001 s", batch_size=4)
-    assert 0 < summary.samples < 12
-    assert "The time was over after" in str(summary)
+    assert summary.samples == 2, "one sample says nothing about two methods"
+    assert "The time was over after 2 of 12 samples" in str(summary)
+
+
+def test_measuring_stops_before_the_batch_that_would_take_too_long(monkeypatch):
+    job, progress = inner("_compare_job"), inner("_pipeline").Progress
+    clock = [0.0]
+    monkeypatch.setattr(job, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def steps():
+        for done in range(1, 9):
+            clock[0] += 10
+            yield progress(done=done, total=8)
+
+    def done_by(end):
+        clock[0], one = 0.0, object.__new__(job.CompareJob)
+        one.notes = []
+        return [p.done for p in one._until(steps(), end)][-1], one.notes
+
+    assert done_by(35)[0] == 3, "a fourth batch would have ended at 40"
+    assert "after 3 of 8 samples" in done_by(35)[1][0]
+    assert done_by(None) == done_by(80) == (8, [])
+
+
+def test_a_budget_of_time_is_what_is_left_after_the_trial():
+    checks, settings = inner("_compare_checks"), inner("_compare_settings").CompareSettings
+    assert checks.choose_count(settings(budget="50 s"), 24, 100, 5.0, 32.0)[0] == 6
+    with pytest.raises(
+        ValueError, match=r"takes about 20 s and 30 s are left for measuring, so '50 s'"
+    ):
+        checks.choose_count(settings(budget="50 s"), 24, 100, 20.0, 30.0)
 
 
 @pytest.mark.parametrize(
