@@ -79,11 +79,27 @@ def test_few_samples_tell_nothing_apart(make_planted):
     found = compare(make_planted(4), metrics=["deletion"]).recommendation
     assert found["sentence"].startswith("4 samples are too few to tell methods apart")
     assert found["within_noise"]
+    assert all(
+        "n = 4, too few for a test" in line and "p =" not in line for line in found["evidence"]
+    )
+
+
+def test_one_method_is_the_best_of_none(make_planted):
+    few = compare(make_planted(4, methods=[perfect]), metrics=["deletion"]).recommendation
+    assert few["sentence"] == (
+        "4 samples are too few to say whether perfect is better than a random map or a centred Gaussian."
+    )
+    found = compare(make_planted(methods=[perfect]), metrics=["deletion"]).recommendation
+    assert found["sentence"].startswith(
+        "perfect is better than a random map and a centred Gaussian"
+    )
+    two = compare(make_planted(methods=[perfect, inverse]), metrics=["deletion"]).recommendation
+    assert two["sentence"].startswith("Recommended: perfect, better than inverse over")
 
 
 def test_a_method_that_is_no_better_than_chance_is_not_recommended(make_planted):
     found = compare(make_planted(methods=[inverse]), metrics=["deletion"]).recommendation
-    assert "so none of these heatmaps is to be believed" in found["sentence"]
+    assert "so its heatmaps are not to be believed" in found["sentence"]
 
 
 def test_the_values_are_those_of_the_core(make_planted):
