@@ -56,6 +56,8 @@ def choose_count(settings, usable, forwards, seconds, left=None):
             "comparison needs; allow more, or compare fewer methods or metrics"
         )
     most = usable if asked == "auto" else min(usable, asked)
+    if most == usable <= allowed:
+        return usable, "all of them"
     return min(most, allowed), f"what the budget allows, {spread}"
 
 

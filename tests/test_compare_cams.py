@@ -264,6 +264,7 @@ def test_measuring_stops_before_the_batch_that_would_take_too_long(monkeypatch):
 def test_a_budget_of_time_is_what_is_left_after_the_trial():
     checks, settings = inner("_compare_checks"), inner("_compare_settings").CompareSettings
     assert checks.choose_count(settings(budget="50 s"), 24, 100, 5.0, 32.0)[0] == 6
+    assert checks.choose_count(settings(budget="50 s"), 5, 100, 5.0, 32.0) == (5, "all of them")
     with pytest.raises(
         ValueError, match=r"takes about 20 s and 30 s are left for measuring, so '50 s'"
     ):
