@@ -24,7 +24,7 @@ import fiftyone.core.odm as fod
 import numpy as np
 from PIL import Image
 
-from benchmarks.timing import save, table
+from benchmarks.timing import save, spread, table
 from examples.dataset import load_photos
 from examples.plugin_link import link_plugin
 from operators import _heatmaps
@@ -128,13 +128,12 @@ def report(rows: list[dict], rounds: int) -> str:
     """One row per number of fields, the ratio to none first."""
     base, lines = rows[0]["seconds"], []
     for row in rows:
-        each = sorted(a / b for a, b in zip(row["seconds"], base, strict=True))
-        own = row["seconds"]
+        each = [a / b for a, b in zip(row["seconds"], base, strict=True)]
         lines.append(
             [
                 str(row["fields"]),
-                f"**{statistics.median(each):.2f}** ({each[0]:.2f}-{each[-1]:.2f})",
-                f"{statistics.median(own):.1f} ({min(own):.1f}-{max(own):.1f})",
+                spread(each, bold=True),
+                spread(row["seconds"], 1),
                 f"{statistics.median(row['first']):.1f}",
                 str(row["shown"]),
             ]

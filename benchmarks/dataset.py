@@ -27,7 +27,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from benchmarks.timing import Timing, interleave, save, table
+from benchmarks.timing import Timing, interleave, save, spread, table
 from examples.dataset import load_photos
 from examples.plugin_link import link_plugin
 
@@ -232,8 +232,7 @@ def report(rows: list[dict], found: list[dict], args: argparse.Namespace) -> str
         [
             [
                 r["what"],
-                f"{statistics.median(r['images_per_second']):.1f} "
-                f"({min(r['images_per_second']):.1f}-{max(r['images_per_second']):.1f})",
+                spread(r["images_per_second"], 1),
                 str(r["images"]),
             ]
             for r in rows

@@ -22,7 +22,7 @@ import uuid
 import numpy as np
 from PIL import Image
 
-from benchmarks.timing import save, table
+from benchmarks.timing import save, spread, table
 
 SIZES = [1000, 5000, 20_000, 50_000]
 _PICTURES = 50
@@ -135,14 +135,14 @@ def report(found: list[dict], sizes: list[int], rounds: int) -> str:
     cost = {n: [1000 * r["seconds"] / n for r in rows] for n, rows in by_size.items()}
     lines = []
     for n in sizes:
-        each = sorted(a / b for a, b in zip(cost[n], cost[sizes[0]], strict=True))
+        each = [a / b for a, b in zip(cost[n], cost[sizes[0]], strict=True)]
         memory = statistics.median(r["resident_mb"] for r in by_size[n])
         grown = statistics.median(r["resident_mb"] - r["before_mb"] for r in by_size[n])
         lines.append(
             [
                 f"{n:,}",
-                f"**{statistics.median(each):.2f}** ({each[0]:.2f}-{each[-1]:.2f})",
-                f"{statistics.median(cost[n]):.2f} ({min(cost[n]):.2f}-{max(cost[n]):.2f})",
+                spread(each, bold=True),
+                spread(cost[n]),
                 f"{memory:.0f}",
                 f"{grown:+.0f}",
             ]

@@ -25,7 +25,7 @@ import fiftyone.operators as foo
 import numpy as np
 
 from benchmarks.app import heat
-from benchmarks.timing import save, table
+from benchmarks.timing import save, spread, table
 from examples.dataset import load_photos
 from examples.plugin_link import link_plugin
 from tools.app_driver import app_server, browser_context, find_browser
@@ -149,7 +149,7 @@ def report(rows: list[dict], rounds: int) -> str:
         for name in ("facts", "open", *(tab[0] for tab in TABS)):
             each = [o[name] for o in warm]
             opened.setdefault(name, {})[row["samples"]] = statistics.median(each)
-            texts.append(f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})")
+            texts.append(spread(each))
         texts.append(f"{row['openings'][0]['open']:.2f}")
         lines.append(texts)
     sizes = [row["samples"] for row in rows]

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.timing import save, table
+from benchmarks.timing import save, spread, table
 from cam_core import explain
 from cam_core.maps import normalise, rectify, upsample
 from examples.dataset import load_photos
@@ -187,8 +187,8 @@ def speed_table(found: list[dict]) -> str:
     for row in found:
         cells = [row["way"]]
         for kind in ("write", "read"):
-            each = sorted(a / b for a, b in zip(row[kind], base[kind], strict=True))
-            cells.append(f"**{statistics.median(each):.1f}** ({each[0]:.1f}-{each[-1]:.1f})")
+            each = [a / b for a, b in zip(row[kind], base[kind], strict=True)]
+            cells.append(spread(each, 1, bold=True))
             cells.append(f"{statistics.median(row[kind]):.0f}")
         lines.append([*cells, f"{row['bytes_per_map'] / 1000:.1f}"])
     header = [

@@ -78,6 +78,19 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def spread(values: list[float], digits: int = 2, bold: bool = False) -> str:
+    """The median with the lowest and the highest, as text.
+
+    Args:
+        values: what was measured, once per round
+        digits (2): after the point
+        bold (False): whether the median is bold in Markdown
+    """
+    mark = "**" if bold else ""
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return f"{mark}{statistics.median(values):.{digits}f}{mark} ({low}-{high})"
+
+
 def machine(device: str) -> str:
     """Names the machine for a table's caption."""
     if device == "cuda":

@@ -21,7 +21,7 @@ DOING = {"bias": "examined by find_background_bias", "compare": "compared by com
 _BEAT_SECONDS = 20.0
 
 
-class AtWork:
+class AtWork(Heart):
     """A job's hold on its part of a run's record; as a context it gives signs of life.
 
     Args:
@@ -39,10 +39,10 @@ class AtWork:
         for name in self.cam_keys:
             _record.check_idle(_record.config_of(dataset, name), name)
         check_free(dataset, key, part)
-        self._dataset, self._key, self._part, self._token = dataset, key, part, uuid.uuid4().hex
+        super().__init__(uuid.uuid4().hex, _BEAT_SECONDS)
+        self._dataset, self._key, self._part = dataset, key, part
         # by their ids: under the key of one that was deleted there may be another
         self._runs = {name: _record.document_id(dataset, name) for name in self.cam_keys}
-        self._heart = Heart(self._token, self._beat, _BEAT_SECONDS)
 
     def entries(self):
         """What the part says of it, as JSON-able values."""
@@ -55,13 +55,6 @@ class AtWork:
             "pid": os.getpid(),
             "heartbeat": _record.clock().isoformat(),
         }
-
-    def __enter__(self):
-        self._heart.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._heart.__exit__(*error)
 
     def _beat(self):
         beat = {f"config.{self._part}.heartbeat": _record.clock().isoformat()}

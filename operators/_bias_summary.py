@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from ._summary import counted
+
 
 @dataclasses.dataclass
 class BiasSummary:
@@ -100,10 +102,21 @@ def with_interval(interval, form=percent):
     """A mean with its 95 % interval and n, as text."""
     if interval["mean"] is None:
         return "unknown"
-    if interval["low"] is None:
+    # all values alike: resampled they have no spread, which says nothing of other samples
+    if interval["low"] is None or interval["low"] == interval["high"]:
         return f"{form(interval['mean'])} (n = {interval['n']})"
     low, high = form(interval["low"]), form(interval["high"])
     return f"{form(interval['mean'])} ({low} to {high}, n = {interval['n']})"
+
+
+def too_few(count, tests=1):
+    """Whether a test by random signs cannot reach 5 %, however alike the samples are.
+
+    Args:
+        count: of samples
+        tests (1): how many tests the p is adjusted for
+    """
+    return 2.0 ** (1 - count) * tests >= 0.05
 
 
 def number(value):
@@ -115,12 +128,12 @@ def _headline(s):
     relies = _relying(s)
     if not s.tested:
         return (
-            f"{s.cam_key}: the background could not be swapped on any of {_total(s):,} {s.unit}, so nothing "
+            f"{s.cam_key}: the background could not be swapped on any of {counted(_total(s), s.unit)}, so nothing "
             "is said about objects."
         )
     return (
-        f"{s.cam_key}: the score of {relies:,} of {s.tested:,} tested {s.unit} depends on the background"
-        f" ({_total(s):,} {s.unit} in all)."
+        f"{s.cam_key}: the score of {relies:,} of {counted(s.tested, f'tested {s.unit}')} depends on the "
+        f"background ({counted(_total(s), s.unit)} in all)."
     )
 
 
@@ -140,9 +153,9 @@ def _classes(s):
     if not s.tested:
         return None
     if not enough:
+        none = "the one there is has not" if few == 1 else f"none of {few} has"
         return (
-            f"Classes: none of {len(s.classes)} has the 20 tested {s.unit} that it takes to say something "
-            "about a class."
+            f"Classes: {none} the 20 tested {s.unit} that it takes to say something about a class."
         )
     left = f"; {few} with fewer than 20 tested {s.unit} cannot be judged" if few else ""
     if not s.flagged:
@@ -156,7 +169,8 @@ def _classes(s):
     )
     more = f" and {len(s.flagged) - 8} more" if len(s.flagged) > 8 else ""
     return (
-        f"Classes: {len(s.flagged)} of {len(enough)} depend on the background: {named}{more}{left}."
+        f"Classes: {len(s.flagged)} of {len(enough)} depend{'s' * (len(s.flagged) == 1)} on the background: "
+        f"{named}{more}{left}."
     )
 
 
@@ -239,7 +253,7 @@ def _heat(s):
         f"Heat: {percent(h['obj_energy'])} of it lies on the objects (n = {h['n']}; a uniform map "
         f"{percent(h['uniform'])}, other samples' maps {percent(h['shuffled'])}, a centred Gaussian "
         f"{percent(h['gaussian'])}). {s.calibration['reason'][0].upper()}{s.calibration['reason'][1:]}."
-        + (f" {h['zero']} maps have no heat at all." if h["zero"] else "")
+        + (f" Without any heat: {counted(h['zero'], 'maps')}." if h["zero"] else "")
     )
 
 
@@ -264,6 +278,7 @@ def region_sentence(region):
         " of the score"
     )
     flips = f"{percent(r['flip'])} of the predictions change"
+    chance = "too few for a test" if too_few(r["controlled"]) else f"p {r['p']:.2g}"
     if r.get("control") == "same class":
         if not r["controlled"]:
             return (
@@ -271,14 +286,14 @@ def region_sentence(region):
             )
         return (
             f"{what}, by those of its own class {number(r['control_drop']['mean'])}; effect beyond these "
-            f"{with_interval(r['effect'], number)}, p {r['p']:.2g}; {flips}."
+            f"{with_interval(r['effect'], number)}, {chance}; {flips}."
         )
     if not r["controlled"]:
         return f"{what}; {flips}. It is too large for a control: random regions of its size lie mostly on it."
     few = f" on the {r['controlled']} where it is small enough" if r["controlled"] < r["n"] else ""
     return (
         f"{what}, random regions of its size {number(r['control_drop']['mean'])}; effect beyond these "
-        f"{with_interval(r['effect'], number)}{few}, p {r['p']:.2g}; {flips}."
+        f"{with_interval(r['effect'], number)}{few}, {chance}; {flips}."
     )
 
 
@@ -324,10 +339,10 @@ def _labels(s):
         return None
     names = ", ".join(s.labels["names"][:5])
     if s.unit == "objects":
-        return f"{s.labels['unknown']:,} objects have a label that the model lacks ({names})."
+        return f"With a label that the model lacks: {counted(s.labels['unknown'], 'objects')} ({names})."
     return (
-        f"{s.labels['unknown']:,} samples have a label that the model lacks ({names}); they count as wrong, "
-        "and are left out of the accuracies."
+        f"With a label that the model lacks: {counted(s.labels['unknown'], 'samples')} ({names}); their "
+        "predictions count as wrong, and they are left out of the accuracies."
     )
 
 
@@ -339,4 +354,4 @@ def _failed(s):
     if not s.failed:
         return None
     first = s.failed[0]
-    return f"{len(s.failed)} samples failed, first {first['filepath']}: {first['reason']}."
+    return f"Failed: {counted(len(s.failed), 'samples')}, first {first['filepath']}: {first['reason']}."

@@ -16,7 +16,7 @@ def batch_size_of(settings, model):
     return 2 * CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
 
 
-def choose_count(settings, usable, forwards, seconds):
+def choose_count(settings, usable, forwards, seconds, left=None):
     """How many samples are measured, and why so many.
 
     Args:
@@ -24,6 +24,7 @@ def choose_count(settings, usable, forwards, seconds):
         usable: samples with a map
         forwards: that one sample takes
         seconds: that one sample takes, by a trial
+        left (None): seconds of a budget's time in which samples can be measured
 
     Returns:
         a number, and words that say how it came about
@@ -46,13 +47,17 @@ def choose_count(settings, usable, forwards, seconds):
     if budget.forwards is not None:
         allowed, each = budget.forwards // forwards, f"{forwards:,} forwards"
     else:
-        allowed, each = int(budget.seconds / max(seconds, 1e-9)), f"about {duration(seconds)}"
+        left = max(0.0, budget.seconds if left is None else left)
+        allowed = int(left / max(seconds, 1e-9))
+        each = f"about {duration(seconds)} and {duration(left)} are left for measuring"
     if allowed < min(2, usable):
         raise ValueError(
             f"budget: one sample takes {each}, so {settings.budget!r} does not allow the two that a "
             "comparison needs; allow more, or compare fewer methods or metrics"
         )
     most = usable if asked == "auto" else min(usable, asked)
+    if most == usable <= allowed:
+        return usable, "all of them"
     return min(most, allowed), f"what the budget allows, {spread}"
 
 

@@ -31,6 +31,8 @@ from ._pipeline import run as run_pipeline
 from ._plan import first_image
 
 _WRITTEN_AT_ONCE = 500
+# Of a time that is given: what judging and writing is left, and what a batch may take.
+_FINISHING, _LONGEST_FINISH, _BATCH = 0.1, 10.0, 0.05
 
 
 class CompareJob:
@@ -81,6 +83,7 @@ class CompareJob:
     def _trial(self):
         """One image through the model and the metrics: what is wrong shows, and what it will cost."""
         s = self.settings
+        self._began = time.perf_counter()  # a time that is given begins when the model is loaded
         usable = np.flatnonzero(self.stored.shown.any(1))
         self._image = first_image(self.stored.rows(usable), self.model.transforms).image[None]
         precision = s.precision
@@ -126,7 +129,9 @@ class CompareJob:
         usable = np.flatnonzero(stored.shown.any(1))
         self._of = len(stored.ids)
         each, seconds = self._forwards(1), self._seconds_each()
-        count, self._how = choose_count(s, len(usable), each, seconds)
+        end = self._end()
+        left = None if end is None else end - time.perf_counter()
+        count, self._how = choose_count(s, len(usable), each, seconds, left)
         classes = stored.targets[usable].max(1)
         chosen = usable[choose_probe(classes, count, s.seed)]
         # in a random order, so that a part of them is as good a sample
@@ -160,6 +165,13 @@ class CompareJob:
             seconds = time.perf_counter() - start
         return seconds * self.plan.maps
 
+    def _end(self):
+        """When measuring has to end for all to be through in the time that is given; None without one."""
+        limit = parse_budget(self.settings.budget).seconds
+        if limit is None:
+            return None
+        return self._began + limit - min(_FINISHING * limit, _LONGEST_FINISH)
+
     def forecast(self):
         """What it will cost, in words."""
         return (
@@ -188,8 +200,7 @@ class CompareJob:
             )  # fmt: skip
             done = stack.enter_context(store.recorded(self.dataset, self.cam_key, self._held))
             scan = Scan(self.rows, self.plan)
-            yield from self._scan(scan, start)
-            seconds = self.explainer.seconds(self._image)
+            seconds = yield from self._scan(scan)
             self.notes += self.explainer.untimed
             found = tables.agreement_of(scan, self.columns, self.settings.seed)
             ranking = tables.Ranking(scan, self.plan, self.settings.seed)
@@ -209,30 +220,43 @@ class CompareJob:
             "origin": self.origin,
         }
 
-    def _scan(self, scan, start):
-        """Measures the samples; stops between batches when the time that was given is over."""
+    def _scan(self, scan):
+        """Measures the samples; stops before the batch that would go beyond the time that is given.
+
+        Returns:
+            seconds per image of each method
+        """
         # a batch may take a minute: until then this says what is being done
         yield Phase(self.forecast(), 0, len(self.rows), 0.0)
+        seconds, end = self.explainer.seconds(self._image), self._end()
         step = ScanStep(self.dataset, self.model, self.plan, scan)
         # small batches: every sample is run many times, and the time is looked at in between
         size = max(1, min(self.plan.batch_size, CPU_BATCH) // 4)
+        if end is not None:
+            each = self.predicted_seconds / len(self.rows)
+            size = max(1, min(size, int(_BATCH * (end - self._began) / max(each, 1e-9))))
         loader = Loader(self.rows, self.model.transforms, size, workers_of(self.settings))
         steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
-        limit = parse_budget(self.settings.budget).seconds
-        timed = self._until(steps, None if limit is None else start + limit)
+        timed = self._until(steps, end)
         yield from phased(self.forecast(), timed, lambda p: (p.done, p.total, p.failed))
         if not scan.done.any():
             first = self.failures[0].reason if self.failures else "none was reached"
             raise ValueError(f"samples: none could be measured; {first}")
+        return seconds
 
     def _until(self, steps, end):
+        """The steps up to a time, as far as the longest so far tells; two samples at least."""
+        before, longest = time.perf_counter(), 0.0
         with contextlib.closing(steps):
             for progress in steps:
+                now = time.perf_counter()
+                before, longest = now, max(longest, now - before)
                 yield progress
-                if end is not None and time.perf_counter() > end and progress.done < progress.total:
+                enough = 2 <= progress.done < progress.total
+                if end is not None and enough and now + longest > end:
                     self.notes.append(
                         f"The time was over after {progress.done:,} of {progress.total:,} samples; they "
-                        "were in random order."
+                        "were in random order, so these are as good a sample, only smaller."
                     )
                     return
 

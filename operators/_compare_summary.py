@@ -3,6 +3,7 @@
 import dataclasses
 
 from ._bias_summary import number, percent, with_interval
+from ._summary import counted
 
 
 @dataclasses.dataclass
@@ -138,7 +139,7 @@ class CompareSummary:
         if c["predicted_seconds"] is not None:
             predicted += f", about {duration(c['predicted_seconds'])}"
         return (
-            f"Cost: {self.samples:,} of {self.probe['of']:,} samples ({self.probe['how']}), "
+            f"Cost: {self.samples:,} of {counted(self.probe['of'], 'samples')} ({self.probe['how']}), "
             f"{c['forwards']:,} forwards in {duration(c['seconds'])} (predicted: {predicted})."
         )
 
@@ -146,7 +147,8 @@ class CompareSummary:
         if not self.failed:
             return None
         first = self.failed[0]
-        return f"{len(self.failed):,} samples failed, first: {first['filepath']}: {first['reason']}"
+        failed = counted(len(self.failed), "samples")
+        return f"{failed} failed, first: {first['filepath']}: {first['reason']}"
 
 
 def _mean(interval):

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
-from ._bias_summary import number
+from ._bias_summary import number, too_few
 from ._compare_maps import BASELINES
+from ._summary import counted
 
 # What says how far a map is the model's reason; the others describe the map.
 _FAITHFUL = (
@@ -181,21 +182,27 @@ class Ranking:
     def _sentence(self, best, rest, tied):
         count = int(np.isfinite(self.ranks[:, best]).sum())
         floor = [b for b in self.baselines if not self._beats(best, b)]
+        floors = [self._floor(b) for b in self.baselines]
         if self._too_few(count):
-            return (
-                f"{count:,} samples are too few to tell methods apart; {self.labels[best]} has the best "
-                "mean rank of them."
-            )
+            few = f"{counted(count, 'samples')} {'is' if count == 1 else 'are'} too few to"
+            if rest:
+                return f"{few} tell methods apart; {self.labels[best]} has the best mean rank."
+            return f"{few} say whether {self.labels[best]} is better than {_listed(floors, 'or')}."
         what = f"over {_listed([self.plan_label(n) for n in self.ranked])} on {count:,} samples"
         if floor:
             names = _listed([self._floor(b) for b in floor], "or")
+            if not rest:
+                return (
+                    f"{self.labels[best]} is not shown to be better than {names} {what}, so its heatmaps are "
+                    "not to be believed on this evidence; there is no other method to compare it with."
+                )
             return (
                 f"No method is shown to be better than {names} {what}, so none of these heatmaps is to be "
                 f"believed on this evidence; the best of them is {self.labels[best]}."
             )
         if not rest:
             return (
-                f"{self.labels[best]} is better than {_listed([self._floor(b) for b in self.baselines])} "
+                f"{self.labels[best]} is better than {_listed(floors)} "
                 f"{what}; there is no other method to compare it with."
             )
         if tied:
@@ -204,7 +211,8 @@ class Ranking:
                 f"Within noise: {names} cannot be told apart {what}; {self.labels[best]} has the best "
                 "mean rank."
             )
-        return f"Recommended: {self.labels[best]}, better than every other method {what}."
+        others = "every other method" if len(rest) > 1 else self.labels[rest[0]]
+        return f"Recommended: {self.labels[best]}, better than {others} {what}."
 
     def _floor(self, b):
         """A baseline within a sentence."""
@@ -212,7 +220,7 @@ class Ranking:
 
     def _too_few(self, count):
         """Whether even the same winner on every sample could be chance, after adjusting for the pairs."""
-        return 2.0 ** (1 - count) * max(1, len(self.pairs)) >= 0.05
+        return too_few(count, max(1, len(self.pairs)))
 
     def plan_label(self, name):
         """The label of a metric within a sentence."""
@@ -220,6 +228,12 @@ class Ranking:
 
         label = METRICS[name].label
         return label if label.isupper() else label[0].lower() + label[1:]
+
+    def _how_sure(self, pair, what=""):
+        """How far a difference may be chance; of few samples no interval and no p are claimed."""
+        if self._too_few(pair.n):
+            return f"n = {pair.n}, too few for a test"
+        return f"{what}{number(pair.low)} to {number(pair.high)}, n = {pair.n}, p = {pair.adjusted:.2g}"
 
     def _beats(self, i, b):
         pair = self.pair(i, b)
@@ -231,14 +245,13 @@ class Ranking:
             p = self.pair(best, i)
             found.append(
                 f"{self.labels[best]} ranks {number(abs(p.mean))} places {_way(p.mean)} than the runner-up "
-                f"{self.labels[i]} (95 % interval of the paired difference {number(p.low)} to "
-                f"{number(p.high)}, n = {p.n}, p = {p.adjusted:.2g})."
+                f"{self.labels[i]} ({self._how_sure(p, '95 % interval of the paired difference ')})."
             )
         for b in self.baselines:
             p = self.pair(best, b)
             found.append(
                 f"Against the baseline {self.labels[b]}: {number(abs(p.mean))} places {_way(p.mean)} "
-                f"({number(p.low)} to {number(p.high)}, p = {p.adjusted:.2g})."
+                f"({self._how_sure(p)})."
             )
         if best < len(self.plan.columns) and not self.plan.columns[best].class_discriminative:
             found.append(

@@ -55,7 +55,7 @@ def add_model(inputs, ctx):
     if kind == _zoo.EMBEDDING:
         _warn(
             inputs, "no_classes", f"{name} has no classes",
-            "what it sees as similar to an embedding is explained from Python: targets=similarity_target(...)",
+            'what makes an image similar to a sample is explained from Python: targets={"like": sample_id}',
         )  # fmt: skip
         return None
     return name

@@ -10,18 +10,17 @@ from . import _record
 
 
 class Heart:
-    """As a context: a job is at work in this process, and a function is called now and then.
+    """As a context: a job is at work in this process, and :meth:`_beat` is called now and then.
 
     A database that does not answer is no reason to stop: the next call may find it again.
 
     Args:
         token: what the job's record has; until the end it is one of ``_record.ACTIVE``
-        beat: called without arguments
         seconds: between two calls, at most
     """
 
-    def __init__(self, token, beat, seconds):
-        self._token, self._beat, self._seconds = token, beat, seconds
+    def __init__(self, token, seconds):
+        self._token, self._seconds = token, seconds
         self._wake, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="cam51-heart", daemon=True)
 
@@ -39,6 +38,10 @@ class Heart:
     def wake(self):
         """Lets it beat now."""
         self._wake.set()
+
+    def _beat(self):
+        """One sign of life."""
+        raise NotImplementedError
 
     def _beat_on(self):
         while True:

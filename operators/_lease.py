@@ -18,7 +18,7 @@ class Lost(Exception):
     """The run's record was deleted or taken over while it ran."""
 
 
-class Lease:
+class Lease(Heart):
     """Keeps a run's record alive while it is worked on, in a thread of its own.
 
     After each batch, and every two seconds at least, it looks whether the run is to stop or was taken
@@ -33,18 +33,11 @@ class Lease:
     """
 
     def __init__(self, dataset, key, token, state):
+        super().__init__(token, _BEAT_SECONDS)
         self._query = {"_id": _record.document_id(dataset, key), "config.token": token}
         self._key, self._state = key, state
         self._stop = self._lost = False
         self._written = time.monotonic()
-        self._heart = Heart(token, self._beat, _BEAT_SECONDS)
-
-    def __enter__(self):
-        self._heart.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._heart.__exit__(*error)
 
     def check(self):
         """Called after each batch.
@@ -53,7 +46,7 @@ class Lease:
             Stopped: if somebody asked the run to stop, at the latest two batches ago
             Lost: if the record is no longer this run's
         """
-        self._heart.wake()
+        self.wake()
         if self._lost:
             raise Lost(
                 f"the record of the run {self._key!r} was deleted or taken over while it ran: the dataset "

@@ -93,6 +93,14 @@ def delete_files(dataset, key, config):
         remove_if_empty(made)
 
 
+def count_files(dataset, key, config):
+    """How many map files :func:`clear` deletes."""
+    folder = config.settings.get("map_dir") if config.own else None
+    if not folder or not os.path.isdir(folder):
+        return 0
+    return sum(1 for _ in own_files(dataset, key, config, folder))
+
+
 def _is_above(folder, below):
     return os.path.commonpath([folder, below]) == folder if os.path.isabs(folder) else False
 

@@ -91,8 +91,16 @@ class CamRunInfo(CamRun):
 
 def list_runs(dataset):
     """Returns a :class:`CamRun` per CAM run of a dataset, by their own counts."""
-    keys = _record.list_runs(dataset)
-    return [_short(key, _record.config_of(dataset, key), CamRun) for key in keys]
+    return [short_of(dataset, key) for key in _record.list_runs(dataset)]
+
+
+def short_of(dataset, key):
+    """Returns the :class:`CamRun` of a run, by its own counts.
+
+    Raises:
+        ValueError: if there is no such run
+    """
+    return _short(key, _record.config_of(dataset, key), CamRun)
 
 
 def info_of(dataset, key):

@@ -43,14 +43,14 @@ class Summary:
     def __str__(self):
         """One paragraph for people."""
         text = (
-            f"{self.cam_key}: {self.done} samples explained in {self.seconds:.1f} s "
+            f"{self.cam_key}: {counted(self.done, 'samples')} explained in {self.seconds:.1f} s "
             f"({self.images_per_second:.1f} images/s), fields {', '.join(self.fields)}"
         )
         if self.resumed:
             text += f"; {self.resumed} of them by an earlier call"
         blank = sum(n for counts in self.statuses.values() for s, n in counts.items() if s != "ok")
         if blank:
-            text += f"; {blank} heatmaps without a picture (see the attribute 'status')"
+            text += f"; {counted(blank, 'heatmaps')} without a picture (see the attribute 'status')"
         text += "".join(map(_labels_text, self.labels))
         if self.failed:
             first = self.failed[0]
@@ -60,9 +60,14 @@ class Summary:
         return text
 
 
+def counted(count, nouns):
+    """A number of things: ``counted(1, "samples")`` -> ``"1 sample"``."""
+    return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
+
+
 def _labels_text(labels):
     """Says how many labels of a field the model knows, and what the others may mean."""
-    text = f"; {labels['known']} of {labels['labels']} labels of {labels['field']!r} mapped"
+    text = f"; {labels['known']} of {counted(labels['labels'], 'labels')} of {labels['field']!r} mapped"
     if not labels["unknown"]:
         return text
     first = labels["unmapped"][0]

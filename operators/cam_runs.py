@@ -298,11 +298,13 @@ class DeleteCamRun(foo.Operator):
         key = _run_forms.choose_run(inputs, ctx)
         if key is not None:
             fields = ", ".join(_runs.fields_of(ctx.dataset, key))
+            views = ", ".join(_runs.config_of(ctx.dataset, key).saved_views)
+            views = f"the saved views {views}" if views else "its saved views"
             inputs.view(
                 "notice",
                 types.Warning(
                     label=f"Deletes {fields}",
-                    description="and the files, saved views and record of the run",
+                    description=f"and {views}, the files and the record of the run",
                 ),
             )
         return _run_forms.form(inputs, self.config.label)
@@ -317,19 +319,25 @@ class DeleteCamRun(foo.Operator):
             samples: a dataset or view
             cam_key: the run's key
 
+        Returns:
+            a ``Deleted`` with ``samples``, ``fields``, ``attributes``, ``views``, ``tags`` and
+            ``files``: what went; printed, it is a paragraph
+
         Raises:
             ValueError: if there is no such run, or if it is at work, compared or examined at this moment
         """
-        from . import _runs
+        from . import _deletion
 
-        dataset = _dataset(samples)
-        _runs.config_of(dataset, cam_key)
-        _runs.clear(dataset, cam_key)
+        return _deletion.delete(_dataset(samples), cam_key)
 
     def execute(self, ctx):
-        """Deletes it and reloads the dataset."""
-        self(ctx.dataset, ctx.params["cam_key"])
+        """Deletes it, says what went, and reloads the dataset."""
+        import dataclasses
+
+        deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
+        ctx.ops.notify(str(deleted), variant="info")
+        return dataclasses.asdict(deleted)
 
 
 OPERATORS = [

@@ -68,7 +68,7 @@ class CompareCams(foo.Operator):
 
             compare_cams = foo.get_operator("@cam51/heatmaps/compare_cams")
 
-            # The methods of a CAM run, by a model of the zoo; at most five minutes
+            # The methods of a CAM run, by a model of the zoo; five minutes at most
             summary = compare_cams(dataset, "resnet50", budget="5 min")
             print(summary)
             print(summary.table())
@@ -105,8 +105,10 @@ class CompareCams(foo.Operator):
                 else ``"first"``
             probe ("auto"): how many samples are measured, spread over the classes; at most 200 of
                 methods, fewer where that would take more than ten minutes, and 2,000 of models
-            budget (None): a number of forwards, or a time such as ``"5 min"``: as many samples are
-                measured as it allows
+            budget (None): a number of forwards, or a time such as ``"5 min"``, which begins when the
+                model is loaded: as many samples are measured as it allows by a trial. Where they take
+                longer than the trial said, measuring stops in time, after two samples at least, and
+                the summary says after how many
             batch_size ("auto"): images per forward
             num_workers (None): decoding threads; 0 calls the transforms in this thread only
             device (None): a torch device; by default the model's

@@ -17,8 +17,9 @@ class ListLayers(foo.Operator):
         Example usage::
 
             list_layers = foo.get_operator("@cam51/heatmaps/list_layers")
-            for layer in list_layers("resnet50-imagenet-torch"):
-                print(layer)
+            layers = list_layers("resnet50-imagenet-torch")
+            print(layers)  # a table of the network's blocks
+            default = [layer.name for layer in layers if layer.default]
 
         Args:
             model: a model's name, a FiftyOne model, or a ``torch.nn.Module``, as ``compute_cams``
@@ -28,7 +29,8 @@ class ListLayers(foo.Operator):
             classes (None): of a zero-shot model, what to look for
 
         Returns:
-            a list of ``LayerInfo``: ``name``, ``type``, ``channels``, ``grid`` and ``default``
+            a list of ``LayerInfo``: ``name``, ``type``, ``channels``, ``grid`` and ``default``; printed,
+            it is a table of the network's blocks, while the list also has the layers inside them
 
         Raises:
             ValueError: if the model cannot be explained

@@ -227,7 +227,7 @@ def test_a_sample_takes_the_worst_of_its_objects(make_dataset, tmp_path):
     assert first.run_bias.label == "plus"
     assert summary.skipped == {"not found": 1, "no class": 1}
     assert summary.labels["names"] == ["axolotl"]
-    assert "1 objects have a label that the model lacks (axolotl)" in str(summary)
+    assert "With a label that the model lacks: 1 object (axolotl)" in str(summary)
     # it lends its background without any of its objects, and to no object of a class that it holds
     minus = dataset.match({"label.label": "minus"})
     assert all(first.id not in d[:4] for d in minus.values("run_bias.donors"))
@@ -251,7 +251,9 @@ def test_deleting_and_overwriting_leave_the_labels_as_they_were(agree):
     with pytest.raises(ValueError, match="examined already"):
         find(dataset, BY_OBJECT)
     find(dataset, BY_OBJECT, overwrite=True, views=False)
-    operator("delete_cam_run")(dataset, "run")
+    deleted = operator("delete_cam_run")(dataset, "run")
+    assert deleted.attributes, "those on the objects' own labels, which stay"
+    assert all(path.startswith("ground_truth.detections.run_") for path in deleted.attributes)
     dataset.reload()
     left = set(dataset.get_field_schema(flat=True)) - before
     assert not {name for name in left if "run_" in name}

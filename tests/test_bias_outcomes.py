@@ -78,7 +78,7 @@ def test_a_label_that_the_model_lacks(agree, tmp_path):
     assert last.run_bias.correct is False
     assert last.run_verdict == RELIES
     assert summary.labels == {"field": "label", "known": 24, "unknown": 1, "names": ["axolotl"]}
-    assert "1 samples have a label that the model lacks (axolotl)" in str(summary)
+    assert "With a label that the model lacks: 1 sample (axolotl)" in str(summary)
     assert summary.model["accuracy"]["n"] == 24, "left out of the accuracies"
     assert next(r for r in summary.classes if r["label"] == "axolotl")["note"] == "too few"
 

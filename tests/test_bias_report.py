@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -192,3 +193,38 @@ def test_everything_as_json(make_dataset, tmp_path, folder):
     assert row["swap_drop"] == first.run_bias.swap_drop
     assert row["donors"] == list(first.run_bias.donors)
     assert row["context_drop"] is None
+
+
+def test_few_samples_claim_little(plugin):
+    words = importlib.import_module(f"{PLUGIN}.operators._bias_summary")
+    alike = {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
+    assert words.with_interval(alike) == "100 % (n = 3)", "resampling equal values finds no spread"
+    assert [words.too_few(n) for n in (1, 5, 6)] == [True, True, False]
+    assert words.too_few(6, tests=2)
+    half = {"mean": 0.5, "low": 0.2, "high": 0.8, "n": 3}
+    region = {
+        "name": "border", "n": 3, "region_drop": half, "control_drop": half, "flip": 0.0, "effect": half,
+        "controlled": 3, "p": 0.25, "skipped": {},
+    }  # fmt: skip
+    assert "n = 3), too few for a test; 0 %" in words.region_sentence(region)
+    assert ", p 0.01; 0 %" in words.region_sentence({**region, "n": 9, "controlled": 9, "p": 0.01})
+    one = types.SimpleNamespace(
+        cam_key="run", samples=1, units=None, unit="samples", tested=1, flagged=[],
+        verdicts={"relies on object": 1}, classes=[{"note": "too few"}],
+    )  # fmt: skip
+    assert words._headline(one) == (
+        "run: the score of 0 of 1 tested sample depends on the background (1 sample in all)."
+    )
+    assert "the one there is has not the 20 tested samples" in words._classes(one)
+
+
+def test_summary_of_one_sample(plugin):
+    words = importlib.import_module(f"{PLUGIN}.operators._summary")
+    summary = words.Summary(
+        "run", 1, [], ["run_gradcam"], 2.0, 0.5, {}, {"run_gradcam": {"flat": 1}}, 0,
+        labels=[{"field": "label", "labels": 1, "known": 1, "unknown": 0}],
+    )  # fmt: skip
+    assert "run: 1 sample explained" in str(summary)
+    assert "1 heatmap without a picture" in str(summary)
+    assert "1 of 1 label of 'label' mapped" in str(summary)
+    assert words.counted(1200, "samples") == "1,200 samples"

@@ -178,7 +178,15 @@ def test_deleting_the_first_run_leaves_a_fresh_dataset(photo_dataset, rooms):
     rooms._runs.add_written(dataset, "run", fields=["run_extra"], saved_views=["run: best"])
     dataset.add_sample_field("run_extra", fo.FloatField)
     dataset.save_view("run: best", dataset.limit(1))
-    operator("delete_cam_run")(dataset, "run")
+    assert "the saved views run: best" in str(form_of("delete_cam_run", dataset, cam_key="run"))
+    deleted = operator("delete_cam_run")(dataset, "run")
+    assert (deleted.samples, deleted.files) == (2, 2)
+    assert deleted.fields == ["run_extra", "run_gradcam", "run_prediction"]
+    assert (deleted.attributes, deleted.views, deleted.tags) == ([], ["run: best"], [])
+    assert str(deleted) == (
+        "run was deleted: record of the run over 2 samples; fields run_extra, run_gradcam, run_prediction; "
+        "view run: best; 2 files"
+    )
     assert not difference(before, everything(dataset, fo.config.default_dataset_dir))
     with pytest.raises(ValueError, match="no CAM run 'run'; it has none yet"):
         operator("delete_cam_run")(dataset, "run")

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import time
+import types
 
 import fiftyone as fo
 import numpy as np
@@ -78,11 +79,27 @@ def test_few_samples_tell_nothing_apart(make_planted):
     found = compare(make_planted(4), metrics=["deletion"]).recommendation
     assert found["sentence"].startswith("4 samples are too few to tell methods apart")
     assert found["within_noise"]
+    assert all(
+        "n = 4, too few for a test" in line and "p =" not in line for line in found["evidence"]
+    )
+
+
+def test_one_method_is_the_best_of_none(make_planted):
+    few = compare(make_planted(4, methods=[perfect]), metrics=["deletion"]).recommendation
+    assert few["sentence"] == (
+        "4 samples are too few to say whether perfect is better than a random map or a centred Gaussian."
+    )
+    found = compare(make_planted(methods=[perfect]), metrics=["deletion"]).recommendation
+    assert found["sentence"].startswith(
+        "perfect is better than a random map and a centred Gaussian"
+    )
+    two = compare(make_planted(methods=[perfect, inverse]), metrics=["deletion"]).recommendation
+    assert two["sentence"].startswith("Recommended: perfect, better than inverse over")
 
 
 def test_a_method_that_is_no_better_than_chance_is_not_recommended(make_planted):
     found = compare(make_planted(methods=[inverse]), metrics=["deletion"]).recommendation
-    assert "so none of these heatmaps is to be believed" in found["sentence"]
+    assert "so its heatmaps are not to be believed" in found["sentence"]
 
 
 def test_the_values_are_those_of_the_core(make_planted):
@@ -220,8 +237,38 @@ def test_when_the_time_is_over_what_was_measured_counts(make_planted, monkeypatc
     job = inner("_compare_job")
     monkeypatch.setattr(job, "choose_count", lambda *_: (12, "all of them"))
     summary = compare(dataset, metrics=["deletion"], budget="0.000001 s", batch_size=4)
-    assert 0 < summary.samples < 12
-    assert "The time was over after" in str(summary)
+    assert summary.samples == 2, "one sample says nothing about two methods"
+    assert "The time was over after 2 of 12 samples" in str(summary)
+
+
+def test_measuring_stops_before_the_batch_that_would_take_too_long(monkeypatch):
+    job, progress = inner("_compare_job"), inner("_pipeline").Progress
+    clock = [0.0]
+    monkeypatch.setattr(job, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def steps():
+        for done in range(1, 9):
+            clock[0] += 10
+            yield progress(done=done, total=8)
+
+    def done_by(end):
+        clock[0], one = 0.0, object.__new__(job.CompareJob)
+        one.notes = []
+        return [p.done for p in one._until(steps(), end)][-1], one.notes
+
+    assert done_by(35)[0] == 3, "a fourth batch would have ended at 40"
+    assert "after 3 of 8 samples" in done_by(35)[1][0]
+    assert done_by(None) == done_by(80) == (8, [])
+
+
+def test_a_budget_of_time_is_what_is_left_after_the_trial():
+    checks, settings = inner("_compare_checks"), inner("_compare_settings").CompareSettings
+    assert checks.choose_count(settings(budget="50 s"), 24, 100, 5.0, 32.0)[0] == 6
+    assert checks.choose_count(settings(budget="50 s"), 5, 100, 5.0, 32.0) == (5, "all of them")
+    with pytest.raises(
+        ValueError, match=r"takes about 20 s and 30 s are left for measuring, so '50 s'"
+    ):
+        checks.choose_count(settings(budget="50 s"), 24, 100, 20.0, 30.0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from examples import demo, measure
 from examples.dataset import demo_dataset
 from examples.lite0 import lite0_classes, lite0_model, lite0_module
+from tools import make_pictures
 
 
 def test_lite0_has_its_real_weights(photos):
@@ -123,3 +124,7 @@ def test_text_says_how_many_maps_had_heat():
     assert demo.mean([math.nan]) == "no heat"
     assert demo.spread([[0.2], [0.4], [math.nan]]) == "0.30 (0.20 to 0.40; 2 draws)"
     assert demo.spread([[0.2], [0.4]]) == "0.30 (0.20 to 0.40)"
+
+
+def test_pictures_leave_the_dataset_of_the_demo_alone():
+    assert make_pictures.NAME not in (demo.PHOTOS_NAME, demo.ZOO_NAME)

@@ -311,7 +311,7 @@ def test_form_asks_what_to_look_for(photo_dataset):
 def test_form_says_that_an_embedding_has_no_classes(photo_dataset):
     warning = form(photo_dataset(1), model="dinov3-vits16-torch")["no_classes"]
     assert warning.invalid
-    assert "similarity_target" in warning.error_message
+    assert '{"like": sample_id}' in warning.error_message
 
 
 def test_names_and_prompts_go_into_a_queue_and_back():

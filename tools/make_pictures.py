@@ -22,6 +22,8 @@ from tools.app_driver import App, app_server, browser_context, plant_resnet18  #
 
 METHODS = ["gradcam", "layercam", "eigencam", "ablationcam", "randomcam"]
 MOST_BYTES = 300_000
+# not the name that the demo gives its dataset: making pictures replaces the dataset of this name
+NAME = "cam51-pictures"
 
 
 def main():
@@ -49,7 +51,7 @@ def make(home, options):
     import fiftyone as fo
     import fiftyone.operators as foo
 
-    dataset = demo_data.demo_dataset("cam51-demo", persistent=False)
+    dataset = demo_data.demo_dataset(NAME, persistent=False)
     operators = {
         name: foo.get_operator(f"@cam51/heatmaps/{name}")
         for name in ("compute_cams", "find_background_bias", "compare_cams")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import exclusive, unchanged
+from ..layer_list import LayerList
 from ..layers import LayerInfo
 from .base import ExplainableModel
 from .candidates import Candidates, Detections, DetectorOutputs
@@ -166,11 +167,12 @@ def list_layers(model: Any, images: Tensor | None = None) -> list[LayerInfo]:
         images (None): (N, 3, H, W) a batch; by default one random image of 224 x 224 pixels
 
     Returns:
-        a list of :class:`cam_core.LayerInfo`: name, type, channels, grid, whether it is the default
+        a list of :class:`cam_core.LayerInfo`: name, type, channels, grid, whether it is the default;
+        printed, it is a table of the network's blocks
     """
     model = adapt(model)
     if images is None:
         like = next(model.module.parameters())
         images = torch.rand(1, 3, 224, 224, device=like.device, dtype=like.dtype)
     with exclusive(model.module), torch.inference_mode(False), unchanged(model.module):
-        return model.list_layers(images)
+        return LayerList(model.list_layers(images))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+
 import pytest
 import torch
 import torchvision
@@ -10,6 +13,8 @@ from torchvision.models import list_models, resnet
 
 from cam_core import adapt, explain, list_layers
 from cam_core.adapters import CnnClassifier, TransformerClassifier
+from cam_core.layer_list import LayerList
+from cam_core.layers import LayerInfo
 
 # One member per family, as small as it comes: default layer, image size, grid.
 FAMILIES = {
@@ -125,6 +130,49 @@ def test_list_layers_of_a_resnet(toys):
     assert [row.name for row in rows if row.default] == ["layer4"]
     layer2 = rows[names.index("layer2")]
     assert (layer2.type, layer2.channels, layer2.grid) == ("Sequential", 128, (8, 8))
+
+
+def test_list_of_layers_prints_as_a_table_of_blocks(toys):
+    net = toys.resnet()
+    rows = list_layers(net, torch.randn(1, 3, 64, 64))
+    lines = str(rows).splitlines()
+    assert lines[0].split() == ["layer", "type", "channels", "grid", "inside"]
+    assert len(lines) < len(rows) / 2
+    marked = [line.split()[1] for line in lines[1:-1] if line.startswith("*")]
+    assert marked == ["layer4"]
+    block = next(line for line in lines if " layer2.0 " in line)
+    inside = sum(row.name.startswith("layer2.0.") for row in rows)
+    assert block.split() == [
+        "layer2.0",
+        type(net.layer2[0]).__name__,
+        "128",
+        "8",
+        "x",
+        "8",
+        str(inside),
+    ]
+    assert not any("layer2.0.conv1" in line for line in lines)
+    assert lines[-1] == f"*: default; the list has all {len(rows)} layers, also those inside"
+    # as data it is the list that it was
+    assert rows == list(rows)
+    assert pickle.loads(pickle.dumps(rows)) == rows
+
+
+def test_blocks_in_a_row_that_are_alike_are_one_line_and_a_default_is_its_own():
+    def row(name, kind="Block", channels=8, default=False):
+        return LayerInfo(name, kind, channels, (4, 4), default)
+
+    blocks = [
+        r for i in range(4) for r in (row(f"body.{i}.norm", "Norm", 8, i == 3), row(f"body.{i}"))
+    ]
+    lines = str(
+        LayerList([row("stem", "Conv2d"), *blocks, row("body.4", channels=16)])
+    ).splitlines()
+    assert [re.split(" {2,}", line.strip("* "))[0] for line in lines[1:-1]] == [
+        "stem", "body.0 ... body.2", "body.3.norm", "body.3", "body.4",
+    ]  # fmt: skip
+    assert "there is no default" in str(LayerList([row("stem")]))
+    assert "no layer" in str(LayerList())
 
 
 # Networks that nobody knows ----------------------------------------------------------------------
