@@ -127,6 +127,7 @@ class BiasJob:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_models.on_device(self.model))
             if self._cams is not None:
+                yield Phase("computing heatmaps", 0, len(self.rows), 0.0)
                 yield from phased(
                     "computing heatmaps", self._cams.run(), lambda p: (p.done, p.total)
                 )
@@ -185,6 +186,7 @@ class BiasJob:
         scan = Scan(self.rows, self.plan, folder)
         step = ScanStep(self.model, self.plan, self.objects, scan)
         loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
+        yield Phase("measuring heat", 0, len(self.rows), 0.0)
         yield from phased(
             "measuring heat",
             run_pipeline(loader, step, scan, len(self.rows), self.failures),

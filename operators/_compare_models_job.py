@@ -181,6 +181,7 @@ class ModelsJob:
         """Every model over the samples, one after the other."""
         table = ModelTable(self.rows, len(self.keys))
         total = len(self.rows) * len(self.keys)
+        yield Phase(self.forecast(), 0, total, 0.0)
         for k, (key, model) in enumerate(zip(self.keys, self.models, strict=True)):
             step = ModelStep(
                 self.dataset, model, self.columns[k], k, self.stored, table, self._precision(key),

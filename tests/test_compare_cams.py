@@ -764,9 +764,9 @@ def test_execute_reports_and_shows_the_table(make_planted, monkeypatch):
     monkeypatch.setattr(models, "load_model", lambda m, *_: load(m, to_tensor, CLASSES))
     found = messages()
     names = [name for name, _ in found]
-    assert "set_progress" in names[0]
-    assert "about" in found[0][1]["label"]
-    assert "forwards" in found[0][1]["label"]
+    assert "set_progress" in names[1]
+    assert "about" in found[1][1]["label"]
+    assert "forwards" in found[1][1]["label"]
     assert any("reload_dataset" in name for name in names)
     outputs = next(p for name, p in found if "show_output" in name)
     assert (

@@ -1,0 +1,48 @@
+"""What the App and a queue are told of comparisons, examinations and regions: from the first moment."""
+
+import pytest
+from bias_common import inner
+from operators_common import operator
+
+pytestmark = pytest.mark.usefixtures("plugin")
+
+NAMES = ["compare_cams", "find_background_bias", "test_region"]
+
+
+def context(dataset, delegated=False, **params):
+    import fiftyone.operators.executor as executor
+
+    request = {"dataset_name": dataset.name, "params": params, "delegated": delegated}
+    ctx = executor.ExecutionContext(request, executor=executor.Executor())
+    assert ctx.delegated is delegated
+    return ctx
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_something_is_said_before_the_model_is_loaded(name, photo_dataset, monkeypatch):
+    built = []
+
+    def build(*arguments, **options):
+        built.append(name)
+        raise ValueError("model: nothing is built here")
+
+    monkeypatch.setattr(inner(name), "_job", build)
+    messages = operator(name)._messages(context(photo_dataset(2)))
+    first = next(messages).body
+    assert first.operator_uri.endswith("set_progress")
+    label = "loading the model and looking at the samples; closing this tab stops it"
+    assert first.params == {"label": label, "progress": 0.0}
+    assert built == []
+    second = next(messages).body
+    assert second.operator_uri.endswith("notify")
+    assert second.params["message"] == "model: nothing is built here"
+    with pytest.raises(ValueError, match="nothing is built here"):
+        next(messages)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_queue_is_told_too(name, photo_dataset, monkeypatch):
+    ctx, told = context(photo_dataset(2), delegated=True), []
+    monkeypatch.setattr(ctx, "set_progress", lambda **progress: told.append(progress))
+    next(operator(name)._messages(ctx))
+    assert told == [{"progress": 0.0, "label": "loading the model and looking at the samples"}]
