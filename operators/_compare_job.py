@@ -22,6 +22,7 @@ from ._compare_checks import (
 from ._compare_explain import Explainer
 from ._compare_fields import Stored, columns_of
 from ._compare_maps import BASELINES
+from ._compare_progress import Inside, forwards_done
 from ._compare_scan import Scan, ScanPlan, ScanStep, to_device
 from ._compare_settings import parse_budget
 from ._compare_summary import CompareSummary, duration
@@ -211,16 +212,17 @@ class CompareJob:
 
     def _scan(self, scan, start):
         """Measures the samples; stops between batches when the time that was given is over."""
-        # a batch may take a minute: until then this says what is being done
-        yield Phase(self.forecast(), 0, len(self.rows), 0.0)
-        step = ScanStep(self.dataset, self.model, self.plan, scan)
+        total, inside = self.predicted_forwards, Inside()
+        yield Phase(self.forecast(), 0, total, 0.0)
+        step = ScanStep(self.dataset, self.model, self.plan, scan, inside.tell)
         # small batches: every sample is run many times, and the time is looked at in between
         size = max(1, min(self.plan.batch_size, CPU_BATCH) // 4)
         loader = Loader(self.rows, self.model.transforms, size, workers_of(self.settings))
         steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
         limit = parse_budget(self.settings.budget).seconds
         timed = self._until(steps, None if limit is None else start + limit)
-        yield from phased(self.forecast(), timed, lambda p: (p.done, p.total, p.failed))
+        counts = forwards_done(timed, inside, self._forwards(1), size, total)
+        yield from phased(self.forecast(), counts, lambda c: (c[0], total, c[1]))
         if not scan.done.any():
             first = self.failures[0].reason if self.failures else "none was reached"
             raise ValueError(f"samples: none could be measured; {first}")
