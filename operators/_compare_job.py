@@ -9,6 +9,7 @@ import numpy as np
 from . import _compare_store as store
 from . import _compare_tables as tables
 from . import _models, _runs
+from ._at_work import heeding
 from ._bias_steps import CPU_BATCH, Phase, model_of_run, phased
 from ._bias_swap import workers_of
 from ._checks import check_samples
@@ -53,6 +54,7 @@ class CompareJob:
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.notes = origin, None, [], []
+        self._held = None
         tables.ranked_metrics(settings.metrics)
         if settings.target != "auto":
             raise ValueError(
@@ -175,7 +177,13 @@ class CompareJob:
 
         Yields:
             a :class:`~operators._bias_steps.Phase`, now and then
+
+        Raises:
+            Stopped: if it was asked to stop; nothing was written then
         """
+        yield from heeding(self._steps(), lambda: self._held)
+
+    def _steps(self):
         start = time.perf_counter()
         with contextlib.ExitStack() as stack:
             stack.enter_context(_models.on_device(self.model))

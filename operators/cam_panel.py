@@ -148,7 +148,23 @@ class CamPanel(foo.Panel):
 
     def on_run_stop(self, ctx):
         """Asks the run to stop."""
-        ctx.trigger(f"{_URI}/stop_cam_run", params={"cam_key": self._key(ctx)})
+        self._stop(ctx, "computation")
+
+    def on_comparison_stop(self, ctx):
+        """Asks the run's comparison to stop."""
+        self._stop(ctx, "comparison")
+
+    def on_examination_stop(self, ctx):
+        """Asks the run's examination to stop."""
+        self._stop(ctx, "examination")
+
+    def _stop(self, ctx, what):
+        from . import _stopping
+
+        try:
+            _stopping.ask_to_stop(ctx.dataset, self._key(ctx), what)
+        except ValueError as error:  # it ended before the click arrived
+            ctx.ops.notify(str(error), variant="info")
         self._fill(ctx)
 
     def _prompt_run(self, ctx, name):

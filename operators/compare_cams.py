@@ -153,6 +153,8 @@ class CompareCams(foo.Operator):
         from . import _compare_forms
 
         job = yield from job_messages(ctx, lambda origin: self._form_job(ctx, origin))
+        if job is None:
+            return
         yield ctx.ops.reload_dataset()
         yield ctx.ops.notify(job.summary.lines()[0], variant="success")
         if not ctx.delegated:

@@ -186,6 +186,8 @@ class FindBackgroundBias(foo.Operator):
     def _messages(self, ctx):
         """A live progress bar, then the verdicts in the grid and the summary."""
         job = yield from job_messages(ctx, lambda origin: self._form_job(ctx, origin))
+        if job is None:
+            return
         yield ctx.ops.reload_dataset()
         if job.colours is not None:
             # Of the scheme of this session, only the fields' colours are replaced.
@@ -248,9 +250,10 @@ def job_messages(ctx, make_job):
         messages to the App
 
     Returns:
-        the job, once it is through
+        the job once it is through; None if it was asked to stop
     """
     from ._bias_steps import STARTING
+    from ._lease import Stopped
 
     yield report_phase(ctx, STARTING)
     try:
@@ -260,6 +263,12 @@ def job_messages(ctx, make_job):
     except ValueError as error:
         yield ctx.ops.notify(str(error), variant="error")
         raise
+    except Stopped as stopped:
+        if ctx.delegated:
+            raise  # a queue's operation is not to look complete
+        yield ctx.ops.reload_dataset()
+        yield ctx.ops.notify(f"{str(stopped)[0].upper()}{str(stopped)[1:]}", variant="info")
+        return None
     return job
 
 

@@ -46,3 +46,25 @@ def test_a_queue_is_told_too(name, photo_dataset, monkeypatch):
     monkeypatch.setattr(ctx, "set_progress", lambda **progress: told.append(progress))
     next(operator(name)._messages(ctx))
     assert told == [{"progress": 0.0, "label": "loading the model and looking at the samples"}]
+
+
+class Asked:
+    """A job that is asked to stop after its first step."""
+
+    def run(self):
+        yield inner("_bias_steps").Phase("measuring", 1, 4, 0.0)
+        raise inner("_lease").Stopped("the comparison of 'run' was asked to stop")
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+@pytest.mark.parametrize("delegated", [False, True])
+def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, monkeypatch):
+    monkeypatch.setattr(inner(name), "_job", lambda *_, **__: Asked())
+    messages = operator(name)._messages(context(photo_dataset(2), delegated=delegated))
+    if delegated:
+        with pytest.raises(inner("_lease").Stopped, match="asked to stop"):
+            list(messages)
+        return
+    bodies = [m.body for m in messages]
+    assert bodies[-1].operator_uri.endswith("notify")
+    assert bodies[-1].params["message"] == "The comparison of 'run' was asked to stop"
