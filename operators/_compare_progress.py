@@ -7,7 +7,7 @@ import threading
 import time
 
 # Between two messages about the same batch: on a fast device its parts take milliseconds.
-_SECONDS = 0.5
+_SECONDS = 1.0
 
 
 class Halted(BaseException):

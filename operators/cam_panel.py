@@ -116,11 +116,11 @@ class CamPanel(foo.Panel):
 
     def on_examine(self, ctx):
         """Opens the form of ``find_background_bias`` for this run."""
-        ctx.prompt(f"{_URI}/find_background_bias", params={"cam_key": self._key(ctx)})
+        self._prompt(ctx, "find_background_bias", cam_key=self._key(ctx))
 
     def on_compare(self, ctx):
         """Opens the form of ``compare_cams`` for this run."""
-        ctx.prompt(f"{_URI}/compare_cams", params={"cam_keys": [self._key(ctx)]})
+        self._prompt(ctx, "compare_cams", cam_keys=[self._key(ctx)])
 
     def on_run_view(self, ctx):
         """Opens the form of ``load_cam_view``."""
@@ -168,10 +168,14 @@ class CamPanel(foo.Panel):
         self._fill(ctx)
 
     def _prompt_run(self, ctx, name):
-        ctx.prompt(f"{_URI}/{name}", params={"cam_key": self._key(ctx)}, on_success=self.on_changed)
+        self._prompt(ctx, name, cam_key=self._key(ctx))
+
+    def _prompt(self, ctx, name, **params):
+        ended = {"on_success": self.on_changed, "on_error": self.on_changed}
+        ctx.prompt(f"{_URI}/{name}", params=params, **ended)
 
     def on_changed(self, ctx):
-        """A run was changed by a form that was opened here."""
+        """A form that was opened here changed something, or failed, which is told too."""
         self._fill(ctx)
 
     def on_reset(self, ctx):

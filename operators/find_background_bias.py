@@ -266,8 +266,10 @@ def job_messages(ctx, make_job):
     except Stopped as stopped:
         if ctx.delegated:
             raise  # a queue's operation is not to look complete
+        text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
+        yield ctx.ops.set_progress(progress=0.0, label=text)  # the dialog stays until it is closed
         yield ctx.ops.reload_dataset()
-        yield ctx.ops.notify(f"{str(stopped)[0].upper()}{str(stopped)[1:]}", variant="info")
+        yield ctx.ops.notify(text, variant="info")
         return None
     return job
 

@@ -66,5 +66,7 @@ def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, m
             list(messages)
         return
     bodies = [m.body for m in messages]
+    bars = [b.params["label"] for b in bodies if b.operator_uri.endswith("set_progress")]
+    assert bars[-1] == "The comparison of 'run' was asked to stop"
     assert bodies[-1].operator_uri.endswith("notify")
     assert bodies[-1].params["message"] == "The comparison of 'run' was asked to stop"

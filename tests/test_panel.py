@@ -595,8 +595,12 @@ def test_clicks_tell_the_app(examined, relies):
     assert "No samples were stored" in sent["notify"]["message"]
     _, _, sent = call("on_leader", dataset, {"row": 3}, state)
     assert "set_active_fields" not in sent, "a floor has no field"
-    _, _, sent = call("on_examine", dataset, {}, state)
-    assert KEY in str(sent["prompt_user_for_operation"])
+    for method in ("on_examine", "on_compare"):
+        _, _, sent = call(method, dataset, {}, state)
+        prompted = sent["prompt_user_for_operation"]
+        assert KEY in str(prompted["params"])
+        for end in ("on_success", "on_error"):  # the panel shows what became of it
+            assert prompted[end].endswith("on_changed")
     _, _, sent = call("on_leader", dataset, {"row": 0}, state)
     assert sent["set_active_fields"]["fields"]
     field = sent["set_active_fields"]["fields"][0]

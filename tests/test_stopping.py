@@ -153,6 +153,24 @@ def test_what_is_asked_to_stop(compared):
     assert "stop" not in inner("_compare_store").record_of(dataset, "run"), "of the one before"
 
 
+def test_the_form_of_stopping_names_what_is_at_work(compared):
+    import fiftyone.operators as foo
+
+    def form():
+        ctx = foo.executor.ExecutionContext({"dataset_name": compared.name, "params": {}})
+        return operator("stop_cam_run").resolve_input(ctx).to_json()["type"]["properties"]
+
+    assert form()["problem"]["invalid"]
+    steps = comparison(compared).run()
+    next(steps)
+    assert form()["cam_key"]["default"] == "run"
+    assert form()["what"]["default"] == "comparison"
+    ctx = {"dataset": compared, "params": {"cam_key": "run", "what": "comparison"}}
+    foo.execute_operator("@cam51/heatmaps/stop_cam_run", ctx=ctx)
+    assert inner("_compare_store").record_of(compared, "run")["stop"]
+    steps.close()
+
+
 def test_closing_while_it_writes_takes_back_what_a_comparison_wrote(compared, monkeypatch):
     dataset = compared
     before = left(dataset)
