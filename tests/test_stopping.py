@@ -1,6 +1,9 @@
 """Comparisons and examinations that are stopped, fail or die: nothing half is left, and people are told."""
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 from bias_common import BACKGROUND, Cues, agreeing, find, inner
@@ -183,6 +186,25 @@ def test_closing_while_it_writes_takes_back_what_a_comparison_wrote(compared, mo
     steps.close()
     assert left(dataset) == before
     assert inner("_compare_store").record_of(dataset, "run")["status"] == "interrupted"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a thread a signal")
+def test_ctrl_c_inside_a_batch(compared):
+    network, sent = Planted(), []
+
+    def interrupt(*_):
+        if threading.current_thread() is threading.main_thread():
+            return  # the trial
+        if not sent:
+            sent.append(signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+        time.sleep(0.1)
+
+    network.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compare(compared, network=network, metrics=["deletion", "road"], batch_size=2)
+    assert sent
+    assert inner("_compare_store").record_of(compared, "run")["status"] == "interrupted"
+    assert "run_disagreement" not in compared.get_field_schema()
 
 
 def test_a_comparison_that_fails_says_why(compared, monkeypatch):
