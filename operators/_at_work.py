@@ -10,15 +10,20 @@ import contextlib
 import datetime
 import os
 import socket
+import time
 import types
 import uuid
 
 from . import _record
 from ._heart import Heart
+from ._lease import Stopped
 
 #: parts of a run's record, with what is being done while one says ``running``
 DOING = {"bias": "examined by find_background_bias", "compare": "compared by compare_cams"}
-_BEAT_SECONDS = 20.0
+#: what a job on that part is called
+NAMES = {"bias": "examination", "compare": "comparison"}
+# between two signs of life, and between two looks whether it is to stop
+_BEAT_SECONDS, _LOOK_SECONDS = 20.0, 2.0
 
 
 class AtWork(Heart):
@@ -39,10 +44,11 @@ class AtWork(Heart):
         for name in self.cam_keys:
             _record.check_idle(_record.config_of(dataset, name), name)
         check_free(dataset, key, part)
-        super().__init__(uuid.uuid4().hex, _BEAT_SECONDS)
+        super().__init__(uuid.uuid4().hex, min(_BEAT_SECONDS, _LOOK_SECONDS))
         self._dataset, self._key, self._part = dataset, key, part
         # by their ids: under the key of one that was deleted there may be another
         self._runs = {name: _record.document_id(dataset, name) for name in self.cam_keys}
+        self._stop, self._written = False, time.monotonic()
 
     def entries(self):
         """What the part says of it, as JSON-able values."""
@@ -57,8 +63,26 @@ class AtWork(Heart):
         }
 
     def _beat(self):
-        beat = {f"config.{self._part}.heartbeat": _record.clock().isoformat()}
-        _record.db().runs.update_one(self._own(), {"$set": beat})
+        wanted = {f"config.{self._part}.stop": True}
+        if time.monotonic() - self._written < _BEAT_SECONDS:
+            found = _record.db().runs.find_one(self._own(), wanted)
+        else:
+            beat = {f"config.{self._part}.heartbeat": _record.clock().isoformat()}
+            found = _record.db().runs.find_one_and_update(self._own(), {"$set": beat}, wanted)
+            self._written = time.monotonic()
+        if found is not None:
+            self._stop = bool(found.get("config", {}).get(self._part, {}).get("stop"))
+
+    def heed(self):
+        """Called between two steps of the job.
+
+        Raises:
+            Stopped: if somebody asked it to stop, two seconds ago or more
+        """
+        if self._stop:
+            raise Stopped(
+                f"the {NAMES[self._part]} of {self._key!r} was asked to stop; nothing of it is kept"
+            )
 
     def _own(self):
         return {"_id": self._runs[self._key], f"config.{self._part}.token": self._token}
@@ -91,6 +115,40 @@ class AtWork(Heart):
         return _record.db().runs.count_documents(leaving, limit=1) == 0
 
 
+def heeding(steps, held):
+    """Passes on the steps of a job, and ends it where somebody asks it to stop.
+
+    Args:
+        steps: a generator that takes back what it wrote when it is closed
+        held: returns the job's :class:`AtWork`, or None before there is one
+
+    Yields:
+        what the steps do
+
+    Raises:
+        Stopped: if it was asked to stop
+    """
+    with contextlib.closing(steps):
+        for step in steps:
+            at_work = held()
+            if at_work is not None:
+                at_work.heed()
+            yield step
+
+
+def ask_to_stop(dataset, key, part):
+    """Asks the job on a part of a run's record to stop, wherever it runs.
+
+    Raises:
+        ValueError: if there is none at work
+    """
+    record = getattr(_record.config_of(dataset, key), part, None)
+    if not is_alive(dataset, record):
+        raise ValueError(f"cam_key: no {NAMES[part]} of the run {key!r} is at work")
+    own = {"_id": _record.document_id(dataset, key), f"config.{part}.token": record["token"]}
+    _record.db().runs.update_one(own, {"$set": {f"config.{part}.stop": True}})
+
+
 def check_free(dataset, key, part):
     """Raises a ValueError if a job holds a part of a run's record.
 
@@ -100,7 +158,7 @@ def check_free(dataset, key, part):
         part: ``"bias"`` or ``"compare"``
     """
     record = getattr(_record.config_of(dataset, key), part, None)
-    if _is_alive(dataset, record):
+    if is_alive(dataset, record):
         raise ValueError(_said(key, part, record))
 
 
@@ -115,7 +173,7 @@ def check_unread(dataset, key):
         config = _record.config_of(dataset, other)
         for part in DOING:
             record = getattr(config, part, None)
-            if _is_alive(dataset, record) and key in (other, *record["cam_keys"]):
+            if is_alive(dataset, record) and key in (other, *record["cam_keys"]):
                 raise ValueError(_said(key, part, record))
 
 
@@ -125,10 +183,21 @@ def _said(key, part, record):
         if record["token"] in _record.ACTIVE
         else f"process {record['pid']} on {record['host']}"
     )
-    return f"cam_key: the run {key!r} is being {DOING[part]} in {where}; wait for that, or interrupt it there"
+    return (
+        f"cam_key: the run {key!r} is being {DOING[part]} in {where}; wait for that, or stop it with "
+        "stop_cam_run"
+    )
 
 
-def _is_alive(dataset, record):
+def status_of(dataset, record):
+    """How the job on a part of a record stands: as a run, see :func:`_record.status_of`; or None."""
+    if not isinstance(record, dict):
+        return None
+    status = record.get("status")
+    return "interrupted" if status == "running" and not is_alive(dataset, record) else status
+
+
+def is_alive(dataset, record):
     """Whether a job works on a part of a record; what an earlier version wrote does not say so."""
     names = ("status", "token", "dataset_id", "host", "pid", "heartbeat", "cam_keys")
     if not isinstance(record, dict) or not all(name in record for name in names):

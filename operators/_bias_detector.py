@@ -10,7 +10,7 @@ from ._bias_detector_found import assessed
 from ._bias_labels import index_of_names
 from ._bias_pictures import working_side
 from ._bias_settings import PROBE
-from ._bias_steps import CPU_BATCH, GPU_BATCH, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_swap import Predictor, forwarded, workers_of
 from ._loader import Loader
 from ._objects import kind_of, plain
@@ -268,6 +268,7 @@ def examine_objects(job, folder, stack):
         len(job.rows),
         job.failures,
     )
+    yield Phase("looking for objects", 0, len(job.rows), 0.0)
     yield from phased("looking for objects", steps, lambda p: (p.done, p.total, p.failed))
     found = np.nan_to_num(scan.score) >= model.adapted.confidence
     limit = PROBE if s.probe == "auto" else s.probe

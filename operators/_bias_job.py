@@ -13,6 +13,7 @@ from . import _bias_analysis as analysis
 from . import _bias_discovery as discovery
 from . import _bias_store as store
 from . import _models, _runs
+from ._at_work import heeding
 from ._bias_check import Check, choose_probe
 from ._bias_detector import detect_one, object_field
 from ._bias_detector_job import examine
@@ -26,6 +27,7 @@ from ._bias_summary import BiasSummary
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
 from ._images import one_line
+from ._lease import Stopped
 from ._loader import Failure, Loader
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
@@ -53,7 +55,7 @@ class BiasJob:
     def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
-        self.origin, self.summary, self.failures = origin, None, []
+        self.origin, self.summary, self.failures, self.held = origin, None, [], None
         _runs.refresh(self.dataset)
         key = settings.cam_key
         runs = _runs.list_runs(self.dataset)
@@ -122,14 +124,23 @@ class BiasJob:
 
         Yields:
             a :class:`Phase`, now and then
+
+        Raises:
+            Stopped: if it was asked to stop
         """
+        yield from heeding(self._steps(), lambda: self.held)
+
+    def _steps(self):
         start = time.perf_counter()
         with contextlib.ExitStack() as stack:
             stack.enter_context(_models.on_device(self.model))
             if self._cams is not None:
+                yield Phase("computing heatmaps", 0, len(self.rows), 0.0)
                 yield from phased(
                     "computing heatmaps", self._cams.run(), lambda p: (p.done, p.total)
                 )
+                if self._cams.summary.status != "finished":
+                    raise Stopped(self._cams.summary.error)
                 if self.object_field is None:
                     self.plan = plan_of_run(
                         self.dataset, self.cam_key, self.model, self.settings.methods
@@ -185,6 +196,7 @@ class BiasJob:
         scan = Scan(self.rows, self.plan, folder)
         step = ScanStep(self.model, self.plan, self.objects, scan)
         loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
+        yield Phase("measuring heat", 0, len(self.rows), 0.0)
         yield from phased(
             "measuring heat",
             run_pipeline(loader, step, scan, len(self.rows), self.failures),

@@ -15,7 +15,7 @@ from ._bias_pictures import Masks, working_side
 from ._bias_plan import HeatPlan, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field
-from ._bias_steps import CPU_BATCH, GPU_BATCH, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
 from ._bias_summary import region_sentence
 from ._bias_swap import probabilities_of, workers_of
 from ._compute import check_samples
@@ -172,6 +172,7 @@ class RegionJob:
             step = _ScoreStep(self.model, self.plan.target, s.precision)
         loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
         steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
+        yield Phase("scoring", 0, len(self.rows), 0.0)
         yield from phased("scoring", steps, lambda p: (p.done, p.total, p.failed))
         if not (scan.explained >= 0).any():
             first = self.failures[0].reason if self.failures else "the scores are not finite"

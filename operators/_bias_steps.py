@@ -16,21 +16,27 @@ class Phase:
 
     Attributes:
         name: what is being done
-        done, total: images, composites or samples of this phase
+        done, total: images, composites or samples of this phase; the total is None where none is known
         seconds: since the phase began
         failed: samples that failed so far
     """
 
     name: str
     done: int
-    total: int
+    total: int | None
     seconds: float
     failed: int = 0
 
     @property
     def fraction(self):
         """Of this phase, from 0 to 1."""
+        if self.total is None:
+            return 0.0
         return min(1.0, self.done / self.total) if self.total else 1.0
+
+
+#: what is said before a job is built, which takes seconds, or a minute on a slow machine
+STARTING = Phase("loading the model and looking at the samples", 0, None, 0.0)
 
 
 def model_of_run(dataset, cam_key, model):

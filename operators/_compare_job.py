@@ -9,6 +9,7 @@ import numpy as np
 from . import _compare_store as store
 from . import _compare_tables as tables
 from . import _models, _runs
+from ._at_work import heeding
 from ._bias_steps import CPU_BATCH, Phase, model_of_run, phased
 from ._bias_swap import workers_of
 from ._checks import check_samples
@@ -22,6 +23,7 @@ from ._compare_checks import (
 from ._compare_explain import Explainer
 from ._compare_fields import Stored, columns_of
 from ._compare_maps import BASELINES
+from ._compare_progress import Inside, forwards_done
 from ._compare_scan import Scan, ScanPlan, ScanStep, to_device
 from ._compare_settings import parse_budget
 from ._compare_summary import CompareSummary, duration
@@ -54,6 +56,7 @@ class CompareJob:
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.notes = origin, None, [], []
+        self._held = None
         tables.ranked_metrics(settings.metrics)
         if settings.target != "auto":
             raise ValueError(
@@ -186,7 +189,13 @@ class CompareJob:
 
         Yields:
             a :class:`~operators._bias_steps.Phase`, now and then
+
+        Raises:
+            Stopped: if it was asked to stop; nothing was written then
         """
+        yield from heeding(self._steps(), lambda: self._held)
+
+    def _steps(self):
         start = time.perf_counter()
         with contextlib.ExitStack() as stack:
             stack.enter_context(_models.on_device(self.model))
@@ -226,10 +235,10 @@ class CompareJob:
         Returns:
             seconds per image of each method
         """
-        # a batch may take a minute: until then this says what is being done
-        yield Phase(self.forecast(), 0, len(self.rows), 0.0)
+        total, inside = self.predicted_forwards, Inside()
+        yield Phase(self.forecast(), 0, total, 0.0)
         seconds, end = self.explainer.seconds(self._image), self._end()
-        step = ScanStep(self.dataset, self.model, self.plan, scan)
+        step = ScanStep(self.dataset, self.model, self.plan, scan, inside.tell)
         # small batches: every sample is run many times, and the time is looked at in between
         size = max(1, min(self.plan.batch_size, CPU_BATCH) // 4)
         if end is not None:
@@ -237,8 +246,8 @@ class CompareJob:
             size = max(1, min(size, int(_BATCH * (end - self._began) / max(each, 1e-9))))
         loader = Loader(self.rows, self.model.transforms, size, workers_of(self.settings))
         steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
-        timed = self._until(steps, end)
-        yield from phased(self.forecast(), timed, lambda p: (p.done, p.total, p.failed))
+        counts = forwards_done(self._until(steps, end), inside, self._forwards(1), size, total)
+        yield from phased(self.forecast(), counts, lambda c: (c[0], total, c[1]))
         if not scan.done.any():
             first = self.failures[0].reason if self.failures else "none was reached"
             raise ValueError(f"samples: none could be measured; {first}")

@@ -9,6 +9,7 @@ from . import _compare_models as compared
 from . import _compare_store as store
 from . import _compare_tables as tables
 from . import _models, _runs
+from ._at_work import heeding
 from ._bias_labels import Labels
 from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
 from ._bias_swap import workers_of
@@ -45,6 +46,7 @@ class ModelsJob:
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.notes = origin, None, [], []
+        self._held = None
         _runs.refresh(self.dataset)
         if not isinstance(models, dict):
             raise ValueError(
@@ -156,7 +158,13 @@ class ModelsJob:
 
         Yields:
             a :class:`~operators._bias_steps.Phase`, now and then
+
+        Raises:
+            Stopped: if it was asked to stop; nothing was written then
         """
+        yield from heeding(self._steps(), lambda: self._held)
+
+    def _steps(self):
         start = time.perf_counter()
         self._held = store.register(
             self.dataset, self.cam_key, self._used(), self.field, [], [], self.keys
@@ -181,6 +189,7 @@ class ModelsJob:
         """Every model over the samples, one after the other."""
         table = ModelTable(self.rows, len(self.keys))
         total = len(self.rows) * len(self.keys)
+        yield Phase(self.forecast(), 0, total, 0.0)
         for k, (key, model) in enumerate(zip(self.keys, self.models, strict=True)):
             step = ModelStep(
                 self.dataset, model, self.columns[k], k, self.stored, table, self._precision(key),

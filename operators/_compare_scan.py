@@ -90,13 +90,15 @@ class ScanStep:
         model: the :class:`LoadedModel`
         plan: the :class:`ScanPlan`
         scan: the :class:`Scan`, which is told what it cost
+        on_forwards (None): called now and then with how many more images went through the model
     """
 
-    def __init__(self, dataset, model, plan, scan):
+    def __init__(self, dataset, model, plan, scan, on_forwards=None):
         self._dataset = dataset
         self._model = model
         self._plan = plan
         self._scan = scan
+        self._on_forwards = on_forwards
 
     def __call__(self, batch):
         """Returns ``{sample id: {values, score, targets, maps}}`` for a batch of the loader."""
@@ -163,6 +165,7 @@ class ScanStep:
             found = faithfulness(
                 self._model.adapted, images, own, wanted, plan.metrics, batch_size=plan.batch_size,
                 seed=plan.seed, precision=plan.precision, explain_again=again,
+                on_forwards=self._on_forwards,
             )  # fmt: skip
             for name, table in found.values.items():
                 values[name][:, members] = table.cpu().numpy()

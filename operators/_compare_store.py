@@ -9,6 +9,7 @@ from fiftyone import ViewField as F
 from . import _record, _runs
 from ._at_work import AtWork, check_free
 from ._bias_store import _field, write  # noqa: F401 - write also from here
+from ._images import one_line
 
 #: of the samples that were compared, the share that the view of those that split most shows
 _MOST = 0.25
@@ -95,8 +96,11 @@ def update(dataset, cam_key, **changes):
         _runs.add_written(dataset, cam_key, saved_views=changes["views"])
 
 
-def finish(dataset, cam_key, status, results=None, held=None):
+def finish(dataset, cam_key, status, results=None, held=None, error=None):
     """Marks a comparison as ended, what it found stored first, beside the run's own results.
+
+    Of one that was cut short everything that it wrote is taken back: half of the samples would look
+    like all of them.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
@@ -104,12 +108,19 @@ def finish(dataset, cam_key, status, results=None, held=None):
         status: ``"finished"``, ``"interrupted"`` or ``"failed"``
         results (None): JSON-able; only of a finished one
         held (None): what :func:`register` returned; nothing is changed if the record is another's now
+        error (None): why it failed, one line
     """
-    if held is not None and not held.holds():
-        return
-    if results is not None and record_of(dataset, cam_key) is not None:
+    record = record_of(dataset, cam_key)
+    if record is None or (held is not None and not held.holds()):
+        return  # somebody deleted the run meanwhile, or compares it anew
+    if status == "finished":
         _runs.save_results(dataset, cam_key, compare=results)
-    update(dataset, cam_key, status=status, ended=_record.now())
+        update(dataset, cam_key, status=status, ended=_record.now())
+        return
+    _take_back(dataset, cam_key, record)
+    saved = _runs.config_of(dataset, cam_key).saved_views
+    _runs.update(dataset, cam_key, saved_views=[v for v in saved if v not in record["views"]])
+    update(dataset, cam_key, status=status, error=error, ended=_record.now(), views=[])
 
 
 @contextlib.contextmanager
@@ -127,7 +138,7 @@ def recorded(dataset, cam_key, held):
     Raises:
         RuntimeError: if a run that is compared was deleted or renamed meanwhile
     """
-    status, results = "interrupted", None
+    status, results, error = "interrupted", None, None
 
     def done(found):
         nonlocal status, results
@@ -136,12 +147,13 @@ def recorded(dataset, cam_key, held):
 
     try:
         yield done
-    except ValueError:
-        status = "failed"
-        held.check()  # says why, where it could not read a run that is gone
+    except Exception as failed:
+        status, error = "failed", one_line(failed)
+        if isinstance(failed, ValueError):
+            held.check()  # says why, where it could not read a run that is gone
         raise
     finally:
-        finish(dataset, cam_key, status, results, held)
+        finish(dataset, cam_key, status, results, held, error)
 
 
 def clear(dataset, cam_key):
@@ -156,13 +168,7 @@ def clear(dataset, cam_key):
     record = record_of(dataset, cam_key)
     if record is None:
         return
-    for name in record["views"]:
-        if dataset.has_saved_view(name):
-            dataset.delete_saved_view(name)
-    paths = [*_own_attributes(dataset, cam_key, record), *record["fields"]]
-    present = [p for p in paths if dataset.get_field(p) is not None]
-    if present:
-        dataset.delete_sample_fields(present, error_level=1)
+    _take_back(dataset, cam_key, record)
     config = _runs.config_of(dataset, cam_key)
     if _runs.load_results(dataset, cam_key).get("compare") is not None:
         _runs.save_results(dataset, cam_key, compare=None)
@@ -173,6 +179,17 @@ def clear(dataset, cam_key):
         fields=[f for f in config.fields if f not in record["fields"]],
         saved_views=[v for v in config.saved_views if v not in record["views"]],
     )
+
+
+def _take_back(dataset, cam_key, record):
+    """Deletes the views, the field and the attributes of a comparison."""
+    for name in record["views"]:
+        if dataset.has_saved_view(name):
+            dataset.delete_saved_view(name)
+    paths = [*_own_attributes(dataset, cam_key, record), *record["fields"]]
+    present = [p for p in paths if dataset.get_field(p) is not None]
+    if present:
+        dataset.delete_sample_fields(present, error_level=1)
 
 
 def _own_attributes(dataset, cam_key, record):

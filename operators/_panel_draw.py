@@ -3,7 +3,7 @@
 import fiftyone.operators.types as types
 
 from . import _panel_charts as charts
-from . import _panel_methods, _panel_samples
+from . import _panel_methods, _panel_samples, _panel_work
 
 TABS = {
     "overview": "Overview",
@@ -118,16 +118,13 @@ def _todo(panel, name, label, text, button, icon, on_click):
 
 def _needs_bias(panel, handlers, state):
     """Says how to get findings where there are none; returns whether there are."""
-    status = state.get("bias_status")
-    if status == "finished":
+    if state.get("bias_status") == "finished":
         return True
-    if status == "running":
-        _note(panel, "bias_runs", "Being examined", "The findings appear here when it is done.")
+    if _panel_work.draw(panel, "bias_work", state.get("bias_work"), handlers.on_examination_stop):
         return False
-    stopped = "The last examination did not finish. " if status else ""
     _todo(
         panel, "no_bias", "The background was not examined yet",
-        f"{stopped}Find background bias puts each object on other backgrounds and watches the score: "
+        "Find background bias puts each object on other backgrounds and watches the score: "
         "which classes and samples rest on the surroundings.",
         "Find background bias", "wallpaper", handlers.on_examine,
     )  # fmt: skip
@@ -281,13 +278,16 @@ def _evidence(panel, handlers, state):
 
 
 def _methods(panel, handlers, state):
+    work = state.get("compare_work")
+    working = _panel_work.draw(panel, "compare_work", work, handlers.on_comparison_stop)
     if not state.get("leader_columns"):
-        _todo(
-            panel, "no_comparison", "The methods were not compared yet",
-            "Compare methods measures which heatmaps describe this model faithfully, beside maps "
-            "that know nothing, and where methods contradict each other.",
-            "Compare methods", "leaderboard", handlers.on_compare,
-        )  # fmt: skip
+        if not working:
+            _todo(
+                panel, "no_comparison", "The methods were not compared yet",
+                "Compare methods measures which heatmaps describe this model faithfully, beside maps "
+                "that know nothing, and where methods contradict each other.",
+                "Compare methods", "leaderboard", handlers.on_compare,
+            )  # fmt: skip
         return
     if state.get("recommendation"):
         panel.md(f"**{state['recommendation']}**", name="recommended")

@@ -1,6 +1,15 @@
 """What each tab of the panel needs, asked of the database when the tab is opened."""
 
-from . import _panel_bias, _panel_clusters, _panel_methods, _panel_overview, _panel_samples, _runs
+from . import (
+    _at_work,
+    _panel_bias,
+    _panel_clusters,
+    _panel_methods,
+    _panel_overview,
+    _panel_samples,
+    _panel_work,
+    _runs,
+)
 from . import _panel_charts as charts
 from ._bias_store import record_of
 
@@ -23,10 +32,10 @@ def fill(dataset, key, tab, chosen):
         (state, data): state is small and comes back with every event, data is what charts, tables
         and pictures show
     """
-    record = record_of(dataset, key)
-    status = record["status"] if record is not None else None
+    status = _at_work.status_of(dataset, record_of(dataset, key))
     state, data = _FILL[tab](dataset, key, chosen, status == "finished")
-    return {"bias_status": status, **state}, data
+    work = _panel_work.work_of(dataset, key, "bias")
+    return {"bias_status": status, "bias_work": work, **state}, data
 
 
 def _overview(dataset, key, chosen, examined):
@@ -104,8 +113,9 @@ def evidence_rows(counts):
 
 def _methods(dataset, key, chosen, examined):
     comparison = _panel_methods.comparison_of(dataset, key)
+    work = _panel_work.work_of(dataset, key, "compare")
     if comparison is None:
-        return {"leader_columns": [], "matrix_layout": None}, {}
+        return {"leader_columns": [], "matrix_layout": None, "compare_work": work}, {}
     columns, rows = _panel_methods.leaderboard(comparison)
     measure = chosen.get("measure") or "spearman"
     matrix = _panel_methods.matrix(comparison, measure)
@@ -119,6 +129,7 @@ def _methods(dataset, key, chosen, examined):
         "measure": measure,
         "matrix_layout": charts.agreement_layout(matrix) if several else None,
         "floor": matrix["floor"],
+        "compare_work": work,
     }
     name = _panel_methods.MEASURES[measure][0]
     return state, {"leaders": rows, "matrix": charts.agreement_chart(matrix, name)}

@@ -116,11 +116,11 @@ class CamPanel(foo.Panel):
 
     def on_examine(self, ctx):
         """Opens the form of ``find_background_bias`` for this run."""
-        ctx.prompt(f"{_URI}/find_background_bias", params={"cam_key": self._key(ctx)})
+        self._prompt(ctx, "find_background_bias", cam_key=self._key(ctx))
 
     def on_compare(self, ctx):
         """Opens the form of ``compare_cams`` for this run."""
-        ctx.prompt(f"{_URI}/compare_cams", params={"cam_keys": [self._key(ctx)]})
+        self._prompt(ctx, "compare_cams", cam_keys=[self._key(ctx)])
 
     def on_run_view(self, ctx):
         """Opens the form of ``load_cam_view``."""
@@ -148,14 +148,34 @@ class CamPanel(foo.Panel):
 
     def on_run_stop(self, ctx):
         """Asks the run to stop."""
-        ctx.trigger(f"{_URI}/stop_cam_run", params={"cam_key": self._key(ctx)})
+        self._stop(ctx, "computation")
+
+    def on_comparison_stop(self, ctx):
+        """Asks the run's comparison to stop."""
+        self._stop(ctx, "comparison")
+
+    def on_examination_stop(self, ctx):
+        """Asks the run's examination to stop."""
+        self._stop(ctx, "examination")
+
+    def _stop(self, ctx, what):
+        from . import _stopping
+
+        try:
+            _stopping.ask_to_stop(ctx.dataset, self._key(ctx), what)
+        except ValueError as error:  # it ended before the click arrived
+            ctx.ops.notify(str(error), variant="info")
         self._fill(ctx)
 
     def _prompt_run(self, ctx, name):
-        ctx.prompt(f"{_URI}/{name}", params={"cam_key": self._key(ctx)}, on_success=self.on_changed)
+        self._prompt(ctx, name, cam_key=self._key(ctx))
+
+    def _prompt(self, ctx, name, **params):
+        ended = {"on_success": self.on_changed, "on_error": self.on_changed}
+        ctx.prompt(f"{_URI}/{name}", params=params, **ended)
 
     def on_changed(self, ctx):
-        """A run was changed by a form that was opened here."""
+        """A form that was opened here changed something, or failed, which is told too."""
         self._fill(ctx)
 
     def on_reset(self, ctx):

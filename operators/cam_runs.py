@@ -182,7 +182,7 @@ class LoadCamView(foo.Operator):
 
 
 class StopCamRun(foo.Operator):
-    """Stops a CAM run, wherever it runs."""
+    """Stops what works on a CAM run, wherever it runs."""
 
     @property
     def config(self):
@@ -190,41 +190,53 @@ class StopCamRun(foo.Operator):
         return _config(
             "stop_cam_run",
             "Stop a CAM run",
-            "A running CAM run, also one in a queue's process, stops after two batches",
+            "A running CAM run, comparison or examination, also in a queue's process, stops after two batches",
             _CHANGING,
         )
 
     def resolve_input(self, ctx):
-        """Which of the runs at work."""
-        from . import _run_forms, _runs
+        """Which of the runs at work, and what of it where there are several things."""
+        from . import _run_forms, _runs, _stopping
 
         inputs, none = types.Object(), "No CAM run is at work on this dataset"
-        running = [
-            k for k in _runs.list_runs(ctx.dataset) if _runs.status_of(ctx.dataset, k) == "running"
-        ]
-        _run_forms.choose_run(inputs, ctx, running, none)
+        running = {k: _stopping.at_work(ctx.dataset, k) for k in _runs.list_runs(ctx.dataset)}
+        running = {k: [kind for kind, _ in found] for k, found in running.items() if found}
+        key = _run_forms.choose_run(inputs, ctx, running, none)
+        if key is not None:
+            choices = types.RadioGroup()
+            for kind in dict.fromkeys(running[key]):
+                choices.add_choice(kind, label=f"its {kind}")
+            inputs.enum(
+                "what", choices.values(), default=running[key][0], label="What", view=choices
+            )
         return _run_forms.form(inputs, self.config.label)
 
-    def __call__(self, samples, cam_key):
+    def __call__(self, samples, cam_key, what=None):
         """Asks a CAM run to stop: it does after two batches at most, and can be gone on with.
 
-        It may run in another process or on another machine: the run looks into its record.
+        Likewise ``compare_cams`` and ``find_background_bias`` on it, which end within seconds: nothing
+        that they wrote is kept, and who called them gets the exception ``Stopped``. All may run in another
+        process or on another machine: they look into the run's record.
 
         Args:
             samples: a dataset or view
             cam_key: the run's key
+            what (None): ``"computation"``, ``"comparison"`` or ``"examination"``; by default whatever is
+                at work on it
 
         Raises:
-            ValueError: if there is no such run, or if it is not at work
+            ValueError: if there is no such run, or if nothing is at work on it
         """
-        from . import _runs
+        from . import _stopping
 
-        _runs.ask_to_stop(_dataset(samples), cam_key)
+        _stopping.ask_to_stop(_dataset(samples), cam_key, what)
 
     def execute(self, ctx):
         """Asks it to stop."""
-        self(ctx.dataset, ctx.params["cam_key"])
-        ctx.ops.notify(f"{ctx.params['cam_key']} was asked to stop", variant="info")
+        key, what = ctx.params["cam_key"], ctx.params.get("what")
+        self(ctx.dataset, key, what)
+        name = key if what is None else f"The {what} of {key}"
+        ctx.ops.notify(f"{name} was asked to stop", variant="info")
 
 
 class RenameCamRun(foo.Operator):

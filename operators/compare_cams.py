@@ -2,7 +2,7 @@
 
 import fiftyone.operators as foo
 
-from .find_background_bias import report_phase, run_with_bar
+from .find_background_bias import job_messages, run_with_bar
 
 
 class CompareCams(foo.Operator):
@@ -154,22 +154,20 @@ class CompareCams(foo.Operator):
         """A live progress bar, then what was found."""
         from . import _compare_forms
 
-        try:
-            job = _job(
-                ctx.target_view(require_flat=True),
-                _compare_forms.arguments_of(ctx.params),
-                origin="delegated" if ctx.delegated else "app",
-            )
-            for phase in job.run():
-                yield report_phase(ctx, phase)
-        except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
-            raise
+        job = yield from job_messages(ctx, lambda origin: self._form_job(ctx, origin))
+        if job is None:
+            return
         yield ctx.ops.reload_dataset()
         yield ctx.ops.notify(job.summary.lines()[0], variant="success")
         if not ctx.delegated:
             outputs, results = _compare_forms.output_of(job.summary)
             yield ctx.ops.show_output(outputs=outputs, results=results)
+
+    def _form_job(self, ctx, origin):
+        from . import _compare_forms
+
+        view = ctx.target_view(require_flat=True)
+        return _job(view, _compare_forms.arguments_of(ctx.params), origin)
 
 
 def _job(samples, arguments, origin):

@@ -185,19 +185,9 @@ class FindBackgroundBias(foo.Operator):
 
     def _messages(self, ctx):
         """A live progress bar, then the verdicts in the grid and the summary."""
-        from . import _bias_forms
-
-        try:
-            job = _job(
-                ctx.target_view(require_flat=True),
-                _bias_forms.arguments_of(ctx.params),
-                origin="delegated" if ctx.delegated else "app",
-            )
-            for phase in job.run():
-                yield report_phase(ctx, phase)
-        except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
-            raise
+        job = yield from job_messages(ctx, lambda origin: self._form_job(ctx, origin))
+        if job is None:
+            return
         yield ctx.ops.reload_dataset()
         if job.colours is not None:
             # Of the scheme of this session, only the fields' colours are replaced.
@@ -205,6 +195,12 @@ class FindBackgroundBias(foo.Operator):
         yield ctx.ops.set_active_fields(job.active_fields)
         lines = job.summary.lines()
         yield ctx.ops.notify(" ".join(lines[:2]), variant="success")
+
+    def _form_job(self, ctx, origin):
+        from . import _bias_forms
+
+        view = ctx.target_view(require_flat=True)
+        return _job(view, _bias_forms.arguments_of(ctx.params), origin)
 
 
 def _job(samples, arguments, origin):
@@ -243,9 +239,46 @@ def run_with_bar(job, progress):
     return job.summary
 
 
+def job_messages(ctx, make_job):
+    """Builds a job and runs it for the App or a queue, and says from the first moment what is done.
+
+    Args:
+        ctx: the execution context
+        make_job: maps the origin, for the record, to a job as :func:`run_with_bar` takes it
+
+    Yields:
+        messages to the App
+
+    Returns:
+        the job once it is through; None if it was asked to stop
+    """
+    from ._bias_steps import STARTING
+    from ._lease import Stopped
+
+    yield report_phase(ctx, STARTING)
+    try:
+        job = make_job("delegated" if ctx.delegated else "app")
+        for phase in job.run():
+            yield report_phase(ctx, phase)
+    except ValueError as error:
+        yield ctx.ops.notify(str(error), variant="error")
+        raise
+    except Stopped as stopped:
+        if ctx.delegated:
+            raise  # a queue's operation is not to look complete
+        text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
+        yield ctx.ops.set_progress(progress=0.0, label=text)  # the dialog stays until it is closed
+        yield ctx.ops.reload_dataset()
+        yield ctx.ops.notify(text, variant="info")
+        return None
+    return job
+
+
 def report_phase(ctx, phase):
     """Moves the progress bar: delegated and immediate runs have different calls for it."""
-    label = f"{phase.name}: {min(phase.done, phase.total):,} of {phase.total:,}"
+    label = phase.name
+    if phase.total is not None:
+        label += f": {min(phase.done, phase.total):,} of {phase.total:,}"
     if phase.failed:
         label += f", {phase.failed:,} failed"
     label += "" if ctx.delegated else "; closing this tab stops it"

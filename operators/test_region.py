@@ -4,7 +4,7 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from ._bias_settings import RegionSettings
-from .find_background_bias import report_phase, run_with_bar
+from .find_background_bias import job_messages, run_with_bar
 
 
 class TestRegion(foo.Operator):
@@ -111,17 +111,14 @@ class TestRegion(foo.Operator):
         return stream(self._messages(ctx))
 
     def _messages(self, ctx):
+        job = yield from job_messages(ctx, lambda _: self._form_job(ctx))
+        yield ctx.ops.notify(str(job.summary), variant="info")
+
+    def _form_job(self, ctx):
         from . import _bias_region_form
 
-        try:
-            view = ctx.target_view(require_flat=True)
-            job = _job(view, _bias_region_form.arguments_of(ctx.params))
-            for phase in job.run():
-                yield report_phase(ctx, phase)
-        except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
-            raise
-        yield ctx.ops.notify(str(job.summary), variant="info")
+        view = ctx.target_view(require_flat=True)
+        return _job(view, _bias_region_form.arguments_of(ctx.params))
 
     def resolve_output(self, ctx):
         """Nothing beside the notification."""

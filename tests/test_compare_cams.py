@@ -405,6 +405,51 @@ def test_an_interrupted_comparison_writes_nothing(make_planted):
     compare(dataset, metrics=["deletion"])
 
 
+def long_comparison(dataset):
+    """A job whose only batch is measured in many parts, each of which is told."""
+    settings = inner("_compare_settings").CompareSettings(
+        metrics=["deletion", "road"], batch_size=16, num_workers=0
+    )
+    return inner("_compare_job").CompareJob(dataset, Planted(), settings, to_tensor, CLASSES)
+
+
+def test_a_long_batch_says_how_far_it_is(make_planted, monkeypatch):
+    dataset = make_planted(4)
+    monkeypatch.setattr(inner("_compare_progress"), "_SECONDS", 0)
+    phases = [p for p in long_comparison(dataset).run() if p.name != "writing"]
+    assert len(phases) > 20, "of one batch of four samples"
+    done = [p.done for p in phases]
+    assert done == sorted(done)
+    assert {p.total for p in phases} == {done[-1]}
+    cost = dataset.load_run_results("run").compare["cost"]
+    assert done[-1] == cost["predicted_forwards"] == cost["forwards"]
+
+
+def test_a_comparison_ends_in_the_middle_of_a_batch(make_planted, monkeypatch):
+    dataset = make_planted(4)
+    before = state(dataset)
+    monkeypatch.setattr(inner("_compare_progress"), "_SECONDS", 0)
+    job = long_comparison(dataset)
+    steps, forwards = job.run(), []
+
+    def slowly(*_):
+        forwards.append(1)
+        time.sleep(0.05)
+
+    hook = job.model.module.register_forward_hook(slowly)
+    for phase in steps:
+        if phase.done:
+            break
+    assert phase.done < phase.total / 2
+    steps.close()
+    hook.remove()
+    planned = phase.total / 16
+    assert planned > 30
+    assert len(forwards) < planned / 2
+    assert state(dataset)["documents"] == before["documents"]
+    assert inner("_compare_store").record_of(dataset, "run")["status"] == "interrupted"
+
+
 # samples that are not as they should be
 
 
@@ -811,9 +856,9 @@ def test_execute_reports_and_shows_the_table(make_planted, monkeypatch):
     monkeypatch.setattr(models, "load_model", lambda m, *_: load(m, to_tensor, CLASSES))
     found = messages()
     names = [name for name, _ in found]
-    assert "set_progress" in names[0]
-    assert "about" in found[0][1]["label"]
-    assert "forwards" in found[0][1]["label"]
+    assert "set_progress" in names[1]
+    assert "about" in found[1][1]["label"]
+    assert "forwards" in found[1][1]["label"]
     assert any("reload_dataset" in name for name in names)
     outputs = next(p for name, p in found if "show_output" in name)
     assert (

@@ -552,6 +552,47 @@ def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
         assert len(state["sample_ids"]) == 5
 
 
+def elements(dataset, state):
+    """What the panel draws of a state, by name."""
+    draw = inner("_panel_draw").draw(cam_panel().CamPanel(), state)
+    return draw.to_json()["type"]["properties"]
+
+
+@pytest.mark.parametrize(("tab", "part"), [("methods", "compare"), ("bias", "bias")])
+def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
+    make_dataset, photos, plugin, tab, part
+):
+    dataset = make_dataset()
+    make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
+    if part == "bias":
+        store = inner("_bias_store")
+        held = store.register(dataset, KEY, {"samples": 5})
+    else:
+        store = inner("_compare_store")
+        held = store.register(dataset, KEY, {"samples": 5}, f"{KEY}_disagreement", FIELDS, [])
+    name = f"{part}_work"
+    with held:
+        state, _, _ = call("on_tab", dataset, {"tab": tab})
+        drawn = elements(dataset, state)
+        assert "Being" in drawn[name]["view"]["label"]
+        assert f"{name}_stop" in str(drawn[f"{name}_menu"])
+        assert not {"no_bias", "no_comparison"} & set(drawn)
+        method = "on_comparison_stop" if part == "compare" else "on_examination_stop"
+        state, _, _ = call(method, dataset, {}, state)
+        assert store.record_of(dataset, KEY)["stop"]
+        drawn = elements(dataset, state)
+        assert "asked to stop" in drawn[name]["view"]["label"]
+        assert f"{name}_menu" not in drawn
+        store.finish(dataset, KEY, "interrupted", held=held)
+    _, _, sent = call(method, dataset, {}, state)
+    assert "is at work" in sent["notify"]["message"]
+    state, _, _ = call("on_tab", dataset, {"tab": tab})
+    drawn = elements(dataset, state)
+    assert "was stopped after" in drawn[name]["view"]["label"]
+    assert drawn[name]["view"]["name"] == "Warning"
+    assert {"no_bias", "no_comparison"} & set(drawn), "with the button that begins anew"
+
+
 def test_clicks_tell_the_app(examined, relies):
     dataset, ids, _ = examined
     state, _, _ = call("on_tab", dataset, {"tab": "methods"})
@@ -566,8 +607,12 @@ def test_clicks_tell_the_app(examined, relies):
     assert "No samples were stored" in sent["notify"]["message"]
     _, _, sent = call("on_leader", dataset, {"row": 3}, state)
     assert "set_active_fields" not in sent, "a floor has no field"
-    _, _, sent = call("on_examine", dataset, {}, state)
-    assert KEY in str(sent["prompt_user_for_operation"])
+    for method in ("on_examine", "on_compare"):
+        _, _, sent = call(method, dataset, {}, state)
+        prompted = sent["prompt_user_for_operation"]
+        assert KEY in str(prompted["params"])
+        for end in ("on_success", "on_error"):  # the panel shows what became of it
+            assert prompted[end].endswith("on_changed")
     _, _, sent = call("on_leader", dataset, {"row": 0}, state)
     assert sent["set_active_fields"]["fields"]
     field = sent["set_active_fields"]["fields"][0]

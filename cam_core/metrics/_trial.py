@@ -51,6 +51,7 @@ class Trial:
         options: of the metrics
         precision: that the model runs in, None for the caller's settings
         explain_again: ``(images (B, C, H, W), rows) -> (B, M, H, W)`` maps of changed images
+        on_forwards: called after each chunk with the number of its images
         metric: which metric is being computed; what is run counts as its cost
         forwards: images run, per metric
         curves: probabilities along a curve, per metric
@@ -66,6 +67,7 @@ class Trial:
     options: Options
     precision: str | None = None
     explain_again: ExplainAgain | None = None
+    on_forwards: Callable[[int], None] | None = None
     metric: str = ""
     forwards: dict[str, int] = dataclasses.field(default_factory=dict)
     curves: dict[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -148,8 +150,7 @@ class Trial:
                 outputs = self.model.forward(in_format_of(self.images, batch))
                 return probability(self.model, self.target, outputs, rows.tolist())
 
-        self._count(count)
-        parts = list(self.chunks.run(count, run))
+        parts = self._parts(count, run)
         return torch.cat(parts) if parts else self.scores.new_zeros(0)
 
     def maps_again(
@@ -187,8 +188,7 @@ class Trial:
                 )
             return keep(found.detach().to(self.heats), index)
 
-        self._count(count)
-        parts = list(self.chunks.run(count, run))
+        parts = self._parts(count, run)
         # of nothing the same form as of something
         return (
             torch.cat(parts)
@@ -196,8 +196,19 @@ class Trial:
             else keep(self.heats[:0], torch.arange(0, device=self.heats.device))
         )
 
-    def _count(self, count: int) -> None:
+    def _parts(self, count: int, run: Callable[[int, int], Tensor]) -> list[Tensor]:
+        """What is returned for one chunk after the other; counted as the metric's cost."""
         self.forwards[self.metric] = self.forwards.get(self.metric, 0) + count
+        parts: list[Tensor] = []
+        for part in self.chunks.run(count, run):
+            parts.append(part)
+            self.tell(len(part))
+        return parts
+
+    def tell(self, count: int) -> None:
+        """Says that so many more images were run."""
+        if self.on_forwards is not None:
+            self.on_forwards(count)
 
 
 def probability(

@@ -112,6 +112,7 @@ def faithfulness(
     seed: int = 51,
     precision: str | None = None,
     explain_again: ExplainAgain | None = None,
+    on_forwards: Callable[[int], None] | None = None,
 ) -> Faithfulness:
     """Measures how faithful several maps of each image are to the model.
 
@@ -152,6 +153,8 @@ def faithfulness(
         explain_again (None): ``(images (B, 3, H, W), rows) -> (B, M, H, W)`` makes the same M maps of
             changed images for the targets of rows, the B indices out of N that they come from;
             needed by ``max_sensitivity``, ``coherency`` and ``adcc``
+        on_forwards (None): called after each of these batches with the number of its images: what it
+            raises ends the call
 
     Returns:
         a :class:`Faithfulness`
@@ -185,9 +188,11 @@ def faithfulness(
             maps = maps.clone()
         usable = maps.isfinite().flatten(2).all(-1) & scores.isfinite()[:, None]
         trial = Trial(
-            model, target, images, maps, scores, usable, chunks, options, precision, explain_again
-        )
+            model, target, images, maps, scores, usable, chunks, options, precision, explain_again,
+            on_forwards,
+        )  # fmt: skip
         trial.forwards["unperturbed"] = len(images)
+        trial.tell(len(images))
         values = {}
         for name in chosen:
             trial.metric = name

@@ -6,15 +6,16 @@ import pytest
 import torch
 import torchvision
 from operators_common import operator
+from panel_app import PanelApp
 
-from tools.app_driver import App, wait_for
+from tools.app_driver import wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
 LABEL = "Compare heatmaps"
 
 
-class CompareApp(App):
+class CompareApp(PanelApp):
     """The App, with this operator's form."""
 
     def open_form(self):
@@ -73,3 +74,80 @@ def test_a_comparison_by_clicking(compare_app, photo_dataset, registered):
     assert dataset.count("run_disagreement") == 8
     app.page.get_by_text(re.compile("random map")).first.wait_for()
     assert dataset.list_saved_views() == ["run: methods disagree"]
+
+
+@pytest.fixture
+def slow(tmp_path, plugin):
+    """A network that takes minutes for the comparison of a few photos."""
+    weights = tmp_path / "slow.pth"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        torch.save(torchvision.models.resnet18().state_dict(), weights)
+    operator("register_model")(
+        "slow", architecture="torchvision:resnet18", checkpoint=str(weights),
+        transforms={"resize": [160, 160], "mean": [0.5] * 3, "std": [0.25] * 3},
+    )  # fmt: skip
+    yield "slow"
+    operator("remove_model")("slow")
+
+
+def status(dataset):
+    dataset.reload()
+    return (getattr(dataset.get_run_info("run").config, "compare", None) or {}).get("status")
+
+
+def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset, slow):
+    app, dataset = compare_app, photo_dataset(24)
+    app.page.set_viewport_size({"width": 1700, "height": 1200})
+    operator()(
+        dataset, slow, methods=["gradcam", "hirescam"], layers="layer3", cam_key="run",
+        progress=False, num_workers=0,
+    )  # fmt: skip
+    app.open_grid(dataset)
+    app.open_form()
+    app.form.get_by_text(re.compile("4 maps on")).wait_for()
+    app.execute_button.click()
+    app.page.get_by_text(re.compile("loading the model and looking at the samples")).wait_for()
+    app.picture("first")
+    bar = app.page.get_by_text(re.compile(r"measuring 4 maps of 24 samples.*: [1-9][\d,]* of"))
+    bar.wait_for(timeout=60_000)
+    app.picture("measuring")
+
+    # leaving the page interrupts it
+    app.open_grid(dataset)
+    wait_for(lambda: status(dataset) == "interrupted", 30, "it is interrupted", step=0.3)
+    app.open_panel("The run")
+    app.tab("Methods", "The methods were not compared yet")
+    app.page.get_by_text(re.compile("The last comparison was interrupted after")).wait_for()
+    app.page.get_by_text(re.compile("Its tab was closed or reloaded")).wait_for()
+    app.picture("interrupted")
+
+    # again, from the panel; each message opens the dialog anew, so it is stopped from a second tab
+    app.page.get_by_role("button", name="Compare methods", exact=True).last.click()
+    app.form.get_by_text(re.compile("4 maps on")).wait_for()
+    app.execute_button.click()
+    bar.wait_for(timeout=60_000)
+    other = CompareApp(app.page.context.new_page(), app._url, app._pictures)
+    other.page.set_viewport_size({"width": 1700, "height": 1200})
+    other.open_grid(dataset)
+    other.picture("other")
+    other.page.get_by_role(
+        "button", name="Methods", exact=True
+    ).click()  # the tabs share what is open
+    other.page.get_by_text(re.compile("Being compared, started")).wait_for()
+    other.picture("at_work")
+    other.page.get_by_role("button", name="Stop", exact=True).click()
+    other.page.get_by_text("Being compared, asked to stop").wait_for()
+    other.picture("asked")
+    app.notification.get_by_text("The comparison of 'run' was asked to stop").wait_for()
+    app.progress.get_by_text("The comparison of 'run' was asked to stop").wait_for()
+    app.picture("stopped")
+    app.page.get_by_role("button", name="Done").click()
+    app.page.get_by_text(re.compile("The last comparison was stopped after")).wait_for()
+    app.picture("own_tab")
+    assert status(dataset) == "interrupted"
+    assert "run_disagreement" not in dataset.get_field_schema()
+    other.tab("Methods", "The methods were not compared yet")
+    other.page.get_by_text(re.compile("The last comparison was stopped after")).wait_for()
+    other.picture("told")
+    other.page.close()

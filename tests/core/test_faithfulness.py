@@ -433,6 +433,28 @@ def test_the_cost_is_what_was_planned(scene, names, baseline):
     assert list(found.values) == names
 
 
+def test_the_caller_is_told_of_every_batch_and_may_end_it(scene):
+    images, heats, net, told = scene.images, scene.heats, scene.net, []
+    found = faithfulness(
+        net, images, heats, 0, ["deletion", "road"], batch_size=8, on_forwards=told.append
+    )
+    assert sum(told) == sum(found.forwards.values())
+    assert told[0] == len(images)
+    assert max(told) == 8
+    assert len(told) > 10
+
+    def enough(count):
+        told.append(count)
+        raise KeyboardInterrupt
+
+    told.clear()
+    net.train()
+    with pytest.raises(KeyboardInterrupt):
+        faithfulness(net, images, heats, 0, ["deletion"], on_forwards=enough)
+    assert told == [len(images)]
+    assert net.training, "as it came"
+
+
 def test_stated_costs_are_those_of_one_map():
     for name, info in METRICS.items():
         assert info.cost == planned_forwards([name], 1, 1)[name]

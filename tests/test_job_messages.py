@@ -1,0 +1,72 @@
+"""What the App and a queue are told of comparisons, examinations and regions: from the first moment."""
+
+import pytest
+from bias_common import inner
+from operators_common import operator
+
+pytestmark = pytest.mark.usefixtures("plugin")
+
+NAMES = ["compare_cams", "find_background_bias", "test_region"]
+
+
+def context(dataset, delegated=False, **params):
+    import fiftyone.operators.executor as executor
+
+    request = {"dataset_name": dataset.name, "params": params, "delegated": delegated}
+    ctx = executor.ExecutionContext(request, executor=executor.Executor())
+    assert ctx.delegated is delegated
+    return ctx
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_something_is_said_before_the_model_is_loaded(name, photo_dataset, monkeypatch):
+    built = []
+
+    def build(*arguments, **options):
+        built.append(name)
+        raise ValueError("model: nothing is built here")
+
+    monkeypatch.setattr(inner(name), "_job", build)
+    messages = operator(name)._messages(context(photo_dataset(2)))
+    first = next(messages).body
+    assert first.operator_uri.endswith("set_progress")
+    label = "loading the model and looking at the samples; closing this tab stops it"
+    assert first.params == {"label": label, "progress": 0.0}
+    assert built == []
+    second = next(messages).body
+    assert second.operator_uri.endswith("notify")
+    assert second.params["message"] == "model: nothing is built here"
+    with pytest.raises(ValueError, match="nothing is built here"):
+        next(messages)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_queue_is_told_too(name, photo_dataset, monkeypatch):
+    ctx, told = context(photo_dataset(2), delegated=True), []
+    monkeypatch.setattr(ctx, "set_progress", lambda **progress: told.append(progress))
+    next(operator(name)._messages(ctx))
+    assert told == [{"progress": 0.0, "label": "loading the model and looking at the samples"}]
+
+
+class Asked:
+    """A job that is asked to stop after its first step."""
+
+    def run(self):
+        yield inner("_bias_steps").Phase("measuring", 1, 4, 0.0)
+        raise inner("_lease").Stopped("the comparison of 'run' was asked to stop")
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+@pytest.mark.parametrize("delegated", [False, True])
+def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, monkeypatch):
+    monkeypatch.setattr(inner(name), "_job", lambda *_, **__: Asked())
+    messages = operator(name)._messages(context(photo_dataset(2), delegated=delegated))
+    if delegated:
+        with pytest.raises(inner("_lease").Stopped, match="asked to stop"):
+            list(messages)
+        return
+    bodies = [m.body for m in messages]
+    bars = [b.params["label"] for b in bodies if b.operator_uri.endswith("set_progress")]
+    assert bars[-1] == "The comparison of 'run' was asked to stop"
+    assert bodies[-1].operator_uri.endswith("notify")
+    assert bodies[-1].params["message"] == "The comparison of 'run' was asked to stop"
