@@ -97,6 +97,7 @@ class TestRegion(foo.Operator):
         Returns:
             a ``RegionSummary`` with ``effect`` (mean, 95 % interval, n), ``region_drop``,
             ``control_drop``, ``flip``, ``p``, ``classes`` and ``samples``; printed, it is a sentence
+            and the numbers that it rests on
 
         Raises:
             ValueError: if an argument is wrong, or the model is no classifier
@@ -121,10 +122,12 @@ class TestRegion(foo.Operator):
         except ValueError as error:
             yield ctx.ops.notify(str(error), variant="error")
             raise
-        yield ctx.ops.notify(str(job.summary), variant="info")
+        if not ctx.delegated:
+            outputs, results = _bias_region_form.output_of(job.summary)
+            yield ctx.ops.show_output(outputs=outputs, results=results)
 
     def resolve_output(self, ctx):
-        """Nothing beside the notification."""
+        """Nothing beside what is shown at the end."""
         return types.Property(types.Object())
 
 
