@@ -140,4 +140,5 @@ def _why_no_control(r):
 
 
 def _mean(interval):
-    return number(interval["mean"])
+    text = number(interval["mean"])
+    return "0.00" if text == "-0.00" else text

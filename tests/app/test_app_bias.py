@@ -124,8 +124,7 @@ def test_a_region_ends_with_a_sentence_and_a_table(app, photo_dataset, plugin):
         re.compile(r"^Replacing the hottest tenth of each image costs -?\d")
     )
     said.first.wait_for(timeout=120_000)
-    row = app.page.get_by_role("cell", name="Score lost, region replaced")
-    row.locator("span").hover()
+    app.page.get_by_text("Score lost, region replaced").hover()
     app.page.get_by_role("tooltip").get_by_text("region_drop: ").wait_for()
     app.picture("region")
 
