@@ -1,7 +1,10 @@
 """The form of ``test_region``."""
 
+import dataclasses
+
 import fiftyone.operators.types as types
 
+from . import _bias_region_words as words
 from ._bias_forms import NEW, add_run, invalid
 from ._bias_settings import PROBE
 from ._form_model import given_model
@@ -100,3 +103,30 @@ def _notice(inputs, ctx, view):
             description=f"about {forwards:,} forwards of the model; nothing is written",
         ),
     )
+
+
+def output_of(summary):
+    """What the App shows of a summary: its form and the values, as ``show_output`` takes them.
+
+    Args:
+        summary: a ``RegionSummary``
+
+    Returns:
+        a tuple of the outputs and their values
+    """
+    region = dataclasses.asdict(summary)
+    rows = words.rows(region)
+    outputs, table, cells = types.Object(), types.TableView(), types.Object()
+    titles = {"what": "", "value": "Mean", "interval": "95 % interval", "n": "Samples"}
+    for name, title in titles.items():
+        table.add_column(name, label=title)
+        cells.str(name)
+    for number, row in enumerate(rows):
+        table.add_tooltip(number, 0, row.pop("tip"))
+    outputs.str("said", view=types.MarkdownView(read_only=True))
+    if rows:
+        outputs.list("rows", cells, label="Hover over a row for how it is measured", view=table)
+    outputs.str("notes", view=types.MarkdownView(read_only=True))
+    shown = types.Property(outputs, view=types.View(label="Test a region of the images"))
+    notes = "\n\n".join(words.notes(region))
+    return shown.to_json(), {"said": f"**{words.said(region)}**", "rows": rows, "notes": notes}

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from . import _bias_analysis as analysis
+from . import _bias_region_words as words
 from . import _models, _runs
 from ._bias_check import Check, choose_probe
 from ._bias_objects import Objects
@@ -16,7 +17,6 @@ from ._bias_plan import HeatPlan, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field
 from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
-from ._bias_summary import region_sentence
 from ._bias_swap import probabilities_of, workers_of
 from ._compute import check_samples
 from ._loader import Loader
@@ -63,8 +63,8 @@ class RegionSummary:
     seconds: float = 0.0
 
     def __str__(self):
-        """One sentence for people."""
-        return region_sentence(dataclasses.asdict(self))
+        """A sentence, and the numbers that it rests on."""
+        return "\n".join(words.lines(dataclasses.asdict(self)))
 
 
 class RegionJob:

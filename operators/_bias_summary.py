@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from ._bias_analysis import CLASS_MIN
 from ._summary import counted
 
 
@@ -187,16 +188,15 @@ def _model(s):
     what = (
         "Accuracy" if m["against"] == "labels" else "Agreement with its own predictions (no labels)"
     )
-    control = (
+    n = m["mixed_same"]["n"]
+    control = _too_few(n, "samples") or (
         f"{with_interval(m['mixed_same'])} on backgrounds of its own class, which is what pasting alone "
         "costs"
-        if m["mixed_same"]["n"]
+        if n
         else "no paste control, because no two tested samples share a predicted class"
     )
     few = (
-        f" (the control only on {m['mixed_same']['n']} of them)"
-        if 0 < m["mixed_same"]["n"] < 0.5 * m["mixed_rand"]["n"]
-        else ""
+        f" (the control only on {n} of them)" if CLASS_MIN <= n < 0.5 * m["mixed_rand"]["n"] else ""
     )
     return (
         f"Model: {what.lower()} {with_interval(m['accuracy'])}; {with_interval(m['mixed_rand'])} on "
@@ -205,8 +205,19 @@ def _model(s):
     )
 
 
+def _too_few(n, unit):
+    """What is said of a paste control that has next to no samples; None where it has none, or enough."""
+    if not 0 < n < CLASS_MIN:
+        return None
+    has = "has" if n == 1 else "have"
+    return (
+        f"no paste control that says something: only {n} of them {has} another of the same class, and it "
+        f"takes {CLASS_MIN} {unit}"
+    )
+
+
 def _found_objects(m):
-    control = (
+    control = _too_few(m["mixed_same"]["n"], "objects") or (
         f"{with_interval(m['mixed_same'])} in those of its own class, which is what pasting alone costs"
         if m["mixed_same"]["n"]
         else "no paste control, because no two images hold the same class"
@@ -278,23 +289,29 @@ def region_sentence(region):
         " of the score"
     )
     flips = f"{percent(r['flip'])} of the predictions change"
-    chance = "too few for a test" if too_few(r["controlled"]) else f"p {r['p']:.2g}"
     if r.get("control") == "same class":
         if not r["controlled"]:
             return (
                 f"{what}; {flips}. No two samples share a predicted class, so there is no control."
             )
         return (
-            f"{what}, by those of its own class {number(r['control_drop']['mean'])}; effect beyond these "
-            f"{with_interval(r['effect'], number)}, {chance}; {flips}."
+            f"{what}, by those of its own class {number(r['control_drop']['mean'])}; {_effect(r)}; "
+            f"{flips}."
         )
     if not r["controlled"]:
         return f"{what}; {flips}. It is too large for a control: random regions of its size lie mostly on it."
+    return f"{what}, random regions of its size {number(r['control_drop']['mean'])}; {_effect(r)}; {flips}."
+
+
+def _effect(r):
+    """What a region costs beyond its control; no interval and no test of a few samples."""
+    if r["controlled"] < CLASS_MIN:
+        return (
+            f"effect beyond these {number(r['effect']['mean'])} on {r['controlled']}, too few for an "
+            f"interval or a test, which take {CLASS_MIN}"
+        )
     few = f" on the {r['controlled']} where it is small enough" if r["controlled"] < r["n"] else ""
-    return (
-        f"{what}, random regions of its size {number(r['control_drop']['mean'])}; effect beyond these "
-        f"{with_interval(r['effect'], number)}{few}, {chance}; {flips}."
-    )
+    return f"effect beyond these {with_interval(r['effect'], number)}{few}, p {r['p']:.2g}"
 
 
 _region = region_sentence

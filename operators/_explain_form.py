@@ -9,7 +9,9 @@ from ._panel_clusters import data_uri, overlaid
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
-_TILE, _TEXT = 168, 40
+_PAPER, _INK = (38, 38, 38), {False: (200, 200, 200), True: (255, 150, 60)}
+#: a sheet's tiles in pixels, a row of which is as wide as the dialog
+_TILE, _GAP, _COLUMNS, _LINE = 159, 8, 4, 17
 
 
 def form(ctx):
@@ -77,6 +79,7 @@ def results_of(found, cam_key, model):
         "heatmaps": heatmaps_of(found),
         "composites": composites_of(found) if found.swaps else None,
         "fields": ", ".join(found.fields),
+        "no_peers": found.no_peers,
         "sample_id": found.id,
         "cam_key": cam_key,
         "model": model,
@@ -98,7 +101,7 @@ def composites_of(found):
 
 def heatmaps_of(found):
     """The sample under each of its new heatmaps, as a ``data:`` URI."""
-    beside = "true class" if found.other_is_true else "second class"
+    beside = "true class" if found.right is False else "second class"
     notes = ("predicted class", beside, "contrast for", "contrast against")
     tiles = []
     for label, note in zip(found.labels.values(), notes, strict=True):
@@ -109,7 +112,7 @@ def heatmaps_of(found):
 
 
 def sheet(tiles):
-    """Pictures side by side with two lines of text below each.
+    """Pictures in rows of four, each with its text below; a long line is broken, not cut.
 
     Args:
         tiles: a list of (PIL image, first line, second line, whether it stands out)
@@ -117,30 +120,58 @@ def sheet(tiles):
     Returns:
         a ``data:`` URI
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageFont
 
-    gap = 8
-    page = Image.new("RGB", (len(tiles) * (_TILE + gap) - gap, _TILE + _TEXT), (38, 38, 38))
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
-    for i, (image, *lines, strong) in enumerate(tiles):
-        picture = image.copy()
-        picture.thumbnail((_TILE, _TILE))
-        left = i * (_TILE + gap)
-        page.paste(picture, (left + (_TILE - picture.width) // 2, (_TILE - picture.height) // 2))
-        colour = (255, 150, 60) if strong else (200, 200, 200)
-        for number, text in enumerate(lines):
-            place = (left + 2, _TILE + 3 + 17 * number)
-            draw.text(place, _cut(text, draw, font), colour, font)
+    font = ImageFont.load_default(13)
+    rows = [tiles[i : i + _COLUMNS] for i in range(0, len(tiles), _COLUMNS)]
+    drawn = [_row(row, font) for row in rows]
+    height = sum(row.height + _GAP for row in drawn) - _GAP
+    page = Image.new("RGB", (_COLUMNS * (_TILE + _GAP) - _GAP, height), _PAPER)
+    top = 0
+    for row in drawn:
+        page.paste(row, (0, top))
+        top += row.height + _GAP
     return data_uri(page)
 
 
-def _cut(text, draw, font):
-    """A text that fits below a tile."""
-    if draw.textlength(text, font) <= _TILE - 4:
-        return text
-    while text and draw.textlength(f"{text}...", font) > _TILE - 4:
-        text = text[:-1]
-    return f"{text}..."
+def _row(tiles, font):
+    """One row of tiles, as high as its highest picture and its longest text."""
+    from PIL import Image, ImageDraw
+
+    pictures = [image.copy() for image, *_ in tiles]
+    for picture in pictures:
+        picture.thumbnail((_TILE, _TILE))
+    texts = [[part for line in lines for part in broken(line, font)] for _, *lines, _ in tiles]
+    high = max(picture.height for picture in pictures)
+    low = _LINE * max(map(len, texts)) + 6
+    row = Image.new("RGB", (_COLUMNS * (_TILE + _GAP) - _GAP, high + low), _PAPER)
+    draw = ImageDraw.Draw(row)
+    for i, (picture, text, tile) in enumerate(zip(pictures, texts, tiles, strict=True)):
+        left = i * (_TILE + _GAP)
+        row.paste(picture, (left + (_TILE - picture.width) // 2, (high - picture.height) // 2))
+        for number, line in enumerate(text):
+            draw.text((left + 2, high + 3 + _LINE * number), line, _INK[tile[-1]], font)
+    return row
+
+
+def broken(text, font, width=_TILE - 4):
+    """A text in lines that fit below a tile, broken between words, and within those that are too long."""
+    lines, line = [], ""
+    for word in text.split():
+        joined = f"{line} {word}".lstrip()
+        if font.getlength(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while font.getlength(word) > width:
+            fits = next(
+                n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width
+            )
+            lines.append(word[:fits])
+            word = word[fits:]
+        line = word
+    return [*lines, line] if line else lines
 
 
 def output(ctx):
@@ -157,12 +188,19 @@ def output(ctx):
         outputs.img("composites", width="100%", alt_text="the object on other backgrounds")
     if results.get("notes"):
         outputs.md(results["notes"], name="notes_text")
-    outputs.md(f"Written: {results.get('fields', '')}", name="fields_text")
+    outputs.md(
+        f"Heatmaps, to be ticked in the sidebar of this sample: {results.get('fields', '')} "
+        "(where one stays empty, reload the page)",
+        name="fields_text",
+    )
     params = {k: results.get(k) for k in ("sample_id", "cam_key", "model") if results.get(k)}
-    if params.get("cam_key"):
+    if results.get("no_peers"):
+        outputs.md(results["no_peers"], name="no_peers_text")
+    elif params.get("cam_key"):
         outputs.btn(
             "peers",
             label="Show peers",
+            description="other samples of this class that the model predicts right, the most alike first",
             icon="groups",
             variant="contained",
             on_click=f"{_URI}/show_peers",

@@ -3,17 +3,17 @@
 The model stays in memory between calls, one at a time, and is let go when it was not used for a while.
 """
 
-import dataclasses
 import threading
 
 import numpy as np
 from bson import ObjectId
 
 from . import _heatmaps, _models, _own_models, _provenance, _runs
-from ._bias_labels import Labels
 from ._bias_plan import check_kind, check_scores, plan_of_run
 from ._bias_steps import model_of_run
 from ._explain import ExplainStep
+from ._explain_peers import candidates, labels_of
+from ._explain_summary import Explained, sentence
 from ._explain_swaps import SampleObjects, swaps_of
 from ._images import decode_image, one_line
 from ._loader import Batch, load_item
@@ -71,48 +71,6 @@ class _Cache:
 
 
 CACHE = _Cache()
-
-
-@dataclasses.dataclass
-class Explained:
-    """What was found about one sample.
-
-    Attributes:
-        id: of the sample
-        sentence: the findings in one sentence
-        prediction, score: the predicted class and its probability, 0 to 1
-        other, other_score: the true class where the prediction is wrong, else the second class
-        label: the true class as the dataset names it, or None where it does not say it
-        other_is_true: whether ``other`` is the true class
-        heat, uniform: share of the heat on the object, and of a uniform map; None without an object
-        swaps: dicts ``id, prediction, score, picture`` (PIL image): the object on other backgrounds
-        fields: the heatmap fields written
-        labels: ``{field: fo.Heatmap}`` of them
-        photo: the picture, small, a PIL image
-        layer: the layer explained
-        notes: sentences that a person should read
-    """
-
-    id: str
-    sentence: str
-    prediction: str
-    score: float
-    other: str
-    other_score: float
-    label: str
-    other_is_true: bool
-    heat: float
-    uniform: float
-    swaps: list
-    fields: list
-    layer: str
-    notes: list
-    labels: dict = dataclasses.field(default_factory=dict, repr=False)
-    photo: object = dataclasses.field(default=None, repr=False)
-
-    def __str__(self):
-        """The sentence."""
-        return self.sentence
 
 
 def usable_runs(dataset):
@@ -185,7 +143,8 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     with _models.on_device(model):
         scores = check_scores(model, item.image[None])[0].numpy()
         best = int(scores.argmax())
-        label, other, other_is_true = _other(dataset, sample_id, model, scores, notes)
+        truth = labels_of(dataset, cam_key, model.classes)
+        label, right, other = _other(sample_id, truth, scores, notes)
         step = _step(dataset, model, cam_key, best, other)
         batch = Batch([item], item.image[None])
         labels = step(batch)[sample_id]
@@ -193,13 +152,15 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
         share = heat.measure(step.result, step.primary, item, model.label(best), notes)
         swaps = swaps_of(dataset, model, cam_key, heat, item, path, best, donors, seed, notes)
     _store(dataset, sample_id, labels)
+    name = model.label(other if right is False else best)
     found = Explained(
         id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
         other=model.label(other), other_score=float(scores[other]), label=label,
-        other_is_true=other_is_true,
+        right=right,
         heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
         layer=step.primary[1], notes=notes,
         labels=labels, photo=_photo(path),
+        no_peers=candidates(dataset, sample_id, model, cam_key, name, seed)[1],
     )  # fmt: skip
     found.sentence = sentence(found)
     return found
@@ -229,7 +190,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
     )
     with _models.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
-    _, indices = Labels(dataset, "auto", model.classes).read([sample_id], [best])
+    _, indices = labels_of(dataset, cam_key, model.classes).read([sample_id], [best])
     layers = _recipe(dataset, cam_key, model)[1]
     return model.label(int(indices[0]) if indices[0] >= 0 else best), (layers or [None])[-1]
 
@@ -242,19 +203,17 @@ def _path_of(dataset, sample_id):
     return found[0]
 
 
-def _other(dataset, sample_id, model, scores, notes):
-    """The true class's name, whom the prediction is contrasted with, and whether that is the true one."""
+def _other(sample_id, labels, scores, notes):
+    """The true class's name, whether it is predicted, and whom the prediction is contrasted with."""
     best = int(scores.argmax())
     if len(scores) < 2:
         raise ValueError("model: it has one class, so there is nothing to contrast with")
-    second = int(np.argsort(-scores)[1])
-    labels = Labels(dataset, "auto", model.classes)
     names, indices = labels.read([sample_id], [best])
     if names[0] is None:
         notes.append(labels.note)
     truth = int(indices[0])
-    wrong = truth >= 0 and truth != best
-    return names[0], truth if wrong else second, wrong
+    right = truth == best if truth >= 0 else None
+    return names[0], right, truth if right is False else int(np.argsort(-scores)[1])
 
 
 class _OneStep(ExplainStep):
@@ -340,38 +299,3 @@ def _store(dataset, sample_id, labels):
     with _heatmaps.Writer(dataset, threads=1) as writer:
         writer.put({sample_id: labels})
     _heatmaps.colour_fields(dataset, list(FIELDS.values()))
-
-
-def sentence(found):
-    """The findings in one sentence.
-
-    Args:
-        found: an :class:`Explained`
-    """
-    parts = [
-        f"{found.prediction} {_share(found.score)} vs {found.other} {_share(found.other_score)}"
-    ]
-    if found.heat is not None:
-        parts.append(
-            f"{100 * found.heat:.0f} % of the heat on the object (uniform {100 * found.uniform:.0f} %)"
-        )
-    if found.swaps:
-        parts.append(_on_others(found))
-    return "; ".join(parts)
-
-
-def _share(value):
-    """.62, as probabilities are written."""
-    text = f"{value:.2f}"
-    return text[1:] if text.startswith("0") else text
-
-
-def _on_others(found):
-    count = len(found.swaps)
-    where = f"on {count} other background{'s' if count > 1 else ''}"
-    others = [s["prediction"] for s in found.swaps if s["prediction"] != found.prediction]
-    if not others:
-        return f"{where} still {found.prediction}"
-    names = ", ".join(dict.fromkeys(others))
-    kept = count - len(others)
-    return f"{where} {f'only {kept} times' if kept else 'never'} {found.prediction}, else {names}"

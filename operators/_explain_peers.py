@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _models
 from ._bias_labels import Labels
-from ._bias_store import field_names
+from ._bias_store import field_names, record_of
 from ._bias_swap import probabilities_of
 from ._loader import load_item
 from ._windows import Geometry
@@ -29,7 +29,7 @@ def peers_of(dataset, sample_id, model, cam_key, name, layer=None, count=8, seed
     Returns:
         ids of rightly predicted samples of this class, the nearest first; ``[]`` if none is known
     """
-    rows = _candidates(dataset, sample_id, cam_key, name, model, seed)
+    rows, _ = candidates(dataset, sample_id, model, cam_key, name, seed)
     if not rows:
         return []
     path = dataset.select([sample_id]).values("filepath")[0]
@@ -42,26 +42,47 @@ def peers_of(dataset, sample_id, model, cam_key, name, layer=None, count=8, seed
     return sorted(near, key=near.get, reverse=True)[:count]
 
 
-def _candidates(dataset, sample_id, cam_key, name, model, seed):
-    """(id, filepath) of other samples whose label and prediction are this class."""
+def candidates(dataset, sample_id, model, cam_key, name, seed=51):
+    """The samples that may be peers; the arguments are those of :func:`peers_of`.
+
+    Returns:
+        (id, filepath) of other samples whose label and prediction are this class; and where there are
+        none the reason, in a sentence
+    """
     from fiftyone import ViewField as F
 
-    view = dataset.exclude([sample_id])
     field = f"{cam_key}_prediction"
     if cam_key is None or dataset.get_field(field) is None:
-        return []
-    view = view.match(F(f"{field}.label") == name)
+        whose = (
+            "no run is named" if cam_key is None else f"the run {cam_key!r} stores no predictions"
+        )
+        return [], f"No peers: {whose}, so nothing says which samples the model predicts right."
+    labels = labels_of(dataset, cam_key, model.classes)
+    if labels.field is None:
+        return [], "No peers: the dataset has no true labels that say which predictions are right."
+    view = dataset.exclude([sample_id]).match(F(f"{field}.label") == name)
     bias = field_names(cam_key)[2]
     if dataset.get_field(bias) is not None:
         view = view.match(F(f"{bias}.correct") != False)  # noqa: E712 - a query
     rows = list(zip(*view.take(4 * CANDIDATES, seed=seed).values(["id", "filepath"]), strict=True))
-    labels = Labels(dataset, "auto", model.classes)
-    if labels.field is None or not rows:
-        return []  # nobody says which predictions are right
     classes = list(model.classes or [])
     number = classes.index(name) if name in classes else -1
     _, truth = labels.read([i for i, _ in rows], [number] * len(rows))
-    return [row for row, t in zip(rows, truth, strict=True) if t == number][:CANDIDATES]
+    right = [row for row, t in zip(rows, truth, strict=True) if t == number][:CANDIDATES]
+    if right:
+        return right, None
+    return (
+        [],
+        f"No peers: there is no other sample of class {name!r} that the model predicts right.",
+    )
+
+
+def labels_of(dataset, cam_key, classes):
+    """The true labels: those that the run was examined with, else the one field that can be meant."""
+    used = (record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
+    field = (used or {}).get("labels")
+    known = field is not None and dataset.get_field(field) is not None
+    return Labels(dataset, field if known else "auto", classes)
 
 
 def _features(model, rows, layer):

@@ -79,7 +79,7 @@ class ExplainSample(foo.Operator):
             seed (51): of the choice of backgrounds
 
         Returns:
-            an ``Explained``; printed, it is a sentence
+            an ``Explained``; printed, it is a sentence and what that rests on
 
         Raises:
             ValueError: if an argument is wrong, the sample cannot be read or the model is no
@@ -100,12 +100,12 @@ class ExplainSample(foo.Operator):
 
         arguments = _explain_form.arguments_of(ctx)
         found = self(ctx.dataset, **arguments)
-        # FiftyOne 1.22 gives fields that are new to the grid's sidebar; an open sample's learns of them
-        # with the next load of the page. The dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()
         # of the scheme of this session, only the fields' colours are replaced
         colours = ctx.dataset.app_config.color_scheme.fields
         ctx.trigger("set_color_scheme", {"fields": colours})
+        # FiftyOne 1.22 gives new fields to the grid alone: open_sample.js hands them to the open sample
+        ctx.trigger(f"{_URI}/refresh_open_sample", {"fields": found.fields})
         return _explain_form.results_of(found, arguments.get("cam_key"), arguments.get("model"))
 
     def resolve_output(self, ctx):
@@ -142,14 +142,21 @@ class ShowPeers(foo.Operator):
         Raises:
             ValueError: if there is no such run, or its model cannot be loaded
         """
+        return self._find(dataset._dataset, sample_id, cam_key, model, count, **loading)[0]
+
+    def _find(self, dataset, sample_id, cam_key, model, count=8, **loading):
+        """The view, and why there is nobody but the sample itself in it."""
         from . import _explain_one, _explain_peers
 
-        dataset = dataset._dataset
         cam_key = cam_key or next(iter(_explain_one.usable_runs(dataset)), None)
         loaded = _explain_one.load(dataset, cam_key, model, **loading)
         name, layer = _explain_one.class_and_layer(dataset, sample_id, loaded, cam_key)
         ids = _explain_peers.peers_of(dataset, sample_id, loaded, cam_key, name, layer, count)
-        return dataset.select([sample_id, *ids], ordered=True)
+        view = dataset.select([sample_id, *ids], ordered=True)
+        if ids:
+            return view, None
+        why = _explain_peers.candidates(dataset, sample_id, loaded, cam_key, name)[1]
+        return view, why or "No peers: none of the pictures that could be meant can be read."
 
     def resolve_input(self, ctx):
         """The sample and the run."""
@@ -164,12 +171,9 @@ class ShowPeers(foo.Operator):
         from . import _runs
 
         params = {k: ctx.params.get(k) or None for k in ("sample_id", "cam_key", "model")}
-        view = self(ctx.dataset, **params)
-        if len(view) < 2:
-            ctx.ops.notify(
-                "No peers are known: no other sample of this class has a right prediction in a run",
-                variant="info",
-            )
+        view, why = self._find(ctx.dataset, **params)
+        if why is not None:
+            ctx.ops.notify(why, variant="info")
             return
         key = params["cam_key"]
         fields = _runs.heatmap_fields_of(ctx.dataset, key)[:1] if key else []

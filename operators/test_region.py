@@ -97,6 +97,7 @@ class TestRegion(foo.Operator):
         Returns:
             a ``RegionSummary`` with ``effect`` (mean, 95 % interval, n), ``region_drop``,
             ``control_drop``, ``flip``, ``p``, ``classes`` and ``samples``; printed, it is a sentence
+            and the numbers that it rests on
 
         Raises:
             ValueError: if an argument is wrong, or the model is no classifier
@@ -111,8 +112,12 @@ class TestRegion(foo.Operator):
         return stream(self._messages(ctx))
 
     def _messages(self, ctx):
+        from . import _bias_region_form
+
         job = yield from job_messages(ctx, lambda _: self._form_job(ctx))
-        yield ctx.ops.notify(str(job.summary), variant="info")
+        if not ctx.delegated:
+            outputs, results = _bias_region_form.output_of(job.summary)
+            yield ctx.ops.show_output(outputs=outputs, results=results)
 
     def _form_job(self, ctx):
         from . import _bias_region_form
@@ -121,7 +126,7 @@ class TestRegion(foo.Operator):
         return _job(view, _bias_region_form.arguments_of(ctx.params))
 
     def resolve_output(self, ctx):
-        """Nothing beside the notification."""
+        """Nothing beside what is shown at the end."""
         return types.Property(types.Object())
 
 

@@ -1,5 +1,8 @@
 """The form of ``find_background_bias``, the queue, and ``test_region``."""
 
+import dataclasses
+import types
+
 import fiftyone.operators as foo
 import numpy as np
 import pytest
@@ -119,10 +122,18 @@ def test_region_that_decides_and_one_that_does_not(make_dataset, tmp_path):
     assert corner.p < 0.001
     assert set(corner.samples) == set(dataset.values("id"))
     assert [row["label"] for row in corner.classes] == ["plus", "minus"] or len(corner.classes) == 2
-    assert "effect beyond these" in str(corner)
+    said, *numbers = str(corner).splitlines()
+    assert said.startswith(
+        "The score rests on the box [0.75, 0.75, 0.25, 0.25]: replacing it costs 1.00"
+    )
+    assert [line.strip().partition(":")[0] for line in numbers[:5]] == [
+        "Score lost, region replaced", "Score lost, random regions instead", "Difference of the two",
+        "Chance of so large a difference by luck", "Predictions that change",
+    ]  # fmt: skip
     other = test(dataset, [0, 0, 0.25, 0.25], **given)
     assert abs(other.region_drop["mean"]) < 0.02
     assert other.effect["mean"] < 0.02
+    assert str(other).startswith("No sign that the score rests on the box [0, 0, 0.25, 0.25]")
     # nothing is written
     assert set(dataset.get_field_schema()) == set(make_dataset().get_field_schema()) | {
         "ground_truth", "label",
@@ -147,11 +158,57 @@ def test_regions_of_every_kind(make_dataset, tmp_path):
     assert (border.control, hottest.control) == ("same class", "elsewhere")
     assert border.controlled == 24
     assert abs(border.control_drop["mean"]) < 0.2
-    assert "by those of its own class" in str(border)
+    assert "replacing it by that of the same class costs" in str(border)
     wide = test(dataset, [0, 0, 1, 0.9], **given)
     assert wide.controlled == 0
     assert wide.effect["mean"] is None
-    assert "too large for a control" in str(wide)
+    assert "so large that random regions of its size lie mostly on it" in str(wide)
+
+
+def test_few_samples_give_no_interval_and_no_test(make_dataset, tmp_path):
+    dataset = make_dataset(*agreeing(tmp_path, 8))
+    found = operator("test_region")(
+        dataset, [0.75, 0.75, 0.25, 0.25], model=Cues(red=20.0, corner=8), transforms=to_tensor,
+        classes=CLASSES, progress=False, num_workers=0,
+    )  # fmt: skip
+    said, *numbers = str(found).splitlines()
+    assert "too few samples (8) to say whether that is more than chance: it takes 20" in said
+    assert not any("luck" in line or " to " in line for line in numbers)
+    sentence = inner("_bias_summary").region_sentence(dataclasses.asdict(found))
+    assert "on 8, too few for an interval or a test, which take 20" in sentence
+    assert ", p " not in sentence
+
+
+def test_a_region_is_shown_as_a_sentence_and_a_table(make_dataset, tmp_path):
+    dataset = make_dataset(*agreeing(tmp_path, 24))
+    found = operator("test_region")(
+        dataset, model=Cues(**OBJECT), transforms=to_tensor, classes=CLASSES, progress=False,
+        num_workers=0,
+    )  # fmt: skip
+    outputs, results = inner("_bias_region_form").output_of(found)
+    assert results["said"].startswith("**The score rests on the hottest tenth of each image")
+    assert results["rows"][0].keys() == {"what", "value", "interval", "n"}
+    table = outputs["type"]["properties"]["rows"]["view"]
+    assert len(table["tooltips"]) == len(results["rows"]) >= 5
+    assert table["tooltips"][0]["value"].startswith("region_drop: ")
+
+
+def test_a_paste_control_of_two_samples_is_no_finding():
+    interval = {"mean": 0.5, "low": 0.0, "high": 1.0, "n": 21}
+    names = ("accuracy", "mixed_rand", "mixed_same", "only_bg")
+    model = {**dict.fromkeys(names, interval), "chance": 0.1, "majority": 0.1, "against": "labels"}
+    words = inner("_bias_summary")
+
+    def said(n):
+        model["mixed_same"] = {**interval, "n": n}
+        return words._model(types.SimpleNamespace(tested=21, model=model))
+
+    assert "no paste control that says something: only 2 of them have another" in said(2)
+    assert "n = 2)" not in said(2)
+    assert "50 % (0 % to 100 %, n = 20) on backgrounds of its own class" in said(20)
+    assert "no two tested samples share a predicted class" in said(0)
+    model["against"] = "objects"
+    assert "only 1 of them has another of the same class" in said(1)
 
 
 @pytest.mark.parametrize(

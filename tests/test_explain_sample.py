@@ -37,11 +37,21 @@ def test_a_score_that_rests_on_the_object(dataset_of):
     assert found.uniform == pytest.approx(AREA, abs=0.01)
     assert found.heat > 0.9
     assert [s["prediction"] for s in found.swaps] == ["plus"] * 4
-    assert str(found) == (
+    assert found.sentence == (
         f"plus {found.score:.2f} vs minus {found.other_score:.2f}".replace(" 0.", " .")
         + f"; {100 * found.heat:.0f} % of the heat on the object (uniform 14 %)"
         + "; on 4 other backgrounds still plus"
     )
+    text = str(found).splitlines()
+    assert text[0] == found.sentence
+    assert text[1].startswith("Prediction: plus (probability ")
+    assert "), right; second minus (" in text[1]
+    assert text[2].startswith(
+        f"Energy on the object: {100 * found.heat:.0f} % of the heat; a uniform"
+    )
+    assert text[3].startswith("On other backgrounds: plus ")
+    assert text[-1] == f"Heatmaps: {', '.join(FIELDS)}."
+    assert repr(found) == str(found)
     # the donors are of the other class
     labels = dataset.select([s["id"] for s in found.swaps]).values("label.label")
     assert set(labels) == {"minus"}
@@ -89,6 +99,7 @@ def test_a_wrong_prediction_is_contrasted_with_the_truth(make_dataset, photos, p
     explain_sample = operator("explain_sample")
     first = explain_sample(dataset, dataset.first().id, **arguments)
     assert first.label is None
+    assert "no true class is known" in str(first)
     assert first.heat is None
     assert any("No true labels" in note for note in first.notes)
     # neither the predicted class nor the second
@@ -97,6 +108,8 @@ def test_a_wrong_prediction_is_contrasted_with_the_truth(make_dataset, photos, p
     found = explain_sample(dataset, dataset.first().id, **arguments)
     assert found.prediction == first.prediction
     assert found.other == found.label == truth
+    assert found.right is False
+    assert f", wrong; true class {truth} (" in str(found)
     assert dataset.first()["explain_alternative"].target == truth
 
 
@@ -227,6 +240,38 @@ def test_peers_where_no_run_says_what_is_right(dataset_of):
         dataset, dataset.first().id, None, Cues(**OBJECT), transforms=to_tensor, classes=CLASSES
     )
     assert view.values("id") == [dataset.first().id]
+    assert explain(dataset, OBJECT, donors=0).no_peers.startswith("No peers: no run is named")
+
+
+def test_no_peers_are_offered_to_the_only_sample_of_its_class(dataset_of):
+    dataset = dataset_of(8)
+    mine = dataset.first()
+    others = dataset.exclude([mine.id]).match(fo.ViewField("label.label") == "plus")
+    dataset.delete_samples(others)
+    find(dataset, OBJECT)
+    given = {"transforms": to_tensor, "classes": CLASSES}
+    found = operator("explain_sample")(dataset, mine.id, "run", Cues(**OBJECT), donors=0, **given)
+    why = "No peers: there is no other sample of class 'plus' that the model predicts right."
+    assert found.no_peers == why
+    form = inner("_explain_form")
+    shown = form.output(context(dataset, results=form.results_of(found, "run", None)))
+    assert "peers" not in shown.type.properties
+    assert "no_peers_text" in shown.type.properties
+    assert operator("show_peers")._find(dataset, mine.id, "run", Cues(**OBJECT), **given)[1] == why
+
+
+def test_the_labels_of_the_examination_are_the_truth(dataset_of):
+    """A field of several right names is none that could be meant; the examination was told of it."""
+    dataset = dataset_of(8)
+    dataset.set_values("names", [[v, "sign"] for v in dataset.values("label.label")])
+    dataset.delete_sample_field("label")
+    find(dataset, OBJECT, labels="names")
+    found = operator("explain_sample")(
+        dataset, dataset.first().id, "run", Cues(**OBJECT), transforms=to_tensor, classes=CLASSES,
+        donors=0,
+    )  # fmt: skip
+    assert (found.label, found.right) == ("plus", True)
+    assert found.no_peers is None
 
 
 # what can be wrong
@@ -355,7 +400,10 @@ def test_the_form_says_which_sample_is_missing(dataset_of):
 
 def test_the_output_shows_sentence_pictures_and_peers(dataset_of):
     dataset = dataset_of()
-    found = explain(dataset, OBJECT)
+    find(dataset, OBJECT)
+    found = operator("explain_sample")(
+        dataset, dataset.first().id, "run", Cues(**OBJECT), transforms=to_tensor, classes=CLASSES
+    )
     form = inner("_explain_form")
     results = form.results_of(found, "run", None)
     assert results["composites"].startswith("data:image/jpeg;base64,")
@@ -363,3 +411,44 @@ def test_the_output_shows_sentence_pictures_and_peers(dataset_of):
     shown = form.output(context(dataset, results=results)).type.properties
     assert {"said", "heatmaps", "composites", "peers"} <= set(shown)
     assert foo.get_operator("@cam51/heatmaps/show_peers")
+
+
+def test_captions_are_broken_and_none_is_cut():
+    from PIL import ImageFont
+
+    form, font = inner("_explain_form"), ImageFont.load_default(13)
+    for text in (
+        "tabby",
+        "Egyptian cat rather than papillon",
+        "Staffordshirebullterrierrelatives",
+        "",
+    ):
+        lines = form.broken(text, font)
+        assert all(font.getlength(line) <= form._TILE - 4 for line in lines)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert form.broken("tabby", font) == ["tabby"]
+
+
+def test_many_backgrounds_are_shown_in_rows_of_four():
+    import base64
+    import io
+
+    from PIL import Image
+
+    def size(count):
+        tile = (Image.new("RGB", (512, 384)), "a class of several words", "0.50", False)
+        data = inner("_explain_form").sheet([tile] * count).partition(",")[2]
+        return Image.open(io.BytesIO(base64.b64decode(data))).size
+
+    one, four, five = size(1), size(4), size(5)
+    assert one == four
+    assert (five[0], five[1] > 2 * four[1]) == (four[0], True)
+
+
+def test_the_app_is_given_the_operator_that_refreshes_an_open_sample():
+    from fiftyone.plugins import PluginDefinition
+    from processes_common import ROOT
+
+    plugin = PluginDefinition.from_disk(str(ROOT / "fiftyone.yml"))
+    assert plugin.has_js
+    assert 'name: "refresh_open_sample"' in (ROOT / plugin.js_bundle).read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
 MODEL = "resnet18-imagenet-torch"
 LABEL = "Find background bias"
+REGION = "Test a region of the images"
 
 
 class BiasApp(App):
@@ -24,6 +25,14 @@ class BiasApp(App):
     @property
     def form(self):
         return self.page.get_by_role("dialog").filter(has_text=LABEL)
+
+
+class RegionApp(App):
+    """The App, with the form of ``test_region``."""
+
+    @property
+    def form(self):
+        return self.page.get_by_role("dialog").filter(has_text=REGION)
 
 
 @pytest.fixture
@@ -102,6 +111,22 @@ def test_the_saved_view_is_in_the_app(bias_app, make_dataset, tmp_path, plugin):
     app.page.get_by_text("12 samples", exact=True).wait_for()
     app.wait_until_painted(app.thumbnail(0))
     app.picture("view")
+
+
+def test_a_region_ends_with_a_sentence_and_a_table(app, photo_dataset, plugin):
+    app, dataset = RegionApp(app.page, app._url, app._pictures), photo_dataset(6)
+    app.open_grid(dataset)
+    app.open_operator(REGION)
+    app.choose("Model", MODEL)
+    app.form.get_by_text("6 of 6 samples tested").wait_for()
+    app.execute_button.click()
+    said = app.page.get_by_text(
+        re.compile(r"^Replacing the hottest tenth of each image costs -?\d")
+    )
+    said.first.wait_for(timeout=120_000)
+    app.page.get_by_text("Score lost, region replaced").hover()
+    app.page.get_by_role("tooltip").get_by_text("region_drop: ").wait_for()
+    app.picture("region")
 
 
 @pytest.mark.slow

@@ -64,14 +64,17 @@ def test_a_sample_with_a_run(modal_app, photo_dataset, plugin):
     assert sample["explain_alternative"].target != sample["explain_prediction"].target
     assert dataset.count("explain_prediction.method") == 1
 
-    app.page.get_by_role("button", name="Show peers").click()
-    app.notification.get_by_text("No peers are known").wait_for()
+    # a run without predictions knows of no peers: it says so, and offers none
+    app.page.get_by_text(
+        re.compile("No peers: the run 'net' stores no predictions")
+    ).first.wait_for()
+    assert app.page.get_by_role("button", name="Show peers").count() == 0
     app.page.get_by_role("button", name="Close", exact=True).last.click()
-    # new fields are in the open sample's sidebar with the next load of the page
-    app.open_sample(dataset, first)
-    app.page.locator("[data-cy=modal] [data-cy='checkbox-explain_prediction']").click()
-    box = app.page.locator("[data-cy=modal] [data-cy='checkbox-explain_prediction'] input")
-    wait_for(box.is_checked, 20, "the new heatmap is shown")
+    # the new fields are in the sidebar of the sample that is open
+    field = app.page.locator("[data-cy=modal] [data-cy='checkbox-explain_prediction']")
+    field.wait_for(timeout=20_000)
+    field.click()
+    wait_for(field.locator("input").is_checked, 20, "the new heatmap is chosen")
     app.picture("modal")
 
 
