@@ -27,9 +27,9 @@ class CompareCams(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _compare_forms
+        from . import _app_words, _compare_forms
 
-        return _compare_forms.compare_cams_form(ctx)
+        return _app_words.put(_compare_forms.compare_cams_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -150,7 +150,7 @@ class CompareCams(foo.Operator):
 
     def _messages(self, ctx):
         """A live progress bar, then what was found."""
-        from . import _compare_forms
+        from . import _app_words, _compare_forms
 
         try:
             job = _job(
@@ -161,7 +161,7 @@ class CompareCams(foo.Operator):
             for phase in job.run():
                 yield report_phase(ctx, phase)
         except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
+            yield ctx.ops.notify(_app_words.in_app(error, self.config.name), variant="error")
             raise
         yield ctx.ops.reload_dataset()
         yield ctx.ops.notify(job.summary.lines()[0], variant="success")

@@ -27,9 +27,9 @@ class FindBackgroundBias(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _bias_forms
+        from . import _app_words, _bias_forms
 
-        return _bias_forms.find_background_bias_form(ctx)
+        return _app_words.put(_bias_forms.find_background_bias_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -185,7 +185,7 @@ class FindBackgroundBias(foo.Operator):
 
     def _messages(self, ctx):
         """A live progress bar, then the verdicts in the grid and the summary."""
-        from . import _bias_forms
+        from . import _app_words, _bias_forms
 
         try:
             job = _job(
@@ -196,7 +196,7 @@ class FindBackgroundBias(foo.Operator):
             for phase in job.run():
                 yield report_phase(ctx, phase)
         except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
+            yield ctx.ops.notify(_app_words.in_app(error, self.config.name), variant="error")
             raise
         yield ctx.ops.reload_dataset()
         if job.colours is not None:

@@ -30,9 +30,9 @@ class TestRegion(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _bias_region_form
+        from . import _app_words, _bias_region_form
 
-        return _bias_region_form.test_region_form(ctx)
+        return _app_words.put(_bias_region_form.test_region_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -111,7 +111,7 @@ class TestRegion(foo.Operator):
         return stream(self._messages(ctx))
 
     def _messages(self, ctx):
-        from . import _bias_region_form
+        from . import _app_words, _bias_region_form
 
         try:
             view = ctx.target_view(require_flat=True)
@@ -119,7 +119,7 @@ class TestRegion(foo.Operator):
             for phase in job.run():
                 yield report_phase(ctx, phase)
         except ValueError as error:
-            yield ctx.ops.notify(str(error), variant="error")
+            yield ctx.ops.notify(_app_words.in_app(error, self.config.name), variant="error")
             raise
         yield ctx.ops.notify(str(job.summary), variant="info")
 
