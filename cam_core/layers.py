@@ -299,6 +299,22 @@ def expand_glob(pattern: str, names: Iterable[str]) -> list[str]:
     return [n for n in names if n.count(".") == depth and fnmatch.fnmatchcase(n, pattern)]
 
 
+def near_layers(name: str, names: Iterable[str]) -> str:
+    """Says which layers may be meant by a name that no layer has.
+
+    Args:
+        name: what was given
+        names: of the model's layers
+    """
+    known = list(names)
+    near = [n for n in known if n.endswith(f".{name}")][:3]
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    top = [n for n in known if "." not in n]
+    return f"it has {', '.join(top[:8])}{', ...' if len(top) > 8 else ''} and what is inside them"
+
+
 def _find(item: str | nn.Module, known: dict[str, nn.Module]) -> list[Layer]:
     if isinstance(item, nn.Module):
         for name, candidate in known.items():
@@ -314,9 +330,10 @@ def _find(item: str | nn.Module, known: dict[str, nn.Module]) -> list[Layer]:
     if hits:
         tail = f":{entry}" if entry else ""
         return [Layer(n + tail, known[n], entry or None) for n in hits]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "list_layers(model) shows what there is"
-    raise ValueError(f"layers: the model has no layer {item!r}; {hint}")
+    raise ValueError(
+        f"layers: the model has no layer {item!r}; {near_layers(name, known)} (list_layers(model) names "
+        "them all)"
+    )
 
 
 # Their output is their input made smaller, reordered or unchanged: never the layer people mean.

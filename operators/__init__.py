@@ -7,7 +7,7 @@ looked up. Every operator imports what it computes with inside the function that
 from . import cam_runs
 from .cam_panel import CamPanel, OpenCamPanel
 from .compare_cams import CompareCams
-from .compute_cams import ComputeCams
+from .compute_cams import ComputeCams, ReopenComputeCams
 from .explain_sample import ExplainSample, FreeModel, ShowPeers
 from .find_background_bias import FindBackgroundBias
 from .heat_to_detections import HeatToDetections
@@ -20,7 +20,7 @@ from .test_region import TestRegion
 
 OPERATORS = [
     ComputeCams, FindBackgroundBias, TestRegion, ShowHeatmaps, ListLayers, *cam_runs.OPERATORS, RerunCams,
-    RegisterModel, RemoveModel, ListModels,
+    ReopenComputeCams, RegisterModel, RemoveModel, ListModels,
     CompareCams, OpenCamPanel, SameScale, ExplainSample, ShowPeers, FreeModel,
     HeatToDetections,
 ]  # fmt: skip

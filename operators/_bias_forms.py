@@ -138,9 +138,9 @@ def _add_model(inputs, ctx):
     default = _runs.next_key(ctx.dataset, _models.default_key(name))
     prop = inputs.str("new_key", default=default, label="Key", description="names the new run")
     try:
-        _runs.check_key(ctx.dataset, ctx.params.get("new_key") or default, False)
+        _runs.check_new_key(ctx.dataset, ctx.params.get("new_key") or default)
     except ValueError as error:
-        invalid(prop, str(error))
+        invalid(prop, str(error).replace("cam_key", "Key"))
     return True
 
 

@@ -118,7 +118,7 @@ def only_labels(samples):
         return None, (
             f"No labels: several fields could be meant ({', '.join(fields)}); name one with labels=."
         )
-    return None, "No true labels: every classification on the dataset is a prediction."
+    return None, "No true labels: the dataset has no classification that is not a prediction."
 
 
 def _path(samples, field):

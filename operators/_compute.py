@@ -17,6 +17,7 @@ from . import (
     _heatmaps,
     _lease,
     _models,
+    _outlines,
     _provenance,
     _ray,
     _ray_settings,
@@ -72,6 +73,8 @@ class CamJob:
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
             self.plan = make_plan(self.dataset, self.model, settings, self.rows, samples)
+            if settings.layers is None and self.plan.layers:
+                _outlines.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
         if settings.backend == "ray":
             _ray_settings.describe(settings, self.used, self.model)
@@ -102,7 +105,7 @@ class CamJob:
         if different:
             raise ValueError(
                 f"resume: the run {self.plan.cam_key!r} has other settings ({'; '.join(different)}); give "
-                "those that it has, or choose another cam_key, or overwrite=True"
+                "those that it has, choose another cam_key, or pass overwrite=True to begin anew"
             )
         if self._record.own:
             self.plan.map_dir = self.used["map_dir"] = then.get("map_dir")

@@ -171,10 +171,10 @@ def classes_of(name, params=None):
     if typed:
         return typed
     own = _own_models.registered().get(name)
-    if own is not None:
-        listed = isinstance(own.classes, (list, tuple))
-        return [str(c) for c in own.classes] if listed else None
-    return _classes_by_name(name)
+    if own is not None and isinstance(own.classes, (list, tuple)):
+        return [str(c) for c in own.classes]
+    by_name = _classes_by_name(name) if own is None else None
+    return by_name or _outlines.seen_classes(name)
 
 
 @functools.lru_cache(maxsize=16)

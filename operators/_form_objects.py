@@ -113,17 +113,21 @@ def _refuse_several(prop, lookup):
         invalid(prop, f"an object has one class: map {several[0]!r} to one class, not to several")
 
 
-def add_object_maps(inputs, ctx, kind):
+def add_object_maps(inputs, ctx, kind, advanced=False):
     """Adds how many objects of an image get heatmaps of their own.
 
     Args:
         inputs: the form's ``types.Object``
         ctx: the execution context
-        kind: what the model yields, or None if its name does not tell. A number that is left from
-            another model is shown, to be set back
+        kind: what the model yields, or None if that is not known before it is loaded: then this is
+            asked where a detector's objects are explained. A number that is left from another model is
+            shown, to be set back
+        advanced (False): whether it is also asked where nothing tells of a detector
     """
     given = ctx.params.get("object_maps") or 0
-    if kind not in (None, _zoo.DETECTOR) and not given:
+    targets = ctx.params.get("targets")
+    may_be = kind is None and (advanced or (isinstance(targets, str) and targets in OBJECTS))
+    if "object_maps" in inputs.properties or not (kind == _zoo.DETECTOR or may_be or given):
         return
     prop = inputs.int(
         "object_maps",

@@ -61,8 +61,8 @@ def target_params(targets):
     if isinstance(spec, str) and spec in ("predicted", "top_2", "top_3"):
         return {"targets": spec}
     items = items_of(targets)
-    if all(isinstance(n, str) and ";" not in n and ranked_tags(n) is None for n in items):
-        return {"targets": "classes", "class_names": "; ".join(items)}
+    if items and all(isinstance(n, str) and ranked_tags(n) is None for n in items):
+        return {"targets": items}  # not the form's class names: a name may be that of a label field
     if isinstance(spec, dict) or (
         isinstance(spec, list) and any(isinstance(i, dict) for i in spec)
     ):

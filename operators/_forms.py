@@ -1,6 +1,5 @@
 """Forms: inputs with validation, and what they will do said before they do it."""
 
-import difflib
 import json
 import zlib
 
@@ -144,9 +143,12 @@ def compute_cams_form(ctx):
         add_object_maps(inputs, ctx, _outlines.kind_of_name(model))
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
-        _advanced(inputs, ctx)
+        _advanced(inputs, ctx, model)
         _notice(inputs, ctx, view, model)
     return types.Property(inputs, view=types.View(label="Compute class activation maps"))
+
+
+_PROBED = "chosen when the run starts, the last layer with a spatial map"
 
 
 def _finds_objects(model):
@@ -162,19 +164,17 @@ def _layers(inputs, ctx, model):
         "layers",
         types.String(),
         label="Layers",
-        description=f"leave empty for the default of this network: {default or 'found by a probe'}",
+        description=f"leave empty for the default of this network: {default or _PROBED}",
         view=choices,
     )
     chosen = _expanded(ctx.params.get("layers") or [], names)
-    # Of a model that is not downloaded yet the run will say which layers it has.
+    # Of a model that is not loaded yet the run will say which layers it has.
     unknown = [n for n in chosen if names and n.split(":")[0] not in names]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], names, n=3)
-        _invalid(
-            prop,
-            f"the model has no layer {unknown[0]!r}"
-            + (f"; did you mean {', '.join(near)}?" if near else ""),
-        )
+        from ..cam_core.layers import near_layers
+
+        near = near_layers(unknown[0].split(":")[0], names)
+        _invalid(prop, f"the model has no layer {unknown[0]!r}; {near}")
     if len(chosen) > 1 and not _finds_objects(model):  # whose layers are one map already
         fuse = types.DropdownView()
         fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
@@ -204,21 +204,32 @@ def _key(inputs, ctx, model):
         label="Key",
         description="names this run and begins the name of every field that it writes",
     )
+    key = ctx.params.get("cam_key") or default
+    given = [bool(ctx.params.get(name)) for name in ("overwrite", "resume")]
     try:
-        _runs.check_key(
-            ctx.dataset,
-            ctx.params.get("cam_key") or default,
-            bool(ctx.params.get("overwrite")),
-            resume=bool(ctx.params.get("resume")),
-        )
+        _runs.check_key(ctx.dataset, key, given[0], resume=given[1])
     except ValueError as error:
         _invalid(prop, str(error))
+    if any(given) or key in _runs.list_runs(ctx.dataset):
+        _earlier(inputs)
 
 
-def _advanced(inputs, ctx):
+def _earlier(inputs):
+    """Adds what may be done with an earlier run of the key."""
+    for name, label, description in (
+        ("resume", "Go on with this run", "do only what is missing of the run with this key"),
+        ("overwrite", "Overwrite", "delete what an earlier run with this key wrote, first"),
+    ):
+        inputs.bool(
+            name, default=False, label=label, description=description, view=types.CheckboxView()
+        )
+
+
+def _advanced(inputs, ctx, model):
     inputs.bool("advanced", default=False, label="Advanced", view=types.SwitchView())
     if not ctx.params.get("advanced"):
         return
+    add_object_maps(inputs, ctx, _outlines.kind_of_name(model), advanced=True)
     inputs.int(
         "batch_size",
         min=0,
@@ -270,20 +281,6 @@ def _advanced(inputs, ctx):
         default=12,
         label="Most fields",
         description="more new fields are refused",
-    )
-    inputs.bool(
-        "resume",
-        default=False,
-        label="Go on with this run",
-        description="do only what is missing of the run with this key",
-        view=types.CheckboxView(),
-    )
-    inputs.bool(
-        "overwrite",
-        default=False,
-        label="Overwrite",
-        description="delete what an earlier run with this key wrote, first",
-        view=types.CheckboxView(),
     )
 
 

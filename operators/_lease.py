@@ -53,7 +53,9 @@ class Lease(Heart):
                 "is gone, or another process has the run now"
             )
         if self._stop:
-            raise Stopped(f"the run {self._key!r} was asked to stop; resume=True goes on with it")
+            raise Stopped(
+                f"the run {self._key!r} was asked to stop; pass resume=True to go on with it"
+            )
 
     def _beat(self):
         wanted = {"config.stop": True}

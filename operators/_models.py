@@ -13,7 +13,7 @@ import weakref
 
 import fiftyone as fo
 
-from . import _named_models, _own_models, _zoo
+from . import _named_models, _outlines, _own_models, _zoo
 
 
 @dataclasses.dataclass
@@ -172,7 +172,10 @@ def load_model(
 
     transforms = given_transforms(transforms, preprocess)
     given = _Given(transforms, classes, check_device(device), options, tuple(texts))
-    return _checked(_load(model, given), options)
+    loaded = _checked(_load(model, given), options)
+    if isinstance(model, str) and not options:  # which may make something else of it
+        _outlines.remember(model, loaded, own_classes=classes is None)
+    return loaded
 
 
 def _checked(loaded, options):

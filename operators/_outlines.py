@@ -1,11 +1,76 @@
-"""What a form says about a model by its name: layers, default method, kind; without its weights."""
+"""What a form says about a model by its name: layers, default method, kind; without its weights.
 
+It is read off the network's outline, built without weights. Of a model that has none, such as one that
+a function returns, it is what was seen when this process last loaded it.
+"""
+
+import dataclasses
 import functools
 
 from . import _named_models, _own_models, _zoo
 
 # Networks of transformers, and their families, that are no vision transformers.
 _CONVOLUTIONAL = ("convnext", "efficientnet", "resnet", "regnet", "mobilenet", "bit", "yolo", "vgg")
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What a model that was loaded told; words only, nothing of its network."""
+
+    stamp: object
+    kind: str
+    layers: list
+    default: str
+    method: str
+    classes: list = None
+
+
+_SEEN = {}
+
+
+def remember(name, loaded, own_classes=True):
+    """Keeps what a form will want to know of a model that was just loaded by its name.
+
+    Args:
+        name: see :func:`._models.load_model`
+        loaded: the :class:`._models.LoadedModel`
+        own_classes (True): whether its class names are its own, not this call's
+    """
+    adapted = loaded.adapted
+    # a function may return a model of a family of its own, which need not have these two
+    default = getattr(adapted, "named_default", lambda: None)
+    _SEEN[name] = _Seen(
+        _own_models.stamp_of(name),
+        loaded.kind,
+        [n for n, _ in adapted.module.named_modules() if n],
+        default(),
+        getattr(adapted, "default_method", "gradcam"),
+        loaded.classes if own_classes and loaded.kind != _zoo.ZERO_SHOT else None,
+    )
+
+
+def remember_default(name, layers):
+    """Keeps which layers a run explained that named none.
+
+    Args:
+        name: see :func:`._models.load_model`
+        layers: their names
+    """
+    seen = _seen(name)
+    if seen is not None and {n.partition(":")[0] for n in layers} <= set(seen.layers):
+        seen.default = ", ".join(layers)
+
+
+def _seen(name):
+    """What is kept of a model, None where it was not loaded or is another one by now."""
+    found = _SEEN.get(name)
+    return found if found is not None and found.stamp == _own_models.stamp_of(name) else None
+
+
+def seen_classes(name):
+    """Returns the class names of a model that was loaded in this process, or None."""
+    found = _seen(name)
+    return None if found is None else found.classes
 
 
 def kind_of_name(name):
@@ -19,6 +84,8 @@ def kind_of_name(name):
         from ._wrappers import kind_of_adapter
 
         return kind_of_adapter(adapted)
+    if _seen(name) is not None:
+        return _seen(name).kind
     model = _zoo_entry(name)
     return None if model is None else _zoo.kind_of(model)
 
@@ -31,12 +98,13 @@ def layers_of(name):
 
     Returns:
         a list of names, empty where they are not known before the model is loaded, and the name of
-        the family's default layer or None
+        the family's default layer, or of the one that a run found, or None
     """
-    adapted = outline(name)
+    adapted, seen = outline(name), _seen(name)
+    found = None if seen is None else seen.default
     if adapted is None:
-        return [], None
-    return [n for n, _ in adapted.module.named_modules() if n], adapted.named_default()
+        return ([] if seen is None else seen.layers), found
+    return [n for n, _ in adapted.module.named_modules() if n], adapted.named_default() or found
 
 
 def default_method(name):
@@ -48,6 +116,8 @@ def default_method(name):
     adapted = outline(name)
     if adapted is not None:
         return adapted.default_method
+    if _seen(name) is not None:
+        return _seen(name).method
     if kind_of_name(name) in (_zoo.SEGMENTER, _zoo.DETECTOR):
         return "layercam"
     plain = any(word in name.lower() for word in _CONVOLUTIONAL)

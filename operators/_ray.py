@@ -211,7 +211,7 @@ class Team:
         except exceptions.RayActorError as error:
             raise RuntimeError(
                 f"a Ray worker died {_RETRIES + 1} times over the same shard, last: {error}; what was stored "
-                "stays, resume=True goes on with it"
+                "stays, pass resume=True to go on with it"
             ) from error
 
     def _take(self, number, outcome, shards):
@@ -233,7 +233,7 @@ class Team:
         patiently(fo.Sample._reload_docs, name, sample_ids=ids)
         if outcome["stopped"]:
             raise _lease.Stopped(
-                f"the run {job.plan.cam_key!r} was asked to stop; resume=True goes on with it"
+                f"the run {job.plan.cam_key!r} was asked to stop; pass resume=True to go on with it"
             )
 
     def _add_up(self):

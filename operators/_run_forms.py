@@ -49,7 +49,7 @@ def new_key(inputs, ctx, name, default=None, required=True):
     value = ctx.params.get(name) or default
     if value:
         try:
-            _runs.check_key(ctx.dataset, value, overwrite=False)
+            _runs.check_new_key(ctx.dataset, value)
         except ValueError as error:
             prop.invalid, prop.error_message = True, str(error).replace("cam_key", name)
 

@@ -81,11 +81,7 @@ def check_key(dataset, key, overwrite, resume=False, exact=False):
         exact (False): whether to ask the samples how much of it is done, which takes seconds where there
             are many, or only its record
     """
-    if not isinstance(key, str) or not key.isidentifier() or key != _plain(key).strip("_"):
-        raise ValueError(
-            "cam_key must be a name of letters, digits and single underscores that begins with a letter "
-            f"and does not end with an underscore, got {key!r}"
-        )
+    _check_spelling(key)
     refresh(dataset)
     if not is_taken(dataset, key):
         return
@@ -112,11 +108,33 @@ def check_key(dataset, key, overwrite, resume=False, exact=False):
     )
 
 
+def check_new_key(dataset, key):
+    """Raises a ValueError unless a key is a name that no run of a dataset has yet.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the ``cam_key``
+    """
+    _check_spelling(key)
+    refresh(dataset)
+    if is_taken(dataset, key):
+        raise ValueError(f"cam_key: {key!r} is already a run of this dataset; choose another key")
+
+
+def _check_spelling(key):
+    if not isinstance(key, str) or not key.isidentifier() or key != _plain(key).strip("_"):
+        raise ValueError(
+            "cam_key must be a name of letters, digits and single underscores that begins with a letter "
+            f"and does not end with an underscore, got {key!r}"
+        )
+
+
 def _check_unbroken(config, key):
     """Raises a ValueError if a run is half deleted or half renamed."""
     if config.status == "deleting":
         raise ValueError(
-            f"cam_key: the deletion of {key!r} was cut short; overwrite=True or delete_cam_run finish it"
+            f"cam_key: the deletion of {key!r} was cut short; pass overwrite=True, or call delete_cam_run, to "
+            "finish it"
         )
     if config.status == "renaming":
         new_key = config.renaming_to
@@ -239,7 +257,7 @@ def rename_run(dataset, key, new_key):
             f"{status_of(dataset, new_key)}); choose another key, or delete_cam_run it first"
         )
     try:
-        check_key(dataset, new_key, overwrite=False)
+        check_new_key(dataset, new_key)
     except ValueError as error:
         raise ValueError(str(error).replace("cam_key", "new_key", 1)) from error
     return rename(dataset, key, new_key)

@@ -64,13 +64,15 @@ class Settings:
         if self.fuse is not None:
             _choice("fuse", self.fuse, ("layercam", "mean"))
         if self.output_dir is not None and self.storage != "disk":
-            raise ValueError("output_dir has no effect with storage='database'; use storage='disk'")
+            raise ValueError(
+                "output_dir: has no effect with storage='database'; use storage='disk'"
+            )
         if self.resume and self.overwrite:
             raise ValueError(
                 "resume and overwrite exclude each other: go on with a run, or begin anew"
             )
         if self.resume and not self.cam_key:
-            raise ValueError("resume=True needs cam_key, the key of the run to go on with")
+            raise ValueError("cam_key: needed with resume=True, the key of the run to go on with")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
         if self.multi_label not in (None, True, False):

@@ -56,7 +56,7 @@ class Summary:
             first = self.failed[0]
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
         if self.status != "finished":
-            text += f"; {self.status}: resume=True goes on with it"
+            text += f"; {self.status}: pass resume=True to go on with it"
         return text
 
 

@@ -39,10 +39,24 @@ def make_targets(spec, model, samples, class_map=None):
         return spec, _predicted_tags(model) if spec == "predicted" else tags
     items = items_of(spec)
     check_some(items)
+    _check_no_objects(spec, items, model, lookup)
     maker = _Maker(model, samples, lookup)
     parts = [maker.part(item) for item in items]
     found = RunTargets(parts)
     return found, found.tags
+
+
+def _check_no_objects(spec, items, model, lookup):
+    """Raises a ValueError where a detector's objects are asked for: this model has none."""
+    first = items[0]
+    asked = isinstance(first, dict) and {"missed", "eval"} & set(first)
+    asked = asked or (len(items) == 2 and first == "missed" and not lookup.find("missed"))
+    if asked:
+        raise ValueError(
+            f"targets: {spec!r} asks for a detector's objects, and this is a {model.kind or 'network'}, whose "
+            "score is of the whole image; give 'predicted', a class, a label field or 'contrast', or choose "
+            "a detector as the model"
+        )
 
 
 def _predicted_tags(model):
@@ -176,12 +190,16 @@ class _Maker:
 
     def _only_field(self):
         from ._bias_labels import only_labels
+        from ._target_fields import label_fields
 
         field, note = only_labels(self._samples)
         if field is None:
+            fields = label_fields(self._samples)
+            some = f", of {', '.join(fields)}" if fields else ""
             raise ValueError(
-                f"targets: a contrast needs true labels. {note.replace('labels=', 'targets=')} Give "
-                "('contrast', field), ('contrast', 'runner_up') or ('contrast', 'A', 'B')"
+                "targets: 'contrast' alone asks why the prediction and not the true label. "
+                f"{note.partition('; name one')[0].rstrip('.')}. Name the field, ('contrast', field){some}, "
+                "or do without labels: ('contrast', 'runner_up') or ('contrast', 'A', 'B')"
             )
         return field
 

@@ -284,12 +284,12 @@ class readable_errors:
             return
         if isinstance(error, ValueError) and str(error).startswith(("model:", "classes:")):
             return
-        text = " ".join(str(error).split())[:200]
+        text = _shortened(error)
         if _is_offline(error):
             raise ValueError(
-                f"model: the files of {self._name!r} are not on this machine and could not be downloaded "
-                f"({type(error).__name__}: {text}); connect to the internet, or load the model once on a "
-                "machine that is, and copy its files"
+                f"model: the weights of {self._name!r} are not on this machine and could not be downloaded. "
+                "Load the model once where there is a network and copy the files, or register a model whose "
+                f"weights are here with register_model. ({type(error).__name__}: {text})"
             ) from error
         if isinstance(error, ImportError):
             raise ValueError(
@@ -298,6 +298,17 @@ class readable_errors:
         raise ValueError(
             f"model: {self._name!r} could not be loaded: {type(error).__name__}: {text}"
         ) from error
+
+
+_LONGEST = 160
+
+
+def _shortened(error):
+    """A library's message on one line, ended at a word."""
+    text = " ".join(str(error).split())
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST].rpartition(' ')[0].rstrip(' ,;:(')} ..."
 
 
 _OFFLINE = (

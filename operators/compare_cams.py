@@ -27,9 +27,9 @@ class CompareCams(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _compare_forms
+        from . import _app_words, _compare_forms
 
-        return _compare_forms.compare_cams_form(ctx)
+        return _app_words.put(_compare_forms.compare_cams_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -154,7 +154,9 @@ class CompareCams(foo.Operator):
         """A live progress bar, then what was found."""
         from . import _compare_forms
 
-        job = yield from job_messages(ctx, lambda origin: self._form_job(ctx, origin))
+        job = yield from job_messages(
+            ctx, self.config.name, lambda origin: self._form_job(ctx, origin)
+        )
         if job is None:
             return
         yield ctx.ops.reload_dataset()

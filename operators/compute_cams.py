@@ -1,9 +1,15 @@
 """The main operator: heatmaps for a view of a dataset."""
 
+import time
+
 import fiftyone as fo
 import fiftyone.operators as foo
 
 from ._settings import Settings
+
+_URI = "@cam51/heatmaps/compute_cams"
+#: how long the App may take to close the form of a run that has ended
+_CLOSES_SECONDS = 0.5
 
 
 class ComputeCams(foo.Operator):
@@ -27,9 +33,9 @@ class ComputeCams(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _forms
+        from . import _app_words, _forms
 
-        return _forms.compute_cams_form(ctx)
+        return _app_words.put(_forms.compute_cams_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -214,7 +220,7 @@ class ComputeCams(foo.Operator):
         """Runs the form's job; closing the App's tab interrupts it."""
         from ._pipeline import stream
 
-        return stream(messages(ctx, lambda origin: self._form_job(ctx, origin)))
+        return stream(messages(ctx, lambda origin: self._form_job(ctx, origin), self))
 
     def _form_job(self, ctx, origin):
         from . import _forms
@@ -225,29 +231,56 @@ class ComputeCams(foo.Operator):
         return _job(ctx.target_view(require_flat=True), arguments, origin)
 
 
-def messages(ctx, make_job):
+class ReopenComputeCams(foo.Operator):
+    """Opens the form of ``compute_cams`` again, as it was filled in."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="reopen_compute_cams", label="Open the form again", unlisted=True, risk_level="low"
+        )
+
+    def execute(self, ctx):
+        """Opens it once the App has closed the one before, which it does when a run has ended."""
+        time.sleep(_CLOSES_SECONDS)
+        ctx.prompt(_URI, params=ctx.params["filled"])
+
+
+def messages(ctx, make_job, operator):
     """Runs a job for the App or a queue: a live progress bar, then the fields in the grid.
+
+    Of ``compute_cams``, what is wrong before the first sample opens the form again as it was filled in.
 
     Args:
         ctx: the execution context
         make_job: maps the origin, for the record, to a job
+        operator: whose form it was
 
     Yields:
         messages to the App
     """
+    from . import _app_words
+
+    job, name = None, operator.config.name
     try:
         job = make_job("delegated" if ctx.delegated else "app")
         for state in job.run():
             yield _report(ctx, state)
     except ValueError as error:
-        yield ctx.ops.notify(str(error), variant="error")
+        yield ctx.ops.notify(_app_words.in_app(error, name), variant="error")
+        if job is None and not ctx.delegated and operator.uri == _URI:
+            yield ctx.trigger(
+                f"{_URI.rpartition('/')[0]}/reopen_compute_cams", {"filled": ctx.params}
+            )
         raise
     yield ctx.ops.reload_dataset()
     # Of the scheme of this session, only the fields' colours are replaced.
     yield ctx.trigger("set_color_scheme", {"fields": job.colours})
     yield ctx.ops.set_active_fields(job.active_fields)
     unfinished = job.summary.failed or job.summary.status != "finished"
-    yield ctx.ops.notify(str(job.summary), variant="warning" if unfinished else "success")
+    said = _app_words.in_app(job.summary, name)
+    yield ctx.ops.notify(said, variant="warning" if unfinished else "success")
 
 
 def _job(samples, arguments, origin):

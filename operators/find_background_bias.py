@@ -27,9 +27,9 @@ class FindBackgroundBias(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _bias_forms
+        from . import _app_words, _bias_forms
 
-        return _bias_forms.find_background_bias_form(ctx)
+        return _app_words.put(_bias_forms.find_background_bias_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -185,7 +185,9 @@ class FindBackgroundBias(foo.Operator):
 
     def _messages(self, ctx):
         """A live progress bar, then the verdicts in the grid and the summary."""
-        job = yield from job_messages(ctx, lambda origin: self._form_job(ctx, origin))
+        job = yield from job_messages(
+            ctx, self.config.name, lambda origin: self._form_job(ctx, origin)
+        )
         if job is None:
             return
         yield ctx.ops.reload_dataset()
@@ -239,11 +241,12 @@ def run_with_bar(job, progress):
     return job.summary
 
 
-def job_messages(ctx, make_job):
+def job_messages(ctx, name, make_job):
     """Builds a job and runs it for the App or a queue, and says from the first moment what is done.
 
     Args:
         ctx: the execution context
+        name: of the operator, whose form has the words for what is wrong
         make_job: maps the origin, for the record, to a job as :func:`run_with_bar` takes it
 
     Yields:
@@ -252,6 +255,7 @@ def job_messages(ctx, make_job):
     Returns:
         the job once it is through; None if it was asked to stop
     """
+    from . import _app_words
     from ._bias_steps import STARTING
     from ._lease import Stopped
 
@@ -261,7 +265,7 @@ def job_messages(ctx, make_job):
         for phase in job.run():
             yield report_phase(ctx, phase)
     except ValueError as error:
-        yield ctx.ops.notify(str(error), variant="error")
+        yield ctx.ops.notify(_app_words.in_app(error, name), variant="error")
         raise
     except Stopped as stopped:
         if ctx.delegated:

@@ -27,7 +27,7 @@ class HeatToDetections(foo.Operator):
 
     def resolve_input(self, ctx):
         """Run, field, threshold, least area, tags."""
-        from . import _detection_drafts, _run_forms, _runs
+        from . import _app_words, _detection_drafts, _run_forms, _runs
 
         inputs = types.Object()
         ctx.target_view(require_flat=True)
@@ -60,7 +60,7 @@ class HeatToDetections(foo.Operator):
         elif key is not None:
             prop = inputs.view("problem", types.Warning(label="The run has no heatmap fields"))
             prop.invalid, prop.error_message = True, "no heatmap fields"
-        return _run_forms.form(inputs, self.config.label)
+        return _app_words.put(_run_forms.form(inputs, self.config.label), self.config.name)
 
     @staticmethod
     def _check(inputs, ctx, key, field, drafts):

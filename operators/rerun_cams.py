@@ -26,7 +26,7 @@ class RerunCams(foo.Operator):
 
     def resolve_input(self, ctx):
         """Which run, go on or anew, and the new key."""
-        from . import _models, _run_forms, _runs
+        from . import _app_words, _models, _run_forms, _runs
 
         inputs = types.Object()
         zoo = [
@@ -47,7 +47,7 @@ class RerunCams(foo.Operator):
             if not ctx.params.get("resume", unfinished):
                 _run_forms.new_key(inputs, ctx, "new_key", _runs.next_key(ctx.dataset, key))
             ctx.target_view(require_flat=True)
-        return _run_forms.form(inputs, self.config.label)
+        return _app_words.put(_run_forms.form(inputs, self.config.label), self.config.name)
 
     def __call__(
         self,
@@ -126,4 +126,4 @@ class RerunCams(foo.Operator):
                 origin=origin,
             )
 
-        return stream(messages(ctx, make_job))
+        return stream(messages(ctx, make_job, self))

@@ -30,9 +30,9 @@ class TestRegion(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _bias_region_form
+        from . import _app_words, _bias_region_form
 
-        return _bias_region_form.test_region_form(ctx)
+        return _app_words.put(_bias_region_form.test_region_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -114,7 +114,7 @@ class TestRegion(foo.Operator):
     def _messages(self, ctx):
         from . import _bias_region_form
 
-        job = yield from job_messages(ctx, lambda _: self._form_job(ctx))
+        job = yield from job_messages(ctx, self.config.name, lambda _: self._form_job(ctx))
         if not ctx.delegated:
             outputs, results = _bias_region_form.output_of(job.summary)
             yield ctx.ops.show_output(outputs=outputs, results=results)

@@ -218,7 +218,9 @@ def test_deletion_that_was_cut_short_can_be_called_again(photo_dataset, tmp_path
         operator("delete_cam_run")(dataset, "run")
     monkeypatch.undo()
     for given in ({}, {"resume": True}):
-        with pytest.raises(ValueError, match="the deletion of 'run' was cut short; overwrite=True"):
+        with pytest.raises(
+            ValueError, match="the deletion of 'run' was cut short; pass overwrite=True"
+        ):
             compute(dataset, **given)
     operator("delete_cam_run")(dataset, "run")
     assert not difference(before, everything(dataset, tmp_path))

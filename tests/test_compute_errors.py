@@ -23,7 +23,7 @@ WRONG = [
     ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
     ({"heatmap_size": 3}, "heatmap_size must be an integer between 7 and 4096"),
     ({"storage": "s3"}, "storage: 's3' is unknown; choose from database, disk"),
-    ({"output_dir": "x"}, "output_dir has no effect"),
+    ({"output_dir": "x"}, "output_dir: has no effect"),
     ({"precision": "fp8"}, "precision: 'fp8' is unknown"),
     ({"device": "gpu"}, "device: 'gpu' is not a torch device"),
     (

@@ -137,7 +137,7 @@ def test_in_a_notebook(photo_dataset):
     assert any("image/png" in o.get("data", {}) for o in outputs)
 
 
-@pytest.mark.parametrize("targets", ["top_5", ["cat; dog"], [3], lambda out: out[:, 0]])
+@pytest.mark.parametrize("targets", ["top_5", [3], lambda out: out[:, 0]])
 def test_targets_that_the_queue_has_no_word_for(photo_dataset, targets):
     with pytest.raises(ValueError, match="targets cannot be sent to another process"):
         operator()(photo_dataset(1), model=ZOO_MODEL, targets=targets, delegate=True)

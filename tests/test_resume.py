@@ -205,7 +205,7 @@ def test_view_with_fewer_samples_leaves_the_others_for_later(rooms, noise_datase
     stop_after(job_of(rooms, dataset), 1)
     summary = compute(dataset.skip(6), batch_size=2, resume=True)
     assert (summary.status, summary.done) == ("interrupted", 2)
-    assert "resume=True goes on" in str(summary)
+    assert "pass resume=True to go on" in str(summary)
     whole = noise_dataset(8, "whole")
     compute(whole, batch_size=2)
     assert compute(dataset, batch_size=2, resume=True).status == "finished"
@@ -250,7 +250,7 @@ def test_resume_without_a_run_begins_one(noise_dataset):
     dataset = noise_dataset(2)
     summary = compute(dataset, resume=True)
     assert (summary.done, summary.resumed) == (2, 0)
-    with pytest.raises(ValueError, match="resume=True needs cam_key"):
+    with pytest.raises(ValueError, match="cam_key: needed with resume=True"):
         compute(dataset, cam_key=None, resume=True)
     with pytest.raises(ValueError, match="exclude each other"):
         compute(dataset, resume=True, overwrite=True)

@@ -129,7 +129,7 @@ def test_the_way_into_a_queue_and_back(forms, targets):
 
 def test_what_a_queue_is_sent(forms):
     assert forms.target_params(("contrast", "truth")) == {"targets": {"contrast": "truth"}}
-    assert forms.target_params("tench") == {"targets": "classes", "class_names": "tench"}
+    assert forms.target_params("tench") == {"targets": ["tench"]}
     for wrong in (3, len, [lambda out: out], "top_9", ["predicted", "tench"]):
         with pytest.raises(ValueError, match="delegate: targets cannot be sent"):
             forms.target_params(wrong)
@@ -216,6 +216,7 @@ def registered(plugin):
     own = inner("_own_models")
     Path(own.path()).unlink(missing_ok=True)
     operator("register_model")("grid", "detectors_common:registered")
+    inner("_outlines")._SEEN.pop("grid", None)  # as on a server that was just started
     yield "grid"
     Path(own.path()).unlink(missing_ok=True)
 
@@ -383,3 +384,10 @@ def test_a_queue_runs_a_detector(make_dataset, tmp_path, registered, targets):
         )
         assert now == later
     assert any(dataset.values("ground_truth.detections.now_score")[0])
+
+
+def test_a_queue_takes_a_field_by_its_name_alone(dataset, forms):
+    """A zoo model's class names are known; what is no class may be a label field."""
+    form = resolve(dataset, **forms.target_params("truth"))
+    assert problem(form) is None
+    assert forms.given_targets(forms.target_params("truth")) == {"targets": ["truth"]}

@@ -268,7 +268,9 @@ def test_contrast_finds_the_labels_itself(pictures):
     dataset.add_sample_field("more", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
     explain(dataset, targets="contrast", methods="gradients", cam_key="empty")  # it says nothing
     dataset.set_values("more", [fo.Classification(label="dog")])
-    with pytest.raises(ValueError, match="several fields could be meant"):
+    with pytest.raises(
+        ValueError, match="several fields could be meant .*Name the field.*truth.*runner_up"
+    ):
         explain(dataset, targets="contrast", cam_key="two")
 
 
@@ -316,6 +318,9 @@ def test_every_label_right_is_no_error(pictures):
         ("tigre cat", "no class 'tigre cat'; near: tiger cat.*label fields are truth"),
         (("contrast", "dog"), "a contrast needs two classes; 'dog' is one"),
         (("contrast", "dog", "dog"), "the same class"),
+        (("missed", "truth"), "detector's objects, and this is a classifier.*give 'predicted'"),
+        ({"missed": "truth"}, "detector's objects, and this is a classifier.*choose a detector"),
+        ({"eval": "ev", "which": "fn"}, "detector's objects, and this is a classifier"),
         (("contrast", "dog", "dgo"), "no class 'dgo'; near: dog"),
         (("contrast", "dog", "crane", "dog"), "needs two classes, got"),
         (("contrast", "truht"), "no field 'truht'"),

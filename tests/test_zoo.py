@@ -165,9 +165,16 @@ def test_missing_package_is_named_with_its_command(zoo, monkeypatch):
 def test_offline_is_said(zoo, name, no_network, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
-        ValueError, match=f"the files of '{name}' are not on this machine and could not"
-    ):
+        ValueError, match=f"the weights of '{name}' are not on this machine and could not"
+    ) as said:
         part("_models").load_model(name)
+    assert "copy the files, or register a model" in str(said.value)
+
+
+def test_long_reasons_end_at_a_word(zoo):
+    ends = r"\(ConnectionError: no network word( word)+ \.\.\.\)$"
+    with pytest.raises(ValueError, match=ends), zoo.readable_errors("some-model"):
+        raise ConnectionError("no network " + "word " * 80)
 
 
 def test_broken_weights_are_said(zoo):

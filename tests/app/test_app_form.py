@@ -88,7 +88,7 @@ def bad_input(app):
     """What is wrong is said where it was typed, nothing can be run, and it can be put right."""
     app.field("Key").fill("bad-key")
     app.form.get_by_text(
-        "cam_key must be a name of letters, digits and single underscores"
+        '"Key" must be a name of letters, digits and single underscores'
     ).wait_for()
     app.add("Layers", "layer9")
     app.form.get_by_text("the model has no layer 'layer9'; did you mean layer4").wait_for()
@@ -120,6 +120,9 @@ def test_a_run_that_fails_says_why(app, make_dataset, plugin, tmp_path):
     app.form.get_by_text("1 heatmap field over 3 samples").wait_for()
     app.execute_button.click()
     app.notification.get_by_text("samples: none of the first 3 images can be used").wait_for()
+    # the form is open again, filled in as it was
+    app.form.get_by_text("1 heatmap field over 3 samples").wait_for()
+    assert app.field("Model").input_value() == MODEL
     app.picture("failed_run")
     dataset.reload()
     assert dataset.list_runs() == []

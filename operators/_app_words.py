@@ -1,0 +1,111 @@
+"""Messages in the words of the App: the arguments that they name become the fields of the form."""
+
+import re
+
+_RUN = {"cam_key": "Run"}
+_MODEL = {"model": "Model"}
+#: operator -> argument -> what its form calls it. A test holds them against the forms.
+LABELS = {
+    "compute_cams": {
+        **_MODEL, "classes": "Look for", "methods": "Methods", "targets": "What to explain",
+        "class_map": "Names for classes", "object_maps": "Heatmaps of single objects", "layers": "Layers",
+        "fuse": "Fuse layers", "cam_key": "Key", "resume": "Go on with this run", "overwrite": "Overwrite",
+        "batch_size": "Batch size", "device": "Device", "precision": "Precision",
+        "heatmap_size": "Heatmap size", "storage": "Storage", "output_dir": "Folder",
+        "store_prediction": "Store the prediction", "max_fields": "Most fields",
+    },
+    "rerun_cams": {**_RUN, "new_key": "New key", "resume": "Go on with this run"},
+    "compare_cams": {
+        "cam_keys": "Heatmaps", "target": "Class", "metrics": "Metrics", "probe": "Samples",
+        "budget": "Budget", "overwrite": "Overwrite",
+    },
+    "find_background_bias": {
+        "cam_key": "Heatmaps", **_MODEL, "objects": "Objects", "object_classes": "Which of them",
+        "probe": "Samples to test", "donors": "Other backgrounds per sample", "labels": "Labels",
+        "group_by": "Compare", "tags": "Tag samples with their verdicts", "report": "Report folder",
+        "overwrite": "Overwrite",
+    },
+    "test_region": {
+        "cam_key": "Heatmaps", **_MODEL, "region": "Region", "probe": "Samples to test",
+        "donors": "Other samples per sample",
+    },
+    "heat_to_detections": {
+        **_RUN, "field": "Heatmaps", "threshold": "Threshold", "min_area": "Least area",
+        "tags": "Tags of the boxes", "out": "Field", "overwrite": "Replace earlier drafts",
+    },
+}  # fmt: skip
+
+# An argument with its value: not a list or a dict, which a form has no one field for.
+_ASSIGNED = re.compile(
+    r"(?:\b(with|[Pp]ass|[Gg]ive|[Uu]se) )?(?<![\w.'\"])([a-z_]+)="
+    r"(True|False|'[^']*'|\"[^\"]*\"|\d+)?(?![\w\[{(<'\"])"
+)
+
+
+def in_app(message, operator):
+    """Puts a message for somebody who sees a form.
+
+    Args:
+        message: as a person who calls the operator from Python reads it: ``cam_key: 'run' is taken; pass
+            overwrite=True to ...``
+        operator: the name of the form's operator
+
+    Returns:
+        a string: ``Key: 'run' is taken; switch on "Overwrite" to ...``. What the form has no field for
+        stays as it is
+    """
+    labels = LABELS.get(operator, {})
+
+    def field(match):
+        before, name, value = match.groups()
+        known = name in labels and name != "model"  # what is no name cannot be filled in
+        return _set(labels[name], before, value) if known else match.group()
+
+    text = _ASSIGNED.sub(field, str(message))
+    first = re.match(r"(\w+)(:?)(?= )", text)
+    if first and first[1] in labels and (first[2] or "_" in first[1]):
+        label = labels[first[1]]
+        text = (f"{label}:" if first[2] else f'"{label}"') + text[first.end() :]
+    names = sorted((n for n in labels if "_" in n), key=len, reverse=True)
+    for name in names:
+        text = re.sub(rf"(?<![\w.'\"]){name}(?![\w.'\"=(])", f'"{labels[name]}"', text)
+    return text
+
+
+def _set(label, before, value):
+    """How a field is set, with what stood before it: ``pass overwrite=True``, ``with storage='disk'``."""
+    if value in ("True", "False"):
+        turned = "on" if value == "True" else "off"
+        verb = f'switch {turned} "{label}"'
+        state = f'"{label}" switched {turned}'
+    elif value is None:
+        verb, state = f'fill in "{label}"' if before else f'"{label}"', f'"{label}"'
+    else:
+        value = value.strip("'\"")
+        verb, state = f'set "{label}" to {value}', f'"{label}" set to {value}'
+    if before == "with":
+        return f"with {state}"
+    return verb[0].upper() + verb[1:] if before and before[0].isupper() else verb
+
+
+def put(form, operator):
+    """Puts everything that a form says into the words of the App.
+
+    Args:
+        form: a ``types.Property`` whose type is the form's object
+        operator: its name
+
+    Returns:
+        the form
+    """
+    import fiftyone.operators.types as types
+
+    for prop in form.type.properties.values():
+        if prop.error_message:
+            prop.error_message = in_app(prop.error_message, operator)
+        if isinstance(prop.view, types.Warning):
+            for name in ("label", "description"):
+                text = getattr(prop.view, name, None)
+                if text:
+                    setattr(prop.view, name, in_app(text, operator))
+    return form
