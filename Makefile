@@ -17,9 +17,10 @@ PORT ?= 5151
 APP ?=
 ZOO ?=
 ARGS ?=
-# Processes of the tests: one a core, four at most. A file's tests stay together, in their order.
+# Processes of the tests: one a core, four at most. A file's tests stay together, in their order; the App's, which
+# take longest, are first.
 WORKERS ?= logical
-SPREAD := -n $(WORKERS) --maxprocesses 4 --dist loadfile
+SPREAD := -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # A version manager's shim may be there without its Python behind it, and a system Python without
 # ensurepip: so the first one that *runs* and can make an environment.

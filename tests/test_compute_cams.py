@@ -268,7 +268,6 @@ def test_list_layers():
 SPAWNED = """
 import sys; sys.path[:0] = [{tests!r}, {root!r}]
 import torch.multiprocessing as mp
-import conftest
 from operators_common import compute
 import fiftyone as fo
 if __name__ == "__main__":

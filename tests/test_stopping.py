@@ -125,7 +125,7 @@ def test_heatmaps_that_are_computed_first_are_stopped_with_the_examination(make_
     )
     network = Cues(**BACKGROUND)
     job = inner("_bias_job").BiasJob(dataset, network, settings, to_tensor_of_cues, CLASSES)
-    with pytest.raises(inner("_lease").Stopped, match="resume=True goes on"):
+    with pytest.raises(inner("_lease").Stopped, match="resume=True to go on"):
         for state in job.run():
             assert state.name == "computing heatmaps"
             if state.done == 2:
