@@ -2,7 +2,7 @@
 
 import fiftyone.operators as foo
 
-from .find_background_bias import job_messages, run_with_bar
+from ._job_messages import job_messages, run_with_bar
 
 
 class CompareCams(foo.Operator):

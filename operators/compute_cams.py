@@ -5,6 +5,7 @@ import time
 import fiftyone as fo
 import fiftyone.operators as foo
 
+from ._job_messages import move_bar, report_phase
 from ._settings import Settings
 
 _URI = "@cam51/heatmaps/compute_cams"
@@ -261,8 +262,10 @@ def messages(ctx, make_job, operator):
         messages to the App
     """
     from . import _app_words
+    from ._bias_steps import STARTING
 
     job, name = None, operator.config.name
+    yield report_phase(ctx, STARTING)
     try:
         job = make_job("delegated" if ctx.delegated else "app")
         for state in job.run():
@@ -298,13 +301,11 @@ def _job(samples, arguments, origin):
 
 
 def _report(ctx, state):
-    """Moves the progress bar: delegated and immediate runs have different calls for it."""
+    """Moves the progress bar to a state of the run."""
     label = f"{state.done:,} of {state.total:,}"
     if state.failed:
         label += f", {state.failed:,} failed"
-    if state.done < state.total:
-        label += f", {state.forecast()}" if state.forecast() else ""
-        label += "" if ctx.delegated else "; closing this tab stops it"
-    if ctx.delegated:
-        return ctx.set_progress(progress=state.fraction, label=label)
-    return ctx.ops.set_progress(progress=state.fraction, label=label)
+    ends = state.done >= state.total
+    if not ends and state.forecast():
+        label += f", {state.forecast()}"
+    return move_bar(ctx, state.fraction, label, ends)

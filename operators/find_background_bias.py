@@ -1,9 +1,9 @@
 """The question behind the heatmaps: does the model's score rest on the object or on its surroundings?"""
 
-import fiftyone as fo
 import fiftyone.operators as foo
 
 from ._bias_settings import BiasSettings
+from ._job_messages import job_messages, run_with_bar
 
 
 class FindBackgroundBias(foo.Operator):
@@ -214,78 +214,3 @@ def _job(samples, arguments, origin):
     transforms = arguments.pop("transforms", None)
     classes = arguments.pop("classes", None)
     return BiasJob(samples, model, BiasSettings(**arguments), transforms, classes, origin=origin)
-
-
-def run_with_bar(job, progress):
-    """Runs a job with one progress bar per phase; returns its summary.
-
-    Args:
-        job: has ``run()``, a generator of :class:`~operators._bias_steps.Phase`, and ``summary``
-        progress: whether to show the bars; None for FiftyOne's setting
-    """
-    bar, name = None, None
-    try:
-        for phase in job.run():
-            if phase.name != name:
-                if bar is not None:
-                    bar.close()
-                name = phase.name
-                bar = fo.ProgressBar(
-                    total=phase.total, progress=progress, start_msg=f"{name.capitalize()}..."
-                )
-                bar.__enter__()
-            bar.update(max(0, min(phase.done, phase.total) - bar.iteration))
-    finally:
-        if bar is not None:
-            bar.close()
-    return job.summary
-
-
-def job_messages(ctx, name, make_job):
-    """Builds a job and runs it for the App or a queue, and says from the first moment what is done.
-
-    Args:
-        ctx: the execution context
-        name: of the operator, whose form has the words for what is wrong
-        make_job: maps the origin, for the record, to a job as :func:`run_with_bar` takes it
-
-    Yields:
-        messages to the App
-
-    Returns:
-        the job once it is through; None if it was asked to stop
-    """
-    from . import _app_words
-    from ._bias_steps import STARTING
-    from ._lease import Stopped
-
-    yield report_phase(ctx, STARTING)
-    try:
-        job = make_job("delegated" if ctx.delegated else "app")
-        for phase in job.run():
-            yield report_phase(ctx, phase)
-    except ValueError as error:
-        yield ctx.ops.notify(_app_words.in_app(error, name), variant="error")
-        raise
-    except Stopped as stopped:
-        if ctx.delegated:
-            raise  # a queue's operation is not to look complete
-        text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
-        yield ctx.ops.set_progress(progress=0.0, label=text)  # the dialog stays until it is closed
-        yield ctx.ops.reload_dataset()
-        yield ctx.ops.notify(text, variant="info")
-        return None
-    return job
-
-
-def report_phase(ctx, phase):
-    """Moves the progress bar: delegated and immediate runs have different calls for it."""
-    label = phase.name
-    if phase.total is not None:
-        label += f": {min(phase.done, phase.total):,} of {phase.total:,}"
-    if phase.failed:
-        label += f", {phase.failed:,} failed"
-    label += "" if ctx.delegated else "; closing this tab stops it"
-    if ctx.delegated:
-        return ctx.set_progress(progress=phase.fraction, label=label)
-    return ctx.ops.set_progress(progress=phase.fraction, label=label)

@@ -4,7 +4,7 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from ._bias_settings import RegionSettings
-from .find_background_bias import job_messages, run_with_bar
+from ._job_messages import job_messages, run_with_bar
 
 
 class TestRegion(foo.Operator):

@@ -209,7 +209,9 @@ def test_few_samples_claim_little(plugin):
     }  # fmt: skip
     few = "beyond these 0.50 on 3, too few for an interval or a test, which take 20; 0 %"
     assert few in words.region_sentence(region)
-    assert ", p 0.01; 0 %" in words.region_sentence({**region, "n": 20, "controlled": 20, "p": 0.01})
+    assert ", p 0.01; 0 %" in words.region_sentence(
+        {**region, "n": 20, "controlled": 20, "p": 0.01}
+    )
     one = types.SimpleNamespace(
         cam_key="run", samples=1, units=None, unit="samples", tested=1, flagged=[],
         verdicts={"relies on object": 1}, classes=[{"note": "too few"}],

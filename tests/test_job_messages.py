@@ -72,3 +72,16 @@ def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, m
     assert bars[-1] == "The comparison of 'run' was asked to stop"
     assert bodies[-1].operator_uri.endswith("notify")
     assert bodies[-1].params["message"] == "The comparison of 'run' was asked to stop"
+
+
+def test_a_run_says_it_before_its_model_is_loaded_too(photo_dataset):
+    ctx, compute = context(photo_dataset(2)), inner("compute_cams")
+
+    def build(origin):
+        raise ValueError(f"model: nothing is built here, in the {origin}")
+
+    messages = compute.messages(ctx, build, operator("compute_cams"))
+    first = next(messages).body
+    assert first.operator_uri.endswith("set_progress")
+    assert first.params["label"].startswith("loading the model and looking at the samples")
+    assert next(messages).body.params["message"] == "Model: nothing is built here, in the app"

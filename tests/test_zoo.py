@@ -258,8 +258,9 @@ def test_outline_without_weights(name, no_network):
         ("yolo26n-cls-imagenet-torch", "gradcam"),
     ],
 )
-def test_default_method_where_nothing_is_downloaded(name, method, no_network):
+def test_default_method_where_nothing_is_downloaded(name, method, no_network, monkeypatch):
     outlines = part("_outlines")
+    monkeypatch.setattr(outlines, "_SEEN", {})  # what other tests loaded
     assert outlines.default_method(name) == method
     assert outlines.layers_of(name) == ([], None)
 

@@ -194,7 +194,7 @@ def test_forms_start_filled_in(panel_app, examined):
     app.page.get_by_role("button", name="Find bias").click()
     form = app.page.get_by_role("dialog").filter(has_text="Find background bias")
     # the run of the panel is chosen, and the form says what is in the way
-    form.get_by_text("was examined already; pass overwrite=True").wait_for()
+    form.get_by_text('was examined already; switch on "Overwrite"').wait_for()
     app.picture("examine")
     assert form.get_by_role("button", name="Execute", exact=True).is_disabled()
     app.page.keyboard.press("Escape")

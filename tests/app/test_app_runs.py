@@ -84,6 +84,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     wait_for(dialog.get_by_role("button", name="Execute", exact=True).is_enabled, 20, "it is valid")
     app.execute(dialog, "rename")
     wait_for(lambda: status(dataset, "renamed") == "finished", 30, "it is renamed", step=0.3)
+    dataset.reload()  # the status is asked of the database, the fields were known before
     assert dataset.count("renamed_gradcam.map") == COUNT
     assert "resnet18_gradcam" not in dataset.get_field_schema()
 

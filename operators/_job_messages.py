@@ -1,0 +1,93 @@
+"""What is said while a job runs: a progress bar in Python, in the App and in a queue."""
+
+import fiftyone as fo
+
+
+def run_with_bar(job, progress):
+    """Runs a job with one progress bar per phase; returns its summary.
+
+    Args:
+        job: has ``run()``, a generator of :class:`~operators._bias_steps.Phase`, and ``summary``
+        progress: whether to show the bars; None for FiftyOne's setting
+    """
+    bar, name = None, None
+    try:
+        for phase in job.run():
+            if phase.name != name:
+                if bar is not None:
+                    bar.close()
+                name = phase.name
+                bar = fo.ProgressBar(
+                    total=phase.total, progress=progress, start_msg=f"{name.capitalize()}..."
+                )
+                bar.__enter__()
+            bar.update(max(0, min(phase.done, phase.total) - bar.iteration))
+    finally:
+        if bar is not None:
+            bar.close()
+    return job.summary
+
+
+def job_messages(ctx, name, make_job):
+    """Builds a job and runs it for the App or a queue, and says from the first moment what is done.
+
+    Args:
+        ctx: the execution context
+        name: of the operator, whose form has the words for what is wrong
+        make_job: maps the origin, for the record, to a job as :func:`run_with_bar` takes it
+
+    Yields:
+        messages to the App
+
+    Returns:
+        the job once it is through; None if it was asked to stop
+    """
+    from . import _app_words
+    from ._bias_steps import STARTING
+    from ._lease import Stopped
+
+    yield report_phase(ctx, STARTING)
+    try:
+        job = make_job("delegated" if ctx.delegated else "app")
+        for phase in job.run():
+            yield report_phase(ctx, phase)
+    except ValueError as error:
+        yield ctx.ops.notify(_app_words.in_app(error, name), variant="error")
+        raise
+    except Stopped as stopped:
+        if ctx.delegated:
+            raise  # a queue's operation is not to look complete
+        text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
+        yield ctx.ops.set_progress(progress=0.0, label=text)  # the dialog stays until it is closed
+        yield ctx.ops.reload_dataset()
+        yield ctx.ops.notify(text, variant="info")
+        return None
+    return job
+
+
+def report_phase(ctx, phase):
+    """Moves the progress bar to a :class:`~operators._bias_steps.Phase`."""
+    label = phase.name
+    if phase.total is not None:
+        label += f": {min(phase.done, phase.total):,} of {phase.total:,}"
+    if phase.failed:
+        label += f", {phase.failed:,} failed"
+    return move_bar(ctx, phase.fraction, label)
+
+
+def move_bar(ctx, fraction, label, ends=False):
+    """Moves the progress bar: delegated and immediate runs have different calls for it.
+
+    Args:
+        ctx: the execution context
+        fraction: of the work, in [0, 1]
+        label: what is being done
+        ends (False): whether nothing is left that could be stopped
+
+    Returns:
+        what the operator yields
+    """
+    if ctx.delegated:
+        return ctx.set_progress(progress=fraction, label=label)
+    label += "" if ends else "; closing this tab stops it"
+    return ctx.ops.set_progress(progress=fraction, label=label)
