@@ -189,8 +189,7 @@ def output(ctx):
     if results.get("notes"):
         outputs.md(results["notes"], name="notes_text")
     outputs.md(
-        f"Heatmaps, to be ticked in the sidebar of this sample: {results.get('fields', '')} "
-        "(where one stays empty, reload the page)",
+        f"Written: {results.get('fields', '')}. Reload the page to lay them over the sample.",
         name="fields_text",
     )
     params = {k: results.get(k) for k in ("sample_id", "cam_key", "model") if results.get(k)}

@@ -100,12 +100,13 @@ class ExplainSample(foo.Operator):
 
         arguments = _explain_form.arguments_of(ctx)
         found = self(ctx.dataset, **arguments)
+        # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded anew to lay
+        # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
+        # ArrayBuffer"), so the dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()
         # of the scheme of this session, only the fields' colours are replaced
         colours = ctx.dataset.app_config.color_scheme.fields
         ctx.trigger("set_color_scheme", {"fields": colours})
-        # FiftyOne 1.22 gives new fields to the grid alone: open_sample.js hands them to the open sample
-        ctx.trigger(f"{_URI}/refresh_open_sample", {"fields": found.fields})
         return _explain_form.results_of(found, arguments.get("cam_key"), arguments.get("model"))
 
     def resolve_output(self, ctx):

@@ -443,12 +443,3 @@ def test_many_backgrounds_are_shown_in_rows_of_four():
     one, four, five = size(1), size(4), size(5)
     assert one == four
     assert (five[0], five[1] > 2 * four[1]) == (four[0], True)
-
-
-def test_the_app_is_given_the_operator_that_refreshes_an_open_sample():
-    from fiftyone.plugins import PluginDefinition
-    from processes_common import ROOT
-
-    plugin = PluginDefinition.from_disk(str(ROOT / "fiftyone.yml"))
-    assert plugin.has_js
-    assert 'name: "refresh_open_sample"' in (ROOT / plugin.js_bundle).read_text(encoding="utf-8")
