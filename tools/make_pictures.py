@@ -72,14 +72,15 @@ def make(home, options):
             with browser_context(home / "large", size=(1400, 1250), scale=2) as context:
                 app = App(context.new_page(), url)
                 save(options.out / "form.jpg", form(app, dataset))
-            with browser_context(home / "wide", size=(1750, 1150)) as context:
-                app = App(context.new_page(), url)
-                for name, picture in panel(app, dataset):
-                    save(options.out / f"{name}.jpg", picture)
+            # before the panel: the server keeps open what was opened beside the grid
             with browser_context(home / "profile") as context:
                 app = App(context.new_page(), url)
                 save(options.out / "grid.jpg", grid(app, dataset))
                 save(options.out / "modal.jpg", modal(app, dataset, options.subject))
+            with browser_context(home / "wide", size=(1750, 1150)) as context:
+                app = App(context.new_page(), url)
+                for name, picture in panel(app, dataset):
+                    save(options.out / f"{name}.jpg", picture)
     finally:
         fo.core.odm.drop_database()
 
