@@ -126,7 +126,8 @@ def sent(dataset, **params):
 
 def test_input_that_cannot_run_opens_the_form_again_as_it_was(photo_dataset, named):
     filled = {"model": named, "layers": ["layr4"], "cam_key": "mine"}
-    (_, said), (uri, params) = sent(photo_dataset(1), **filled)
+    (bar, _), (_, said), (uri, params) = sent(photo_dataset(1), **filled)
+    assert bar.endswith("set_progress")
     assert said["message"].startswith("Layers: the model has no layer 'layr4'; did you mean")
     assert (uri, params) == ("@cam51/heatmaps/reopen_compute_cams", {"filled": filled})
 
