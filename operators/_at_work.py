@@ -169,12 +169,27 @@ def check_unread(dataset, key):
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the run's key
     """
-    for other in _record.list_runs(dataset):
-        config = _record.config_of(dataset, other)
-        for part in DOING:
-            record = getattr(config, part, None)
-            if is_alive(dataset, record) and key in (other, *record["cam_keys"]):
+    for part in DOING:
+        for _, record in jobs_on(dataset, key, part):
+            if is_alive(dataset, record):
                 raise ValueError(_said(key, part, record))
+
+
+def jobs_on(dataset, key, part):
+    """The records that a run is in: a job on several runs is recorded with the first of them.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        part: ``"bias"`` or ``"compare"``
+
+    Yields:
+        (key of the run whose record it is, the part of that record), also of jobs that have ended
+    """
+    for other in _record.list_runs(dataset):
+        record = getattr(_record.config_of(dataset, other), part, None)
+        if isinstance(record, dict) and key in (other, *(record.get("cam_keys") or [])):
+            yield other, record
 
 
 def _said(key, part, record):

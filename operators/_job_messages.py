@@ -28,13 +28,16 @@ def run_with_bar(job, progress):
     return job.summary
 
 
-def job_messages(ctx, name, make_job):
+def job_messages(ctx, name, make_job, report=None, refused=None):
     """Builds a job and runs it for the App or a queue, and says from the first moment what is done.
 
     Args:
         ctx: the execution context
         name: of the operator, whose form has the words for what is wrong
         make_job: maps the origin, for the record, to a job as :func:`run_with_bar` takes it
+        report (None): maps ``ctx`` and what the job's ``run()`` yields to a message;
+            :func:`report_phase` by default
+        refused (None): returns one more message where the arguments were wrong, before anything was done
 
     Yields:
         messages to the App
@@ -46,13 +49,16 @@ def job_messages(ctx, name, make_job):
     from ._bias_steps import STARTING
     from ._lease import Stopped
 
+    job, report = None, report or report_phase
     yield report_phase(ctx, STARTING)
     try:
         job = make_job("delegated" if ctx.delegated else "app")
-        for phase in job.run():
-            yield report_phase(ctx, phase)
+        for state in job.run():
+            yield report(ctx, state)
     except ValueError as error:
         yield ctx.ops.notify(_app_words.in_app(error, name), variant="error")
+        if job is None and refused is not None:
+            yield refused()
         raise
     except Stopped as stopped:
         if ctx.delegated:

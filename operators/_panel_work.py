@@ -4,7 +4,7 @@ import datetime
 
 import fiftyone.operators.types as types
 
-from . import _at_work, _record, _runs
+from . import _at_work, _record
 from ._compare_summary import duration
 
 _FOUND = {"compare": "The leaderboard", "bias": "The findings"}
@@ -33,11 +33,7 @@ def work_of(dataset, key, part):
 
 def _last(dataset, key, part):
     """The newest record that a run is in: one of several runs is stored with the first of them."""
-    found = []
-    for other in _runs.list_runs(dataset):
-        record = getattr(_runs.config_of(dataset, other), part, None)
-        if isinstance(record, dict) and key in (other, *(record.get("cam_keys") or [])):
-            found.append(record)
+    found = [record for _, record in _at_work.jobs_on(dataset, key, part)]
     return max(found, key=lambda record: record.get("started") or "", default=None)
 
 

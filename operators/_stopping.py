@@ -18,16 +18,11 @@ def at_work(dataset, key):
         runs is recorded with the first of them
     """
     found = []
+    if _record.is_alive(_record.config_of(dataset, key)):
+        found.append(("computation", key))
     for kind, part in KINDS.items():
-        for other in _record.list_runs(dataset):
-            config = _record.config_of(dataset, other)
-            if part is None:
-                if other == key and _record.is_alive(config):
-                    found.append((kind, other))
-                continue
-            record = getattr(config, part, None)
-            if _at_work.is_alive(dataset, record) and key in (other, *record["cam_keys"]):
-                found.append((kind, other))
+        jobs = _at_work.jobs_on(dataset, key, part) if part is not None else ()
+        found += [(kind, other) for other, job in jobs if _at_work.is_alive(dataset, job)]
     return found
 
 

@@ -80,10 +80,10 @@ class CamPanel(foo.Panel):
 
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
-        from . import _panel_clusters
-
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
         if method == "on_cluster_name":
+            from . import _panel_clusters
+
             shown = ctx.panel.get_state("clusters") or []
             names = {cluster["number"]: cluster["name"] for cluster in shown}
             return names.get(_cluster_number(ctx), "") == _panel_clusters.tidy(value)

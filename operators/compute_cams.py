@@ -5,7 +5,7 @@ import time
 import fiftyone as fo
 import fiftyone.operators as foo
 
-from ._job_messages import move_bar, report_phase
+from ._job_messages import job_messages, move_bar
 from ._settings import Settings
 
 _URI = "@cam51/heatmaps/compute_cams"
@@ -262,21 +262,14 @@ def messages(ctx, make_job, operator):
         messages to the App
     """
     from . import _app_words
-    from ._bias_steps import STARTING
 
-    job, name = None, operator.config.name
-    yield report_phase(ctx, STARTING)
-    try:
-        job = make_job("delegated" if ctx.delegated else "app")
-        for state in job.run():
-            yield _report(ctx, state)
-    except ValueError as error:
-        yield ctx.ops.notify(_app_words.in_app(error, name), variant="error")
-        if job is None and not ctx.delegated and operator.uri == _URI:
-            yield ctx.trigger(
-                f"{_URI.rpartition('/')[0]}/reopen_compute_cams", {"filled": ctx.params}
-            )
-        raise
+    name = operator.config.name
+
+    def reopened():
+        return ctx.trigger(f"{_URI.rpartition('/')[0]}/reopen_compute_cams", {"filled": ctx.params})
+
+    reopens = not ctx.delegated and operator.uri == _URI
+    job = yield from job_messages(ctx, name, make_job, _report, reopened if reopens else None)
     yield ctx.ops.reload_dataset()
     # Of the scheme of this session, only the fields' colours are replaced.
     yield ctx.trigger("set_color_scheme", {"fields": job.colours})

@@ -1,5 +1,6 @@
 """Comparing heatmaps by clicking: the form, its messages, a run, and what the App shows of it."""
 
+import contextlib
 import re
 
 import pytest
@@ -32,19 +33,26 @@ def compare_app(app):
     return CompareApp(app.page, app._url, app._pictures)
 
 
-@pytest.fixture
-def registered(tmp_path, plugin):
-    """A small network that the App's server can load by its name."""
-    weights = tmp_path / "resnet18.pth"
+@contextlib.contextmanager
+def registered_network(name, folder, side):
+    """A ResNet-18 for pictures of so many pixels that the App's server can load by its name."""
+    weights = folder / f"{name}.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         torch.save(torchvision.models.resnet18().state_dict(), weights)
     operator("register_model")(
-        "small", architecture="torchvision:resnet18", checkpoint=str(weights),
-        transforms={"resize": [64, 64], "mean": [0.5] * 3, "std": [0.25] * 3},
+        name, architecture="torchvision:resnet18", checkpoint=str(weights),
+        transforms={"resize": [side, side], "mean": [0.5] * 3, "std": [0.25] * 3},
     )  # fmt: skip
-    yield "small"
-    operator("remove_model")("small")
+    yield name
+    operator("remove_model")(name)
+
+
+@pytest.fixture
+def registered(tmp_path, plugin):
+    """A network for a quick comparison."""
+    with registered_network("small", tmp_path, 64) as name:
+        yield name
 
 
 def test_a_comparison_by_clicking(compare_app, photo_dataset, registered):
@@ -79,16 +87,8 @@ def test_a_comparison_by_clicking(compare_app, photo_dataset, registered):
 @pytest.fixture
 def slow(tmp_path, plugin):
     """A network that takes minutes for the comparison of a few photos."""
-    weights = tmp_path / "slow.pth"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        torch.save(torchvision.models.resnet18().state_dict(), weights)
-    operator("register_model")(
-        "slow", architecture="torchvision:resnet18", checkpoint=str(weights),
-        transforms={"resize": [160, 160], "mean": [0.5] * 3, "std": [0.25] * 3},
-    )  # fmt: skip
-    yield "slow"
-    operator("remove_model")("slow")
+    with registered_network("slow", tmp_path, 160) as name:
+        yield name
 
 
 def status(dataset):
