@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,11 +17,17 @@ from . import maps as maps_
 from . import smoothing
 from .adapters import ExplainableModel, adapt
 from .capture import Taps, exclusive, unchanged
+from .forward_call import check_network, run_forward
 from .heads import watch_linear_layers
 from .ingredients import Kitchen, Pass
 from .layers import Layer, find_layers
 from .methods import Method, resolve_methods
+from .plain_run import plain_layers
 from .targets import Target, TransformedTarget, resolve_targets
+
+# Layers in a part that the forward itself runs without gradients, per module: the graph has to be on
+# from the start. Where it no longer has to, it does no harm.
+_EARLY: weakref.WeakKeyDictionary[nn.Module, set] = weakref.WeakKeyDictionary()
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -126,6 +133,7 @@ def explain(
     """
     model = adapt(model)
     chosen = resolve_methods(methods)
+    check_network(model.module, [m.key for m in chosen if m.info.needs_layer])
     check_images(images, model.module)
     if fuse is not None:
         maps_.check_rule(fuse)
@@ -136,8 +144,7 @@ def explain(
         unchanged(model.module),
         autocast(images, precision),
     ):
-        if images.is_inference():
-            images = images.clone()
+        images = images.clone() if images.is_inference() else images.detach()
         taps = _layers(model, images, layers, chosen)
         plain = [m for m in chosen if not smoothing.passes(m)]
         run = _forward(model, images, plain, targets, taps, seed)
@@ -153,7 +160,7 @@ def _layers(
 ) -> list[Layer]:
     """The layers to tap; without a name none, where no method needs one."""
     if layers is not None:
-        return find_layers(model.module, layers)
+        return find_layers(model.module, plain_layers(model.module, layers))
     if not any(m.info.needs_layer for m in chosen):
         return []
     return find_layers(model.module, model.default_layers(images))
@@ -243,18 +250,26 @@ def _forward(
     seed: int,
 ) -> Pass:
     """The one forward, with every tap in place."""
-    taps = Taps(layers, gradients=any(m.info.needs_backward for m in chosen))
+    names = tuple(layer.name for layer in layers)
+    early = _EARLY.setdefault(model.module, set())
+    taps = Taps(
+        layers,
+        any(m.info.needs_backward for m in chosen),
+        early=model.module if names in early else None,
+    )
     own = images.clone()  # a model may write into its input
     with taps, _heads(model, chosen) as heads:
-        outputs = model.forward(own)
+        outputs = run_forward(model, own)
     writes = own._version > 0
+    if taps.interrupted and taps.early is None:
+        early.add(names)
+        taps.early = model.module
+        with taps, _heads(model, chosen) as heads:
+            outputs = run_forward(model, images.clone())
     if taps.missing():
         # A shared module was called less often than last time: now its calls are known.
-        torch.set_grad_enabled(False)
         with taps, _heads(model, chosen) as heads:
-            outputs = model.forward(images.clone())
-    # The first tap switched the graph on; from here on it is asked for where it is needed.
-    torch.set_grad_enabled(False)
+            outputs = run_forward(model, images.clone())
     missing = taps.missing()
     if missing:
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")

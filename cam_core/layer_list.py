@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
+from collections.abc import Iterable
 
 from .layers import LayerInfo
 
@@ -16,7 +17,15 @@ class LayerList(list[LayerInfo]):
 
     The table has a network's blocks without the layers inside them, and of blocks in a row that are
     alike the first and the last name. The list itself has every layer.
+
+    Args:
+        rows (()): the layers
+        image (None): (C, H, W) of the image that the grids belong to, where nobody named it
     """
+
+    def __init__(self, rows: Iterable[LayerInfo] = (), image: tuple[int, ...] | None = None):
+        super().__init__(rows)
+        self.image = image
 
     def __repr__(self) -> str:
         if not self:
@@ -33,7 +42,8 @@ class LayerList(list[LayerInfo]):
             for line in lines
         ]
         default = "*: default" if any(row.default for row in self) else "there is no default"
-        texts.append(f"{default}; the list has all {len(self)} layers, also those inside")
+        size = "" if self.image is None else f"; grids for {' x '.join(map(str, self.image))}"
+        texts.append(f"{default}; the list has all {len(self)} layers, also those inside{size}")
         return "\n".join(texts)
 
 

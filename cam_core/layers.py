@@ -435,7 +435,7 @@ def observe(module: nn.Module, call: Callable[[], Any]) -> list[tuple[Layer, tup
     handles = []
     try:
         for name, sub in module.named_modules():
-            if name:
+            if name and not isinstance(sub, torch.jit.ScriptModule):  # which has no hooks
                 handles.append(sub.register_forward_hook(_observer(name, seen, known)))
         call()
     finally:
@@ -451,6 +451,8 @@ def _observer(
         if isinstance(output, Tensor):
             known[id(output)] = output
             seen.pop(name, None)
+            if not output.is_floating_point():
+                return  # indices, quantised or complex numbers: no activations
             seen[name] = (Layer(name, module), tuple(output.shape))
             return
         entries = entries_of(output)

@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import filterfalse
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .forward_call import is_scripted
 from .layers import Layer
+from .signature import ModelCache
 
 
 class ReplayMismatch(RuntimeError):
@@ -58,7 +60,7 @@ class Recorder:
         self._handles: list = []
 
     def __enter__(self) -> Recorder:
-        for module in self._root.modules():
+        for module in filterfalse(is_scripted, self._root.modules()):
             self._handles.append(module.register_forward_pre_hook(self._enter))
             self._handles.append(module.register_forward_hook(self._leave))
         return self
@@ -315,8 +317,8 @@ def _replaced(layer: Layer, activations: Tensor, last: int) -> Iterator[None]:
         handle.remove()
 
 
-# Layers whose tail cannot be replayed, per module: said once, not at every batch.
-_SAID: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+# Layers whose tail cannot be replayed: said once of a model, not at every batch.
+_SAID = ModelCache()
 
 
 def check_replay(
@@ -344,10 +346,10 @@ def check_replay(
     if reason is None:
         return
     replay.use_full_forward()
-    said = _SAID.setdefault(root, set())
+    said = _SAID.of(root)
     if layer.name in said:
         return
-    said.add(layer.name)
+    said[layer.name] = True
     result = "they take longer and give the same maps"
     if not _enlarged_fits(replay, tap, output_score, tolerance):
         result = (

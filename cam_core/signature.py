@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -92,6 +92,34 @@ def _address(tensor: Tensor) -> int | None:
         return tensor.data_ptr()
     except RuntimeError:
         return None
+
+
+def settings_of(holder: object, *left_out: str) -> tuple[Hashable, ...]:
+    """Returns the type and the attributes of an object as a key, such as an adapter's options.
+
+    Plain values count by what they are, tensors by identity and version, anything else by identity.
+
+    Args:
+        holder: the object
+        *left_out: names of attributes that do not matter
+    """
+    rows = [(k, v) for k, v in sorted(vars(holder).items()) if k not in left_out]
+    return (type(holder), *((key, _part(value)) for key, value in rows))
+
+
+def _part(value: Any) -> Hashable:
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_part, value))
+    if isinstance(value, Mapping):
+        return tuple((_part(k), _part(v)) for k, v in value.items())
+    if isinstance(value, Tensor):
+        return _content(value)
+    try:
+        return _Ref(value)
+    except TypeError:  # it has no weak references
+        return id(value)
 
 
 class ModelCache:

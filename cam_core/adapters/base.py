@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import unchanged
+from ..forward_call import run_forward
 from ..layers import Grid, Layer, LayerInfo, describe, infer_grid, is_passive, observe
+from ..plain_run import plain_run
+from ..signature import ModelCache, settings_of
 from .outputs import OutputPath, find_scores, take
 from .tokens import TokenStructure, token_structure
 
@@ -33,8 +35,8 @@ class Candidate:
         return Layer(self.name, self.module, self.entry)
 
 
-# Default layers found by probing, per module and image size: a probe costs a forward and a backward.
-_PROBED: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+# Default layers found by probing, per model and image size: a probe costs a forward and a backward.
+_PROBED = ModelCache()
 
 # A multi-label prediction names at most this many classes.
 _MOST_LABELS = 3
@@ -118,6 +120,12 @@ class ExplainableModel:
                 + ("" if self.output is None else f", and none are at output={self.output!r}")
                 + "; say where they are with adapt(model, output=a key, an index or a callable), or "
                 "pass targets=a callable that maps the outputs to one score per image"
+            )
+        if not value.is_floating_point():
+            kind = "complex numbers" if value.is_complex() else "integers"
+            raise ValueError(
+                f"the model returned {kind} ({value.dtype}) of shape {tuple(value.shape)}, not class scores: "
+                "let it return the real numbers before the softmax that they were made from"
             )
         return value
 
@@ -223,8 +231,9 @@ class ExplainableModel:
         name = self.named_default()
         if name is not None:
             return [name]
-        known = _PROBED.setdefault(self.module, {})
-        key = (type(self).__name__, repr(self.output), *images.shape[-2:])
+        with plain_run(self.module):
+            known = _PROBED.of(self.module)
+        key = (*settings_of(self, "module", "structure"), images.dtype, *images.shape[1:])
         if key not in known:
             known[key] = self._probe(images[:2])
         return [known[key]]
@@ -233,7 +242,7 @@ class ExplainableModel:
         """Lists the layers with a spatial grid, in order of completion."""
         size = (images.shape[-2], images.shape[-1])
         with torch.no_grad(), unchanged(self.module):
-            seen = observe(self.module, lambda: self.forward(images))
+            seen = observe(self.module, lambda: run_forward(self, images))
         rows = []
         for layer, shape in seen:
             grid = self._find_grid(layer.name, shape, size)
