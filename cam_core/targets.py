@@ -32,7 +32,9 @@ class Target:
         if self.indices is not None:
             return self.indices >= 0
         known = getattr(self.function, "valid", None)
-        return torch.ones(count, dtype=torch.bool) if known is None else known(outputs)
+        if known is None:
+            return torch.ones(count, dtype=torch.bool)
+        return known(_given_to(self.function, outputs))
 
     def class_indices(self, count: int) -> Tensor:
         """(N,) class indices, -1 where the target is no class; see :meth:`valid` for callables."""
@@ -44,7 +46,7 @@ class Target:
     def details(self, outputs: Any) -> Any:
         """What a callable's method ``details(outputs)`` says of it; None without one."""
         known = getattr(self.function, "details", None)
-        return None if known is None else known(outputs)
+        return None if known is None else known(_given_to(self.function, outputs))
 
     def moved(self, flipped: bool, old: tuple[int, int], new: tuple[int, int]) -> Target:
         """This target in images that were mirrored or resized, for a callable that is at a place.
@@ -68,7 +70,7 @@ class Target:
         if self.function is not None:
             # Per-image masks and the like have to know which images these are.
             own = {"rows": rows} if getattr(self.function, "per_image", False) else {}
-            return _checked(self.function(outputs, **own), len(rows))
+            return _checked(self.function(_given_to(self.function, outputs), **own), len(rows))
         values = logits(outputs)
         assert self.indices is not None
         index = self.indices[list(rows)].clamp_min(0).to(values.device)
@@ -116,6 +118,16 @@ class TransformedTarget(Target):
         values = logits(outputs)
         assert self.transform is not None
         return self.transform(values, self._index(values, rows))
+
+
+def _given_to(function: Any, outputs: Any) -> Any:
+    """What a callable is given: what the module returned, with the logits beside it if it reads them.
+
+    Not by isinstance: the plugin's cam_core is a second copy beside the one that users import.
+    """
+    if getattr(function, "reads_scores", False):
+        return outputs
+    return getattr(outputs, "module_outputs", outputs)
 
 
 def _checked(score: Any, count: int) -> Tensor:
