@@ -385,6 +385,9 @@ def _checked_alive(run: Pass, name: str, gradient: Tensor | None) -> Tensor:
         # Zero for these images only (a black picture, say) is a finding, not a wrong layer.
         run.alive[name] = True
         return gradient
+    saturated = getattr(run.model, "is_saturated", None)
+    if saturated is not None and saturated(run.outputs):
+        return gradient  # it may depend on the layer: nothing of that is left in a probability of 1
     raise ValueError(
         f"layers: the target's gradient at {name!r} is zero at every position, so the target does "
         "not depend on this layer's grid (after a transformer's last attention the patch tokens "

@@ -18,7 +18,7 @@ from . import _named_models, _zoo
 
 FILE = "cam51_models.json"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
-_OPTIONS = ("output", "task", "multi_label", "threshold")
+_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background")
 
 
 @dataclasses.dataclass
@@ -34,7 +34,8 @@ class OwnModel:
         transforms: ``package.module:function`` that maps a PIL image to a tensor, a dict with
             ``resize``, ``crop``, ``mean`` and ``std``, or None for the model's own
         classes: class names in the order of the outputs, or None
-        options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``
+        options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
+            ``ends_in``, ``background``
     """
 
     name: str

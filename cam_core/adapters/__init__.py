@@ -90,8 +90,10 @@ def adapt(
     output: OutputPath = None,
     *,
     task: str | None = None,
-    multi_label: bool = False,
+    multi_label: bool | None = None,
     threshold: float = 0.5,
+    ends_in: str | None = None,
+    background: int | bool | None = None,
     text_features: Tensor | None = None,
     encode_image: Callable[[Tensor], Any] | None = None,
 ) -> ExplainableModel:
@@ -101,6 +103,7 @@ def adapt(
 
         explain(adapt(model, output="head.0"), images)
         explain(adapt(model, multi_label=True, threshold=0.3), images)
+        explain(adapt(unet, task="segmentation", background=0), images)
         explain(adapt(clip, text_features=encode_texts(clip, tokens)), images, targets=0)
 
     Args:
@@ -109,8 +112,15 @@ def adapt(
             name, a path such as ``"head.0"``, or a callable of the outputs. None finds them
         task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``;
             recognised by default
-        multi_label (False): whether an image may have several classes, each with its own sigmoid
-        threshold (0.5): probability in (0, 1) from which on such a class is predicted
+        multi_label (None): whether an image, or a pixel of a segmentation, may have several classes,
+            each with its own sigmoid; by default it may where the network ends in a sigmoid for each of
+            several outputs
+        threshold (0.5): probability in (0, 1) from which on such a class, or the class of a single
+            output, is predicted
+        ends_in (None): what the scores are: ``"logits"``, or the probabilities of a ``"sigmoid"`` or a
+            ``"softmax"``; a network's last operation says it by default
+        background (None): of a segmentation network, the index of the class that is never "predicted";
+            False for none. None is known of but torchvision's own networks
         text_features (None): (K, D) encoded texts, the classes of a zero-shot classifier
         encode_image (None): images -> (N, D) features of a zero-shot classifier, if not recognised
 
@@ -119,16 +129,21 @@ def adapt(
         ValueError: if an option is not understood or does not fit the model
     """
     options: dict[str, Any] = {"output": output, "multi_label": multi_label, "threshold": threshold}
+    if ends_in is not None:
+        options["ends_in"] = ends_in
+    if background is not None:
+        options["background"] = background
     texts = text_features is not None or encode_image is not None
     if not isinstance(model, nn.Module):
-        given = task or output is not None or multi_label or texts
-        return _checked(model, bool(given))
+        said = (task, output, multi_label, ends_in, background)
+        return _checked(model, texts or any(value is not None for value in said))
     model = unwrapped(model)
     if texts:
         if task is not None:
             raise ValueError(
                 "task: text_features and encode_image make a zero-shot classifier; leave task out"
             )
+        _check_options(ZeroShotClassifier, options)
         return ZeroShotClassifier(model, text_features, encode_image, **options)
     if task is not None and task not in _TASKS:
         raise ValueError(f"task: {task!r} is unknown; choose from {', '.join(_TASKS)}")
@@ -141,11 +156,27 @@ def adapt(
             f"{', '.join(f.family for f in families)}"
         )
     family = matching[0]
-    if multi_label and not issubclass(family, (TransformerClassifier, CnnClassifier)):
-        raise ValueError(
-            f"multi_label: is for classifiers, and this is a {family.family}; leave it out"
-        )
+    _check_options(family, options)
     return family(model, **options)
+
+
+def _check_options(family: type[ExplainableModel], options: dict[str, Any]) -> None:
+    """Raises a ValueError where an option has no effect on a family."""
+    scores = family.plain_scores and not family.quantities
+    if options["multi_label"] and not scores:
+        raise ValueError(
+            f"multi_label: is for classifiers and segmentation networks, and this is a {family.family}; leave "
+            "it out"
+        )
+    if "ends_in" in options and not scores:
+        raise ValueError(
+            f"ends_in: is for class scores, and this is a {family.family}; leave it out"
+        )
+    if "background" in options and not issubclass(family, SegmentationModel):
+        raise ValueError(
+            f"background: is for segmentation networks, and this is a {family.family}; leave it out, or say "
+            "task='segmentation'"
+        )
 
 
 def _checked(model: Any, options: bool) -> ExplainableModel:

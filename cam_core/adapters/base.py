@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capture import unchanged
+from ..capture import exclusive, unchanged
 from ..forward_call import run_forward
 from ..layers import Grid, Layer, LayerInfo, describe, infer_grid, is_passive, observe
 from ..plain_run import plain_run
 from ..signature import ModelCache, settings_of
+from .ending import Ending, ScoredOutputs, are_scored, check_ends_in, scored
 from .outputs import OutputPath, find_scores, take
+from .read_ending import read_ending
 from .tokens import TokenStructure, token_structure
 
 
@@ -38,6 +40,9 @@ class Candidate:
 # Default layers found by probing, per model and image size: a probe costs a forward and a backward.
 _PROBED = ModelCache()
 
+# How networks end, found with a forward of two images.
+_ENDINGS = ModelCache()
+
 # A multi-label prediction names at most this many classes.
 _MOST_LABELS = 3
 
@@ -51,32 +56,100 @@ class ExplainableModel:
         module: the model
         output (None): where its scores are in what it returns: a key, an index, a path such as
             ``"head.0"``, or a callable of the outputs. None finds them
-        multi_label (False): whether an image may have several classes, each with its own sigmoid
-        threshold (0.5): probability in (0, 1) from which on such a class is predicted
+        multi_label (None): whether an image may have several classes, each with its own sigmoid; by
+            default what is known of the network: one that ends in a sigmoid for each of several outputs
+        threshold (0.5): probability in (0, 1) from which on such a class, or the class of a single
+            output, is predicted
+        ends_in (None): what the scores are, ``"logits"``, or the probabilities of a ``"sigmoid"`` or a
+            ``"softmax"``; recognised by default, see :meth:`read_outputs`
+
+    Attributes:
+        ending: the :class:`cam_core.adapters.ending.Ending` of the network; None before
+            :meth:`read_outputs`, and of a family whose outputs are no plain scores
 
     Raises:
-        ValueError: if the threshold is no probability
+        ValueError: if the threshold is no probability, or ``ends_in`` is not known
     """
 
     #: what a person would call the family, for tables and messages
     family = "network"
     #: the method that is right for this family unless the user chooses
     default_method = "gradcam"
+    #: whether its outputs are scores as the module returns them, which may be probabilities
+    plain_scores = True
+    #: whether its scores are quantities, which are what they are
+    quantities = False
+    #: dimensions of the scores of a batch
+    score_dims: tuple[int, ...] = (2,)
 
     def __init__(
         self,
         module: nn.Module,
         *,
         output: OutputPath = None,
-        multi_label: bool = False,
+        multi_label: bool | None = None,
         threshold: float = 0.5,
+        ends_in: str | None = None,
     ):
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}")
+        check_ends_in(ends_in)
         self.module = module
         self.output = output
-        self.multi_label = multi_label
         self.threshold = threshold
+        self.ends_in = ends_in
+        self.ending: Ending | None = None
+        self._multi_label = multi_label
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes: what was said, else what is known of the network."""
+        if self._multi_label is not None:
+            return self._multi_label
+        ending = self.ending
+        return ending is not None and ending.independent and (ending.width or 1) > 1
+
+    @property
+    def cut(self) -> float:
+        """The logit from which on a class is predicted whose output is a probability of its own."""
+        return math.log(self.threshold / (1 - self.threshold))
+
+    def read_outputs(self, images: Tensor) -> None:
+        """Finds out how the network's scores end, once per network, with a forward of two images.
+
+        Args:
+            images: (N, C, H, W) where the model is; two of them are used
+
+        Raises:
+            ValueError: if an option contradicts what was found, or the network fails for one image
+        """
+        if not self._returns_scores():
+            return
+        with plain_run(self.module):
+            known = _ENDINGS.of(self.module)
+        where = self.output if isinstance(self.output, (str, int)) else repr(self.output)
+        key = (type(self).__name__, self.quantities, where, self.ends_in)
+        if key not in known:
+            with exclusive(self.module), torch.inference_mode(False), unchanged(self.module):
+                found = read_ending(
+                    self.module, self.find, images.clone(), self.ends_in, self.quantities
+                )
+            known[key] = found
+        ending = known[key]
+        if self._multi_label and ending.kind in ("softmax", "log_softmax"):
+            raise ValueError(
+                f"multi_label: {ending.told()}: its probabilities sum to 1, so its classes exclude each "
+                "other; leave multi_label out"
+            )
+        self.ending = ending
+
+    def _returns_scores(self) -> bool:
+        """Whether what the module returns is read by this class, not by a subclass of a person's own."""
+        if not self.plain_scores or type(self).forward is not ExplainableModel.forward:
+            return False
+        names = ("logits", "raw_scores", "candidates", "predicted", "probabilities", "probe_score")
+        package = __name__.rpartition(".")[0]
+        return all(getattr(type(self), n).__module__.startswith(package) for n in names)
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
@@ -84,8 +157,68 @@ class ExplainableModel:
         return True
 
     def forward(self, images: Tensor) -> Any:
-        """Runs the model on a batch (N, 3, H, W)."""
-        return self.module(images)
+        """Runs the model on a batch (N, 3, H, W).
+
+        Returns:
+            what the module returns; of a network that ends in probabilities a
+            :class:`cam_core.adapters.ending.ScoredOutputs`, with the logits beside it
+        """
+        ending = self.ending
+        if ending is None or not self._needs_reading(ending):
+            return self._returned(images)
+        returned, logits = scored(ending, lambda: self._returned(images), self._own_scores)
+        return ScoredOutputs(returned, logits, self.cut, self.multi_label)
+
+    def _needs_reading(self, ending: Ending) -> bool:
+        """Whether what the module returns has to be read with what is known of it."""
+        return ending.kind != "logits"
+
+    def _returned(self, images: Tensor) -> Any:
+        """What the module returns, with the batch in dimension 0 also of one image."""
+        returned = self.module(images)
+        shape = None if self.ending is None else self.ending.row_shape
+        dropped = isinstance(returned, Tensor) and tuple(returned.shape) == shape
+        return returned[None] if dropped and len(images) == 1 else returned
+
+    def find(self, outputs: Any, dims: int | None = None) -> Tensor | None:
+        """Finds the scores, be they logits or probabilities, in what the module returned.
+
+        Args:
+            outputs: what the module returned
+            dims (None): how many dimensions they have; by default those of scores of a batch
+
+        Returns:
+            the tensor, or None if there is none or more than one that could be meant
+        """
+        value = outputs if self.output is None else take(outputs, self.output)
+        tried = (find_scores(value, d) for d in (self.score_dims if dims is None else (dims,)))
+        return next((found for found in tried if found is not None), None)
+
+    def _own_scores(self, outputs: Any) -> Tensor:
+        """The scores, be they logits or probabilities, with the batch in dimension 0."""
+        shape = None if self.ending is None else self.ending.row_shape
+        value = self.find(outputs)
+        if shape is not None and (value is None or value.dim() <= len(shape)):
+            alone = self.find(outputs, len(shape))
+            if alone is not None and tuple(alone.shape) == shape:
+                return alone[None]
+        if value is None:
+            raise ValueError(
+                f"the model returned {describe(outputs)}, not {self._wanted()}"
+                + ("" if self.output is None else f", and none are at output={self.output!r}")
+                + "; say where they are with adapt(model, output=a key, an index or a callable), or "
+                "pass targets=a callable that maps the outputs to one score per image"
+            )
+        if not value.is_floating_point():
+            kind = "complex numbers" if value.is_complex() else "integers"
+            raise ValueError(
+                f"the model returned {kind} ({value.dtype}) of shape {tuple(value.shape)}, not class scores: "
+                "let it return the real numbers before the softmax that they were made from"
+            )
+        return value
+
+    def _wanted(self) -> str:
+        return "class scores of shape (N, classes)"
 
     def logits(self, outputs: Any) -> Tensor:
         """Returns the (N, classes) scores before softmax in the model's outputs.
@@ -105,7 +238,7 @@ class ExplainableModel:
         return torch.cat([-value, value], 1) if value.shape[1] == 1 else value
 
     def raw_scores(self, outputs: Any) -> Tensor:
-        """Returns the (N, outputs) or (N,) tensor of scores as the model computes it.
+        """Returns the (N, outputs) or (N,) tensor of scores as the model computes it, as logits.
 
         Args:
             outputs: what the model returned
@@ -113,26 +246,18 @@ class ExplainableModel:
         Raises:
             ValueError: if there is none, or more than one that could be meant
         """
-        value = find_scores(outputs if self.output is None else take(outputs, self.output))
-        if value is None:
-            raise ValueError(
-                f"the model returned {describe(outputs)}, not class scores of shape (N, classes)"
-                + ("" if self.output is None else f", and none are at output={self.output!r}")
-                + "; say where they are with adapt(model, output=a key, an index or a callable), or "
-                "pass targets=a callable that maps the outputs to one score per image"
-            )
-        if not value.is_floating_point():
-            kind = "complex numbers" if value.is_complex() else "integers"
-            raise ValueError(
-                f"the model returned {kind} ({value.dtype}) of shape {tuple(value.shape)}, not class scores: "
-                "let it return the real numbers before the softmax that they were made from"
-            )
-        return value
+        if are_scored(outputs):
+            return outputs.logits
+        if self.ending is not None and self.ending.refusal is not None:
+            raise ValueError(self.ending.refusal)
+        value = self._own_scores(outputs)
+        return value if self.ending is None else self.ending.logits_of(value)
 
     def probabilities(self, outputs: Any) -> Tensor:
         """Returns the (N, classes) probabilities that the class scores stand for.
 
-        Softmax; sigmoid for a model with one logit, or whose labels do not exclude each other.
+        Softmax; sigmoid for a model with one logit, that ends in a sigmoid, or whose labels do not
+        exclude each other.
 
         Args:
             outputs: what the model returned
@@ -141,11 +266,24 @@ class ExplainableModel:
             ValueError: if there are no class scores
         """
         logits = self.logits(outputs).float()
-        if self.multi_label:
+        if self.multi_label or (self.ending is not None and self.ending.independent):
             return logits.sigmoid()
-        if logits.shape[1] == 2 and torch.equal(logits[:, 0], -logits[:, 1]):
+        if _is_one_logit(logits):
             logits = logits / 2  # one logit z as -z and z: softmax of half of them is its sigmoid
         return logits.softmax(1)
+
+    def is_saturated(self, outputs: Any) -> bool:
+        """Whether a probability is 0 or 1 to the last digit, whose logit had to be computed back.
+
+        Args:
+            outputs: what the model returned
+        """
+        ending = self.ending
+        if ending is None or ending.kind == "logits" or ending.back is not None:
+            return False
+        values = self._own_scores(getattr(outputs, "module_outputs", outputs)).detach()
+        values = values.exp() if ending.kind.startswith("log_") else values
+        return bool(((values <= 0) | (values >= 1)).any())
 
     def candidates(self, outputs: Any) -> Tensor:
         """Returns (N, classes): what "predicted" and "top_k" are read from."""
@@ -159,19 +297,34 @@ class ExplainableModel:
 
         Returns:
             (N, K) class indices on the CPU, the strongest first; -1 where an image has fewer. The
-            top class; of a multi-label model the classes from its threshold on, at most three, or
-            the top one where there is none
+            top class; of a single output class 1 from the threshold on; of a multi-label model the
+            classes from its threshold on, at most three, or the top one where there is none
 
         Raises:
             ValueError: if the model has no class scores
         """
         scores = self.candidates(outputs).detach().float()
+        if not self.multi_label and _is_one_logit(scores):
+            return (scores[:, 1:] > self.cut).long().cpu()
         if not self.multi_label:
             return scores.argmax(1, keepdim=True).cpu()
         values, indices = scores.topk(min(_MOST_LABELS, scores.shape[1]), dim=1)
-        keep = values >= math.log(self.threshold / (1 - self.threshold))
+        keep = values >= self.cut
         keep[:, 0] = True
         return _without_empty_columns(indices.masked_fill(~keep, -1)).cpu()
+
+    def one_class(self, probabilities: Tensor) -> Tensor:
+        """Returns the (N,) one class that is said of each image.
+
+        Args:
+            probabilities: (N, classes), see :meth:`probabilities`
+
+        Returns:
+            the most probable class; of a single output class 1 where its probability is above the threshold
+        """
+        if self.ending is not None and self.ending.width == 1 and probabilities.shape[1] == 2:
+            return (probabilities[:, 1] > self.threshold).long()
+        return probabilities.argmax(1)
 
     @functools.cached_property
     def structure(self) -> TokenStructure:
@@ -231,6 +384,7 @@ class ExplainableModel:
         name = self.named_default()
         if name is not None:
             return [name]
+        self.read_outputs(images)
         with plain_run(self.module):
             known = _PROBED.of(self.module)
         key = (*settings_of(self, "module", "structure"), images.dtype, *images.shape[1:])
@@ -310,6 +464,11 @@ class ExplainableModel:
             )
             for c in self.layer_candidates(images)
         ]
+
+
+def _is_one_logit(scores: Tensor) -> bool:
+    """Whether scores (N, 2) are those of one logit z: -z and z."""
+    return scores.shape[1] == 2 and torch.equal(scores[:, 0], -scores[:, 1])
 
 
 def _is_block_or_norm(row: Candidate, blocks: set[str]) -> bool:

@@ -44,6 +44,7 @@ class DetectionModel(ExplainableModel):
     """
 
     family = "detector"
+    plain_scores = False
     # The score of an object depends on a few places only: weights by place, not their mean.
     default_method = "layercam"
 
