@@ -125,7 +125,7 @@ class Taps:
     """Captures target layers during one forward; hooks are removed on exit.
 
     The module hands on ``tap.clone()``, so in-place operations that follow do not touch the tap. A
-    layer called several times is tapped at its last call.
+    layer called several times is tapped at its last call, or at the one that its name has.
 
     Args:
         layers: the layers to tap
@@ -185,7 +185,10 @@ class Taps:
         def capture(module: nn.Module, args: tuple, output: Any) -> Any:
             if first:
                 self._calls[module] = self._calls.get(module, 0) + 1
-            if self._calls[module] < _CALLS.get(module, 1):
+            wanted = layer.call_number(output)
+            count = self._calls[module]
+            last = _CALLS.get(module, 1)
+            if count < last if wanted is None else count != wanted + 1:
                 return None
             tensor = layer.pick(output)
             if not tensor.is_floating_point():

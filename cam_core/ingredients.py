@@ -21,6 +21,7 @@ from .methods import Components, Method
 from .methods.channels import eigen_smoothing
 from .passes import gradient_pass, hessian_product
 from .pixel_passes import full_gradient, guided_gradient, input_gradient
+from .places.place import Place
 from .replay import Recorder, Replay, check_replay, take_rows
 from .signature import ModelCache
 from .targets import Target
@@ -40,6 +41,7 @@ class Pass:
     seed: int
     autocast: dict
     writes_images: bool  # the model writes into its input
+    places: dict[str, Place]  # of the layers whose cells were traced to the input
 
     def forward(self, images: Tensor) -> Any:
         """Runs the model again, without a graph, under the autocast settings of the one forward."""
@@ -84,7 +86,10 @@ class Pass:
         """How each layer's output lies on the image."""
         size = (self.images.shape[-2], self.images.shape[-1])
         grids = {
-            name: self.model.grid(name, tuple(tap.shape), size) for name, tap in self.taps.items()
+            name: self.places[name].grid
+            if name in self.places
+            else self.model.grid(name, tuple(tap.shape), size)
+            for name, tap in self.taps.items()
         }
         for name, grid in grids.items():
             rows = self.taps[name].shape[1 if grid.layout == "LNC" else 0]

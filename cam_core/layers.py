@@ -400,13 +400,26 @@ _PASSIVE_NAMES = ("Permute", "StochasticDepth", "DropPath")
 
 @dataclasses.dataclass(frozen=True)
 class LayerInfo:
-    """A row of :func:`cam_core.list_layers`."""
+    """A row of :func:`cam_core.list_layers`.
+
+    Attributes:
+        name: the layer's name
+        type: of its module
+        channels: of its output
+        grid: (rows, columns) of its cells
+        default: whether it is explained where no layer is named
+        place: how it is known where the cells lie: ``"measured"``, ``"known"`` (of the model's family) or
+            ``"when used"`` (measured when it is explained)
+        error: of a measured place, by how many cells the cells are off at most
+    """
 
     name: str
     type: str
     channels: int
     grid: tuple[int, int]
     default: bool
+    place: str = ""
+    error: float | None = None
 
 
 def is_passive(module: nn.Module) -> bool:

@@ -51,6 +51,7 @@ class Recorder:
         self.scripts: dict[str, list[_Step]] = {}
         self.outputs: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self.result: Any = None
         self._root = root
         self._names: dict[nn.Module, list[Layer]] = {}
@@ -81,9 +82,12 @@ class Recorder:
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         _, steps = self._stack.pop()
         for layer in self._names.get(module, ()):
+            count = self._counts[layer.name] = self._counts.get(layer.name, 0) + 1
+            if layer.call_number(output) not in (None, count - 1):
+                continue
             self.scripts[layer.name] = self._script(module)
             self.outputs[layer.name] = _each(output, lambda t: t.detach().clone())
-            self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
+            self.calls[layer.name] = count
         if not self._stack:
             return
         siblings = self._stack[-1][1]
@@ -301,14 +305,14 @@ class _Script(contextlib.AbstractContextManager):
 
 
 @contextlib.contextmanager
-def _replaced(layer: Layer, activations: Tensor, last: int) -> Iterator[None]:
-    """Replaces a layer's output at its last call."""
+def _replaced(layer: Layer, activations: Tensor, number: int) -> Iterator[None]:
+    """Replaces a layer's output at one of its calls, counted from 1."""
     calls = 0
 
     def replace(module, args, output):
         nonlocal calls
         calls += 1
-        return layer.put(output, activations.clone()) if calls == last else None
+        return layer.put(output, activations.clone()) if calls == number else None
 
     handle = layer.module.register_forward_hook(replace)
     try:

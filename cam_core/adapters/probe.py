@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..capture import Taps, gradients_of, unchanged
 from ..forward_call import run_forward
 from ..gradient_path import why_no_gradient
+from ..places.place import Measurement
 
 if TYPE_CHECKING:
     from .base import ExplainableModel
@@ -42,9 +43,24 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
         gradients: list[Tensor | None] = [None] * len(rows)
         if score.requires_grad:
             gradients = gradients_of(score, [taps.outputs[row.name] for row in rows], retain=False)
+        measurement, reasons = None if model.knows_places else Measurement(model, images), []
         for row, gradient in zip(reversed(rows), reversed(gradients), strict=True):
-            if gradient is not None and bool(row.grid.to_maps(gradient).any()):
+            if gradient is None or not bool(gradient.any()):
+                continue
+            if row.grid is not None and not bool(row.grid.to_maps(gradient).any()):
+                continue  # only the tokens beside the grid count, such as a class token
+            if measurement is None:
                 return row.name
+            calls = measurement.calls([row.layer])[row.name]
+            reasons.append(f"{row.name!r}: {calls[-1].reason}")
+            if any(c.place and bool(c.place.grid.to_maps(gradient).any()) for c in calls):
+                return row.name
+        if reasons:
+            raise ValueError(
+                _none_found(
+                    "of none of its layers can the cells be laid on the image: " + reasons[0]
+                )
+            )
         if all(gradient is None for gradient in gradients):
             why = why_no_gradient(model, images, rows[-1].layer, model.probe_score)
             raise ValueError(_none_found(f"no layer of it has a gradient: {why}"))

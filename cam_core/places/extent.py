@@ -30,15 +30,18 @@ class Extent:
         """
         if self == WHOLE:
             return window
+        left, top, right, bottom = _inside(window, self.seen)
         return dataclasses.replace(
             window,
-            **dict(zip(_SIDES, _inside(window, self.seen), strict=True)),
+            left=left,
+            top=top,
+            right=right,
+            bottom=bottom,
             cells=_inside(window, self.cells),
         )
 
 
 WHOLE = Extent()
-_SIDES = ("left", "top", "right", "bottom")
 
 
 def _inside(window: Window, part: Rectangle) -> Rectangle:

@@ -39,6 +39,31 @@ class Fit:
     cells: Rectangle
     error: float
 
+    def completed(self, height: int, width: int, first: int) -> Fit:
+        """Adds the rows and columns of a larger grid that see nothing of the image, such as padding.
+
+        Args:
+            height: rows of the grid that is assumed
+            width: columns of it
+            first: index of its first cell
+
+        Returns:
+            the whole grid, or this fit as it is where it is no part of that grid
+        """
+        rows, columns = np.divmod(self.order - first, width)
+        top, left = rows[0, 0], columns[0, 0]
+        part = (rows == top + np.arange(self.order.shape[0])[:, None]) & (
+            columns == left + np.arange(self.order.shape[1])
+        )
+        inside = rows.min() >= 0 and rows.max() < height
+        if not (part.all() and inside and min(self.order.shape) > 1):
+            return self
+        x0, y0, x1, y1 = self.cells
+        down, across = (y1 - y0) / self.order.shape[0], (x1 - x0) / self.order.shape[1]
+        x0, y0 = x0 - left * across, y0 - top * down
+        order = first + np.arange(height * width).reshape(height, width)
+        return Fit(order, (x0, y0, x0 + width * across, y0 + height * down), self.error)
+
     def distance(self, cells: Rectangle) -> float:
         """The largest distance of a cell's centre from where another rectangle has it, in cells."""
         height, width = self.order.shape

@@ -18,6 +18,7 @@ from ..layers import Grid, Layer, flat_cells
 from ..signature import ModelCache
 from .extent import WHOLE, Extent
 from .fit import Fit, Unclear, fit_map, fit_tokens
+from .layout import is_channels_first, is_recurrent
 from .trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -29,26 +30,14 @@ _AGREES = 0.55
 # How far the places measured on two images may be apart, in cells.
 _SAME = 0.5
 
+# Which dimension of an output has the rows of its map.
+_MAPS = {"NCHW": 2, "NHWC": 1}
 # Share of the single cells that have to be found where a grid is assumed to have them; by chance one
 # in as many as there are cells would be.
 _CONFIRMED = 0.75
 
-# What these return is (N, C, h, w), whatever the sizes look like.
-_CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._LPPoolNd,
-    nn.Upsample,
-    nn.PixelShuffle,
-    nn.modules.dropout.Dropout2d,
-)
+# Earlier calls of a module that are tried where the last has no place.
+_MOST_TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +72,15 @@ class CallPlace:
 
     Attributes:
         number: which call it is, from 0
+        last: whether the module is not called again after it
         place: a :class:`Place`, or None
         reason: what was measured instead of a place
-        after: numbers of the earlier calls whose output this one depends on
     """
 
     number: int
+    last: bool
     place: Place | None
     reason: str = ""
-    after: tuple[int, ...] = ()
 
 
 _MEASURED = ModelCache()
@@ -109,14 +98,16 @@ class Measurement:
         self._model = model
         self._images = images
         self._size = (images.shape[-2], images.shape[-1])
-        self._trace: Trace | None = None
-        self._traced: set[str] = set()
         self._found = _MEASURED.of(model.module).setdefault(
             (type(model).__name__, repr(model.output), images.shape[1:], images.dtype), {}
         )
 
     def calls(self, layers: Sequence[Layer]) -> dict[str, list[CallPlace]]:
-        """Returns the calls of each layer, with their places.
+        """Returns the calls of each layer that stand for it, with their places.
+
+        That is the last call and those that it does not depend on: a network that looks at several
+        copies of the image calls its layers side by side. Where the last call has no place, it is the
+        last one that has.
 
         Args:
             layers: the layers; those that were measured before cost nothing
@@ -135,22 +126,35 @@ class Measurement:
                 raise
             except Exception as error:  # the network's own code, under rules that it does not know
                 text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                failed = CallPlace(0, None, f"tracing its cells to the image failed with {text}")
+                failed = CallPlace(0, True, None, f"tracing its cells to the image failed: {text}")
                 self._found.update({layer.name: [failed] for layer in layers})
                 return
+            self._places: dict[tuple, tuple[Place | None, str]] = {}
             for layer in layers:
-                calls = trace.calls[layer.name]
-                self._found[layer.name] = [
-                    self._call(trace, layer, call, calls[:k]) for k, call in enumerate(calls)
-                ]
+                self._found[layer.name] = self._calls(trace, layer, trace.calls[layer.name])
 
-    def _call(self, trace: Trace, layer: Layer, call: Call, earlier: list[Call]) -> CallPlace:
-        try:
-            place = self._place(trace, layer, call)
-        except Unclear as error:
-            return CallPlace(call.number, None, str(error))
-        after = tuple(e.number for e in earlier if trace.depends(call, e))
-        return CallPlace(call.number, place, after=after)
+    def _calls(self, trace: Trace, layer: Layer, calls: list[Call]) -> list[CallPlace]:
+        if not calls:
+            return [CallPlace(0, True, None, "the model's forward does not call it")]
+        beside = trace.beside(calls)
+        found = [self._call(trace, layer, call, call is calls[-1]) for call in beside]
+        if any(row.place is not None for row in found):
+            return found
+        for call in [c for c in reversed(calls) if c not in beside][:_MOST_TRIES]:
+            row = self._call(trace, layer, call, False)
+            if row.place is not None:
+                return [row]
+        return found
+
+    def _call(self, trace: Trace, layer: Layer, call: Call, last: bool) -> CallPlace:
+        # A container returns what the last of its modules returned.
+        same = (id(call.tap), is_channels_first(layer.module), is_recurrent(layer.module))
+        if same not in self._places:
+            try:
+                self._places[same] = self._place(trace, layer, call), ""
+            except Unclear as error:
+                self._places[same] = None, str(error)
+        return CallPlace(call.number, last, *self._places[same])
 
     def _place(self, trace: Trace, layer: Layer, call: Call) -> Place:
         shape = tuple(call.tap.shape)
@@ -167,17 +171,21 @@ class Measurement:
             except Unclear as error:
                 reasons.append(error)
                 continue
+            if assumed is not None and assumed.layout == layout and layout not in _MAPS:
+                fit = fit.completed(assumed.height, assumed.width, assumed.prefix)
             return _judged(fit, layout, shape, trace, call)
         if assumed is not None and assumed.layout == layouts[0]:
-            error = _confirmed(trace, call, assumed)
-            if error is not None:
-                return Place(assumed, WHOLE, "measured", error)
+            off = _confirmed(trace, call, assumed)
+            if off is not None:
+                return Place(assumed, WHOLE, "measured", off)
         raise reasons[0]
 
 
 def _layouts(module: nn.Module, shape: tuple, rows: int, assumed: Grid | None) -> list[str]:
     """The layouts that an output may have, the likeliest first."""
-    certain = isinstance(module, _CHANNELS_FIRST)
+    if is_recurrent(module):
+        return []
+    certain = is_channels_first(module)
     if len(shape) == 4 and shape[0] == rows:
         layouts = ["NCHW"] if certain else ["NCHW", "NHWC", "NTLC"]
     elif len(shape) == 3:
@@ -187,13 +195,11 @@ def _layouts(module: nn.Module, shape: tuple, rows: int, assumed: Grid | None) -
             layouts = ["NCL"]
     else:
         return []
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return []
     return sorted(layouts, key=lambda layout: assumed is None or layout != assumed.layout)
 
 
 def _fit(trace: Trace, call: Call, layout: str, digits: bool) -> Fit:
-    if layout in ("NCHW", "NHWC"):
+    if layout in _MAPS:
         cells: Callable[[Tensor], Tensor] = functools.partial(_as_map, layout=layout)
     else:
         cells = functools.partial(_as_square, layout=layout)
@@ -233,7 +239,7 @@ def _confirmed(trace: Trace, call: Call, grid: Grid) -> float | None:
 
 
 def _fitted(points: Any, call: Call, layout: str, shape: tuple, size: tuple[int, int]) -> Fit:
-    if layout in ("NCHW", "NHWC"):
+    if layout in _MAPS:
         return fit_map(points, shape, size)
     total = flat_cells(call.tap, layout).shape[-1]
     return fit_tokens(points, shape, total, size)
@@ -256,9 +262,10 @@ def _judged(fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call) -> Pl
     height, width = fit.order.shape
     order = tuple(fit.order.flatten().tolist())
     grid = Grid(layout, height, width, order=order)
-    rows = shape[{"NCHW": 2, "NHWC": 1}[layout]] if layout in ("NCHW", "NHWC") else height  # a transposed map is no map
-    behind = _tokens(call, layout) - order[0] - len(order)
-    if rows == height and behind == 0 and order == tuple(range(order[0], order[0] + len(order))):
+    # The rows of a transposed map are the columns of the output.
+    upright = layout not in _MAPS or shape[_MAPS[layout]] == height
+    behind = flat_cells(call.tap, layout).shape[-1] - order[0] - len(order)
+    if upright and behind == 0 and order == tuple(range(order[0], order[0] + len(order))):
         grid = Grid(layout, height, width, prefix=order[0])
     off = fit.distance(WHOLE.cells)
     if off <= _AGREES:
@@ -266,16 +273,14 @@ def _judged(fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call) -> Pl
     return Place(grid, Extent(fit.cells, _seen(fit, trace, call)), "measured", fit.error)
 
 
-def _tokens(call: Call, layout: str) -> int:
-    return flat_cells(call.tap, layout).shape[-1]
-
-
 def _seen(fit: Fit, trace: Trace, call: Call) -> tuple[float, float, float, float]:
     """What the cells see of the input: their receptive fields, or at least the cells themselves."""
     height, width = trace.size
     reach = trace.reach(call)
     parts = (0, 0, width, height) if reach is None else reach
-    left, top = (min(c, p / n) for c, p, n in zip(fit.cells[:2], parts[:2], (width, height), strict=True))
+    left, top = (
+        min(c, p / n) for c, p, n in zip(fit.cells[:2], parts[:2], (width, height), strict=True)
+    )
     right, bottom = (
         max(c, p / n) for c, p, n in zip(fit.cells[2:], parts[2:], (width, height), strict=True)
     )

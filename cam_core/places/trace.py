@@ -89,9 +89,9 @@ class Trace:
         try:
             for layer in layers:
                 handles.append(layer.module.register_forward_hook(self._hook(layer, counts)))
-            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-                with places_only():
-                    forward(self._images)
+            plain = torch.autocast(images.device.type, enabled=False)
+            with torch.enable_grad(), plain, places_only():
+                forward(self._images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -106,15 +106,23 @@ class Trace:
 
         return record
 
-    def depends(self, later: Call, earlier: Call) -> bool:
-        """Whether what a module returned in one call went into another call."""
-        if not later.tap.requires_grad:
-            return False
-        with places_only():
-            (gradient,) = torch.autograd.grad(
-                later.tap.float().sum(), earlier.tap, retain_graph=True, allow_unused=True
-            )
-        return gradient is not None and bool(gradient.any())
+    def beside(self, calls: list[Call]) -> list[Call]:
+        """Returns the last of a module's calls and the earlier ones that it does not depend on.
+
+        Args:
+            calls: all calls of a layer, in order
+        """
+        *earlier, last = calls
+        if not earlier or not last.tap.requires_grad:
+            return calls
+        taps = [call.tap for call in earlier if call.tap.requires_grad]
+        gradients = iter(
+            torch.autograd.grad(last.tap.sum(), taps, retain_graph=True, allow_unused=True)
+            if taps
+            else ()
+        )
+        # One without a graph has not seen the image, so nothing of it can be in the last.
+        return [c for c in earlier if not c.tap.requires_grad or next(gradients) is None] + [last]
 
     def points(
         self, call: Call, cells: Callable[[Tensor], Tensor], digits: bool = False

@@ -2,9 +2,10 @@
 
 The true gradient of a cell spreads over its whole receptive field, which in a deep network is larger
 than the image. For the *place* of a cell only the centre of that field matters. So the backward is run
-with rules of its own: a convolution passes its gradient on through the middle of its kernel or window, activations let it through, and every token attends to itself only. Everything that
-moves values (padding, strides, flips, crops, permutations, windows, resizing) stays as the network has
-it, however it is written.
+with rules of its own: convolutions and pooling pass the gradient on through the middle of their kernel,
+activations let it through, and every token attends to itself only. Everything that moves values
+(padding, strides, flips, crops, permutations, windows, resizing) stays as the network has it, however
+it is written.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def _through_window(
     gradient: Tensor, images: Tensor, kernel: list[int], stride: list[int], padding: list[int]
 ) -> Tensor:
     """The gradient of pooling through the middle of each window."""
-    pairs = [(v * 2 if len(v) == 1 else v) for v in (list(kernel), list(stride or kernel), list(padding))]
+    pairs = [
+        (v * 2 if len(v) == 1 else v) for v in (list(kernel), list(stride or kernel), list(padding))
+    ]
     room = [
         max(size + 2 * pad, step * (cells - 1) + width)
         for size, cells, width, step, pad in zip(
