@@ -356,7 +356,8 @@ def _forward(
         seed,
         _autocast_state(images),
         writes,
-        placed.places,
+        dict(placed.places),
+        placed.measured,
     )
 
 

@@ -42,6 +42,7 @@ class Pass:
     autocast: dict
     writes_images: bool  # the model writes into its input
     places: dict[str, Place]  # of the layers whose cells were traced to the input
+    measure_places: bool
 
     def forward(self, images: Tensor) -> Any:
         """Runs the model again, without a graph, under the autocast settings of the one forward."""

@@ -26,11 +26,13 @@ class PlacedLayers:
         layers: the layers, each a single call
         places: of each layer, by name; those of a family whose adapter knows them are left out
         sums: of a layer as it was asked for, the layers whose maps are added up to its map
+        measured: whether places are measured
     """
 
     layers: list[Layer]
     places: dict[str, Place]
     sums: dict[str, list[str]]
+    measured: bool
 
 
 def place_layers(
@@ -47,8 +49,9 @@ def place_layers(
     Raises:
         ValueError: if the cells of a layer lie nowhere; the message says what was measured
     """
-    if not measure or getattr(model, "knows_places", True) or not layers:
-        return PlacedLayers(list(layers), {}, {})
+    measure = measure and not getattr(model, "knows_places", True)
+    if not measure or not layers:
+        return PlacedLayers(list(layers), {}, {}, measure)
     found = Measurement(model, images).calls(layers)
     chosen: list[Layer] = []
     places: dict[str, Place] = {}
@@ -64,7 +67,7 @@ def place_layers(
             places[name] = call.place
         if not single:
             sums[layer.name] = names
-    return PlacedLayers(chosen, places, sums)
+    return PlacedLayers(chosen, places, sums, True)
 
 
 def usable_calls(layer: Layer, calls: Sequence[CallPlace]) -> list[CallPlace]:

@@ -57,6 +57,17 @@ class Place:
     how: str = "assumed"
     error: float = math.nan
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what a record says of the place, as JSON has it."""
+        told: dict[str, Any] = {"how": self.how}
+        if not math.isnan(self.error):
+            told["error"] = round(self.error, 3)
+        if self.extent != WHOLE:
+            told["cells"] = [round(value, 4) for value in self.extent.cells]
+        if self.grid.order is not None:
+            told["reordered"] = True
+        return told
+
     @property
     def in_place(self) -> bool:
         """Whether the cells lie on the image as the image does: not mirrored, turned or cropped."""
@@ -75,12 +86,14 @@ class CallPlace:
         last: whether the module is not called again after it
         place: a :class:`Place`, or None
         reason: what was measured instead of a place
+        tokens: how many cells or tokens the output has, with those that lie nowhere
     """
 
     number: int
     last: bool
     place: Place | None
     reason: str = ""
+    tokens: int = 0
 
 
 _MEASURED = ModelCache()
@@ -154,7 +167,9 @@ class Measurement:
                 self._places[same] = self._place(trace, layer, call), ""
             except Unclear as error:
                 self._places[same] = None, str(error)
-        return CallPlace(call.number, last, *self._places[same])
+        place, reason = self._places[same]
+        tokens = 0 if place is None else flat_cells(call.tap, place.grid.layout).shape[-1]
+        return CallPlace(call.number, last, place, reason, tokens)
 
     def _place(self, trace: Trace, layer: Layer, call: Call) -> Place:
         shape = tuple(call.tap.shape)
@@ -165,9 +180,12 @@ class Measurement:
                 f"its output has shape {shape} for {trace.rows} images, which is no grid of each of them"
             )
         reasons = []
-        for layout, digits in [*((layout, False) for layout in layouts), (layouts[0], True)]:
+        likeliest = layouts[0]
+        trials = [(likeliest, "apart"), (likeliest, "together")]
+        trials += [(layout, "apart") for layout in layouts[1:]]
+        for layout, way in [*trials, (likeliest, "digits")]:
             try:
-                fit = _fit(trace, call, layout, digits)
+                fit = _fit(trace, call, layout, way)
             except Unclear as error:
                 reasons.append(error)
                 continue
@@ -198,7 +216,7 @@ def _layouts(module: nn.Module, shape: tuple, rows: int, assumed: Grid | None) -
     return sorted(layouts, key=lambda layout: assumed is None or layout != assumed.layout)
 
 
-def _fit(trace: Trace, call: Call, layout: str, digits: bool) -> Fit:
+def _fit(trace: Trace, call: Call, layout: str, way: str) -> Fit:
     if layout in _MAPS:
         cells: Callable[[Tensor], Tensor] = functools.partial(_as_map, layout=layout)
     else:
@@ -208,7 +226,7 @@ def _fit(trace: Trace, call: Call, layout: str, digits: bool) -> Fit:
         raise Unclear("its output has a single cell")
     one, other = (
         _fitted(points, call, layout, shape, trace.size)
-        for points in trace.points(call, cells, digits)
+        for points in trace.points(call, cells, way)
     )
     if one.order.tolist() != other.order.tolist() or one.distance(other.cells) > _SAME:
         raise Unclear("where its cells look depends on the image")

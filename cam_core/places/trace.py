@@ -116,24 +116,26 @@ class Trace:
         if not earlier or not last.tap.requires_grad:
             return calls
         taps = [call.tap for call in earlier if call.tap.requires_grad]
-        gradients = iter(
-            torch.autograd.grad(last.tap.sum(), taps, retain_graph=True, allow_unused=True)
-            if taps
-            else ()
-        )
+        if not taps:
+            return calls
+        with torch.enable_grad():
+            total = last.tap.sum()
+        gradients = iter(torch.autograd.grad(total, taps, retain_graph=True, allow_unused=True))
         # One without a graph has not seen the image, so nothing of it can be in the last.
         return [c for c in earlier if not c.tap.requires_grad or next(gradients) is None] + [last]
 
     def points(
-        self, call: Call, cells: Callable[[Tensor], Tensor], digits: bool = False
+        self, call: Call, cells: Callable[[Tensor], Tensor], way: str = "apart"
     ) -> list[Points]:
         """Traces all cells of a call.
 
         Args:
             call: of a traced layer
             cells: brings the call's tensor to (rows of the batch, C, h, w)
-            digits (False): whether to ask for the binary digits of the indices one by one: more
-                backwards, and right also where other cells have a third of a pixel's gradient
+            way ("apart"): ``"apart"`` gives every cell channels of its own, so that normalisation over
+                the grid leaves something; ``"together"`` all the same, so that a pixel between two
+                cells says their mean; ``"digits"`` asks for the binary digits of the indices one by
+                one: more backwards, and right also where others have a third of a pixel's gradient
 
         Returns:
             :class:`Points` of each of the two images; without any where no gradient reaches them
@@ -141,10 +143,10 @@ class Trace:
         with torch.enable_grad():
             maps = cells(call.tap)
         height, width = maps.shape[-2:]
-        if not digits:
+        if way != "digits":
             codes = [1 + _shares(height)[:, None].expand(height, width),
                      1 + _shares(width)[None].expand(height, width)]  # fmt: skip
-            gradient = self._gradient(maps, codes)
+            gradient = self._gradient(maps, codes, way == "together")
             return [_points(g[0], [ratio - 1 for ratio in _ratios(g)]) for g in gradient]
         codes = [_digit(height, k)[:, None].expand(height, width) for k in range(_bits(height))]
         codes += [_digit(width, k)[None].expand(height, width) for k in range(_bits(width))]
@@ -191,14 +193,18 @@ class Trace:
         energy = gradient[: len(cells)].float().nan_to_num(0).pow(2).sum(1, keepdim=True).cpu()
         return F.adaptive_avg_pool2d(energy, (height, width))[:, 0]
 
-    def _gradient(self, maps: Tensor, codes: list[Tensor]) -> Tensor:
+    def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
         """(images, 3, C, H, W) gradients at the input of what all cells say, coded thrice."""
         shape = (_IMAGES, _CODES, *self._images.shape[1:])
         gradient = None
         if maps.requires_grad:
             with places_only():
                 (gradient,) = torch.autograd.grad(
-                    maps, self._images, _seeds(maps, codes), retain_graph=True, allow_unused=True
+                    maps,
+                    self._images,
+                    _seeds(maps, codes, together),
+                    retain_graph=True,
+                    allow_unused=True,
                 )
         if gradient is None:
             return torch.zeros(shape)
@@ -235,11 +241,13 @@ def _noise(images: Tensor) -> Tensor:
     return noise.repeat_interleave(_CODES, 0).requires_grad_()
 
 
-def _seeds(maps: Tensor, codes: list[Tensor]) -> Tensor:
+def _seeds(maps: Tensor, codes: list[Tensor], together: bool) -> Tensor:
     """What each cell says: the same random numbers in every row of an image, times each code."""
     _, channels, height, width = maps.shape
     generator = torch.Generator().manual_seed(height * width + channels)
     said = torch.randn((channels, height, width), generator=generator)
+    if together:
+        said = said[:, :1, :1]
     coded = torch.stack([torch.ones(height, width), *codes])
     seeds = (coded[:, None] * said).repeat(_IMAGES, 1, 1, 1)
     return seeds.to(device=maps.device, dtype=maps.dtype)

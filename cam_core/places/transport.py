@@ -122,15 +122,14 @@ def _identity(scores: Tensor) -> Tensor:
 
 
 def _middle(weight: Tensor) -> Tensor:
-    """A kernel with all of its weight in the middle, with random signs and unit gain.
+    """A kernel with all of its weight in the middle, with random factors and unit gain.
 
-    Signs are random so that no normalisation takes the gradient away as a mean; the gain is one so that
-    neither depth nor trained weights make it vanish.
+    The factors are random so that neither a normalisation nor a few equal channels take the gradient
+    away; the gain is one so that neither depth nor trained weights make it vanish.
     """
     strength = weight.detach().abs().flatten(2).sum(2).float()
     generator = torch.Generator(weight.device).manual_seed(strength.numel())
-    signs = torch.randint(0, 2, strength.shape, generator=generator, device=weight.device) * 2 - 1
-    strength = strength * signs
+    strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)
     gain = strength.pow(2).sum(0).mean().sqrt()
     strength = strength / gain.clamp_min(torch.finfo(torch.float32).tiny)
     middle: Any = (slice(None), slice(None))
