@@ -188,7 +188,10 @@ class AttentionPass:
         measurement = Measurement(self._run.model, self._run.images)
         reason = "its output has other tokens than its attention"
         for layer in (Layer(name, module), Layer(f"{name}:0", module, "0")):
-            call = measurement.calls([layer])[layer.name][-1]
+            calls = measurement.calls([layer])[layer.name]
+            if not calls:
+                continue
+            call = calls[-1]
             if call.place is None:
                 reason = call.reason
             elif call.place.grid.layout in ("NLC", "LNC") and call.tokens == length:

@@ -52,6 +52,8 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
             if measurement is None:
                 return row.name
             calls = measurement.calls([row.layer])[row.name]
+            if not calls:
+                continue
             reasons.append(f"{row.name!r}: {calls[-1].reason}")
             if any(c.place and bool(c.place.grid.to_maps(gradient).any()) for c in calls):
                 return row.name

@@ -57,6 +57,9 @@ def place_layers(
     places: dict[str, Place] = {}
     sums: dict[str, list[str]] = {}
     for layer in layers:
+        if not found[layer.name]:  # never called, or no tensor of real numbers: the tap says which
+            chosen.append(layer)
+            continue
         calls = usable_calls(layer, found[layer.name])
         single = len(calls) == 1 and calls[0].last
         names = [layer.name if single else f"{layer.name}:{call.number}" for call in calls]
@@ -87,6 +90,11 @@ def usable_calls(layer: Layer, calls: Sequence[CallPlace]) -> list[CallPlace]:
     upright = [call for call in placed if call.place is not None and call.place.in_place]
     if len(upright) == 1:
         return upright
+    if all(call.no_grid for call in calls):
+        raise ValueError(
+            f"layer {layer.name!r} has no spatial grid: {calls[-1].reason}; list_layers(model) shows the "
+            "layers that have one"
+        )
     reason = next(call.reason for call in reversed(calls) if call.place is None)
     if placed:
         reason = f"{len(placed)} of its {len(calls)} calls see the image, of the others {reason}"

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..capture import unchanged
+from ..forward_call import run_forward
 from ..layers import Grid, Layer, flat_cells
 from ..signature import ModelCache
 from .extent import WHOLE, Extent
@@ -24,6 +25,8 @@ from .trace import Call, Trace
 if TYPE_CHECKING:
     from ..adapters import ExplainableModel
 
+# Images of noise on which places are measured.
+_IMAGES = 2
 # Up to this many cells an assumed place may be off before the measured one is used. Strided
 # convolutions with symmetric padding see up to half a cell up and left of where their cells are drawn.
 _AGREES = 0.55
@@ -87,6 +90,7 @@ class CallPlace:
         place: a :class:`Place`, or None
         reason: what was measured instead of a place
         tokens: how many cells or tokens the output has, with those that lie nowhere
+        no_grid: whether its output is no grid, whatever it sees
     """
 
     number: int
@@ -94,6 +98,11 @@ class CallPlace:
     place: Place | None
     reason: str = ""
     tokens: int = 0
+    no_grid: bool = False
+
+
+class NoGrid(Unclear):
+    """The output has no cells that could lie anywhere."""
 
 
 _MEASURED = ModelCache()
@@ -134,50 +143,63 @@ class Measurement:
         module = self._model.module
         with unchanged(module), torch.no_grad():
             try:
-                trace = Trace(module, self._model.forward, self._images, layers)
+                # A network whose geometry depends on the image gives two answers.
+                traces = [
+                    Trace(module, self._model.forward, self._images, layers, seed)
+                    for seed in range(_IMAGES)
+                ]
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # the network's own code, under rules that it does not know
+                run_forward(self._model, self._images[:1])  # where that fails, the network says why
                 text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 failed = CallPlace(0, True, None, f"tracing its cells to the image failed: {text}")
                 self._found.update({layer.name: [failed] for layer in layers})
                 return
             self._places: dict[tuple, tuple[Place | None, str]] = {}
             for layer in layers:
-                self._found[layer.name] = self._calls(trace, layer, trace.calls[layer.name])
+                self._found[layer.name] = self._calls(traces, layer)
 
-    def _calls(self, trace: Trace, layer: Layer, calls: list[Call]) -> list[CallPlace]:
+    def _calls(self, traces: list[Trace], layer: Layer) -> list[CallPlace]:
+        calls = traces[0].calls[layer.name]
         if not calls:
-            return [CallPlace(0, True, None, "the model's forward does not call it")]
-        beside = trace.beside(calls)
-        found = [self._call(trace, layer, call, call is calls[-1]) for call in beside]
+            return []
+        beside = traces[0].beside(calls)
+        found = [self._call(traces, layer, call, call is calls[-1]) for call in beside]
         if any(row.place is not None for row in found):
             return found
         for call in [c for c in reversed(calls) if c not in beside][:_MOST_TRIES]:
-            row = self._call(trace, layer, call, False)
+            row = self._call(traces, layer, call, False)
             if row.place is not None:
                 return [row]
         return found
 
-    def _call(self, trace: Trace, layer: Layer, call: Call, last: bool) -> CallPlace:
+    def _call(self, traces: list[Trace], layer: Layer, call: Call, last: bool) -> CallPlace:
         # A container returns what the last of its modules returned.
         same = (id(call.tap), is_channels_first(layer.module), is_recurrent(layer.module))
         if same not in self._places:
             try:
-                self._places[same] = self._place(trace, layer, call), ""
+                self._places[same] = self._place(traces, layer, call), ""
+            except NoGrid as error:
+                return CallPlace(call.number, last, None, str(error), no_grid=True)
             except Unclear as error:
                 self._places[same] = None, str(error)
         place, reason = self._places[same]
         tokens = 0 if place is None else flat_cells(call.tap, place.grid.layout).shape[-1]
         return CallPlace(call.number, last, place, reason, tokens)
 
-    def _place(self, trace: Trace, layer: Layer, call: Call) -> Place:
+    def _place(self, traces: list[Trace], layer: Layer, call: Call) -> Place:
+        trace = traces[0]
         shape = tuple(call.tap.shape)
         assumed = self._model._find_grid(layer.name, shape, self._size)
         layouts = _layouts(layer.module, shape, trace.rows, assumed)
         if not layouts:
-            raise Unclear(
-                f"its output has shape {shape} for {trace.rows} images, which is no grid of each of them"
+            sizes = ", ".join(map(str, shape[1:]))
+            if shape[:1] == (trace.rows,):
+                raise NoGrid(f"its output has shape (N, {sizes})")
+            raise NoGrid(
+                f"its output has shape {shape} for {trace.rows} images: it works on windows or crops of "
+                "them; choose a layer around it"
             )
         reasons = []
         likeliest = layouts[0]
@@ -185,7 +207,7 @@ class Measurement:
         trials += [(layout, "apart") for layout in layouts[1:]]
         for layout, way in [*trials, (likeliest, "digits")]:
             try:
-                fit = _fit(trace, call, layout, way)
+                fit = _fit(traces, layer, call, layout, way)
             except Unclear as error:
                 reasons.append(error)
                 continue
@@ -216,18 +238,22 @@ def _layouts(module: nn.Module, shape: tuple, rows: int, assumed: Grid | None) -
     return sorted(layouts, key=lambda layout: assumed is None or layout != assumed.layout)
 
 
-def _fit(trace: Trace, call: Call, layout: str, way: str) -> Fit:
+def _fit(traces: list[Trace], layer: Layer, call: Call, layout: str, way: str) -> Fit:
     if layout in _MAPS:
         cells: Callable[[Tensor], Tensor] = functools.partial(_as_map, layout=layout)
     else:
         cells = functools.partial(_as_square, layout=layout)
     shape = tuple(cells(call.tap.detach()).shape[-2:])
     if shape[0] * shape[1] < 2:
-        raise Unclear("its output has a single cell")
-    one, other = (
-        _fitted(points, call, layout, shape, trace.size)
-        for points in trace.points(call, cells, way)
-    )
+        raise NoGrid(f"its output has shape {('N', *call.tap.shape[1:])}, a single cell")
+    fits = []
+    for trace in traces:
+        again = [c for c in trace.calls[layer.name] if c.number == call.number]
+        if not again or again[0].tap.shape != call.tap.shape:
+            raise Unclear("its output has another shape for another image")
+        points = trace.points(again[0], cells, way)
+        fits.append(_fitted(points, call, layout, shape, trace.size))
+    one, other = fits
     if one.order.tolist() != other.order.tolist() or one.distance(other.cells) > _SAME:
         raise Unclear("where its cells look depends on the image")
     return one

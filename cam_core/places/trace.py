@@ -21,8 +21,6 @@ from .transport import places_only
 
 # Rows of the batch that belong to one image: weight one, by row, by column.
 _CODES = 3
-# A network whose geometry depends on the image (a spatial transformer) gives two answers.
-_IMAGES = 2
 # What is weaker than this beside the strongest pixel is rounding.
 _FAINT = 1e-8
 # A digit is read from a ratio that should be -1 or 1.
@@ -66,6 +64,7 @@ class Trace:
         forward: runs it on a batch
         images: (N, C, H, W) a batch of the run, for its size and the range of its values
         layers: the layers to trace
+        seed (0): of the noise that is shown; what the network sees in other noise may differ
 
     Raises:
         Exception: what the network raises
@@ -77,9 +76,10 @@ class Trace:
         forward: Callable[[Tensor], Any],
         images: Tensor,
         layers: Sequence[Layer],
+        seed: int = 0,
     ):
         self.size = (images.shape[-2], images.shape[-1])
-        self._images = _noise(images)
+        self._images = _noise(images, seed)
         self.rows = len(self._images)
         self.calls: dict[str, list[Call]] = {layer.name: [] for layer in layers}
         counts: dict[Layer, int] = {}
@@ -98,11 +98,15 @@ class Trace:
 
     def _hook(self, layer: Layer, counts: dict) -> Callable[[nn.Module, tuple, Any], None]:
         def record(module: nn.Module, args: tuple, output: Any) -> None:
-            calls = self.calls[layer.name]
             number = counts[layer] = counts.get(layer, -1) + 1
             if layer.call_number(output) not in (None, number):
                 return
-            calls.append(Call(layer.pick(output), number))
+            try:
+                tap = layer.pick(output)
+            except ValueError:
+                return  # said where the layer is tapped, as is what is wrong with other numbers
+            if tap.is_floating_point():
+                self.calls[layer.name].append(Call(tap, number))
 
         return record
 
@@ -124,9 +128,7 @@ class Trace:
         # One without a graph has not seen the image, so nothing of it can be in the last.
         return [c for c in earlier if not c.tap.requires_grad or next(gradients) is None] + [last]
 
-    def points(
-        self, call: Call, cells: Callable[[Tensor], Tensor], way: str = "apart"
-    ) -> list[Points]:
+    def points(self, call: Call, cells: Callable[[Tensor], Tensor], way: str = "apart") -> Points:
         """Traces all cells of a call.
 
         Args:
@@ -138,7 +140,7 @@ class Trace:
                 one: more backwards, and right also where others have a third of a pixel's gradient
 
         Returns:
-            :class:`Points` of each of the two images; without any where no gradient reaches them
+            :class:`Points`, without any where no gradient reaches the input
         """
         with torch.enable_grad():
             maps = cells(call.tap)
@@ -147,24 +149,21 @@ class Trace:
             codes = [1 + _shares(height)[:, None].expand(height, width),
                      1 + _shares(width)[None].expand(height, width)]  # fmt: skip
             gradient = self._gradient(maps, codes, way == "together")
-            return [_points(g[0], [ratio - 1 for ratio in _ratios(g)]) for g in gradient]
+            return _points(gradient[0], [ratio - 1 for ratio in _ratios(gradient)])
         codes = [_digit(height, k)[:, None].expand(height, width) for k in range(_bits(height))]
         codes += [_digit(width, k)[None].expand(height, width) for k in range(_bits(width))]
         codes += codes[: len(codes) % 2]
         parts = [self._gradient(maps, codes[k : k + 2]) for k in range(0, len(codes), 2)]
-        found = []
-        for image in range(_IMAGES):
-            gradients = torch.cat([parts[0][image][:1], *(part[image][1:] for part in parts)])
-            ratios = _ratios(gradients)
-            signs = [ratio > 0 for ratio in ratios]
-            # Near zero the digit is anybody's: several cells have equal parts of the pixel.
-            sure = torch.stack([ratio.abs() > _UNSURE for ratio in ratios]).all(0)
-            rows, columns = (
-                (_number(signs[start : start + _bits(n)], signs[0]) + 0.5) / n
-                for start, n in ((0, height), (_bits(height), width))
-            )
-            found.append(_points(gradients[0] * sure, [rows, columns]))
-        return found
+        gradients = torch.cat([parts[0][:1], *(part[1:] for part in parts)])
+        ratios = _ratios(gradients)
+        signs = [ratio > 0 for ratio in ratios]
+        # Near zero the digit is anybody's: several cells have equal parts of the pixel.
+        sure = torch.stack([ratio.abs() > _UNSURE for ratio in ratios]).all(0)
+        rows, columns = (
+            (_number(signs[start : start + _bits(n)], signs[0]) + 0.5) / n
+            for start, n in ((0, height), (_bits(height), width))
+        )
+        return _points(gradients[0] * sure, [rows, columns])
 
     def energies(self, call: Call, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
         """Traces single cells, each alone, with the network's own gradient.
@@ -194,8 +193,7 @@ class Trace:
         return F.adaptive_avg_pool2d(energy, (height, width))[:, 0]
 
     def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
-        """(images, 3, C, H, W) gradients at the input of what all cells say, coded thrice."""
-        shape = (_IMAGES, _CODES, *self._images.shape[1:])
+        """(3, C, H, W) gradients at the input of what all cells say, coded thrice."""
         gradient = None
         if maps.requires_grad:
             with places_only():
@@ -207,14 +205,15 @@ class Trace:
                     allow_unused=True,
                 )
         if gradient is None:
-            return torch.zeros(shape)
-        return gradient.float().cpu().view(shape)
+            return torch.zeros(self._images.shape)
+        return gradient.float().cpu()
 
     def reach(self, call: Call) -> tuple[int, int, int, int] | None:
         """Returns (left, top, right, bottom) of the pixels that any cell of a call depends on."""
         if not call.tap.requires_grad:
             return None
-        seed = torch.randn_like(call.tap)
+        generator = torch.Generator().manual_seed(call.tap.numel())
+        seed = torch.randn(call.tap.shape, generator=generator).to(call.tap)
         (gradient,) = torch.autograd.grad(
             call.tap, self._images, seed, retain_graph=True, allow_unused=True
         )
@@ -229,16 +228,14 @@ class Trace:
         )  # fmt: skip
 
 
-def _noise(images: Tensor) -> Tensor:
-    """Noise with the images' own range, each image once for every code."""
-    generator = torch.Generator().manual_seed(51)
-    shape = (_IMAGES, *images.shape[1:])
-    noise = torch.randn(shape, generator=generator).to(images.device)
+def _noise(images: Tensor, seed: int) -> Tensor:
+    """Noise with the images' own range, once for every code."""
+    generator = torch.Generator().manual_seed(51 + seed)
+    noise = torch.randn((1, *images.shape[1:]), generator=generator).to(images.device)
     values = images.detach().float()
     mean, spread = values.mean((0, 2, 3), keepdim=True), values.std((0, 2, 3), keepdim=True)
-    spread = spread.nan_to_num(1).clamp_min(1e-3)
-    noise = (mean + spread * noise).to(images.dtype)
-    return noise.repeat_interleave(_CODES, 0).requires_grad_()
+    noise = mean + spread.nan_to_num(1).clamp_min(1e-3) * noise
+    return noise.to(images.dtype).repeat(_CODES, 1, 1, 1).requires_grad_()
 
 
 def _seeds(maps: Tensor, codes: list[Tensor], together: bool) -> Tensor:
@@ -249,8 +246,7 @@ def _seeds(maps: Tensor, codes: list[Tensor], together: bool) -> Tensor:
     if together:
         said = said[:, :1, :1]
     coded = torch.stack([torch.ones(height, width), *codes])
-    seeds = (coded[:, None] * said).repeat(_IMAGES, 1, 1, 1)
-    return seeds.to(device=maps.device, dtype=maps.dtype)
+    return (coded[:, None] * said).to(device=maps.device, dtype=maps.dtype)
 
 
 def _shares(count: int) -> Tensor:

@@ -11,6 +11,7 @@ it is written.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,10 +44,36 @@ def places_only() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         # The fused kernels of attention hide its softmax.
-        with sdpa_kernel(SDPBackend.MATH), _Attached(), _Rules():
+        with sdpa_kernel(SDPBackend.MATH), _no_inference_mode(), _Attached(), _Rules():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _no_inference_mode() -> Iterator[None]:
+    """In this thread, ``torch.inference_mode`` switches nothing on: its tensors have no gradient ever."""
+    kind, thread = torch.inference_mode, threading.get_ident()
+    enter, leave = kind.__enter__, kind.__exit__
+    skipped: list[Any] = []
+
+    def enter_unless_here(self: Any) -> None:
+        if threading.get_ident() != thread or not self.mode:
+            enter(self)
+        else:
+            skipped.append(self)
+
+    def leave_unless_here(self: Any, *error: Any) -> None:
+        if self in skipped:
+            skipped.remove(self)
+        else:
+            leave(self, *error)
+
+    kind.__enter__, kind.__exit__ = enter_unless_here, leave_unless_here  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        kind.__enter__, kind.__exit__ = enter, leave  # type: ignore[method-assign]
 
 
 class _Attached(TorchFunctionMode):
