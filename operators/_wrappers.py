@@ -177,6 +177,7 @@ class PathTransforms:
         if not callable(function):
             raise ValueError(f"preprocess: {type(function).__name__} is not callable")
         self._function = function
+        self._like = self._file_kind = None
 
     @property
     def window(self):
@@ -188,9 +189,29 @@ class PathTransforms:
 
     def from_path(self, path):
         """Maps a file to a (C, h, w) float tensor."""
+        if self._like is None:
+            self._like = path
         return self._function(path)
 
     def __call__(self, picture):
+        """Maps a PIL image to a (C, h, w) float tensor, by way of a file.
+
+        The file is of the kind of the first one that was read, 16 bits of one channel, say; before any
+        was, of 8 bits per channel.
+        """
+        if self._like is None:
+            return self.from_plain(picture)
+        with tempfile.TemporaryDirectory(prefix="cam51-") as folder:
+            return self._function(self._kind().write_picture(picture, folder))
+
+    def _kind(self):
+        from .data.file_kind import FileKind
+
+        if self._file_kind is None:
+            self._file_kind = FileKind(self._like)
+        return self._file_kind
+
+    def from_plain(self, picture):
         """Maps a PIL image to a (C, h, w) float tensor, by way of a file of its 8 bits per channel."""
         with tempfile.NamedTemporaryFile(suffix=".png") as file:
             picture.save(file, format="PNG")

@@ -131,9 +131,10 @@ def on_images(
             window.bottom / height,
         )
         seen[rows] = box_masks(torch.tensor(corners, dtype=torch.float64), size).to(maps)
+        down, across = window.upright_size((maps.shape[-2], maps.shape[-1]))
         cell = (
-            (corners[3] - corners[1]) * size[0] / maps.shape[-2],
-            (corners[2] - corners[0]) * size[1] / maps.shape[-1],
+            (corners[3] - corners[1]) * size[0] / down,
+            (corners[2] - corners[0]) * size[1] / across,
         )
         for row in rows:
             cells[row] = cell
