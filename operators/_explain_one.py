@@ -184,9 +184,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
 
     The true class where the dataset says it, else the predicted one.
     """
-    item = load_item(
-        sample_id, _path_of(dataset, sample_id), model.transforms, model.geometry
-    )
+    item = load_item(sample_id, _path_of(dataset, sample_id), model.transforms, model.geometry)
     with _models.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
     _, indices = labels_of(dataset, cam_key, model.classes).read([sample_id], [best])

@@ -290,7 +290,9 @@ def load_own(own, given=None):
     given = given or _Given(None, None, None, {})
     given = given.after(_own_models.transforms_of(own), own.classes, own.options)
     found = _named_models.load(own.spec, own.classes, given.device, trusted=True)
-    return _from_found(found, own.name, given)
+    loaded = _from_found(found, own.name, given)
+    loaded.window = _own_models.window_of(own)
+    return loaded
 
 
 def _from_found(found, name, given):

@@ -96,7 +96,9 @@ class Settings:
     def describe(self):
         """Returns the settings as JSON-able values, for the run record."""
         values = dataclasses.asdict(
-            dataclasses.replace(self, methods=None, targets=None, layers=None, output=None, window=None)
+            dataclasses.replace(
+                self, methods=None, targets=None, layers=None, output=None, window=None
+            )
         )
         del values["resume"], values["overwrite"]  # of a call, not of what is computed
         if self.output_dir is not None:

@@ -16,7 +16,11 @@ _LARGE_SIDE = 1024
 # Values of the two kinds of cells that are shown, grey and coloured; the next pair where transforms
 # make one value of both.
 _GREYS = ((0, 255), (0, 128), (128, 255), (64, 160), (96, 128))
-_COLOURS = (((0, 255, 0), (255, 0, 255)), ((255, 0, 0), (0, 255, 255)), ((0, 0, 255), (255, 255, 0)))
+_COLOURS = (
+    ((0, 255, 0), (255, 0, 255)),
+    ((255, 0, 0), (0, 255, 255)),
+    ((0, 0, 255), (255, 255, 0)),
+)
 
 
 class UnknownPlaces(ValueError):
@@ -170,7 +174,9 @@ class Geometry:
     def _file_show(self, low, high):
         def show(pattern):
             with tempfile.TemporaryDirectory(prefix="cam51-probe-") as folder:
-                return self._transforms.from_path(self._kind.write(pattern.paint(low, high), folder))
+                return self._transforms.from_path(
+                    self._kind.write(pattern.paint(low, high), folder)
+                )
 
         return show
 
@@ -255,7 +261,9 @@ def _said(window, height, width):
     try:
         left, top, right, bottom = (float(v) for v in said)
     except (TypeError, ValueError) as error:
-        raise UnknownPlaces(f"window must return (left, top, right, bottom), got {said!r}") from error
+        raise UnknownPlaces(
+            f"window must return (left, top, right, bottom), got {said!r}"
+        ) from error
     if not (np.isfinite([left, top, right, bottom]).all() and right > left and bottom > top):
         raise UnknownPlaces(f"window returned {said!r}, which has no area")
     return Window((height, width), left, top, right, bottom)

@@ -195,7 +195,9 @@ def _expected(
         nearest = np.minimum(places - edges[cell], edges[cell + 1] - places)
         inside = (places > 0) & (places < edges[-1])
         sides.append(cell)
-        clear.append(inside & (nearest > np.minimum(np.maximum(0.75 * step, 0.15 * width), 0.45 * width)))
+        clear.append(
+            inside & (nearest > np.minimum(np.maximum(0.75 * step, 0.15 * width), 0.45 * width))
+        )
     grid = np.ix_(sides[0], sides[1])
     expected = pattern.cells[grid].astype(float) - other.cells[grid]
     considered = np.outer(clear[0], clear[1]) & (expected != 0)
@@ -211,28 +213,22 @@ def _thinned(pixels: int) -> slice:
 
 
 def _difference(
-    show: Show, pattern: Pattern, other: Pattern, thinned: tuple[int, int] | None = None
+    show: Show, pattern: Pattern, other: Pattern, size: tuple[int, int]
 ) -> np.ndarray:
-    """(C, h, w) what a pattern's input has more than another's; of inputs of a size enough of the pixels."""
+    """(C, h, w) what a pattern's input has more than another's; enough of the pixels of inputs of a size."""
     shown = []
-    for shows in (pattern, other):
-        values = show(shows).detach().cpu()
-        if thinned is not None:
-            if tuple(values.shape[-2:]) != tuple(thinned):
-                raise Unplaced("returns inputs of different sizes")
-            values = values[..., _thinned(thinned[0]), _thinned(thinned[1])]
-        shown.append(np.asarray(values.float(), np.float64))
-    one, two = shown
-    if one.ndim != 3 or two.ndim != 3:
-        raise Unplaced(f"returns a tensor of {one.ndim} dimensions")
-    if one.shape != two.shape:
-        raise Unplaced(
-            f"returns {one.shape[1]} x {one.shape[2]} pixels for one picture and {two.shape[1]} x "
-            f"{two.shape[2]} for another of the same size: its geometry depends on the content",
-            certain=True,
-        )
-    largest = max(np.abs(np.nan_to_num(one)).max(initial=0), np.abs(np.nan_to_num(two)).max(initial=0))
-    difference = np.nan_to_num(one - two, posinf=0, neginf=0)
+    for given in (pattern, other):
+        values = show(given).detach().cpu()
+        if tuple(values.shape[-2:]) != tuple(size):
+            raise Unplaced(
+                f"makes {values.shape[-2]} x {values.shape[-1]} pixels of one picture and {size[0]} x "
+                f"{size[1]} of another of the same size, so what it does depends on the content",
+                certain=True,
+            )
+        values = values[..., _thinned(size[0]), _thinned(size[1])]
+        shown.append(np.nan_to_num(np.asarray(values.float(), np.float64), posinf=0, neginf=0))
+    largest = max(np.abs(values).max(initial=0) for values in shown)
+    difference = shown[0] - shown[1]
     difference[np.abs(difference) <= 1e-6 * largest] = 0
     return difference
 
@@ -243,15 +239,16 @@ def _edges(extent: int, count: int) -> np.ndarray:
 
 def _measure(show: Show, height: int, width: int) -> Measured:
     """Measures with finer and finer cells until enough of them are seen."""
-    size = tuple(int(n) for n in show(_board(height, width, (8, 8))).shape[1:])
+    shown = show(_board(height, width, (8, 8)))
+    size = (int(shown.shape[-2]), int(shown.shape[-1]))
     extents, best, failures = (height, width), None, []
-    tried: set[tuple[int, ...]] = set()
+    tried: set[tuple[int, int]] = set()
     for factor in (1, 4, 16, 64, 0.25):
         counts = tuple(
             int(min(max(min(n // _PIXELS_PER_CELL, _MOST_CELLS), 2) * factor or 1, e))
             for n, e in zip(size, extents, strict=True)
         )
-        counts = tuple(max(c, min(2, e)) for c, e in zip(counts, extents, strict=True))
+        counts = (max(counts[0], min(2, height)), max(counts[1], min(2, width)))
         if counts in tried:
             continue
         tried.add(counts)
@@ -299,7 +296,9 @@ def _read(
     carrier = _difference(show, board, board.inverse(), size)
     energy = (carrier**2).sum(0)
     if not energy.max(initial=0) > 0:
-        raise Unplaced("returns the same for a pattern and its inverse: it tells bright from dark nowhere")
+        raise Unplaced(
+            "returns the same for a pattern and its inverse: it tells bright from dark nowhere"
+        )
     valid = strong = energy > _STRONG**2 * np.quantile(energy[energy > 0], 0.95)
     numbers: list[np.ndarray] = []
     for axis, count in enumerate(board.cells.shape):
@@ -390,7 +389,9 @@ def _line(table: np.ndarray, edges: np.ndarray, pixels: int) -> _Line:
     length = np.array([r[2] for r in runs])
     found = _most_cells(place, centre, width, kind)
     if found is None:
-        raise Unplaced("shows too little of the image: fewer than two cells of the pattern were read")
+        raise Unplaced(
+            "shows too little of the image: fewer than two cells of the pattern were read"
+        )
     members = found
     inner = members
     if len(members) >= 5:  # those at the ends may be cut off, and lie elsewhere then
@@ -433,9 +434,14 @@ def _check_rest(
     inside = (at > 0) & (at < edges[-1])
     fits = (at >= edges[kind] - slack) & (at <= edges[kind + 1] + slack)
     if length[inside & ~fits].sum() > 0.1 * length[inside].sum():
-        raise Unplaced("bends the picture: the places along a side lie on no straight line", certain)
+        raise Unplaced(
+            "bends the picture: the places along a side lie on no straight line", certain
+        )
     shown = set(kind[members])
-    for side in (at <= 0, at >= edges[-1]):  # beside the image: padding, which may repeat or mirror it
+    for side in (
+        at <= 0,
+        at >= edges[-1],
+    ):  # beside the image: padding, which may repeat or mirror it
         beside = set(kind[side])
         if len(beside) > 1 and len(beside) >= 0.9 * len(shown):
             raise Unplaced("shows the same part of the picture more than once", certain)
@@ -473,5 +479,7 @@ def _other_geometry(
     angle = math.degrees(math.atan2(fit_y[0] / max(across, 1e-9), fit_x[0] / max(across, 1e-9)))
     cosine = abs(fit_x[0] * fit_x[1] + fit_y[0] * fit_y[1]) / max(across * down, 1e-9)
     if cosine > 0.2:
-        return Unplaced("shears the picture: its rows and columns are no longer at right angles", certain)
+        return Unplaced(
+            "shears the picture: its rows and columns are no longer at right angles", certain
+        )
     return Unplaced(f"turns the picture by {abs(angle):.0f} degrees, as measured", certain)

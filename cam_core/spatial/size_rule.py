@@ -86,7 +86,9 @@ class SizeRule:
         except Unplaced as reason:
             if reason.certain:
                 self._refused = reason
-        except Exception:  # pictures of other sizes than the dataset's: those are measured themselves
+        except (
+            Exception
+        ):  # pictures of other sizes than the dataset's: those are measured themselves
             self._rule = None
         if self._refused is None and self._rule is None:
             try:
@@ -208,7 +210,9 @@ def _plain(height: int, width: int) -> Pattern:
     """Cells along both sides, no two halves of which are alike."""
     rows, columns = min(7, height), min(9, width)
     cells = np.random.default_rng(7).random((rows, columns)) < 0.5
-    edges = [np.rint(np.linspace(0, e, n + 1)).astype(int) for e, n in ((height, rows), (width, columns))]
+    edges = [
+        np.rint(np.linspace(0, e, n + 1)).astype(int) for e, n in ((height, rows), (width, columns))
+    ]
     return Pattern(cells, *edges)
 
 
@@ -277,9 +281,7 @@ def _straight(one: Measured, two: Measured, turned: dict, shares_only: bool) -> 
     return rule
 
 
-def _isotropic(
-    one: Measured, two: Measured, turned: dict, pick: Callable[..., float]
-) -> Rule:
+def _isotropic(one: Measured, two: Measured, turned: dict, pick: Callable[..., float]) -> Rule:
     """One scale for both sides, by the side that fits first or last: crops and letterboxes."""
     shape = one.window.upright_size(one.size)
 

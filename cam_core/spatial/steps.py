@@ -49,14 +49,10 @@ def trace(transforms: Any, height: int, width: int, guess: bool = False) -> Wind
 
 def steps_of(transforms: Any) -> list:
     """Returns the single steps of a ``Compose``-like transform, nested ones included."""
-    if type(transforms).__name__ == "Sequential":
-        inner = list(transforms)
-    else:
-        inner = getattr(transforms, "transforms", None)
-    if not isinstance(inner, (list, tuple)) or type(transforms).__name__ in _CHOOSE:
-        return [transforms]
-    if type(transforms).__name__.startswith(("Random", "OneOf", "SomeOf")):
-        return [transforms]  # they do not run all of theirs
+    kind = type(transforms).__name__
+    inner = list(transforms) if kind == "Sequential" else getattr(transforms, "transforms", None)
+    if not isinstance(inner, (list, tuple)) or kind.startswith(("Random", "OneOf", "SomeOf")):
+        return [transforms]  # one step, or some that are not all run
     return [step for t in inner for step in steps_of(t)]
 
 
@@ -87,7 +83,7 @@ def shifted(size: Size, new: Size, top: float, left: float) -> Effect:
 def centre_cropped(size: Size, new: Size) -> Effect:
     """The effect of torchvision's centre crop; a picture that is too small is padded first."""
     top, left = (
-        -((want - have) // 2) if want > have else int(round((have - want) / 2.0))
+        -((want - have) // 2) if want > have else round((have - want) / 2.0)
         for have, want in zip(size, new, strict=True)
     )
     return shifted(size, new, top, left)
@@ -171,7 +167,11 @@ _TORCHVISION: dict[str, Rule] = {
 
 
 def _keep_ratio(step: Any, size: Size) -> Effect | None:
-    if step.random_scale_prob or step.random_aspect_prob or isinstance(step.interpolation, (tuple, list)):
+    if (
+        step.random_scale_prob
+        or step.random_aspect_prob
+        or isinstance(step.interpolation, (tuple, list))
+    ):
         return None
     ratios = [have / want for have, want in zip(size, step.size, strict=True)]
     ratio = max(ratios) * step.longest + min(ratios) * (1.0 - step.longest)
@@ -219,9 +219,6 @@ _FIFTYONE: dict[str, Rule] = {
     "MaxResize": _at_most,
     "PatchSize": _multiple,
 }
-
-# A container of which only one is run.
-_CHOOSE = ("RandomApply", "RandomChoice", "RandomOrder")
 
 _RULES: dict[str, dict[str, Rule]] = {
     "torchvision": _TORCHVISION,

@@ -86,7 +86,9 @@ class FileKind:
         pairs = []
         for low, high in found:
             pair = self._pixel(low), self._pixel(high)
-            same = any(all(np.array_equal(a, b) for a, b in zip(pair, p, strict=True)) for p in pairs)
+            same = any(
+                all(np.array_equal(a, b) for a, b in zip(pair, p, strict=True)) for p in pairs
+            )
             if not np.array_equal(*pair) and not same:
                 pairs.append(pair)
         return pairs
