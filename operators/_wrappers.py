@@ -163,6 +163,10 @@ class ModelTransforms:
         return found
 
 
+# Of what a model sees of a file, how much may change when it is written with 8 bits per channel.
+_MOST_LOST = 0.1
+
+
 class PathTransforms:
     """Preprocessing that reads the file itself: 16-bit, float and one-channel images as they are.
 
@@ -178,6 +182,7 @@ class PathTransforms:
             raise ValueError(f"preprocess: {type(function).__name__} is not callable")
         self._function = function
         self._like = self._file_kind = None
+        self._survives = False
 
     @property
     def window(self):
@@ -201,8 +206,30 @@ class PathTransforms:
         """
         if self._like is None:
             return self.from_plain(picture)
+        if not self._survives:
+            self._check_survives()
+        return self._by_file(picture)
+
+    def _by_file(self, picture):
         with tempfile.TemporaryDirectory(prefix="cam51-") as folder:
             return self._function(self._kind().write_picture(picture, folder))
+
+    def _check_survives(self):
+        """Raises a ValueError where the dataset's files hold more than a picture of 8 bits can."""
+        from ._images import decode_image
+
+        straight = self._function(self._like).float()
+        through = self._by_file(decode_image(self._like)).float()
+        same = straight.shape == through.shape
+        lost = float((straight - through).std() / (straight.std() + 1e-12)) if same else 1.0
+        if not lost < _MOST_LOST:
+            raise ValueError(
+                f"preprocess: pictures that are put together have 8 bits per channel, and {self._kind().name!r} "
+                f"does not survive that: {min(lost, 1):.0%} of what the model sees of it changes; so nothing can "
+                "be exchanged in files of this kind. Save them with values that use 8 or 16 bits, or floats from "
+                "0 to 1"
+            )
+        self._survives = True
 
     def _kind(self):
         from .data.file_kind import FileKind

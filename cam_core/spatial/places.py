@@ -147,7 +147,7 @@ def agrees(
     other = pattern.inverse()
     if frame is not None:
         middle = np.zeros_like(pattern.cells)
-        inner = [slice(math.ceil(n / 4), n - math.ceil(n / 4)) for n in pattern.cells.shape]
+        inner = [slice(max(1, n // 4), n - max(1, n // 4)) for n in pattern.cells.shape]
         middle[inner[0], inner[1]] = True
         pattern = dataclasses.replace(pattern, cells=np.where(middle, pattern.cells, frame))
         other = dataclasses.replace(other, cells=np.where(middle, other.cells, frame))

@@ -53,6 +53,7 @@ class FileKind:
         deep = self._deep(path)
         if deep is not None:  # Pillow reads 16 bits per colour as 8
             values, self._type = deep, np.uint16
+        values = values * np.uint8(255) if values.dtype == bool else values
         colours = values[..., : self._colours] if values.ndim == 3 else values
         finite = colours[np.isfinite(colours)] if colours.size else colours
         self._values = finite.ravel()[:: max(1, finite.size // 1_000_000)]
