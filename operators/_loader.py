@@ -124,6 +124,8 @@ def load_item(sample_id, path, transforms, geometry):
             else type(image).__name__
         )
         raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
+    if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
+        image = image.as_subclass(torch.Tensor)
     return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
 
 

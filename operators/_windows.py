@@ -38,11 +38,11 @@ def check_deterministic(transforms, path):
     """
     import torch
 
-    from ..cam_core.spatial.steps import rule_of, steps_of
+    from ..cam_core.spatial.steps import steps_of, trace
 
+    if trace(transforms, _LARGE_SIDE, _LARGE_SIDE) is not None:
+        return  # each of its steps is known, and none is random
     steps = steps_of(transforms)
-    if all(rule_of(step) is not None for step in steps):
-        return  # each of them is known, and none is random
     random = next((n for n in (type(s).__name__ for s in steps) if n.startswith("Random")), None)
     if random is None:
         again = _repeated(transforms, path)

@@ -268,6 +268,10 @@ def given_transforms(transforms, preprocess):
         return PathTransforms(transforms)
     if transforms is not None and not callable(transforms):
         raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
+    if type(transforms).__module__.partition(".")[0] == "albumentations":
+        from .data.albumentations import ArrayTransforms
+
+        return ArrayTransforms(transforms)
     return transforms
 
 

@@ -250,6 +250,59 @@ def test_steps_on_values_between_known_ones(images, steps):
     check(dataset)
 
 
+def test_readers_of_monai_which_turn_rows_into_columns(images):
+    monai = pytest.importorskip("monai.transforms")
+    reader = monai.Compose([
+        monai.LoadImage(image_only=True, ensure_channel_first=True),
+        monai.ScaleIntensity(),
+        monai.Resize((80, 60)),
+        monai.CenterSpatialCrop((72, 56)),
+    ])  # fmt: skip
+    dataset = images(write_16, ".png")
+    run(dataset, preprocess=reader)
+    check(dataset)
+
+
+def chains_of_albumentations():
+    """Chains with what the model sees of an image of 300 x 200."""
+    A = pytest.importorskip("albumentations")
+    return {
+        "resize": (A.Compose([A.Resize(60, 80), A.Normalize()]), (0, 0, 200, 300)),
+        "crop": (A.Compose([A.SmallestMaxSize(64), A.CenterCrop(56, 48), A.ToFloat()]), (25, 62.5, 175, 237.5)),
+        "letterbox": (A.Compose([A.LongestMaxSize(90), A.PadIfNeeded(90, 90), A.Normalize()]), (-50, 0, 250, 300)),
+        "corner": (
+            A.Compose([A.LongestMaxSize(90), A.PadIfNeeded(90, 90, position="top_left"), A.ToFloat()]),
+            (0, 0, 300, 300),
+        ),
+        "one step": (A.Normalize(), (0, 0, 200, 300)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["resize", "crop", "letterbox", "corner", "one step"])
+def test_albumentations_are_computed_and_measured_alike(plugin, name):
+    chain, expected = chains_of_albumentations()[name]
+    inner = [importlib.import_module(f"{PLUGIN}.operators.{n}") for n in ("_wrappers", "_windows")]
+    transforms = inner[0].given_transforms(chain, None)
+    computed = inner[1].Geometry(transforms)
+    measured = inner[1].Geometry(lambda picture: transforms(picture))
+    for geometry in (computed, measured):
+        found = geometry.window(300, 200)
+        assert (found.left, found.top, found.right, found.bottom) == pytest.approx(
+            expected, abs=2.5
+        )
+    assert (computed.known_by, measured.known_by) == ("computed", "measured")
+
+
+def test_albumentations_as_transforms(images):
+    A = pytest.importorskip("albumentations")
+    dataset = images(write_16, ".png")
+    run(dataset, Bright(3).eval(), transforms=A.Compose([A.Resize(48, 48), A.ToFloat()]))
+    check(dataset)
+    randomly = A.Compose([A.HorizontalFlip(p=0.5), A.Resize(48, 48), A.ToFloat()])
+    with pytest.raises(ValueError, match="transforms is random"):
+        run(dataset, Bright(3).eval(), transforms=randomly, key="random")
+
+
 # what is said -------------------------------------------------------------------------------------
 
 

@@ -212,9 +212,7 @@ def _thinned(pixels: int) -> slice:
     return slice(0, None, max(1, pixels // _MOST_PIXELS))
 
 
-def _difference(
-    show: Show, pattern: Pattern, other: Pattern, size: tuple[int, int]
-) -> np.ndarray:
+def _difference(show: Show, pattern: Pattern, other: Pattern, size: tuple[int, int]) -> np.ndarray:
     """(C, h, w) what a pattern's input has more than another's; enough of the pixels of inputs of a size."""
     shown = []
     for given in (pattern, other):

@@ -220,8 +220,60 @@ _FIFTYONE: dict[str, Rule] = {
     "PatchSize": _multiple,
 }
 
+# albumentations -----------------------------------------------------------------------------------
+
+
+def _always(rule: Rule) -> Rule:
+    """The rule of a step that is applied with probability one; any other is random."""
+    return lambda step, size: rule(step, size) if getattr(step, "p", None) == 1 else None
+
+
+def _scaled_side(pick: Callable[..., int]) -> Rule:
+    def rule(step: Any, size: Size) -> Effect | None:
+        if not isinstance(step.max_size, int) or getattr(step, "max_size_hw", None):
+            return None  # one of several at random, or by both sides
+        scale = step.max_size / pick(size)
+        return resized(size, (round(size[0] * scale), round(size[1] * scale)))
+
+    return rule
+
+
+def _centre(step: Any, size: Size) -> Effect | None:
+    new = (step.height, step.width)
+    if any(want > have for want, have in zip(new, size, strict=True)):
+        return None  # padded or refused, by its options
+    return shifted(size, new, (size[0] - new[0]) // 2, (size[1] - new[1]) // 2)
+
+
+def _pad_if_needed(step: Any, size: Size) -> Effect | None:
+    least = (step.min_height, step.min_width)
+    divisors = (step.pad_height_divisor, step.pad_width_divisor)
+    position = getattr(step.position, "value", step.position)
+    if None in least or any(divisors) or position not in ("center", "top_left"):
+        return None
+    missing = [max(0, want - have) for want, have in zip(least, size, strict=True)]
+    before = [m // 2 if position == "center" else 0 for m in missing]
+    new = (size[0] + missing[0], size[1] + missing[1])
+    return shifted(size, new, -before[0], -before[1])
+
+
+_ALBUMENTATIONS: dict[str, Rule] = {
+    name: _always(rule)
+    for name, rule in {
+        "Normalize": unmoved,
+        "ToFloat": unmoved,
+        "ToTensorV2": unmoved,
+        "Resize": lambda step, size: resized(size, (step.height, step.width)),
+        "SmallestMaxSize": _scaled_side(min),
+        "LongestMaxSize": _scaled_side(max),
+        "CenterCrop": _centre,
+        "PadIfNeeded": _pad_if_needed,
+    }.items()
+}
+
 _RULES: dict[str, dict[str, Rule]] = {
     "torchvision": _TORCHVISION,
     "timm": _TIMM,
     "fiftyone": _FIFTYONE,
+    "albumentations": _ALBUMENTATIONS,
 }
