@@ -15,6 +15,7 @@ import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 from operators_common import PLUGIN, operator
 from PIL import Image, ImageOps
+from processes_common import ROOT
 from torch import nn
 
 SIZE, SQUARE = (48, 64), (slice(6, 14), slice(44, 52))  # centred at (.75, .21) of the image
@@ -441,6 +442,28 @@ def test_files_that_8_bits_cannot_hold_are_refused_where_pictures_are_made(image
     transforms.from_path(path)
     with pytest.raises(ValueError, match="'film 0.tiff' does not survive that"):
         transforms(decode(path))
+
+
+def test_the_documented_film_is_explained_with_one_call(
+    plugin, make_dataset, tmp_path, monkeypatch
+):
+    with open(os.path.join(ROOT, "docs", "models.md"), encoding="utf-8") as file:
+        section = file.read().partition("## Films: 16 bits")[2]
+    (tmp_path / "films").mkdir()
+    for i in range(3):
+        write_16(tmp_path / "films" / f"{i}.png", values(i))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(section.partition("```python\n")[2].partition("```")[0], names)
+    dataset, summary = names["dataset"], names["summary"]
+    try:
+        assert summary.settings["window_known_by"] == "measured"
+        assert summary.settings["multi_label"] is True
+        assert not summary.failed
+        for sample in dataset:
+            assert {sample[f].status for f in summary.fields if "gradcam" in f} <= {"ok", "zero"}
+    finally:
+        dataset.delete()
 
 
 # registered ---------------------------------------------------------------------------------------
