@@ -352,6 +352,14 @@ def test_a_function_says_the_window_in_pixels(arrays):
     check(arrays, "attribute")
 
 
+def test_a_window_goes_through_the_queue(plugin):
+    forms = importlib.import_module(f"{PLUGIN}.operators._forms")
+    sent = forms.params_of({"model": "resnet18-imagenet-torch", "window": (0.25, 0, 1, 1)})
+    assert forms.arguments_of(sent)["window"] == [0.25, 0, 1, 1]
+    with pytest.raises(ValueError, match="delegate: window cannot be sent"):
+        forms.params_of({"model": "resnet18-imagenet-torch", "window": lambda h, w: (0, 0, w, h)})
+
+
 @pytest.mark.parametrize(
     ("window", "message"),
     [
