@@ -147,9 +147,10 @@ class Geometry:
         except Unplaced as reason:
             if "is random" in str(reason):
                 raise UnknownPlaces(_random("one image gave different tensors")) from reason
-            raise UnknownPlaces(
-                f"{self._name} {reason}; so the heatmap cannot be laid back on the image. {_WAY_OUT}"
-            ) from reason
+            what = f"{self._name} {reason}; so the heatmap cannot be laid back on the image. {_WAY_OUT}"
+            if self._rule.found:  # images of other sizes can be explained
+                raise ValueError(f"of {width} x {height} pixels, {what}") from reason
+            raise UnknownPlaces(what) from reason
         except Exception as error:
             what = f"{self._name} cannot be measured with a picture of {width} x {height} pixels"
             if self._kind is not None:

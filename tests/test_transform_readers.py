@@ -409,6 +409,26 @@ def test_refusals_name_what_was_measured(images, transforms, message):
     assert not dataset.list_runs()
 
 
+def test_a_size_by_itself_that_cannot_be_measured_is_one_failure(make_dataset, tmp_path):
+    """The first image is the odd one: the others are explained."""
+
+    def turns_small_ones(picture):
+        return T.ToTensor()(picture if picture.height > 100 else picture.rotate(15))
+
+    sizes = [(120, 90), (320, 240), (330, 250)]
+    for i, size in enumerate(sizes):
+        Image.fromarray(
+            np.random.default_rng(i).integers(0, 255, (size[1], size[0], 3), np.uint8)
+        ).save(tmp_path / f"{i}.png")
+    dataset = make_dataset(*(fo.Sample(filepath=str(tmp_path / f"{i}.png")) for i in range(3)))
+    summary = operator()(
+        dataset, Bright(3).eval(), transforms=turns_small_ones, classes=["bright", "dark"],
+        methods="gradcam", layers="conv", cam_key="run", progress=False, num_workers=0,
+    )  # fmt: skip
+    (failed,) = summary.failed
+    assert "of 120 x 90 pixels, transforms turns the picture by 15 degrees" in failed["reason"]
+
+
 # composites, as the follow-ups make them ----------------------------------------------------------
 
 

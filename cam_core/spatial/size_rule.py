@@ -51,6 +51,11 @@ class SizeRule:
         self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
         self.error = 0.0
 
+    @property
+    def found(self) -> bool:
+        """Whether one rule holds for the sizes seen so far, so that a failure is that of one size."""
+        return self._rule is not None and self._refused is None
+
     def window(self, height: int, width: int, size: tuple[int, int] | None = None) -> Window:
         """Returns what the model sees of images of one size.
 

@@ -27,8 +27,8 @@ from cam_core.spatial.size_rule import SizeRule
 PAIRS = [(0, 255), (0, 128), (128, 255), (64, 160)]
 PAIRS += [((0, 255, 0), (255, 0, 255)), ((255, 0, 0), (0, 255, 255))]
 # `make test` tries some chains; CAM51_EXAMPLES=500 many
-EXAMPLES = int(os.environ.get("CAM51_EXAMPLES", "25"))
-PHASES = (Phase.explicit, Phase.generate) if EXAMPLES > 25 else tuple(Phase)
+EXAMPLES = int(os.environ.get("CAM51_EXAMPLES", "15"))
+PHASES = (Phase.explicit, Phase.generate) if EXAMPLES > 15 else tuple(Phase)
 
 
 def shows(transform):
@@ -142,7 +142,7 @@ def chain(steps):
 
 @given(steps=STEPS, size=SIZES, at=st.tuples(st.floats(0.1, 0.9), st.floats(0.1, 0.9)))
 @settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES <= 25, database=None,
+    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES <= 15, database=None,
     suppress_health_check=list(HealthCheck), phases=PHASES,
 )  # fmt: skip
 def test_a_bright_square_is_found_or_the_run_is_refused(steps, size, at):
@@ -217,7 +217,7 @@ def boxed_window(height, width, side, where="centre"):
 
 @pytest.mark.parametrize("where", ["centre", "corner"])
 @pytest.mark.parametrize("fill", [0, 114, 255])
-@pytest.mark.parametrize("size", [(480, 640), (640, 480), (300, 300), (233, 517)])
+@pytest.mark.parametrize("size", [(480, 640), (517, 233)])
 def test_a_letterbox_is_measured(size, fill, where):
     found = window_of(boxed(160, fill, where), *size)
     expected = boxed_window(*size, 160, where)
