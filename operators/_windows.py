@@ -38,12 +38,11 @@ def check_deterministic(transforms, path):
     """
     import torch
 
-    from ..cam_core.spatial.steps import steps_of, trace
+    from ..cam_core.spatial.steps import trace
 
     if trace(transforms, _LARGE_SIDE, _LARGE_SIDE) is not None:
         return  # each of its steps is known, and none is random
-    steps = steps_of(transforms)
-    random = next((n for n in (type(s).__name__ for s in steps) if n.startswith("Random")), None)
+    random = _random_step(transforms)
     if random is None:
         again = _repeated(transforms, path)
         first = again()
@@ -53,6 +52,18 @@ def check_deterministic(transforms, path):
         if all(other.shape == first.shape and _equal(other, first) for other in others):
             return
     raise ValueError(_random(f"{random}" if random else "one image gave different tensors"))
+
+
+def _random_step(transforms):
+    """The name of a step that is random by its type, however rarely it changes anything; or None."""
+    from ..cam_core.spatial.steps import steps_of
+
+    for step in steps_of(transforms):
+        name = type(step).__name__
+        certain = name.endswith("Flip") and getattr(step, "p", None) in (0, 1)
+        if name.startswith("Random") and not certain:
+            return name
+    return None
 
 
 def _equal(one, two):
@@ -141,6 +152,9 @@ class Geometry:
         from ..cam_core.spatial.size_rule import SizeRule
 
         if self._rule is None:
+            random = _random_step(self._transforms)
+            if random is not None:
+                raise UnknownPlaces(_random(random))
             self._rule = SizeRule(self._shows(), self._guesses())
         try:
             return self._rule.window(height, width, size)
