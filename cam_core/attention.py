@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .capture import gradients_of
+from .capture import frozen, gradients_of
+from .forward_call import is_scripted
 from .layers import Layer
 from .replay import Recorder, Replay, check_replay
 from .targets import Target
@@ -43,7 +44,7 @@ class AttentionPass:
         self._run = run
         self._capture = _Capture(run.images.shape[0])
         module = run.model.module
-        with torch.no_grad(), self._capture.watching(module):
+        with frozen(module), torch.enable_grad(), self._capture.watching(module):
             self._outputs = run.exact_call(run.images)
         self._check()
 
@@ -207,6 +208,8 @@ class _Capture(TorchFunctionMode):
         handles, changed = [], []
         try:
             for name, sub in module.named_modules():
+                if is_scripted(sub):
+                    continue
                 handles.append(sub.register_forward_pre_hook(functools.partial(self._enter, name)))
                 handles.append(sub.register_forward_hook(functools.partial(self._leave, name)))
                 if _is_plain_attention(sub):

@@ -24,6 +24,8 @@ class Window:
         flipped: whether the model sees it upside down, and left to right
         transposed: whether the image's columns are the rows of the model's input, as some readers of
             medical files have it; the flips are the image's, after it was transposed back
+        cells: (left, top, right, bottom) of what the cells of a layer tile, where that is another
+            rectangle: a layer's cells may lie within what they see, or beyond it
     """
 
     image: tuple[int, int]
@@ -33,6 +35,7 @@ class Window:
     bottom: float
     flipped: tuple[bool, bool] = (False, False)
     transposed: bool = False
+    cells: tuple[float, float, float, float] | None = None
 
     @classmethod
     def whole(cls, height: int, width: int) -> Window:
@@ -80,7 +83,14 @@ class Window:
         return size[::-1] if self.transposed else size
 
 
-def axis_weights(cells: int, low: float, high: float, extent: float, size: int) -> Tensor:
+def axis_weights(
+    cells: int,
+    low: float,
+    high: float,
+    extent: float,
+    size: int,
+    seen: tuple[float, float] | None = None,
+) -> Tensor:
     """Bilinear weights that carry a grid axis onto an image axis.
 
     Args:
@@ -89,13 +99,15 @@ def axis_weights(cells: int, low: float, high: float, extent: float, size: int) 
         high: where it ends
         extent: the image's length along this axis, in pixels
         size: samples to produce along the image's axis
+        seen (None): what the cells see of the image, if more or less than they tile
 
     Returns:
         (size, cells) weights; rows outside the window are zero: what the model never saw is no heat
     """
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * (extent / size)
     position = (centres - low) / (high - low) * cells - 0.5
-    inside = (centres >= low) & (centres <= high)
+    first, last = seen or (low, high)
+    inside = (centres >= first) & (centres <= last)
     position = position.clamp(0, cells - 1)
     base = position.floor().clamp(max=max(cells - 2, 0)).long()
     fraction = position - base
@@ -118,9 +130,16 @@ def project(maps: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
         (..., H, W), bilinear; zero where the model saw nothing
     """
     height, width = window.image
+    left, top, right, bottom = window.cells or (
+        window.left,
+        window.top,
+        window.right,
+        window.bottom,
+    )
     maps = window.upright(maps)
-    rows = axis_weights(maps.shape[-2], window.top, window.bottom, height, size[0]).to(maps)
-    columns = axis_weights(maps.shape[-1], window.left, window.right, width, size[1]).to(maps)
+    down, across = (window.top, window.bottom), (window.left, window.right)
+    rows = axis_weights(maps.shape[-2], top, bottom, height, size[0], down).to(maps)
+    columns = axis_weights(maps.shape[-1], left, right, width, size[1], across).to(maps)
     return rows @ maps @ columns.T
 
 

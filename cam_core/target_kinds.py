@@ -255,6 +255,20 @@ def _ranked(which: str, values: Tensor) -> Tensor:
     return values.topk(2, dim=1).indices[:, rank : rank + 1].cpu()
 
 
+def predicted_masks(scores: Tensor, cut: float = 0.0, independent: bool = False) -> Tensor:
+    """Returns (N, C, h, w) where each class is predicted, 1 or 0.
+
+    Args:
+        scores: (N, C, h, w) logits of the pixels
+        cut (0): logit above which a single class, or a class of its own, is there
+        independent (False): whether classes do not exclude each other in a pixel
+    """
+    if scores.shape[1] == 1 or independent:
+        return (scores > cut).to(scores.dtype)
+    winner = scores.argmax(1, keepdim=True)
+    return torch.zeros_like(scores).scatter_(1, winner, 1).detach()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class RegionTarget:
     """A callable target: per image, the scores of a class's pixels summed over a region.
@@ -266,12 +280,17 @@ class RegionTarget:
         pixels: outputs -> (B, C, h, w) class scores
         masks: (N, H, W) weights >= 0 on the model's input, which are averaged onto the scores' grid;
             None for the pixels where one of the classes is predicted
+        predicted: (B, C, h, w) class scores -> where each class is predicted, 1 or 0; by default the
+            highest, and a single class where its logit is positive
     """
 
     members: Tensor
     pixels: Callable[[Any], Tensor]
     masks: Tensor | None = None
+    predicted: Callable[[Tensor], Tensor] = predicted_masks
     per_image = True
+    #: it is given what is known of the outputs, not only what the module returned
+    reads_scores = True
 
     def valid(self, outputs: Any) -> Tensor:
         """(N,) which images have a class, and pixels to sum it over."""
@@ -312,13 +331,10 @@ class RegionTarget:
         """(B, h, w) how much each pixel counts."""
         if self.masks is None:
             members = self.members[list(rows)].to(values.device)
-            winner = values.argmax(1)[:, None]
-            hit = (winner == members[:, :, None, None]).any(1)
-            if values.shape[1] == 1:
-                hit = hit & (
-                    values[:, 0] > 0
-                )  # a single class is there where its logit is positive
-            return hit.to(values.dtype)
+            shown = self.predicted(values)
+            index = members.clamp_min(0)[:, :, None, None].expand(-1, -1, *values.shape[-2:])
+            hit = (shown.gather(1, index) > 0) & (members >= 0)[:, :, None, None]
+            return hit.any(1).to(values.dtype)
         masks = self.masks[list(rows)].to(values)[:, None]
         if masks.shape[-2:] != values.shape[-2:]:
             masks = F.interpolate(masks, values.shape[-2:], mode="area")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import re
@@ -32,7 +33,9 @@ class Target:
         if self.indices is not None:
             return self.indices >= 0
         known = getattr(self.function, "valid", None)
-        return torch.ones(count, dtype=torch.bool) if known is None else known(outputs)
+        if known is None:
+            return torch.ones(count, dtype=torch.bool)
+        return known(_given_to(self.function, outputs))
 
     def class_indices(self, count: int) -> Tensor:
         """(N,) class indices, -1 where the target is no class; see :meth:`valid` for callables."""
@@ -44,7 +47,7 @@ class Target:
     def details(self, outputs: Any) -> Any:
         """What a callable's method ``details(outputs)`` says of it; None without one."""
         known = getattr(self.function, "details", None)
-        return None if known is None else known(outputs)
+        return None if known is None else known(_given_to(self.function, outputs))
 
     def moved(self, flipped: bool, old: tuple[int, int], new: tuple[int, int]) -> Target:
         """This target in images that were mirrored or resized, for a callable that is at a place.
@@ -68,7 +71,7 @@ class Target:
         if self.function is not None:
             # Per-image masks and the like have to know which images these are.
             own = {"rows": rows} if getattr(self.function, "per_image", False) else {}
-            return _checked(self.function(outputs, **own), len(rows))
+            return _checked(self.function(_given_to(self.function, outputs), **own), len(rows))
         values = logits(outputs)
         assert self.indices is not None
         index = self.indices[list(rows)].clamp_min(0).to(values.device)
@@ -116,6 +119,16 @@ class TransformedTarget(Target):
         values = logits(outputs)
         assert self.transform is not None
         return self.transform(values, self._index(values, rows))
+
+
+def _given_to(function: Any, outputs: Any) -> Any:
+    """What a callable is given: what the module returned, with the logits beside it if it reads them.
+
+    Not by isinstance: the plugin's cam_core is a second copy beside the one that users import.
+    """
+    if getattr(function, "reads_scores", False):
+        return outputs
+    return getattr(outputs, "module_outputs", outputs)
 
 
 def _checked(score: Any, count: int) -> Tensor:
@@ -217,14 +230,20 @@ class ClassNames:
     """A model's class names, to look classes up by.
 
     Case, underscores and hyphens do not matter, and ``"tabby, tabby cat"`` goes by either of its
-    names, whether it is the model's or the one that is looked for.
+    names, whether it is the model's or the one that is looked for. Of two classes of one name each
+    goes by the name with its index, ``"crane (134)"``.
 
     Args:
         classes: the model's class names, in the order of its outputs
+
+    Attributes:
+        classes: these names
+        labels: names that no two classes share, see :func:`distinct_names`
     """
 
     def __init__(self, classes: Sequence[str]):
         self.classes = [str(name) for name in classes]
+        self.labels = distinct_names(self.classes)
         self._exact: dict[str, list[int]] = {}
         self._whole: dict[str, list[int]] = {}
         self._parts: dict[str, list[int]] = {}
@@ -240,13 +259,48 @@ class ClassNames:
         if hits:
             return list(hits)
         found = {i for part in _names_in(name) for i in self._parts.get(part, ())}
-        return sorted(found)
+        return sorted(found) or self._numbered(name)
+
+    def _numbered(self, name: str) -> list[int]:
+        """The class of a name with its index, such as ``"crane (134)"``."""
+        match = _NUMBERED.fullmatch(str(name).strip())
+        if match is None or int(match[2]) >= len(self.classes):
+            return []
+        index = int(match[2])
+        return [index] if index in self.find(match[1]) else []
+
+    def several(self, name: str) -> str | None:
+        """Says which classes share a name; None if they are not several."""
+        hits = self.find(name)
+        if len(hits) < 2:
+            return None
+        some = ", ".join(repr(self.labels[i]) for i in hits[:4])
+        more = f" and {len(hits) - 4} more" if len(hits) > 4 else ""
+        count = "two" if len(hits) == 2 else str(len(hits))
+        return f"{count} classes are called {name!r}: {some}{more}"
 
     def near(self, name: str, most: int = 3) -> list[str]:
         """Returns the names of classes that are spelt much alike, the nearest first."""
         close = difflib.get_close_matches(_plain(name), list(self._parts), n=most, cutoff=0.6)
-        found = [self.classes[i] for part in close for i in self._parts[part]]
+        found = [self.labels[i] for part in close for i in self._parts[part]]
         return list(dict.fromkeys(found))[:most]
+
+
+def distinct_names(classes: Sequence[str]) -> list[str]:
+    """Names that no two classes share: of the same ones each gets its index, ``"crane (134)"``.
+
+    Args:
+        classes: class names in the order of the outputs
+    """
+    counts = collections.Counter(classes)
+    return [n if counts[n] == 1 else _with_index(n, i) for i, n in enumerate(classes)]
+
+
+def _with_index(name: str, index: int) -> str:
+    return f"{name} ({index})"
+
+
+_NUMBERED = re.compile(r"(.*\S)\s*\((\d+)\)")
 
 
 def _names_in(name: str) -> list[str]:
@@ -276,10 +330,7 @@ def class_index(name: str, classes: Sequence[str] | ClassNames) -> int:
     if len(hits) == 1:
         return hits[0]
     if hits:
-        raise ValueError(
-            f"targets: the model has {len(hits)} classes named {name!r} "
-            f"(indices {', '.join(map(str, hits))}); give the index"
-        )
+        raise ValueError(f"targets: {names.several(name)}; give one of these, or the index")
     near = names.near(name)
     hint = f"; near: {', '.join(near)}" if near else ""
     raise ValueError(f"targets: the model has no class {name!r}{hint}")

@@ -70,23 +70,27 @@ class Labels:
 
 
 def index_of_names(classes, aliases):
-    """Every name that a class goes by -> its index; the first class of a name has it.
+    """Every name that one class goes by -> its index; what several classes are called is left out.
 
     Args:
         classes: the model's class names
         aliases: class of the model -> label or labels of the dataset
 
     Raises:
-        ValueError: if the model has no class of that name
+        ValueError: if the model has no class of that name, or several
     """
-    found = {}
-    for number, name in enumerate(classes):
-        for text in (name, *str(name).split(",")):
-            found.setdefault(plain(text), number)
+    from ..cam_core import ClassNames
+
+    names = ClassNames(classes)
+    texts = {text for name in names.classes for text in (name, *name.split(","))}
+    texts |= set(names.labels)
+    hits = {plain(text): names.find(text) for text in texts}
+    found = {text: indices[0] for text, indices in hits.items() if len(indices) == 1}
     for name, labels in aliases.items():
         number = found.get(plain(name))
         if number is None:
-            raise ValueError(f"aliases: the model has no class {name!r}")
+            several = names.several(name)
+            raise ValueError(f"aliases: {several or f'the model has no class {name!r}'}")
         for label in [labels] if isinstance(labels, str) else labels:
             found[plain(label)] = number
     return found

@@ -51,14 +51,6 @@ def check_samples(samples):
         raise ValueError(f"samples: {says} (the media type is {kind!r})")
 
 
-def check_classes(classes, outputs):
-    """Raises a ValueError unless there is one class name per output."""
-    if len(classes) != outputs:
-        raise ValueError(
-            f"classes has {len(classes)} names, the model has {outputs} outputs; one name per output, in order"
-        )
-
-
 def check_folder(folder):
     """Raises a ValueError unless a folder can be made and written to; leaves nothing behind.
 

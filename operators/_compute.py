@@ -38,6 +38,7 @@ from ._pipeline import run as run_pipeline
 from ._plan import batch_settings, choose_batch_size, describe_run, make_plan
 from ._summary import Summary
 from ._targets import texts_of
+from .models.classes import read_classes
 
 
 class CamJob:
@@ -60,6 +61,7 @@ class CamJob:
         self.samples = samples
         self.dataset = samples._dataset
         self.settings = settings
+        classes = read_classes(classes)
         self.given_model, self.given_transforms, self.given_classes = model, transforms, classes
         self.model = _models.load_model(
             model, transforms, classes, _ray_settings.planning_device(settings), texts=texts_of(settings.targets),
@@ -308,6 +310,7 @@ class CamJob:
             settings=self.used,
             statuses=self._statuses,
             labels=self.plan.labels,
+            notes=self.plan.notes,
             bytes_written=self._writer.bytes_written,
             error=error or self._writer.error,
             status=status,

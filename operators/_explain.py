@@ -164,7 +164,9 @@ class ExplainStep:
     def _add_predictions(self, result, batch, labels):
         if result.probabilities is None:
             return
-        confidence, index = result.probabilities.max(1)
+        one_class = getattr(self._model.adapted, "one_class", lambda p: p.argmax(1))
+        index = one_class(result.probabilities)
+        confidence = result.probabilities.gather(1, index[:, None])[:, 0]
         for item, c, i in zip(batch.items, confidence.tolist(), index.tolist(), strict=True):
             label = fo.Classification(label=self._model.label(i), confidence=c)
             labels[item.id][self._plan.prediction_field] = label

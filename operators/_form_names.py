@@ -83,7 +83,9 @@ class _Classes:
         self.classes = classes
 
     def label(self, index):
-        return self.classes[index]
+        from ..cam_core.targets import distinct_names
+
+        return distinct_names(self.classes)[index]
 
 
 def say_mapped(inputs, ctx, prop, field, lookup):
@@ -112,7 +114,8 @@ def _with_near(names, lookup):
     shown = []
     for name in names[:5]:
         near = lookup.near(name)
-        shown.append(f"{name!r} (near: {', '.join(near)})" if near else repr(name))
+        several = lookup.several(name)
+        shown.append(several or (f"{name!r} (near: {', '.join(near)})" if near else repr(name)))
     return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -134,7 +137,7 @@ def add_class_names(inputs, ctx, lookup, name="class_names", label="Class names"
         prop = inputs.str(name, description=description, **options)
     else:
         view = types.AutocompleteView(multiple=True, allow_user_input=True)
-        for known in dict.fromkeys(lookup.names.classes):
+        for known in lookup.names.labels:
             view.add_choice(known, label=known)
         description = f"of the {len(lookup.names.classes)} classes of the model{more}"
         prop = inputs.list(name, types.String(), description=description, view=view, **options)
@@ -152,9 +155,9 @@ def _lacking(name, lookup):
     """Why a name stands for no class; None if it does."""
     if lookup.find(name):
         return None
-    several = lookup.names.find(name)
+    several = lookup.several(name)
     if several:
-        return f"the model has {len(several)} classes named {name!r}"
+        return several
     near = lookup.near(name)
     meant = f"; did you mean {', '.join(near)}?" if near else ""
     return f"the model has no class {name!r}{meant}"

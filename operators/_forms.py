@@ -16,7 +16,8 @@ from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe
 # What Execute hands over, in the order of the copied Python call; the rest is layout.
 _ARGUMENTS = (
     "model", "classes", "methods", "cam_key", "targets", "class_map", "output", "task", "multi_label",
-    "threshold", "window", "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
+    "threshold", "ends_in", "background", "window",
+    "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
     "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
     "memory_format", "backend", "resources", "object_maps",
 )  # fmt: skip

@@ -14,6 +14,8 @@ import weakref
 import fiftyone as fo
 
 from . import _named_models, _outlines, _own_models, _zoo
+from .models.background import check_background, with_background
+from .models.classes import names_of, read_classes
 
 
 @dataclasses.dataclass
@@ -33,6 +35,7 @@ class LoadedModel:
         kind: what it yields, one of ``_zoo.KINDS``, or None where that is not known
         encode_texts: of a zero-shot model with its own tokeniser: T prompts -> (T, D) features
         window: what a person says that the transforms show of an image, or None
+        one_name: whether one name was given, that of class 1 of a network with one logit
     """
 
     module: object
@@ -45,6 +48,7 @@ class LoadedModel:
     kind: str = None
     encode_texts: object = None
     window: object = None
+    one_name: bool = False
 
     @functools.cached_property
     def geometry(self):
@@ -54,10 +58,17 @@ class LoadedModel:
         return Geometry(self.transforms, self.window)
 
     def label(self, index):
-        """Returns the name of a class index."""
-        if self.classes is not None and 0 <= index < len(self.classes):
-            return self.classes[index]
-        return f"class {index}"
+        """Returns the name of a class index; of two with one name as ``crane (134)``."""
+        if self.classes is None or not 0 <= index < len(self.classes):
+            return f"class {index}"
+        # a zero-shot model may be given other classes
+        names, labels = self.__dict__.get("_labels", (None, None))
+        if names is not self.classes:
+            from ..cam_core.targets import distinct_names
+
+            names, labels = self.classes, distinct_names(self.classes)
+            self._labels = names, labels
+        return labels[index]
 
 
 def supported_zoo_models():
@@ -160,15 +171,17 @@ def load_model(
             ``torchvision:<name>``, the latter two also with ``@<checkpoint>``), a FiftyOne model, a
             ``torch.nn.Module``, or a ``cam_core.ExplainableModel``
         transforms (None): required for a plain module: maps a PIL image to a float tensor (C, h, w)
-        classes (None): class names in the order of the model's outputs; of a zero-shot model what to
-            look for, or a dict from names to prompts
+        classes (None): class names in the order of the model's outputs, or a dict from indices to
+            names or from names to indices; of a zero-shot model what to look for, or a dict from names
+            to prompts
         device (None): a torch device; by default that of the model
         preprocess (None): instead of transforms: maps an image's path to a float tensor (C, h, w), as
             transforms with an attribute ``takes_path`` do
         texts (()): prompts that will be explained: the classes of a zero-shot model that has none
         window (None): what the transforms show of an image, where it cannot be measured: see
             :func:`._windows.check_window`
-        **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``
+        **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
+            ``ends_in``; and ``background``, which may be a class name here
 
     Returns:
         a :class:`LoadedModel`
@@ -183,7 +196,7 @@ def load_model(
     from ._wrappers import given_transforms
 
     transforms = given_transforms(transforms, preprocess)
-    given = _Given(transforms, classes, check_device(device), options, tuple(texts))
+    given = _Given(transforms, read_classes(classes), check_device(device), options, tuple(texts))
     loaded = _checked(_load(model, given), options)
     if window is not None:
         loaded.window = window
@@ -194,9 +207,10 @@ def load_model(
 
 def _checked(loaded, options):
     """Raises a ValueError where an option has no effect on a model."""
-    if options.get("multi_label") and loaded.kind not in (None, _zoo.CLASSIFIER):
+    if options.get("multi_label") and loaded.kind not in (None, _zoo.CLASSIFIER, _zoo.SEGMENTER):
         raise ValueError(f"multi_label: is for classifiers, and this is a {loaded.kind}")
-    for name in ("output", "multi_label", "threshold"):
+    check_background(loaded, options)
+    for name in ("output", "multi_label", "threshold", "ends_in"):
         if name in options and getattr(loaded.adapted, name, None) != options[name]:
             raise ValueError(
                 f"{name}: has no effect on this {loaded.kind or 'model'}; leave it out"
@@ -268,7 +282,7 @@ def _from_name(name, given):
     if own is not None:
         return load_own(own, given)
     if _named_models.is_named(name):
-        classes = None if isinstance(given.classes, dict) else given.classes
+        classes = None if isinstance(given.classes, dict) else given.classes  # prompts
         return _from_found(_named_models.load(name, classes, given.device), name, given)
     _zoo.check(name)
     return _from_fiftyone(_zoo.load(name, given.device), name, "zoo", given)
@@ -309,7 +323,7 @@ def _from_found(found, name, given):
 def _from_fiftyone(model, name, source, given):
     from . import _wrappers
 
-    classes = given.classes
+    classes = read_classes(given.classes)
     if classes is None and given.texts and not _wrappers.has_names(model):
         classes = {text: text for text in given.texts}
     parts = _wrappers.take_apart(model, classes, given.options)
@@ -341,11 +355,13 @@ def _from_module(module, given, name=None, source="module"):
             return _from_fiftyone(converted, name or type(module).__name__, source, given)
     if _wrappers.is_ultralytics(module):
         module = module.model
+    classes = names_of(given.classes)
     try:
-        adapted = adapt(module, **given.options)
+        adapted = with_background(
+            lambda options: adapt(module, **options), given.options, classes, _is_adapted(module)
+        )
     except TypeError as error:
         raise ValueError(f"model: {error}") from error
-    classes = None if given.classes is None else [str(c) for c in given.classes]
     name = name or type(adapted.module).__name__
     kind = _wrappers.kind_of_adapter(adapted)
     return _loaded(adapted, given.transforms, classes, name, source, given.device, kind)
@@ -399,13 +415,15 @@ def _loaded(adapted, transforms, classes, name, source, device, kind):
         )
     if not callable(transforms):
         raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
-    if classes is not None and len(classes) == 1 and kind == _zoo.CLASSIFIER:
+    one_name = classes is not None and len(classes) == 1 and kind == _zoo.CLASSIFIER
+    if one_name:
         classes = [f"not {classes[0]}", classes[0]]  # one logit z has the scores -z and z
     like = next(adapted.module.parameters(), None)
     own = like.device if like is not None else torch.device("cpu")
     return LoadedModel(
-        adapted.module, transforms, classes, name, source, device or own, adapted, kind
-    )
+        adapted.module, transforms, classes, name, source, device or own, adapted, kind,
+        one_name=one_name,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

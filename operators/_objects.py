@@ -7,6 +7,7 @@ dataset's size.
 
 import dataclasses
 import difflib
+import re
 
 import numpy as np
 
@@ -210,7 +211,7 @@ class ObjectReader:
             return None
         if self._classes != "explained":
             return self._classes
-        names = _names(explained)
+        names = _names(explained) | _names(_without_index(explained))
         return names.union(*(self._aliases.get(n, ()) for n in names))
 
     def _drawn(self, parts, origins, size, reason):
@@ -271,6 +272,13 @@ def _names(name):
     if isinstance(name, (list, tuple, set)):
         return set().union(*(_names(n) for n in name)) if name else set()
     return {plain(name), *(plain(part) for part in str(name).split(","))} - {""}
+
+
+def _without_index(name):
+    """A class without the index that tells it from another of its name: crane (134)."""
+    if isinstance(name, (list, tuple, set)):
+        return [_without_index(n) for n in name]
+    return re.sub(r"\s*\(\d+\)$", "", str(name))
 
 
 def _role_of(role, wanted):

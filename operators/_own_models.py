@@ -18,7 +18,7 @@ from . import _named_models, _zoo
 
 FILE = "cam51_models.json"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
-_OPTIONS = ("output", "task", "multi_label", "threshold")
+_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background")
 
 
 @dataclasses.dataclass
@@ -37,7 +37,8 @@ class OwnModel:
         window: what they show of an image, where that is not measured: four shares of the image, or
             ``package.module:function`` that maps (height, width) to four numbers of pixels
         classes: class names in the order of the outputs, or None
-        options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``
+        options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
+            ``ends_in``, ``background``
     """
 
     name: str

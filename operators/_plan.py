@@ -11,6 +11,8 @@ from ._loader import block_size, load_item
 from ._pipeline import probe_batch_size
 from ._target_columns import RunTargets, against_tag
 from ._windows import Geometry, UnknownPlaces, check_deterministic
+from .models.classes import check_count
+from .models.outputs import describe_outputs, read_outputs
 
 # Images tried before it is said that none can be read.
 _TRIES = 50
@@ -40,6 +42,7 @@ class Plan:
     made_folders: list = dataclasses.field(default_factory=list)
     objects: object = None
     memory_format: str = "contiguous"
+    notes: list = dataclasses.field(default_factory=list)
 
     @property
     def labels(self):
@@ -78,6 +81,8 @@ def make_plan(dataset, model, settings, rows, samples=None):
     methods = resolve_methods(s.methods or list(_default_methods(model)))
     samples = dataset if samples is None else samples
     key = s.cam_key or _runs.next_key(dataset, _models.default_key(model.name))
+    item = first_image(rows, model.transforms, model.geometry)
+    notes = read_outputs(model, item.image[None])
     objects = _objects(s, model, samples, key)
     targets, tags = (objects.targets, objects.tags) if objects else _targets(s, model, samples)
     _runs.check_key(dataset, key, s.overwrite, s.resume, exact=True)
@@ -96,16 +101,16 @@ def make_plan(dataset, model, settings, rows, samples=None):
         map_dir=_checks.map_dir(s, dataset, key),
         objects=objects,
         memory_format=s.memory_format,
+        notes=notes,
     )
-    item = first_image(rows, model.transforms, model.geometry)
     plan.trial_image, plan.trial_item = item.image[None], item
     trial = ExplainStep(model, plan).explain(plan.trial_image)
     # A picture of many classes has no one class, and a quantity is none.
     one = model.kind != _zoo.SEGMENTER and getattr(model.adapted, "family", "") != "regressor"
     if trial.logits is None or not one:
         plan.prediction_field = None
-    if trial.logits is not None and model.classes is not None:
-        _checks.check_classes(model.classes, trial.logits.shape[1])
+    if trial.logits is not None:
+        check_count(model, trial.logits.shape[1])
     plan.layers = trial.layers or None
     shown = _plan_fields(plan, methods, trial, s)
     _runs.check_fields(dataset, plan.all_fields, key, s.overwrite)
@@ -311,6 +316,7 @@ def describe_run(plan, model, settings, samples, origin):
         versions=_provenance.versions(),
         origin=origin,
     )
+    used["outputs"] = describe_outputs(model)
     if plan.objects:
         used["objects"] = plan.objects.targets.describe()
     return _runs.jsonable(used)

@@ -13,7 +13,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 BACKENDS = ("local", "ray")
 #: what of the settings is about the model: arguments of ``load_model``
-MODEL_OPTIONS = ("output", "task", "multi_label", "threshold", "window")
+MODEL_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background", "window")
 
 
 @dataclasses.dataclass
@@ -44,6 +44,8 @@ class Settings:
     task: str = None
     multi_label: bool = None
     threshold: float = None
+    ends_in: str = None
+    background: object = None
     memory_format: str = "contiguous"
     backend: str = "local"
     resources: dict = None
@@ -80,6 +82,9 @@ class Settings:
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
         if self.multi_label not in (None, True, False):
             raise ValueError(f"multi_label must be True or False, got {self.multi_label!r}")
+        if self.ends_in is not None:
+            _choice("ends_in", self.ends_in, ("logits", "sigmoid", "softmax"))
+        _check_background(self.background)
         if self.threshold is not None:
             number = isinstance(self.threshold, (int, float)) and self.threshold is not True
             if not number or not 0 < self.threshold < 1:
@@ -120,6 +125,16 @@ def _positive(name, value, low=1, high=None):
     ):
         limits = f"between {low} and {high}" if high else f"of at least {low}"
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
+
+
+def _check_background(background):
+    """Raises a ValueError unless this can be a class: a name, an index, False for none, or None."""
+    index = isinstance(background, int) and background is not True and background >= 0
+    name = isinstance(background, str) and background.strip()
+    if background is not None and not index and not name:
+        raise ValueError(
+            f"background must be a class name, a class index, or False for none, got {background!r}"
+        )
 
 
 def _check_resources(resources, backend):

@@ -23,7 +23,9 @@ class Summary:
         resumed: of ``done``, those that an earlier call had stored
         labels: of each label field that is explained a dict: ``field``, how many different ``labels``
             it has, how many of them are ``known`` to the model and how many ``unknown``; ``mapped``:
-            dicts ``label, count, classes, how``; ``unmapped``: dicts ``label, count, near``
+            dicts ``label, count, classes, how``; ``unmapped``: dicts ``label, count, near``, with
+            ``several`` where classes of the model share the label
+        notes: what was found out about the network's outputs, such as that they are probabilities
     """
 
     cam_key: str
@@ -39,6 +41,7 @@ class Summary:
     status: str = "finished"
     resumed: int = 0
     labels: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
         """One paragraph for people."""
@@ -52,6 +55,7 @@ class Summary:
         if blank:
             text += f"; {counted(blank, 'heatmaps')} without a picture (see the attribute 'status')"
         text += "".join(map(_labels_text, self.labels))
+        text += "".join(f"; {note}" for note in self.notes)
         if self.failed:
             first = self.failed[0]
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
@@ -72,5 +76,6 @@ def _labels_text(labels):
         return text
     first = labels["unmapped"][0]
     near = f", near: {', '.join(first['near'])}" if first["near"] else ""
+    near = f" ({first['several']})" if first.get("several") else near
     more = f" and {labels['unknown'] - 1} more" if labels["unknown"] > 1 else ""
     return f"{text}, not {first['label']!r}{near}{more} (class_map= says which classes they are)"

@@ -9,6 +9,8 @@ from ._targets import distinct_tags
 
 #: why a sample has no map of a target
 LABEL_UNKNOWN, NO_LABEL, CORRECT, ABSENT = "label_unknown", "no_label", "correct", "target_absent"
+#: the label is the name of several classes
+LABEL_AMBIGUOUS = "label_ambiguous"
 
 
 def against_tag(tag):
@@ -136,7 +138,8 @@ class Labelled(Part):
         for number in range(self._labels.width):
             pairs = [row[number] if number < len(row) else None for row in rows]
             spec = classes_target(padded([p[1] if p else () for p in pairs]), self._present)
-            columns.append(Column(spec, missing_labels(pairs), _names_of(pairs)))
+            missing = missing_labels(pairs, self._labels.lookup)
+            columns.append(Column(spec, missing, _names_of(pairs)))
         return columns
 
 
@@ -169,7 +172,7 @@ class Contrast(Part):
             rows = self._against.columns([item.id for item in items])
             pairs = [self._any_of(row) for row in rows]
             against = padded([p[1] if p else () for p in pairs])
-            missing = [m or CORRECT for m in missing_labels(pairs)]
+            missing = [m or CORRECT for m in missing_labels(pairs, self._against.lookup)]
             names = [p[0] if p else None for p in pairs]
 
         def naming(row, index):
@@ -233,9 +236,17 @@ def padded(groups):
     return torch.tensor(rows, dtype=torch.long).reshape(len(groups), width)
 
 
-def missing_labels(pairs):
-    """Says of samples without a class why: no label, or one that the model lacks."""
-    return [NO_LABEL if p is None else LABEL_UNKNOWN if not p[1] else None for p in pairs]
+def missing_labels(pairs, lookup):
+    """Says of samples without a class why: no label, one that the model lacks, or that several share."""
+
+    def reason(pair):
+        if pair is None:
+            return NO_LABEL
+        if pair[1]:
+            return None
+        return LABEL_AMBIGUOUS if lookup.several(pair[0]) else LABEL_UNKNOWN
+
+    return [reason(pair) for pair in pairs]
 
 
 def _names_of(pairs):

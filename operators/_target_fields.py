@@ -166,12 +166,13 @@ class LabelField:
             if known[k]
         ]
         lost = [k for k in order if not known[k]]
-        unmapped = [
-            {"label": k, "count": counts[k], "near": self.lookup.near(k) if i < _NEAR_FOR else []}
-            for i, k in enumerate(lost)
-        ]
+        unmapped = [self._unmapped(k, counts[k], i < _NEAR_FOR) for i, k in enumerate(lost)]
         if not mapped:
-            near = [f"{u['label']!r} near {', '.join(u['near'])}" for u in unmapped if u["near"]]
+            near = [
+                u.get("several") or f"{u['label']!r} near {', '.join(u['near'])}"
+                for u in unmapped
+                if u["near"] or "several" in u
+            ]
             raise ValueError(
                 f"targets: the model has none of the {len(counts)} labels of field {self.field!r} "
                 f"({', '.join(map(repr, lost[:3]))}{', ...' if len(lost) > 3 else ''}); say which classes they "
@@ -186,6 +187,16 @@ class LabelField:
             "known": len(mapped),
             "unknown": len(lost),
         }
+
+    def _unmapped(self, label, count, with_near):
+        """A label that stands for no class, and why."""
+        several = self.lookup.several(label)
+        found = {"label": label, "count": count, "near": []}
+        if several:
+            found["several"] = several
+        elif with_near:
+            found["near"] = self.lookup.near(label)
+        return found
 
     def columns(self, ids):
         """Reads what samples show.

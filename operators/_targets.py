@@ -216,10 +216,15 @@ class Lookup:
                 "class_map: the model has no class names; pass classes=, or map to class indices"
             )
         hits = self.names.find(value)
-        if len(hits) != 1:
+        if len(hits) > 1:
             raise ValueError(
-                f"class_map: the model has {len(hits) or 'no'} class{'es' if hits else ''} {value!r}, "
-                f"which {name!r} is mapped to{_hint(self.names.near(value), hits)}"
+                f"class_map: {self.names.several(value)}; {name!r} is mapped to one of these, or to the index"
+            )
+        if not hits:
+            near = self.names.near(value)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise ValueError(
+                f"class_map: the model has no class {value!r}, which {name!r} is mapped to{hint}"
             )
         return hits[0]
 
@@ -230,6 +235,12 @@ class Lookup:
             return group
         hits = [] if self.names is None else self.names.find(str(name))
         return tuple(hits) if len(hits) == 1 else ()
+
+    def several(self, name):
+        """Says which classes of the model share a name; None where it is clear or unknown."""
+        if self.names is None or _key(name) in self.groups:
+            return None
+        return self.names.several(str(name))
 
     def how(self, name):
         """Says how a name was found: ``"class_map"``, ``"same name"`` or ``"another spelling"``."""
@@ -248,12 +259,6 @@ class Lookup:
 
 def _key(name):
     return re.sub(r"[\s_-]+", " ", str(name)).strip().casefold()
-
-
-def _hint(near, hits):
-    if hits:
-        return f" (indices {', '.join(map(str, hits))}); give the index"
-    return f"; near: {', '.join(near)}" if near else ""
 
 
 def _checked_map(class_map):

@@ -10,6 +10,8 @@ import re
 import tempfile
 
 from . import _detector_wrappers, _zoo
+from .models.background import resolved, with_background
+from .models.classes import names_of
 
 
 @dataclasses.dataclass
@@ -53,13 +55,13 @@ def take_apart(model, classes=None, options=None):
     if "FiftyOneZeroShotTransformerForObjectDetection" in kinds:
         return _detector_wrappers.zero_shot(model, module, prompts_of(model, classes))
     if kinds & {"RFDETRDetectionModel", "RFDETRSegmentationModel"}:
-        return _detector_wrappers.rfdetr(model, module, classes)
+        return _detector_wrappers.rfdetr(model, module, names_of(classes))
     if kinds & {"FiftyOneZeroShotTransformer", "TorchCLIPModel", "TorchOpenClipModel"}:
         return _zero_shot(model, module, transforms, classes)
     if "FiftyOneTransformerForUniversalSegmentation" in kinds:
-        return _universal(model, module, transforms, classes)
+        return _universal(model, module, transforms, classes, options)
     processor = type(getattr(model, "_output_processor", None)).__name__
-    names = _index_aligned(model) if classes is None else _names(classes)
+    names = _index_aligned(model) if classes is None else names_of(classes)
     if "SemanticSegment" in processor:
         return _segmenter(model, module, transforms, names, options)
     if _is_embedding(model, kinds):
@@ -310,7 +312,7 @@ def _is_embedding(model, kinds):
 def _adapted(module, transforms, classes, options):
     from ..cam_core import adapt
 
-    adapted = adapt(module, **options)
+    adapted = with_background(lambda options: adapt(module, **options), options, classes)
     return Parts(module, transforms, classes, adapted, kind_of_adapter(adapted))
 
 
@@ -331,13 +333,14 @@ def _segmenter(model, module, transforms, names, options):
 
     first = (names or [""])[0].strip("_ ").lower()
     without = getattr(model._output_processor, "no_background_cls", False)
-    background = None if without and first not in ("background", "other", "unlabeled") else 0
+    background = False if without and first not in ("background", "other", "unlabeled") else 0
+    options = resolved({"background": background, **options}, names)
     options.pop("task", None)
-    adapted = SegmentationModel(module, background=background, **options)
+    adapted = SegmentationModel(module, **options)
     return Parts(module, transforms, names, adapted, _zoo.SEGMENTER)
 
 
-def _universal(model, module, transforms, classes):
+def _universal(model, module, transforms, classes, options):
     """Mask2Former and its relatives; OneFormer is told the task in words, once."""
     import numpy as np
     import torch
@@ -351,8 +354,9 @@ def _universal(model, module, transforms, classes):
         inputs = {k: v for k, v in given.items() if k == "task_inputs"}
         if not all(isinstance(v, torch.Tensor) for v in inputs.values()):
             raise ValueError(f"model: {type(module).__name__}'s processor encodes no task")
-    adapted = UniversalSegmentationModel(module, inputs)
-    names = _index_aligned(model) if classes is None else _names(classes)
+    names = _index_aligned(model) if classes is None else names_of(classes)
+    said = {k: v for k, v in resolved(options, names).items() if k == "background"}
+    adapted = UniversalSegmentationModel(module, inputs, **said)
     return Parts(module, transforms, names, adapted, _zoo.SEGMENTER)
 
 

@@ -56,6 +56,8 @@ class ComputeCams(foo.Operator):
         task=None,
         multi_label=None,
         threshold=None,
+        ends_in=None,
+        background=None,
         fuse=None,
         keep_layers=True,
         batch_size="auto",
@@ -126,7 +128,8 @@ class ComputeCams(foo.Operator):
                     see it, no map is made (status ``target_absent``)
                 -   a label field (``"ground_truth"``), or ``{"field": name}`` where a class has that name: of
                     lists of labels up to three classes. A label that the model lacks gives no map (status
-                    ``label_unknown``, with what it may mean in ``summary.labels``), and so does none
+                    ``label_unknown``, with what it may mean in ``summary.labels``; ``label_ambiguous`` if
+                    two classes of the model are called so), and so does none
                     (``no_label``)
                 -   ``"contrast"`` or ``("contrast", field)``: why the prediction and not the label, the
                     difference of their scores; a sample that is classified as labelled has none (status
@@ -156,15 +159,24 @@ class ComputeCams(foo.Operator):
                 ``(left, top, right, bottom)`` as shares of the image, ``(0, 0, 1, 1)`` being the whole,
                 or a function (height, width) -> these four in the upright image's pixels. The function
                 may also be an attribute ``window`` of transforms or preprocess
-            classes (None): class names in the order of the outputs; one name of a network with one logit
+            classes (None): class names in the order of the outputs, or a dict from indices to names
+                (``id2label``) or from names to indices (``class_to_idx``); one name of a network with one
+                logit. Of two classes of one name each is called by its index, too: ``"crane (134)"``
             class_map (None): names of yours -> a class of the model, or several that count as one:
                 ``{"cat": ["tabby", "tiger cat"]}``, whose score is the logarithm of the sum of the
                 exponentials; for targets by name and for labels
             output (None): where the scores are in what the model returns: a key, an index, a path such as
                 ``"head.0"``, or a callable
             task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
-            multi_label (None): whether an image may have several classes, each with its own sigmoid
-            threshold (None): the probability from which on such a class is predicted; 0.5
+            multi_label (None): whether an image, or a pixel of a segmentation, may have several classes,
+                each with its own sigmoid; by default where the network ends in a sigmoid for each output
+            threshold (None): the probability from which on such a class, or the class of a single output,
+                is predicted; 0.5
+            ends_in (None): what the scores are: ``"logits"``, or the probabilities of a ``"sigmoid"`` or a
+                ``"softmax"``. By default the network's last operation says it; the logit before it is what
+                is explained
+            background (None): of segmentation, the name or index of the class that is never "predicted",
+                or False for none; by default the class that is called background
             fuse (None): ``"layercam"`` or ``"mean"`` also fuses the layers into one field
             keep_layers (True): whether a field per layer is written too when layers are fused
             batch_size ("auto"): 16 on a CPU, probed on a GPU; halved when memory runs out
@@ -197,7 +209,7 @@ class ComputeCams(foo.Operator):
 
         Returns:
             a ``Summary`` with ``status``, ``done``, ``failed``, ``fields``, ``images_per_second``,
-            ``settings``, ``statuses`` and ``labels``
+            ``settings``, ``statuses``, ``labels`` and ``notes``
 
         Raises:
             ValueError: if an argument is wrong; nothing has been written then

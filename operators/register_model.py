@@ -31,6 +31,8 @@ class RegisterModel(foo.Operator):
         task=None,
         multi_label=None,
         threshold=None,
+        ends_in=None,
+        background=None,
         overwrite=False,
     ):
         """Registers a model: every form shows it under My models, and a run records its name.
@@ -70,11 +72,13 @@ class RegisterModel(foo.Operator):
             window (None): what they show of an image, where it cannot be measured, see
                 ``compute_cams``: four shares of the image, or ``"package.module:function"`` or the
                 function itself, which maps (height, width) to four numbers of pixels
-            classes (None): class names in the order of the outputs
+            classes (None): class names as in ``compute_cams``
             output (None): where the scores are in what the model returns: a key, an index or a path
             task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
             multi_label (None): whether an image may have several classes
             threshold (None): probability in (0, 1) from which on such a class is predicted
+            ends_in (None): ``"logits"``, ``"sigmoid"`` or ``"softmax"``, where the network does not say it
+            background (None): of segmentation, the name or index of the background, or False for none
             overwrite (False): whether a model of the same name is replaced
 
         Returns:
@@ -86,12 +90,15 @@ class RegisterModel(foo.Operator):
         import dataclasses
 
         from . import _own_models
+        from .models.classes import read_classes
 
         options = {
             "output": output,
             "task": task,
             "multi_label": multi_label,
             "threshold": threshold,
+            "ends_in": ends_in,
+            "background": background,
         }
         model = _own_models.OwnModel(
             name=name,
@@ -101,7 +108,7 @@ class RegisterModel(foo.Operator):
             transforms=_entry_point(transforms, "transforms"),
             preprocess=_entry_point(preprocess, "preprocess"),
             window=list(window) if isinstance(window, tuple) else _entry_point(window, "window"),
-            classes=list(classes) if isinstance(classes, (tuple, list)) else classes,
+            classes=read_classes(classes),
             options={key: value for key, value in options.items() if value is not None},
         )
         _own_models.check(model)

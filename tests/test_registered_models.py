@@ -187,7 +187,7 @@ def test_file_is_its_owners_alone(own, disc):
         ({"architecture": "resnet18"}, "architecture: 'resnet18' is not understood"),
         ({"architecture": "timm:resnet18", "checkpoint": "/no/where.pt"}, "there is no file '/no/where.pt'"),
         ({"loader": "disc.models:whole", "transforms": {"resize": 4}}, "transforms: .* a dict has resize"),
-        ({"loader": "disc.models:whole", "classes": "cat"}, "classes: give a list of names"),
+        ({"loader": "disc.models:whole", "classes": "cat"}, "classes: str is not understood; give a list of names"),
         ({"loader": "disc.models:whole", "task": "cooking"}, "task: 'cooking' is unknown"),
         ({"name": "../x", "loader": "disc.models:whole"}, "name: '../x' is no name"),
         ({"name": "resnet18-imagenet-torch", "loader": "disc.models:whole"}, "is a model of FiftyOne's zoo"),

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import exclusive, unchanged
+from ..forward_call import check_network
 from ..layer_list import LayerList
 from ..layers import LayerInfo
+from ..plain_run import unwrapped
+from ..trial_images import trial_images
 from .base import ExplainableModel
 from .candidates import Candidates, Detections, DetectorOutputs
 from .cnn import CnnClassifier
@@ -87,8 +90,10 @@ def adapt(
     output: OutputPath = None,
     *,
     task: str | None = None,
-    multi_label: bool = False,
+    multi_label: bool | None = None,
     threshold: float = 0.5,
+    ends_in: str | None = None,
+    background: int | bool | None = None,
     text_features: Tensor | None = None,
     encode_image: Callable[[Tensor], Any] | None = None,
 ) -> ExplainableModel:
@@ -98,6 +103,7 @@ def adapt(
 
         explain(adapt(model, output="head.0"), images)
         explain(adapt(model, multi_label=True, threshold=0.3), images)
+        explain(adapt(unet, task="segmentation", background=0), images)
         explain(adapt(clip, text_features=encode_texts(clip, tokens)), images, targets=0)
 
     Args:
@@ -106,8 +112,15 @@ def adapt(
             name, a path such as ``"head.0"``, or a callable of the outputs. None finds them
         task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``;
             recognised by default
-        multi_label (False): whether an image may have several classes, each with its own sigmoid
-        threshold (0.5): probability in (0, 1) from which on such a class is predicted
+        multi_label (None): whether an image, or a pixel of a segmentation, may have several classes,
+            each with its own sigmoid; by default it may where the network ends in a sigmoid for each of
+            several outputs
+        threshold (0.5): probability in (0, 1) from which on such a class, or the class of a single
+            output, is predicted
+        ends_in (None): what the scores are: ``"logits"``, or the probabilities of a ``"sigmoid"`` or a
+            ``"softmax"``; a network's last operation says it by default
+        background (None): of a segmentation network, the index of the class that is never "predicted";
+            False for none. None is known of but torchvision's own networks
         text_features (None): (K, D) encoded texts, the classes of a zero-shot classifier
         encode_image (None): images -> (N, D) features of a zero-shot classifier, if not recognised
 
@@ -116,17 +129,21 @@ def adapt(
         ValueError: if an option is not understood or does not fit the model
     """
     options: dict[str, Any] = {"output": output, "multi_label": multi_label, "threshold": threshold}
+    if ends_in is not None:
+        options["ends_in"] = ends_in
+    if background is not None:
+        options["background"] = background
     texts = text_features is not None or encode_image is not None
     if not isinstance(model, nn.Module):
-        given = task or output is not None or multi_label or texts
-        return _checked(model, bool(given))
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+        said = (task, output, multi_label, ends_in, background)
+        return _checked(model, texts or any(value is not None for value in said))
+    model = unwrapped(model)
     if texts:
         if task is not None:
             raise ValueError(
                 "task: text_features and encode_image make a zero-shot classifier; leave task out"
             )
+        _check_options(ZeroShotClassifier, options)
         return ZeroShotClassifier(model, text_features, encode_image, **options)
     if task is not None and task not in _TASKS:
         raise ValueError(f"task: {task!r} is unknown; choose from {', '.join(_TASKS)}")
@@ -139,11 +156,27 @@ def adapt(
             f"{', '.join(f.family for f in families)}"
         )
     family = matching[0]
-    if multi_label and not issubclass(family, (TransformerClassifier, CnnClassifier)):
-        raise ValueError(
-            f"multi_label: is for classifiers, and this is a {family.family}; leave it out"
-        )
+    _check_options(family, options)
     return family(model, **options)
+
+
+def _check_options(family: type[ExplainableModel], options: dict[str, Any]) -> None:
+    """Raises a ValueError where an option has no effect on a family."""
+    scores = family.plain_scores and not family.quantities
+    if options["multi_label"] and not scores:
+        raise ValueError(
+            f"multi_label: is for classifiers and segmentation networks, and this is a {family.family}; leave "
+            "it out"
+        )
+    if "ends_in" in options and not scores:
+        raise ValueError(
+            f"ends_in: is for class scores, and this is a {family.family}; leave it out"
+        )
+    if "background" in options and not issubclass(family, SegmentationModel):
+        raise ValueError(
+            f"background: is for segmentation networks, and this is a {family.family}; leave it out, or say "
+            "task='segmentation'"
+        )
 
 
 def _checked(model: Any, options: bool) -> ExplainableModel:
@@ -159,20 +192,57 @@ def _checked(model: Any, options: bool) -> ExplainableModel:
     return model
 
 
-def list_layers(model: Any, images: Tensor | None = None) -> list[LayerInfo]:
+def list_layers(
+    model: Any,
+    images: Tensor | None = None,
+    *,
+    channels: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> list[LayerInfo]:
     """Lists the layers of a model that can be explained, in the order they are computed.
 
     Args:
         model: a module or an :class:`ExplainableModel`
-        images (None): (N, 3, H, W) a batch; by default one random image of 224 x 224 pixels
+        images (None): (N, C, H, W) a batch, or one image (C, H, W), preprocessed; grids are those of this
+            size. By default one random image that the model was tried on: of the size and the channels
+            that it says it takes, that its first convolution takes, or 3 x 224 x 224 where it takes any
+        channels (None): of such a random image
+        image_size (None): (height, width) of such a random image, or one number
 
     Returns:
         a list of :class:`cam_core.LayerInfo`: name, type, channels, grid, whether it is the default;
         printed, it is a table of the network's blocks
+
+    Raises:
+        ValueError: if the model does not run on these images, or on none that was tried
     """
     model = adapt(model)
-    if images is None:
-        like = next(model.module.parameters())
-        images = torch.rand(1, 3, 224, 224, device=like.device, dtype=like.dtype)
-    with exclusive(model.module), torch.inference_mode(False), unchanged(model.module):
-        return LayerList(model.list_layers(images))
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    _check_trial(images, channels, size)
+    check_network(model.module, ["list_layers"])
+    with exclusive(model.module), torch.inference_mode(False):
+        tried = images is None
+        if images is None:
+            images = trial_images(model, channels, None if size is None else (size[0], size[1]))
+        elif images.dim() == 3:
+            images = images[None]
+        with unchanged(model.module):
+            rows = model.list_layers(images)
+        return LayerList(rows, tuple(images.shape[1:]) if tried else None)
+
+
+def _check_trial(images: Any, channels: Any, size: Any) -> None:
+    if images is not None:
+        if not isinstance(images, Tensor) or images.dim() not in (3, 4) or not images.numel():
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"images must be a tensor (N, C, H, W) or (C, H, W), got {got}")
+        if channels is not None or size is not None:
+            raise ValueError("channels, image_size: the images have theirs; leave them out")
+    numbers = [("channels", channels)] if channels is not None else []
+    if size is not None:
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise ValueError(f"image_size must be (height, width) or one number, got {size!r}")
+        numbers += [("image_size", side) for side in size]
+    for name, value in numbers:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")

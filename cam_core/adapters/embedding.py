@@ -21,6 +21,7 @@ class EmbeddingModel(ExplainableModel):
     """
 
     family = "embedding network"
+    plain_scores = False
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ class Regressor(ExplainableModel):
     """A network that returns (N,) or (N, R) quantities, each explained as it is."""
 
     family = "regressor"
+    quantities = True
 
     def logits(self, outputs: Any) -> Tensor:
         """Returns the (N, R) quantities; an index as a target chooses one of them.

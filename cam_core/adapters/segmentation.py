@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import describe
+from ..target_kinds import predicted_masks
 from .base import Candidate, ExplainableModel
+from .ending import Ending, are_scored
 from .outputs import OutputPath, find_scores, take
 
 # A prediction names at most this many classes of a picture.
@@ -21,22 +23,35 @@ _MOST_CLASSES = 2
 class SegmentationModel(ExplainableModel):
     """A network that returns (N, C, h, w) class scores, alone, as ``"out"`` or as ``"logits"``.
 
-    The score of a class is the sum of its logits over the pixels where it is predicted. Other pixels
-    are asked for with :func:`mask_target`.
+    A pixel shows the class with the highest score; of one channel, or of channels that are
+    probabilities of their own (``multi_label``), every class from the threshold on. (N, h, w) is one
+    channel. The score of a class is the sum of its logits over the pixels where it is predicted. Other
+    pixels are asked for with :func:`mask_target`.
 
     Args:
         module: the model
-        background (0): the class that is never "predicted"; None if there is none
+        background (None): the class that is never "predicted". By default class 0 of torchvision's own
+            networks of 21 classes, whose class 0 is called so, else none; False for none
         **options: of :class:`cam_core.ExplainableModel`
     """
 
     family = "segmentation network"
     # Sums over many pixels have gradients that differ from place to place.
     default_method = "layercam"
+    score_dims = (4, 3)
 
-    def __init__(self, module: nn.Module, *, background: int | None = 0, **options: Any):
+    def __init__(self, module: nn.Module, *, background: int | bool | None = None, **options: Any):
         super().__init__(module, **options)
-        self.background = background
+        if background is None:
+            background = _background_of(module)
+        elif background is False:
+            background = None
+        elif isinstance(background, bool) or not isinstance(background, int) or background < 0:
+            raise ValueError(
+                f"background: {background!r} is no class index; give the index of the class that is the "
+                "background, or False if there is none"
+            )
+        self.background: int | None = background
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
@@ -49,23 +64,78 @@ class SegmentationModel(ExplainableModel):
                 return True
         return False
 
+    def find(self, outputs: Any, dims: int | None = None) -> Tensor | None:
+        """Finds the scores of pixels, see :meth:`cam_core.ExplainableModel.find`."""
+        known = self.output is None and isinstance(outputs, dict) and "out" in outputs
+        # torchvision; "aux" beside it is for training
+        return super().find(outputs["out"] if known else outputs, dims)
+
+    def _wanted(self) -> str:
+        return "class scores of shape (N, classes, height, width)"
+
+    def _needs_reading(self, ending: Ending) -> bool:
+        own = self.multi_label or self.cut != 0 or len(ending.row_shape or ()) == 2
+        return super()._needs_reading(ending) or (own and ending.row_shape is not None)
+
+    def pixels(self, outputs: Any) -> Tensor:
+        """Returns the (N, C, h, w) logits of the pixels.
+
+        Args:
+            outputs: what the model returned
+
+        Raises:
+            ValueError: if there are none; the message says what came out instead
+        """
+        scores = self.raw_scores(outputs)
+        return scores[:, None] if scores.dim() == 3 else scores
+
+    def masks(self, pixels: Tensor) -> Tensor:
+        """Returns (N, C, h, w) where each class is predicted, 1 or 0.
+
+        Args:
+            pixels: (N, C, h, w) logits
+        """
+        return predicted_masks(pixels, self.cut, self.multi_label)
+
     def logits(self, outputs: Any) -> Tensor:
         """Returns (N, C): each class's logits summed over its predicted pixels, 0 where it has none.
 
         Args:
             outputs: what the model returned
         """
-        scores = pixel_scores(outputs, self.output)
-        return (scores * _predicted_masks(scores)).sum((2, 3))
+        scores = self.pixels(outputs)
+        return (scores * self.masks(scores)).sum((2, 3))
+
+    def probabilities(self, outputs: Any) -> Tensor:
+        """Returns (N, C) probabilities of the classes.
+
+        Of one channel, and of channels that are probabilities of their own, the highest of the pixels;
+        else the softmax of :meth:`logits`.
+
+        Args:
+            outputs: what the model returned
+        """
+        scores = self.pixels(outputs).float()
+        if scores.shape[1] == 1 or self.multi_label:
+            return scores.sigmoid().amax((2, 3))
+        return (scores * self.masks(scores)).sum((2, 3)).softmax(1)
 
     def candidates(self, outputs: Any) -> Tensor:
         """Returns (N, C) how many pixels each class is predicted for, -1 for the background.
 
         Args:
             outputs: what the model returned
+
+        Raises:
+            ValueError: if the background is no class of the model
         """
-        areas = _predicted_masks(pixel_scores(outputs, self.output).detach()).sum((2, 3)).float()
+        areas = self.masks(self.pixels(outputs).detach()).sum((2, 3)).float()
         if self.background is not None:
+            if self.background >= areas.shape[1]:
+                raise ValueError(
+                    f"background: class index {self.background} is out of range; the model has "
+                    f"{areas.shape[1]} classes"
+                )
             areas[:, self.background] = -1
         return areas
 
@@ -87,7 +157,7 @@ class SegmentationModel(ExplainableModel):
         Args:
             outputs: what the model returned
         """
-        return pixel_scores(outputs, self.output).amax(1).sum((1, 2))
+        return self.pixels(outputs).amax(1).sum((1, 2))
 
     def stages(self, images: Tensor) -> list[str]:
         """Lists the backbone's stages, the finest first.
@@ -103,7 +173,7 @@ class SegmentationModel(ExplainableModel):
         named = [row.name for row in rows if row.name.rpartition(".")[2] in _RESNET_STAGES]
         if len(named) == len(_RESNET_STAGES):
             return named
-        last = {(row.grid.height, row.grid.width): row.name for row in rows}
+        last = {(row.grid.height, row.grid.width): row.name for row in rows if row.grid}
         return [last[size] for size in sorted(last, reverse=True)][-len(_RESNET_STAGES) :]
 
     def probe_candidates(self, images: Tensor) -> list[Candidate]:
@@ -129,7 +199,7 @@ _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def pixel_scores(outputs: Any, output: OutputPath = None) -> Tensor:
-    """Finds the (N, C, h, w) class scores in a segmentation network's outputs.
+    """Finds the (N, C, h, w) class scores in a segmentation network's outputs, as logits where known.
 
     Args:
         outputs: what the model returned
@@ -138,6 +208,8 @@ def pixel_scores(outputs: Any, output: OutputPath = None) -> Tensor:
     Raises:
         ValueError: if there are none; the message says what came out instead
     """
+    if are_scored(outputs):
+        return outputs.logits[:, None] if outputs.logits.dim() == 3 else outputs.logits
     value = outputs if output is None else take(outputs, output)
     if output is None and isinstance(outputs, dict) and "out" in outputs:
         value = outputs["out"]  # torchvision; "aux" beside it is for training
@@ -150,12 +222,56 @@ def pixel_scores(outputs: Any, output: OutputPath = None) -> Tensor:
     return found
 
 
-def _predicted_masks(scores: Tensor) -> Tensor:
-    """(N, C, h, w) where each class is predicted; of a single class where its logit is positive."""
-    if scores.shape[1] == 1:
-        return (scores > 0).to(scores.dtype)
-    winner = scores.argmax(1, keepdim=True)
-    return torch.zeros_like(scores).scatter_(1, winner, 1).detach()
+def _masks_of(outputs: Any, scores: Tensor) -> Tensor:
+    """Where each class is predicted, with what is known of the network."""
+    if are_scored(outputs):
+        return predicted_masks(scores, outputs.cut, outputs.independent)
+    return predicted_masks(scores)
+
+
+def background_index(names: Sequence[str]) -> int | None:
+    """Returns the class that is called the background, None if there is none.
+
+    Args:
+        names: class names in the order of the outputs
+
+    Raises:
+        ValueError: if two are called so
+    """
+    found = [i for i, name in enumerate(names) if _plain(name) in _BACKGROUNDS]
+    if len(found) > 1:
+        some = ", ".join(f"{names[i]!r} ({i})" for i in found)
+        raise ValueError(
+            f"background: several classes are called so, {some}; give the index of the one that is never "
+            "predicted, or background=False"
+        )
+    return found[0] if found else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", str(name)).strip().casefold()
+
+
+_BACKGROUNDS = {"background", "back ground", "bg", "backgr", "unlabeled", "unlabelled", "void"}
+
+
+def _background_of(module: nn.Module) -> int | None:
+    """The background as the network itself says it: by the names in its configuration, or its family.
+
+    All weights of torchvision's networks of 21 classes have Pascal VOC's, the first of which is
+    ``"__background__"``.
+    """
+    for kind in type(module).__mro__:
+        if kind.__module__.startswith("torchvision.models.segmentation."):
+            wide = (m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))
+            return 0 if _VOC_CLASSES in wide else None
+    names = getattr(getattr(module, "config", None), "id2label", None)
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        return background_index([names[i] for i in sorted(names)])
+    return None
+
+
+_VOC_CLASSES = 21
 
 
 def mask_target(
@@ -206,6 +322,8 @@ class MaskTarget:
     class_index: int
     mask: Tensor | str | None
     output: OutputPath
+    #: it is given what is known of the outputs, not only what the module returned
+    reads_scores = True
 
     @property
     def per_image(self) -> bool:
@@ -239,7 +357,7 @@ class MaskTarget:
             return mine.sum((1, 2))
         if isinstance(self.mask, Tensor):
             return (mine * self._weights(scores, rows)).sum((1, 2))
-        return (mine * _predicted_masks(scores)[:, self.class_index]).sum((1, 2))
+        return (mine * _masks_of(outputs, scores)[:, self.class_index]).sum((1, 2))
 
     def _weights(self, scores: Tensor, rows: Sequence[int] | None) -> Tensor:
         assert isinstance(self.mask, Tensor)

@@ -31,16 +31,17 @@ class UniversalSegmentationModel(SegmentationModel):
     """
 
     family = "universal segmentation network"
+    plain_scores = False
 
     def __init__(
         self,
         module: nn.Module,
         inputs: Mapping[str, Tensor] | None = None,
         *,
-        background: int | None = None,
+        background: int | bool | None = None,
         **options: Any,
     ):
-        super().__init__(module, background=background, **options)
+        super().__init__(module, background=False if background is None else background, **options)
         self.inputs = dict(inputs or {})
 
     @classmethod

@@ -397,11 +397,11 @@ def test_predicted_are_the_two_largest_classes_but_the_background():
     scores = torch.zeros(3, 4, 2, 4)
     scores[0, 3, 0], scores[0, 1, 1, 0], scores[0, 2, 1, 1:3] = 5.0, 6.0, 7.0  # 4, 1, 2 pixels
     scores[1, 2, :, :2] = 1.0  # 4 pixels, the rest is background
-    model = SegmentationModel(nn.Conv2d(3, 4, 1))
+    model = SegmentationModel(nn.Conv2d(3, 4, 1), background=0)
     assert model.predicted({"out": scores}).tolist() == [[3, 2], [2, -1], [-1, -1]]
     assert model.candidates({"out": scores})[0].tolist() == [-1, 1, 2, 4]
     assert model.logits({"out": scores}).tolist() == [[0, 6, 14, 20], [0, 0, 4, 0], [0, 0, 0, 0]]
-    everything = SegmentationModel(nn.Conv2d(3, 4, 1), background=None)
+    everything = SegmentationModel(nn.Conv2d(3, 4, 1))  # no class of it is called background
     assert everything.predicted(scores).tolist() == [[3, 2], [0, 2], [0, -1]]
     assert mask_target(3)(scores).tolist() == [20, 0, 0]
     assert mask_target(3, None)(scores).tolist() == [20, 0, 0]

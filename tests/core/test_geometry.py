@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from cam_core.boxes import boxes_to_image, boxes_to_input
 from cam_core.geometry import Window, axis_weights, project, to_input
+from cam_core.places.extent import Extent
 from cam_core.spatial.places import agrees, measure
 from cam_core.spatial.steps import rule_of, trace
 
@@ -374,3 +375,18 @@ def test_a_square_goes_there_and_back_through_flips(flipped, transposed):
     assert 12 < place[0] < 16
     assert 20 < place[1] < 28
     assert not window.covers_image
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("flipped", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_part_of_the_input_is_turned_with_it(flipped, transposed):
+    """Cells that tile only a part of the input lie on the image where that part comes from."""
+    size = (40, 24) if transposed else (24, 40)
+    window = Window((48, 80), 0, 0, 80, 48, flipped=flipped, transposed=transposed)
+    cells = (0.25, 0.0, 0.75, 0.5)  # left, top, right, bottom of the input
+    part = Extent(cells=cells, seen=cells).on_image(window)
+    whole = torch.zeros(1, *size)
+    whole[:, : size[0] // 2, size[1] // 4 : size[1] * 3 // 4] = 1
+    expected = project(whole, window, (48, 80))
+    found = project(torch.ones(1, 6, 6), part, (48, 80))
+    assert ((found > 0.5) == (expected > 0.5)).all()

@@ -50,7 +50,10 @@ def test_the_exact_name_wins():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("crane", r"the model has 2 classes named 'crane' \(indices 2, 4\); give the index"),
+        (
+            "crane",
+            r"two classes are called 'crane': 'crane \(2\)', 'crane \(4\)'; give one of these, or the",
+        ),
         ("tabby cats", "no class 'tabby cats'; near: tabby cat"),
         ("tiger", "no class 'tiger'"),
         ("xyz", "no class 'xyz'$"),
