@@ -91,13 +91,15 @@ def boxes_to_input(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tens
         (..., 4) in the input's pixels, cut off at its border; without area where the model saw
         nothing of the box
     """
-    height, width = size
+    height, width = window.upright_size(size)
     corner = boxes.new_tensor([window.left, window.top]).repeat(2)
     scale = boxes.new_tensor(
         [width / (window.right - window.left), height / (window.bottom - window.top)]
     ).repeat(2)
     limit = boxes.new_tensor([width, height]).repeat(2)
-    return torch.minimum(((boxes - corner) * scale).clamp_min(0), limit)
+    placed = torch.minimum(((boxes - corner) * scale).clamp_min(0), limit)
+    placed = _flipped(placed, window, (height, width))
+    return placed[..., [1, 0, 3, 2]] if window.transposed else placed
 
 
 def boxes_to_image(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
@@ -111,13 +113,26 @@ def boxes_to_image(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tens
     Returns:
         (..., 4) in the original image's pixels, cut off at its border
     """
-    height, width = size
+    height, width = window.upright_size(size)
+    boxes = boxes[..., [1, 0, 3, 2]] if window.transposed else boxes
+    boxes = _flipped(boxes, window, (height, width))
     corner = boxes.new_tensor([window.left, window.top]).repeat(2)
     scale = boxes.new_tensor(
         [(window.right - window.left) / width, (window.bottom - window.top) / height]
     ).repeat(2)
     limit = boxes.new_tensor([window.image[1], window.image[0]]).repeat(2)
     return torch.minimum((boxes * scale + corner).clamp_min(0), limit)
+
+
+def _flipped(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Boxes in a picture of (h, w) that a window flips; their own inverse."""
+    down, across = window.flipped
+    left, top, right, bottom = boxes.unbind(-1)
+    if across:
+        left, right = size[1] - right, size[1] - left
+    if down:
+        top, bottom = size[0] - bottom, size[0] - top
+    return torch.stack([left, top, right, bottom], -1) if down or across else boxes
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:

@@ -15,7 +15,6 @@ from ._bias_swap import Predictor, forwarded, workers_of
 from ._loader import Loader
 from ._objects import kind_of, plain
 from ._pipeline import run as run_pipeline
-from ._windows import Geometry
 
 _READ = 500
 
@@ -205,7 +204,7 @@ class ObjectPredictor(Predictor):
     def __init__(self, model, workers, precision="float32"):
         super().__init__(model, workers, precision)
         self._places = _Places(model)
-        self._geometry = Geometry(model.transforms)
+        self._geometry = model.geometry
 
     def __call__(self, queries):
         """Returns for each query its scores and the classes found, (k,) each."""
@@ -262,7 +261,7 @@ def examine_objects(job, folder, stack):
         size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
     precision = "float32" if s.precision == "auto" else s.precision
     steps = run_pipeline(
-        Loader(job.rows, model.transforms, size, workers_of(s)),
+        Loader(job.rows, model.transforms, size, workers_of(s), geometry=model.geometry),
         ObjectScanStep(model, scan, precision),
         scan,
         len(job.rows),

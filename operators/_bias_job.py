@@ -105,7 +105,7 @@ class BiasJob:
 
     def _trial(self):
         """One image through the model, so that what is wrong shows before the run."""
-        image = first_image(self.rows, self.model.transforms).image[None]
+        image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
         if self.object_field is not None:
             detect_one(self.model, image)
             return
@@ -195,7 +195,9 @@ class BiasJob:
             size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
         scan = Scan(self.rows, self.plan, folder)
         step = ScanStep(self.model, self.plan, self.objects, scan)
-        loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
+        loader = Loader(
+            self.rows, self.model.transforms, size, workers_of(s), geometry=self.model.geometry
+        )
         yield Phase("measuring heat", 0, len(self.rows), 0.0)
         yield from phased(
             "measuring heat",

@@ -28,9 +28,8 @@ def working_side(window, input_size):
         input_size: (h, w) of the model's input
     """
     height, width = window.image
-    scale = max(
-        input_size[0] / (window.bottom - window.top), input_size[1] / (window.right - window.left)
-    )
+    down, across = window.upright_size(tuple(input_size))
+    scale = max(down / (window.bottom - window.top), across / (window.right - window.left))
     return max(1, round(max(height, width) * min(1.0, _OVERSAMPLING * scale)))
 
 

@@ -94,7 +94,7 @@ class RegionJob:
         self.model = _models.load_model(model, transforms, classes, settings.device)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
-            image = first_image(self.rows, self.model.transforms).image[None]
+            image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
             check_scores(self.model, image)
             self.plan = self._plan(dataset, image)
 
@@ -170,7 +170,9 @@ class RegionJob:
             step = ScanStep(self.model, self.plan, None, scan)
         else:
             step = _ScoreStep(self.model, self.plan.target, s.precision)
-        loader = Loader(self.rows, self.model.transforms, size, workers_of(s))
+        loader = Loader(
+            self.rows, self.model.transforms, size, workers_of(s), geometry=self.model.geometry
+        )
         steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
         yield Phase("scoring", 0, len(self.rows), 0.0)
         yield from phased("scoring", steps, lambda p: (p.done, p.total, p.failed))

@@ -88,7 +88,8 @@ class CompareJob:
         s = self.settings
         self._began = time.perf_counter()  # a time that is given begins when the model is loaded
         usable = np.flatnonzero(self.stored.shown.any(1))
-        self._image = first_image(self.stored.rows(usable), self.model.transforms).image[None]
+        rows, model = self.stored.rows(usable), self.model
+        self._image = first_image(rows, model.transforms, model.geometry).image[None]
         precision = s.precision
         if precision == "auto":
             used = _runs.config_of(self.dataset, self.cam_key).settings
@@ -244,7 +245,10 @@ class CompareJob:
         if end is not None:
             each = self.predicted_seconds / len(self.rows)
             size = max(1, min(size, int(_BATCH * (end - self._began) / max(each, 1e-9))))
-        loader = Loader(self.rows, self.model.transforms, size, workers_of(self.settings))
+        loader = Loader(
+            self.rows, self.model.transforms, size, workers_of(self.settings),
+            geometry=self.model.geometry,
+        )  # fmt: skip
         steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
         counts = forwards_done(self._until(steps, end), inside, self._forwards(1), size, total)
         yield from phased(self.forecast(), counts, lambda c: (c[0], total, c[1]))

@@ -125,7 +125,7 @@ class ModelsJob:
         outputs = {}
         for key, model in zip(self.keys, self.models, strict=True):
             with _models.on_device(model):
-                image = first_image(self.rows, model.transforms).image[None]
+                image = first_image(self.rows, model.transforms, model.geometry).image[None]
                 outputs[key] = check_classifier(
                     model, image, self._precision(key), f"models[{key!r}]"
                 ).shape[1]
@@ -197,8 +197,9 @@ class ModelsJob:
             if k == 0:
                 self._fix_targets(table)
             loader = Loader(
-                self.rows, model.transforms, self._batch(model), workers_of(self.settings)
-            )
+                self.rows, model.transforms, self._batch(model), workers_of(self.settings),
+                geometry=model.geometry,
+            )  # fmt: skip
             with _models.on_device(model):
                 steps = run_pipeline(loader, step, table, len(self.rows), self.failures)
                 done = k * len(self.rows)

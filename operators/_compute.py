@@ -179,8 +179,9 @@ class CamJob:
             self.dataset, self.rows, self._lists, self.todo, used["block_size"]
         )
         self._loader_used = Loader(
-            None, self.model.transforms, size, used["num_workers"], blocks=self.blocks
-        )
+            None, self.model.transforms, size, used["num_workers"], blocks=self.blocks,
+            geometry=self.model.geometry,
+        )  # fmt: skip
         return self._loader_used
 
     def _begin(self, stamp):

@@ -18,7 +18,6 @@ from ._explain_swaps import SampleObjects, swaps_of
 from ._images import decode_image, one_line
 from ._loader import Batch, load_item
 from ._plan import Plan
-from ._windows import Geometry
 
 #: the fields that are written: the predicted class, the true or second class, and what tells them apart
 FIELDS = {
@@ -136,7 +135,7 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     path = _path_of(dataset, sample_id)
     notes = []
     try:
-        item = load_item(sample_id, path, model.transforms, Geometry(model.transforms))
+        item = load_item(sample_id, path, model.transforms, model.geometry)
     except (OSError, ValueError) as error:
         raise ValueError(f"sample: {path} cannot be explained: {one_line(error)}") from error
     _say_other_weights(dataset, cam_key, model, notes)
@@ -185,9 +184,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
 
     The true class where the dataset says it, else the predicted one.
     """
-    item = load_item(
-        sample_id, _path_of(dataset, sample_id), model.transforms, Geometry(model.transforms)
-    )
+    item = load_item(sample_id, _path_of(dataset, sample_id), model.transforms, model.geometry)
     with _models.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
     _, indices = labels_of(dataset, cam_key, model.classes).read([sample_id], [best])

@@ -7,7 +7,6 @@ from ._bias_labels import Labels
 from ._bias_store import field_names, record_of
 from ._bias_swap import probabilities_of
 from ._loader import load_item
-from ._windows import Geometry
 
 #: samples that are compared; the features of each take a forward
 CANDIDATES = 48
@@ -87,10 +86,10 @@ def labels_of(dataset, cam_key, classes):
 
 def _features(model, rows, layer):
     """``{id: unit vector}`` of the samples that can be read."""
-    geometry, found = Geometry(model.transforms), {}
+    found = {}
     for sample_id, path in rows:
         try:
-            item = load_item(sample_id, path, model.transforms, geometry)
+            item = load_item(sample_id, path, model.transforms, model.geometry)
         except (OSError, ValueError):
             continue  # one peer less
         found[sample_id] = _unit(features_of(model, item.image[None], layer)[0])

@@ -16,7 +16,7 @@ from ._settings import PRECISIONS, STORAGES, Settings, as_list, describe
 # What Execute hands over, in the order of the copied Python call; the rest is layout.
 _ARGUMENTS = (
     "model", "classes", "methods", "cam_key", "targets", "class_map", "output", "task", "multi_label",
-    "threshold", "ends_in", "background",
+    "threshold", "ends_in", "background", "window",
     "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
     "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
     "memory_format", "measure_places", "backend", "resources", "object_maps",
@@ -74,6 +74,8 @@ def params_of(arguments):
     """
     params = {k: v for k, v in arguments.items() if v is not None}
     params.update(model_params(arguments))
+    if isinstance(params.get("window"), tuple):
+        params["window"] = list(params["window"])
     if params.get("batch_size") == "auto":
         del params["batch_size"]
     if "methods" in params:

@@ -116,6 +116,7 @@ def load_item(sample_id, path, transforms, geometry):
         picture = decode_image(path)
         width, height = picture.size
         image = transforms(picture)
+        del picture  # not needed while the window is looked for, which may take as much memory
     if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
         got = (
             f"{image.dtype} {tuple(image.shape)}"
@@ -123,7 +124,9 @@ def load_item(sample_id, path, transforms, geometry):
             else type(image).__name__
         )
         raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
-    return Item(sample_id, path, image, geometry.window(height, width))
+    if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
+        image = image.as_subclass(torch.Tensor)
+    return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
 
 
 class Loader:
@@ -135,16 +138,17 @@ class Loader:
         batch_size: images per batch; may be lowered while iterating
         num_workers: decoding threads; 0 decodes in the consumer's thread
         blocks (None): list of :class:`Block` instead of ``rows``
+        geometry (None): the :class:`Geometry` of the transforms, where there is one that has learned
     """
 
-    def __init__(self, rows, transforms, batch_size, num_workers, blocks=None):
+    def __init__(self, rows, transforms, batch_size, num_workers, blocks=None, geometry=None):
         self.batch_size = batch_size
         size = block_size(batch_size)
         if blocks is None:
             blocks = [Block(rows[i : i + size]) for i in range(0, len(rows), size)]
         self._blocks = blocks
         self._transforms = transforms
-        self._geometry = Geometry(transforms)
+        self._geometry = geometry or Geometry(transforms)
         self._num_workers = num_workers
 
     def __iter__(self):

@@ -34,6 +34,7 @@ class LoadedModel:
             encoded texts and the like
         kind: what it yields, one of ``_zoo.KINDS``, or None where that is not known
         encode_texts: of a zero-shot model with its own tokeniser: T prompts -> (T, D) features
+        window: what a person says that the transforms show of an image, or None
         one_name: whether one name was given, that of class 1 of a network with one logit
     """
 
@@ -46,7 +47,15 @@ class LoadedModel:
     adapted: object
     kind: str = None
     encode_texts: object = None
+    window: object = None
     one_name: bool = False
+
+    @functools.cached_property
+    def geometry(self):
+        """The ``_windows.Geometry`` of the transforms: what was learned is learned once per job."""
+        from ._windows import Geometry
+
+        return Geometry(self.transforms, self.window)
 
     def label(self, index):
         """Returns the name of a class index; of two with one name as ``crane (134)``."""
@@ -152,8 +161,9 @@ def default_key(name):
 
 
 def load_model(
-    model, transforms=None, classes=None, device=None, preprocess=None, texts=(), **options
-):
+    model, transforms=None, classes=None, device=None, preprocess=None, texts=(), window=None,
+    **options,
+):  # fmt: skip
     """Loads what the user named as ``model``.
 
     Args:
@@ -168,6 +178,8 @@ def load_model(
         preprocess (None): instead of transforms: maps an image's path to a float tensor (C, h, w), as
             transforms with an attribute ``takes_path`` do
         texts (()): prompts that will be explained: the classes of a zero-shot model that has none
+        window (None): what the transforms show of an image, where it cannot be measured: see
+            :func:`._windows.check_window`
         **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
             ``ends_in``; and ``background``, which may be a class name here
 
@@ -186,6 +198,8 @@ def load_model(
     transforms = given_transforms(transforms, preprocess)
     given = _Given(transforms, read_classes(classes), check_device(device), options, tuple(texts))
     loaded = _checked(_load(model, given), options)
+    if window is not None:
+        loaded.window = window
     if isinstance(model, str) and not options:  # which may make something else of it
         _outlines.remember(model, loaded, own_classes=classes is None)
     return loaded
@@ -290,7 +304,9 @@ def load_own(own, given=None):
     given = given or _Given(None, None, None, {})
     given = given.after(_own_models.transforms_of(own), own.classes, own.options)
     found = _named_models.load(own.spec, own.classes, given.device, trusted=True)
-    return _from_found(found, own.name, given)
+    loaded = _from_found(found, own.name, given)
+    loaded.window = _own_models.window_of(own)
+    return loaded
 
 
 def _from_found(found, name, given):

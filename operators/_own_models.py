@@ -33,6 +33,9 @@ class OwnModel:
         checkpoint: a file of plain tensors for the architecture, or None for its own weights
         transforms: ``package.module:function`` that maps a PIL image to a tensor, a dict with
             ``resize``, ``crop``, ``mean`` and ``std``, or None for the model's own
+        preprocess: instead of transforms: ``package.module:function`` that maps a path to a tensor
+        window: what they show of an image, where that is not measured: four shares of the image, or
+            ``package.module:function`` that maps (height, width) to four numbers of pixels
         classes: class names in the order of the outputs, or None
         options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
             ``ends_in``, ``background``
@@ -43,6 +46,8 @@ class OwnModel:
     architecture: str = None
     checkpoint: str = None
     transforms: object = None
+    preprocess: str = None
+    window: object = None
     classes: object = None
     options: dict = dataclasses.field(default_factory=dict)
 
@@ -166,6 +171,7 @@ def check(model):
     else:
         _check_architecture(model)
     _check_transforms(model.transforms)
+    _check_places(model)
     _check_classes(model.classes)
     unknown = [name for name in model.options if name not in _OPTIONS]
     if unknown:
@@ -208,6 +214,35 @@ def _check_transforms(transforms):
         )
 
 
+def _check_places(model):
+    from ._windows import check_window
+
+    if model.preprocess is not None:
+        if model.transforms is not None:
+            raise ValueError("preprocess: give transforms or preprocess, not both")
+        if not isinstance(model.preprocess, str) or not _named_models.is_entry_point(
+            model.preprocess
+        ):
+            raise ValueError(
+                f"preprocess: {model.preprocess!r} is not understood; give 'package.module:function', which "
+                "maps the path of an image to a tensor"
+            )
+    if not isinstance(model.window, str):
+        check_window(model.window)
+    elif not _named_models.is_entry_point(model.window):
+        raise ValueError(
+            f"window: {model.window!r} is not understood; give 'package.module:function', which maps (height, "
+            "width) to (left, top, right, bottom) in pixels, or these four as shares of the image"
+        )
+
+
+def window_of(model):
+    """Returns what a registered model's ``window`` stands for: a function, four shares, or None."""
+    if isinstance(model.window, str):
+        return _named_models.entry_point(model.window, "window")
+    return model.window
+
+
 def _check_classes(classes):
     if classes is None:
         return
@@ -234,6 +269,10 @@ def transforms_of(model):
             steps.append(T.CenterCrop(_size(model.transforms["crop"])))
         normalise = T.Normalize(model.transforms["mean"], model.transforms["std"])
         return T.Compose([*steps, T.ToTensor(), normalise])
+    if model.preprocess is not None:
+        from ._wrappers import PathTransforms
+
+        return PathTransforms(_named_models.entry_point(model.preprocess, "preprocess"))
     if model.transforms is None:
         return None
     return _named_models.entry_point(model.transforms, "transforms")

@@ -10,7 +10,7 @@ from ._images import one_line
 from ._loader import block_size, load_item
 from ._pipeline import probe_batch_size
 from ._target_columns import RunTargets, against_tag
-from ._windows import Geometry, check_deterministic
+from ._windows import Geometry, UnknownPlaces, check_deterministic
 from .models.classes import check_count
 from .models.outputs import describe_outputs, read_outputs
 
@@ -83,7 +83,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
     methods = resolve_methods(s.methods or list(_default_methods(model)))
     samples = dataset if samples is None else samples
     key = s.cam_key or _runs.next_key(dataset, _models.default_key(model.name))
-    item = first_image(rows, model.transforms)
+    item = first_image(rows, model.transforms, model.geometry)
     notes = read_outputs(model, item.image[None])
     objects = _objects(s, model, samples, key)
     targets, tags = (objects.targets, objects.tags) if objects else _targets(s, model, samples)
@@ -230,27 +230,32 @@ def _smoothing(method):
     return {"smooth": list(method.smooth)} if method.smooth else {}
 
 
-def first_image(rows, transforms):
+def first_image(rows, transforms, geometry=None):
     """Finds the first image that can be read: with it, wrong arguments show before the run.
 
     Args:
         rows: list of ``(id, filepath)``
         transforms: maps a PIL image to a tensor
+        geometry (None): the model's :class:`Geometry`, which knows what was said and measured
 
     Returns:
         the loader's item
 
     Raises:
-        ValueError: if none of the first can be used, or the transforms are random
+        ValueError: if none of the first can be used, the transforms are random, or it cannot be known
+            which part of the image they show
     """
-    geometry, reason = Geometry(transforms), None
+    geometry, reason = geometry or Geometry(transforms), None
     for sample_id, path in rows[:_TRIES]:
         try:
             item = load_item(sample_id, path, transforms, geometry)
+        except UnknownPlaces:
+            raise  # of another image it will not be known either
         except Exception as error:  # recorded when the run comes to it; the next will do here
             reason = reason or f"{path}: {one_line(error)}"
             continue
-        check_deterministic(transforms, path)
+        if geometry.known_by != "measured":  # which began with this
+            check_deterministic(transforms, path)
         return item
     raise ValueError(
         f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"
@@ -300,6 +305,7 @@ def describe_run(plan, model, settings, samples, origin):
         weights=_provenance.fingerprint(model.module),
         classes=_provenance.describe_classes(model.classes),
         **_provenance.describe_transforms(model.transforms),
+        **_provenance.describe_geometry(model.geometry),
         methods=[
             [fn.cam_info.name, options] if options else fn.cam_info.name
             for fn, options in plan.methods

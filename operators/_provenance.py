@@ -59,12 +59,27 @@ def describe_transforms(transforms):
     rows, columns = np.mgrid[:80, :96]
     picture = np.stack([rows * 3, columns * 2, (rows * columns) % 251], -1).astype(np.uint8)
     try:
-        made = transforms(Image.fromarray(picture))
+        # a reader is handed a plain file here, whatever the dataset's are
+        made = getattr(transforms, "from_plain", transforms)(Image.fromarray(picture))
         check = hashlib.sha256(np.ascontiguousarray(made.cpu().numpy()).tobytes()).hexdigest()[:16]
     except Exception:  # transforms for pictures of other sizes; their text is compared all the same
         check = None
     text = without_addresses(repr(transforms))[:_LONGEST_TEXT]
     return {"transforms": text, "transforms_check": check}
+
+
+def describe_geometry(geometry):
+    """Describes how it is known which part of an image the model sees.
+
+    Args:
+        geometry: a ``_windows.Geometry``
+
+    Returns:
+        a dict with ``window_known_by``: ``"given"``, ``"computed"`` from steps whose type is known, or
+        ``"measured"``, and ``window_error``, the standard error of what was measured as a share of the
+        input's side
+    """
+    return {"window_known_by": geometry.known_by, "window_error": round(geometry.error, 5)}
 
 
 def describe_classes(classes):
@@ -164,7 +179,7 @@ def _version_of(name):
 # What must be the same for a run to be gone on with; the order is that of the message.
 _DECISIVE = (
     "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
-    "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background",
+    "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window",
     "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format",
     "measure_places", "storage",
     "output_dir", "seed", "batch_size", "device", "plugin",

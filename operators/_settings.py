@@ -6,13 +6,14 @@ import os
 
 from ._detections import checked_maps
 from ._targets import canonical, ranked_tags, resolve_targets  # noqa: F401 - also from here
+from ._windows import check_window
 
 STORAGES = ("database", "disk")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 BACKENDS = ("local", "ray")
-#: what of the settings is about the model: arguments of ``cam_core.adapt``
-MODEL_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background")
+#: what of the settings is about the model: arguments of ``load_model``
+MODEL_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background", "window")
 
 
 @dataclasses.dataclass
@@ -49,6 +50,7 @@ class Settings:
     measure_places: bool = True
     backend: str = "local"
     resources: dict = None
+    window: object = None
 
     def __post_init__(self):
         """Raises a ValueError for every argument that can be judged by itself."""
@@ -66,6 +68,7 @@ class Settings:
             raise ValueError(f"measure_places must be True or False, got {self.measure_places!r}")
         _choice("backend", self.backend, BACKENDS)
         _check_resources(self.resources, self.backend)
+        check_window(self.window)
         if self.fuse is not None:
             _choice("fuse", self.fuse, ("layercam", "mean"))
         if self.output_dir is not None and self.storage != "disk":
@@ -101,7 +104,9 @@ class Settings:
     def describe(self):
         """Returns the settings as JSON-able values, for the run record."""
         values = dataclasses.asdict(
-            dataclasses.replace(self, methods=None, targets=None, layers=None, output=None)
+            dataclasses.replace(
+                self, methods=None, targets=None, layers=None, output=None, window=None
+            )
         )
         del values["resume"], values["overwrite"]  # of a call, not of what is computed
         if self.output_dir is not None:
@@ -109,6 +114,7 @@ class Settings:
         values["methods"] = describe(self.methods)
         values["targets"] = describe(canonical(self.targets))
         values["output"] = describe(self.output)
+        values["window"] = describe(self.window)
         values["layers"] = describe(self.layers)
         return values
 

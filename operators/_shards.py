@@ -116,6 +116,7 @@ class ShardWorker:
             batch_size,
             task.threads,
             blocks=[block for block in left if block.wanted is None or block.wanted],
+            geometry=self._model.geometry,
         )
         writer = _heatmaps.Writer(self._dataset, task.plan.map_dir, task.threads)
         writer.stamp = task.stamp

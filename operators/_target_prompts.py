@@ -85,14 +85,13 @@ def likeness(model, value, samples):
 def _embedding_of(model, sample_id, samples):
     from ..cam_core.capture import exclusive, unchanged
     from ._loader import load_item
-    from ._windows import Geometry
 
     try:
         path = samples._dataset[sample_id].filepath
     except (KeyError, ValueError) as error:
         raise ValueError(f"targets: like: the dataset has no sample {sample_id!r}") from error
     try:
-        image = load_item(sample_id, path, model.transforms, Geometry(model.transforms)).image[None]
+        image = load_item(sample_id, path, model.transforms, model.geometry).image[None]
     except OSError as error:
         raise ValueError(f"targets: like: {path} cannot be read: {error}") from error
     parameter = next(model.module.parameters(), None)

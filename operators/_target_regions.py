@@ -97,10 +97,11 @@ def carry(mask, window, size):
     from ..cam_core.geometry import axis_weights
 
     height, width = window.image
+    down, across = window.upright_size(size)
     rows = axis_weights(
-        mask.shape[0], -window.top, height - window.top, window.bottom - window.top, size[0]
+        mask.shape[0], -window.top, height - window.top, window.bottom - window.top, down
     )
     columns = axis_weights(
-        mask.shape[1], -window.left, width - window.left, window.right - window.left, size[1]
+        mask.shape[1], -window.left, width - window.left, window.right - window.left, across
     )
-    return rows.to(mask) @ mask @ columns.to(mask).T
+    return window.as_seen(rows.to(mask) @ mask @ columns.to(mask).T)

@@ -165,6 +165,10 @@ class ModelTransforms:
         return found
 
 
+# Of what a model sees of a file, how much may change when it is written with 8 bits per channel.
+_MOST_LOST = 0.1
+
+
 class PathTransforms:
     """Preprocessing that reads the file itself: 16-bit, float and one-channel images as they are.
 
@@ -179,6 +183,8 @@ class PathTransforms:
         if not callable(function):
             raise ValueError(f"preprocess: {type(function).__name__} is not callable")
         self._function = function
+        self._like = self._file_kind = None
+        self._survives = False
 
     @property
     def window(self):
@@ -190,9 +196,51 @@ class PathTransforms:
 
     def from_path(self, path):
         """Maps a file to a (C, h, w) float tensor."""
+        if self._like is None:
+            self._like = path
         return self._function(path)
 
     def __call__(self, picture):
+        """Maps a PIL image to a (C, h, w) float tensor, by way of a file.
+
+        The file is of the kind of the first one that was read, 16 bits of one channel, say; before any
+        was, of 8 bits per channel.
+        """
+        if self._like is None:
+            return self.from_plain(picture)
+        if not self._survives:
+            self._check_survives()
+        return self._by_file(picture)
+
+    def _by_file(self, picture):
+        with tempfile.TemporaryDirectory(prefix="cam51-") as folder:
+            return self._function(self._kind().write_picture(picture, folder))
+
+    def _check_survives(self):
+        """Raises a ValueError where the dataset's files hold more than a picture of 8 bits can."""
+        from ._images import decode_image
+
+        straight = self._function(self._like).float()
+        through = self._by_file(decode_image(self._like)).float()
+        same = straight.shape == through.shape
+        lost = float((straight - through).std() / (straight.std() + 1e-12)) if same else 1.0
+        if not lost < _MOST_LOST:
+            raise ValueError(
+                f"preprocess: pictures that are put together have 8 bits per channel, and {self._kind().name!r} "
+                f"does not survive that: {min(lost, 1):.0%} of what the model sees of it changes; so nothing can "
+                "be exchanged in files of this kind. Save them with values that use 8 or 16 bits, or floats from "
+                "0 to 1"
+            )
+        self._survives = True
+
+    def _kind(self):
+        from .data.file_kind import FileKind
+
+        if self._file_kind is None:
+            self._file_kind = FileKind(self._like)
+        return self._file_kind
+
+    def from_plain(self, picture):
         """Maps a PIL image to a (C, h, w) float tensor, by way of a file of its 8 bits per channel."""
         with tempfile.NamedTemporaryFile(suffix=".png") as file:
             picture.save(file, format="PNG")
@@ -222,6 +270,10 @@ def given_transforms(transforms, preprocess):
         return PathTransforms(transforms)
     if transforms is not None and not callable(transforms):
         raise ValueError(f"transforms: {type(transforms).__name__} is not callable")
+    if type(transforms).__module__.partition(".")[0] == "albumentations":
+        from .data.albumentations import ArrayTransforms
+
+        return ArrayTransforms(transforms)
     return transforms
 
 

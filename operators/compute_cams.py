@@ -49,6 +49,7 @@ class ComputeCams(foo.Operator):
         *,
         transforms=None,
         preprocess=None,
+        window=None,
         classes=None,
         class_map=None,
         output=None,
@@ -152,9 +153,13 @@ class ComputeCams(foo.Operator):
             layers (None): names, globs or modules of the target layers; the family's default
             transforms (None): maps a PIL image to a float tensor (3, h, w); needed for a module
             preprocess (None): instead of transforms: maps the file's path to a float tensor (C, h, w),
-                for one channel, 16 bits or floats. Where its parts of the image lie is found by a probe with
-                PNG files; one that cannot read these has an attribute ``window``:
-                (height, width) -> (left, top, right, bottom)
+                for one channel, 16 bits or floats
+            window (None): what transforms or preprocess show of an image. It is computed where they are
+                made of known steps, and measured where they are not: readers with files of the dataset's own
+                kind. Where it cannot be measured the run is refused with the reason, and it is said here:
+                ``(left, top, right, bottom)`` as shares of the image, ``(0, 0, 1, 1)`` being the whole,
+                or a function (height, width) -> these four in the upright image's pixels. The function
+                may also be an attribute ``window`` of transforms or preprocess
             classes (None): class names in the order of the outputs, or a dict from indices to names
                 (``id2label``) or from names to indices (``class_to_idx``); one name of a network with one
                 logit. Of two classes of one name each is called by its index, too: ``"crane (134)"``

@@ -24,6 +24,8 @@ class RegisterModel(foo.Operator):
         architecture=None,
         checkpoint=None,
         transforms=None,
+        preprocess=None,
+        window=None,
         classes=None,
         output=None,
         task=None,
@@ -65,6 +67,11 @@ class RegisterModel(foo.Operator):
             transforms (None): ``"package.module:function"`` or the function itself, which maps a PIL
                 image to a float tensor (C, h, w); or a dict with ``resize``, ``crop``, ``mean`` and
                 ``std``. The architecture's own by default
+            preprocess (None): instead of transforms: ``"package.module:function"`` or the function
+                itself, which maps the path of an image to a float tensor (C, h, w)
+            window (None): what they show of an image, where it cannot be measured, see
+                ``compute_cams``: four shares of the image, or ``"package.module:function"`` or the
+                function itself, which maps (height, width) to four numbers of pixels
             classes (None): class names as in ``compute_cams``
             output (None): where the scores are in what the model returns: a key, an index or a path
             task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
@@ -99,6 +106,8 @@ class RegisterModel(foo.Operator):
             architecture=architecture,
             checkpoint=_absolute(checkpoint),
             transforms=_entry_point(transforms, "transforms"),
+            preprocess=_entry_point(preprocess, "preprocess"),
+            window=list(window) if isinstance(window, tuple) else _entry_point(window, "window"),
             classes=read_classes(classes),
             options={key: value for key, value in options.items() if value is not None},
         )

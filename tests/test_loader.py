@@ -154,7 +154,7 @@ def test_window_of_fiftyones_own_steps(loader, size):
 
 def test_rotation_is_refused(loader):
     geometry = loader.Geometry(lambda image: T.ToTensor()(image.rotate(30)))
-    with pytest.raises(ValueError, match="resize, crop and pad"):
+    with pytest.raises(ValueError, match="turns the picture by 30 degrees, as measured"):
         geometry.window(60, 80)
 
 

@@ -255,7 +255,7 @@ def test_preprocess_that_reads_no_png_says_what_it_sees(depths):
         return depth(path)
 
     given = dict(classes=["near", "far"], targets=0)
-    with pytest.raises(ValueError, match="give it an attribute window"):
+    with pytest.raises(ValueError, match="cannot read a file like 'depth.png' with a test pattern"):
         explain(depths, Grey(), preprocess=picky, **given)
     picky.window = lambda height, width: (width / 2, 0, width, height)
     explain(depths, Grey(), preprocess=picky, **given)

@@ -133,9 +133,10 @@ def on_images(
             for left, top, right, bottom in (_sides(window), window.cells or _sides(window))
         )
         seen[rows] = box_masks(torch.tensor(corners, dtype=torch.float64), size).to(maps)
+        down, across = window.upright_size((maps.shape[-2], maps.shape[-1]))
         cell = (
-            (tiled[3] - tiled[1]) * size[0] / maps.shape[-2],
-            (tiled[2] - tiled[0]) * size[1] / maps.shape[-1],
+            (tiled[3] - tiled[1]) * size[0] / down,
+            (tiled[2] - tiled[0]) * size[1] / across,
         )
         for row in rows:
             cells[row] = cell

@@ -45,7 +45,16 @@ WHOLE = Extent()
 
 
 def _inside(window: Window, part: Rectangle) -> Rectangle:
+    """A part of the input, in the pixels of the image that the window may flip and transpose."""
     width, height = window.right - window.left, window.bottom - window.top
+    left, top, right, bottom = part
+    if window.transposed:
+        left, top, right, bottom = top, left, bottom, right
+    if window.flipped[0]:
+        top, bottom = 1 - bottom, 1 - top
+    if window.flipped[1]:
+        left, right = 1 - right, 1 - left
+    part = left, top, right, bottom
     return (
         window.left + part[0] * width,
         window.top + part[1] * height,

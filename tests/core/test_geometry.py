@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -14,15 +13,20 @@ from torchvision import models
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cam_core.geometry import _RULES, Window, axis_weights, probe, project, to_input, trace
+from cam_core.boxes import boxes_to_image, boxes_to_input
+from cam_core.geometry import Window, axis_weights, project, to_input
+from cam_core.places.extent import Extent
+from cam_core.spatial.places import agrees, measure
+from cam_core.spatial.steps import rule_of, trace
 
 SIZES = [(480, 640), (640, 480), (300, 300), (233, 517)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def on_arrays(transform):
-    """A torchvision transform, called with an (H, W, 3) uint8 array as `probe` does."""
-    return lambda array: transform(Image.fromarray(array))
+def shown_to(transform):
+    """Shows a pattern to a transform of PIL images, as `measure` does."""
+    low, high = np.uint8([0] * 3), np.uint8([255] * 3)
+    return lambda pattern: transform(Image.fromarray(pattern.paint(low, high)))
 
 
 PIPELINES = {
@@ -63,14 +67,17 @@ def edges(window):
 @pytest.mark.parametrize("name", PIPELINES)
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_read_off_is_what_is_measured(name, size):
-    """`trace` reads, `probe` sends ramps through: they know nothing of each other."""
+    """`trace` reads, `measure` shows patterns: they know nothing of each other."""
     transform = PIPELINES[name]
     read = trace(transform, *size)
-    measured = probe(on_arrays(transform), *size)
-    assert read.image == measured.image == size
-    # A pixel of the ramp's 256 levels, and half a pixel of the resize.
-    tolerance = max(size) / 256 * 0.6 + 0.5
-    np.testing.assert_allclose(edges(read), edges(measured), atol=tolerance)
+    found = measure([shown_to(transform)], *size)
+    assert read.image == found.window.image == size
+    # Half a pixel of the input, and as much of rounding in its resize.
+    per_pixel = max(
+        (read.bottom - read.top) / found.size[0], (read.right - read.left) / found.size[1], 1
+    )
+    np.testing.assert_allclose(edges(read), edges(found.window), atol=per_pixel)
+    assert agrees(shown_to(transform), read, found.size)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_sizes_are_torchvisions_to_the_pixel(step):
         (375, 500),
         (333, 500),
     ]:
-        new, zoom, _ = _RULES["Resize"](step, size)
+        new, zoom, _ = rule_of(step)(step, size)
         assert new == tuple(step(torch.zeros(1, *size)).shape[1:])
         assert zoom == (size[0] / new[0], size[1] / new[1])
 
@@ -107,7 +114,7 @@ def test_crops_are_torchvisions_to_the_pixel(crop):
             torch.arange(size[0]) + 1, torch.arange(size[1]) + 1, indexing="ij"
         )
         y, x = v1.CenterCrop(crop)(torch.stack([rows, columns]))
-        new, _, (down, right) = _RULES["CenterCrop"](v1.CenterCrop(crop), size)
+        new, _, (down, right) = rule_of(v1.CenterCrop(1))(v1.CenterCrop(crop), size)
         assert new == tuple(y.shape)
         at = tuple((y > 0).nonzero()[0].tolist())  # the first pixel that is not padding
         assert (int(y[at]) - 1, int(x[at]) - 1) == (at[0] + down, at[1] + right)
@@ -125,32 +132,28 @@ def test_windows_by_hand():
     assert not trace(v1.CenterCrop(4), 5, 7).covers_image
 
 
-def test_unknown_steps_are_left_to_the_probe():
+def test_unknown_steps_are_measured():
     assert trace(v1.Compose([v1.Resize(64), v1.RandomRotation(10)]), 100, 200) is None
     assert trace(lambda image: image, 100, 200) is None
-    assert trace(v1.Compose([v1.Lambda(lambda image: image)]), 100, 200) is None
+    halved = v1.Compose([v1.Resize((50, 60)), v1.Lambda(lambda image: image)])
+    assert trace(halved, 100, 200) is None
+    assert trace(halved, 100, 200, guess=True) == Window.whole(100, 200)
     assert trace(v1.RandomApply([v1.CenterCrop(10)], p=0.5), 100, 200) is None
 
 
-def test_rules_of_ones_own():
-    class Half:
-        pass
+def test_a_step_of_ones_own_is_not_known_by_its_name():
+    class Resize(v1.Resize):
+        def forward(self, image):
+            return image
 
-    def left_half(step, size):
-        return (size[0], size[1] // 2), (1.0, 1.0), (0.0, 0.0)
-
-    assert trace(v1.Compose([Half(), v1.Resize((8, 8))]), 100, 200, {"Half": left_half}) == Window(
-        (100, 200), 0, 0, 100, 100
-    )
-
-
-# Transforms that cannot be read ------------------------------------------------------------------
+    assert trace(Resize(64), 100, 200) is None
 
 
 def letterbox(side, fill=114, where="centre", scale=255.0):
     """Resizes the longest side and pads to a square, as detectors do."""
 
-    def run(array):
+    def run(picture):
+        array = np.array(picture)
         height, width = array.shape[:2]
         ratio = side / max(height, width)
         new = (round(height * ratio), round(width * ratio))
@@ -163,60 +166,6 @@ def letterbox(side, fill=114, where="centre", scale=255.0):
         return padded / scale
 
     return run
-
-
-def letterbox_window(height, width, side, where="centre"):
-    ratio = side / max(height, width)
-    new = (round(height * ratio), round(width * ratio))
-    top, left = ((side - new[0]) // 2, (side - new[1]) // 2) if where == "centre" else (0, 0)
-    per_row, per_column = height / new[0], width / new[1]
-    return np.array(
-        [-left * per_column, -top * per_row, (side - left) * per_column, (side - top) * per_row]
-    )
-
-
-@pytest.mark.parametrize("where", ["centre", "corner"])
-@pytest.mark.parametrize("fill", [0, 114, 255])
-@pytest.mark.parametrize("size", SIZES)
-def test_probe_of_a_letterbox(size, fill, where):
-    window = probe(letterbox(160, fill, where), *size)
-    np.testing.assert_allclose(
-        edges(window), letterbox_window(*size, 160, where), atol=max(size) / 160
-    )
-
-
-def test_probe_of_a_small_crop():
-    transform = v1.Compose([v1.Resize(512), v1.CenterCrop(64), v1.ToTensor()])
-    read, measured = trace(transform, 600, 900), probe(on_arrays(transform), 600, 900)
-    np.testing.assert_allclose(edges(read), edges(measured), atol=3)
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda a: torch.from_numpy(a.copy()).permute(2, 1, 0).float(),  # transposed
-        lambda a: torch.from_numpy(a[:, ::-1].copy()).permute(2, 0, 1).float(),  # mirrored
-        lambda a: torch.from_numpy(np.rot90(a).copy()).permute(2, 0, 1).float(),
-        lambda a: torch.zeros(3, 20, 20),  # shows nothing
-        lambda a: torch.from_numpy(a.copy()).permute(2, 0, 1).float().roll(30, 2),  # wraps around
-        lambda a: (
-            torch.from_numpy(a[:, :, :1].copy() ** 2 // 255)
-            .permute(2, 0, 1)
-            .float()
-            .mean(1, keepdim=True)
-        ),
-    ],
-    ids=["transposed", "mirrored", "rotated", "blank", "rolled", "one_row"],
-)
-def test_probe_knows_what_it_cannot_say(run):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert probe(run, 80, 120) is None
-
-
-def test_probe_of_an_image_of_another_value_range():
-    run = letterbox(96, 0, scale=-63.0)  # inverted values, say
-    np.testing.assert_allclose(edges(probe(run, 100, 150)), letterbox_window(100, 150, 96), atol=2)
 
 
 # Laying maps back --------------------------------------------------------------------------------
@@ -269,16 +218,10 @@ def blob(height, width, y, x, radius):
 
 
 CARRIERS = {
-    "resize": (on_arrays(v1.Compose([v1.Resize((224, 224)), v1.ToTensor()])), "read"),
-    "resize_crop": (
-        on_arrays(v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor()])),
-        "read",
-    ),
-    "preset": (on_arrays(models.ResNet50_Weights.IMAGENET1K_V2.transforms()), "read"),
-    "crop_with_padding": (
-        on_arrays(v1.Compose([v1.Resize(200), v1.CenterCrop(400), v1.ToTensor()])),
-        "read",
-    ),
+    "resize": (v1.Compose([v1.Resize((224, 224)), v1.ToTensor()]), "read"),
+    "resize_crop": (v1.Compose([v1.Resize(256), v1.CenterCrop(224), v1.ToTensor()]), "read"),
+    "preset": (models.ResNet50_Weights.IMAGENET1K_V2.transforms(), "read"),
+    "crop_with_padding": (v1.Compose([v1.Resize(200), v1.CenterCrop(400), v1.ToTensor()]), "read"),
     "letterbox": (letterbox(224), "measured"),
     "letterbox_corner": (letterbox(224, where="corner"), "measured"),
 }
@@ -293,13 +236,13 @@ def test_a_blob_comes_back_to_its_place(name, size, place):
     height, width = size
     y, x = place[0] * height, place[1] * width
     image = blob(height, width, y, x, max(size) / 16)
-    seen = run(image).mean(0)[None, None]
+    seen = run(Image.fromarray(image)).mean(0)[None, None]
     seen = seen - seen[..., :1, :1] if "letterbox" not in name else (seen - 114 / 255).relu()
     side = seen.shape[-1] // 32
     maps = F.adaptive_avg_pool2d(seen, side).relu()
     maps = maps * (maps > maps.max() / 10)
     if how == "measured":
-        window = probe(run, height, width)
+        window = measure([shown_to(run)], height, width).window
     else:
         window = {
             "resize": lambda: trace(v1.Resize((224, 224)), height, width),
@@ -392,3 +335,58 @@ def test_back_to_an_input_of_fewer_pixels_every_cell_counts():
     torch.testing.assert_close(found[0], torch.tensor([[1 / 16, 0.0], [0, 0]]))
     cropped = to_input(heat, Window((80, 80), 20, 20, 60, 60), (1, 2))
     torch.testing.assert_close(cropped[0], torch.tensor([[1 / 8, 0.0]]))
+
+
+# Flipped and transposed --------------------------------------------------------------------------
+
+
+def seen_by_hand(image, window, size):
+    """What the model sees: the window cut out, resized, flipped, then transposed."""
+    across = window.upright_size(size)
+    top, left, bottom, right = (
+        int(v) for v in (window.top, window.left, window.bottom, window.right)
+    )
+    part = F.interpolate(image[None, :, top:bottom, left:right], across, mode="area")[0]
+    dims = [d for d, flip in zip((1, 2), window.flipped, strict=True) if flip]
+    part = part.flip(dims) if dims else part
+    return part.transpose(1, 2) if window.transposed else part
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("flipped", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_square_goes_there_and_back_through_flips(flipped, transposed):
+    window = Window((40, 60), 10, 8, 50, 32, flipped=flipped, transposed=transposed)
+    size = (24, 40) if not transposed else (40, 24)
+    image = torch.zeros(1, 40, 60)
+    image[:, 12:16, 20:28] = 1
+    seen = seen_by_hand(image, window, size)
+    torch.testing.assert_close(to_input(image, window, size), seen, atol=1e-5, rtol=0)
+    laid = project(seen, window, (40, 60))
+    assert laid[0, 12:16, 20:28].min() > 0.9
+    assert laid.sum() == pytest.approx(32, rel=0.05)
+    rows, columns = seen[0].nonzero(as_tuple=True)
+    there = torch.tensor([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]).float()
+    box = torch.tensor([[20.0, 12, 28, 16]])
+    torch.testing.assert_close(boxes_to_input(box, window, size), there)
+    torch.testing.assert_close(boxes_to_image(there, window, size), box)
+    y, x = window.places(size)
+    pixel = (int(there[0, 1]), int(there[0, 0]))  # its first pixel, and where it comes from
+    place = (y[pixel[1]], x[pixel[0]]) if transposed else (y[pixel[0]], x[pixel[1]])
+    assert 12 < place[0] < 16
+    assert 20 < place[1] < 28
+    assert not window.covers_image
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("flipped", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_part_of_the_input_is_turned_with_it(flipped, transposed):
+    """Cells that tile only a part of the input lie on the image where that part comes from."""
+    size = (40, 24) if transposed else (24, 40)
+    window = Window((48, 80), 0, 0, 80, 48, flipped=flipped, transposed=transposed)
+    cells = (0.25, 0.0, 0.75, 0.5)  # left, top, right, bottom of the input
+    part = Extent(cells=cells, seen=cells).on_image(window)
+    whole = torch.zeros(1, *size)
+    whole[:, : size[0] // 2, size[1] // 4 : size[1] * 3 // 4] = 1
+    expected = project(whole, window, (48, 80))
+    found = project(torch.ones(1, 6, 6), part, (48, 80))
+    assert ((found > 0.5) == (expected > 0.5)).all()

@@ -1,0 +1,1 @@
+"""Images and files: what is read, what transforms see of it."""
