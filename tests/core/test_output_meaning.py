@@ -193,6 +193,35 @@ def test_probabilities_that_nothing_tells_are_asked_for():
     assert found.targets.shape == (3, 1)
 
 
+def test_scaled_probabilities_are_asked_for():
+    net = Ending(lambda z: 100 * torch.sigmoid(z), 1)
+    with pytest.raises(ValueError, match="made of the result of a sigmoid.*task='regression'"):
+        explain(net, images())
+    found = explain(adapt(net, task="regression"), images())
+    torch.testing.assert_close(found.scores, net(images()).detach())
+    taken = explain(adapt(net, ends_in="logits"), images(), targets=1)
+    torch.testing.assert_close(taken.scores, net(images()).detach())
+
+
+@pytest.mark.parametrize("last", [lambda z: z.sigmoid().log(), lambda z: z.softmax(1).log()])
+def test_logarithms_of_probabilities(last):
+    net = Ending(last)
+    z = net.body(images()).detach()
+    p = last(z).exp()
+    same(net, 4, p) if not p.sum(1).allclose(torch.ones(3)) else None
+    torch.testing.assert_close(explain(net, images()).probabilities, p)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_numbers_of_classes_are_no_scores(task):
+    net = Lesions(lambda z: (z[:, 0] > 0).long(), bias=(-0.5,))
+    if task == "classification":
+        net = Ending(lambda z: (z > 0).long())
+    given = scans() if task == "segmentation" else images()
+    with pytest.raises(ValueError, match="of int64: numbers of classes, not scores"):
+        explain(adapt(net, task=task), given)
+
+
 def test_rows_that_sum_to_one_are_measured():
     net = Ending(lambda z: z.exp() / z.exp().sum(1, keepdim=True))
     z = net.body(images()).detach()
