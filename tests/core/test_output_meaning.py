@@ -342,6 +342,16 @@ def test_squeezed_scores_of_one_image_are_those_of_the_same_image_in_a_batch(las
     torch.testing.assert_close(explain(fresh, images(2)[:1], targets=1).scores, two.scores[:1])
 
 
+def test_a_squeeze_in_the_middle():
+    class Middle(Ending):
+        def forward(self, x):
+            return self.body[4](self.body[:3](x).squeeze()).sigmoid()
+
+    found = [explain(Middle(None), images(2)[:n], METHODS, 2, "body.1") for n in (2, 1)]
+    for key, maps in found[1].maps.items():
+        torch.testing.assert_close(maps, found[0].maps[key][:1], rtol=1e-3, atol=1e-6)
+
+
 def test_a_function_of_a_squeezed_output_gets_a_row():
     net = Ending(lambda z: z.squeeze())
     found = explain(net, images(1), targets=lambda o: o[:, 2], layers="body.1")
