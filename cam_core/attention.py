@@ -8,6 +8,7 @@ arithmetic, whoever wrote the network: ``nn.MultiheadAttention`` (torchvision, C
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .capture import gradients_of
+from .capture import frozen, gradients_of
+from .forward_call import is_scripted
 from .layers import Layer
+from .places.place import Measurement, Place
 from .replay import Recorder, Replay, check_replay
 from .targets import Target
 
@@ -43,7 +46,7 @@ class AttentionPass:
         self._run = run
         self._capture = _Capture(run.images.shape[0])
         module = run.model.module
-        with torch.no_grad(), self._capture.watching(module):
+        with frozen(module), torch.enable_grad(), self._capture.watching(module):
             self._outputs = run.exact_call(run.images)
         self._check()
 
@@ -171,8 +174,29 @@ class AttentionPass:
                 f"got {tuple(tokens.shape)}"
             )
         size = (run.images.shape[-2], run.images.shape[-1])
-        grid = run.model.grid("attention", (run.images.shape[0], length, 1), size)
+        if run.measure_places:
+            run.places["attention"] = place = self._place(length)
+            grid = dataclasses.replace(place.grid, layout="NLC")
+        else:
+            grid = run.model.grid("attention", (run.images.shape[0], length, 1), size)
         return grid.to_maps(tokens[..., None])[:, 0]
+
+    def _place(self, length: int) -> Place:
+        """Where the tokens of the last attention lie on the input."""
+        name = self._capture.names[-1]
+        module = self._run.model.module.get_submodule(name)
+        measurement = Measurement(self._run.model, self._run.images)
+        reason = "its output has other tokens than its attention"
+        for layer in (Layer(name, module), Layer(f"{name}:0", module, "0")):
+            call = measurement.calls([layer])[layer.name][-1]
+            if call.place is None:
+                reason = call.reason
+            elif call.place.grid.layout in ("NLC", "LNC") and call.tokens == length:
+                return call.place
+        raise ValueError(
+            f"methods: the tokens of the attention {name!r} cannot be laid on the image: {reason}; choose "
+            "other methods, or pass measure_places=False to take the places that their number suggests"
+        )
 
 
 class _Block(Layer):
@@ -207,6 +231,8 @@ class _Capture(TorchFunctionMode):
         handles, changed = [], []
         try:
             for name, sub in module.named_modules():
+                if is_scripted(sub):
+                    continue
                 handles.append(sub.register_forward_pre_hook(functools.partial(self._enter, name)))
                 handles.append(sub.register_forward_hook(functools.partial(self._leave, name)))
                 if _is_plain_attention(sub):

@@ -1,8 +1,8 @@
 """Taps on target layers: activations, gradients and the state of the model around them.
 
 A *tap* is a target layer while it is captured. No graph is recorded below the first tap, so frozen
-models and callers inside ``no_grad`` or ``inference_mode`` just work, and nothing but the tail is
-differentiated.
+models, callers inside ``no_grad`` or ``inference_mode``, and forwards that switch gradients off before
+the tap just work, and nothing but the tail is differentiated.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Layer
+from .plain_run import plain_run
 
 # How often a forward calls a tapped module, per module; a shared activation may be called everywhere,
 # and tapping its earlier calls would start the graph at the first of them.
@@ -39,11 +40,17 @@ def exclusive(module: nn.Module) -> threading.RLock:
 def unchanged(module: nn.Module) -> Iterator[None]:
     """Puts a module into eval mode and gives it back as it came, also when something raises.
 
-    Training flags, buffers (content and identity) and ``requires_grad`` flags are restored.
+    Inside, it runs as the plain modules it is made of (see :mod:`.plain_run`). Training flags, buffers
+    (content and identity) and ``requires_grad`` flags are restored.
 
     Args:
         module: the module to protect
     """
+    with plain_run(module):
+        yield from _restored(module)
+
+
+def _restored(module: nn.Module) -> Iterator[None]:
     modules = list(module.modules())
     training = [(m, m.training) for m in modules]
     frozen = [
@@ -61,6 +68,23 @@ def unchanged(module: nn.Module) -> Iterator[None]:
             if parameter.requires_grad != flag:
                 parameter.requires_grad_(flag)
         _restore(buffers)
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, no parameter requires grad: a graph begins where something else asks for one.
+
+    Args:
+        module: the module
+    """
+    thawed = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for parameter in thawed:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)
 
 
 def _snapshot(modules: list[nn.Module]) -> list[tuple]:
@@ -101,28 +125,53 @@ class Taps:
     """Captures target layers during one forward; hooks are removed on exit.
 
     The module hands on ``tap.clone()``, so in-place operations that follow do not touch the tap. A
-    layer called several times is tapped at its last call.
+    layer called several times is tapped at its last call, or at the one that its name has.
 
     Args:
         layers: the layers to tap
         gradients (True): whether to start a graph at the first tap that completes
+        early (None): the root, if gradients are to be on before that too, with its parameters frozen. A
+            forward that leaves a ``no_grad`` of its own, in which the tap lies, comes back to this
+
+    Attributes:
+        interrupted: after the forward: whether gradients were off again behind a tap, so that the graph
+            may have gaps; with ``early`` it has none
     """
 
-    def __init__(self, layers: list[Layer], gradients: bool = True):
+    def __init__(self, layers: list[Layer], gradients: bool = True, early: nn.Module | None = None):
         self.layers = layers
         self.gradients = gradients
+        self.early = early if gradients else None
+        self.interrupted = False
         self.outputs: dict[str, Tensor] = {}
         self._calls: dict[nn.Module, int] = {}
         self._handles: list = []
+        self._before = False
+        self._frozen = contextlib.ExitStack()
 
     def __enter__(self) -> Taps:
         self.outputs.clear()
         self._calls.clear()
         for layer in self.layers:
+            if isinstance(layer.module, torch.jit.ScriptModule):
+                raise ValueError(
+                    f"layers: {layer.name!r} is TorchScript (torch.jit.script or trace), which cannot be "
+                    "observed; choose a layer around it, or put the module there that it was made from"
+                )
+        for layer in self.layers:
             self._handles.append(layer.module.register_forward_hook(self._hook(layer)))
+        self._before = torch.is_grad_enabled()
+        self.interrupted = False
+        if self.early is not None:
+            self._frozen.enter_context(frozen(self.early))
+            torch.set_grad_enabled(True)
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self.outputs and self.gradients and not torch.is_grad_enabled():
+            self.interrupted = True
+        torch.set_grad_enabled(self._before)
+        self._frozen.close()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -136,25 +185,43 @@ class Taps:
         def capture(module: nn.Module, args: tuple, output: Any) -> Any:
             if first:
                 self._calls[module] = self._calls.get(module, 0) + 1
-            if self._calls[module] < _CALLS.get(module, 1):
+            wanted = layer.call_number(output)
+            count = self._calls[module]
+            last = _CALLS.get(module, 1)
+            if count < last if wanted is None else count != wanted + 1:
                 return None
             tensor = layer.pick(output)
-            if tensor.is_inference():
-                tensor = tensor.clone()
+            if not tensor.is_floating_point():
+                raise ValueError(
+                    f"layers: {layer.name!r} returns {_kind_of(tensor)}, of which there is no heatmap; "
+                    "choose a layer that returns real numbers, list_layers(model) shows them"
+                )
+            was_off = not torch.is_grad_enabled()
+            with torch.inference_mode(False):  # gradients are on in here
+                if tensor.is_inference():
+                    tensor = tensor.clone()
+                if self.gradients:
+                    self.interrupted |= was_off and bool(self.outputs)
+                    if not tensor.requires_grad:
+                        # Nothing above this point needs a graph: it starts here. A tap that already
+                        # has one stays in it, or gradients of the taps before it would be cut.
+                        tensor = tensor.detach().requires_grad_()
+                self.outputs[layer.name] = tensor
+                handed_on = tensor.clone()
             if self.gradients:
-                if not tensor.requires_grad:
-                    # Nothing above this point needs a graph: it starts here. A tap that already
-                    # has one stays in it, or gradients of the taps before it would be cut.
-                    tensor = tensor.detach().requires_grad_()
                 torch.set_grad_enabled(True)
-            self.outputs[layer.name] = tensor
-            return layer.put(output, tensor.clone())
+            return layer.put(output, handed_on)
 
         return capture
 
     def missing(self) -> list[str]:
         """Names of the layers that the forward never called."""
         return [layer.name for layer in self.layers if layer.name not in self.outputs]
+
+
+def _kind_of(tensor: Tensor) -> str:
+    kind = "quantised " if tensor.is_quantized else "complex " if tensor.is_complex() else ""
+    return f"{kind}numbers ({tensor.dtype})"
 
 
 def gradients_of(score: Tensor, taps: list[Tensor], retain: bool) -> list[Tensor | None]:

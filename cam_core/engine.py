@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,11 +17,21 @@ from . import maps as maps_
 from . import smoothing
 from .adapters import ExplainableModel, adapt
 from .capture import Taps, exclusive, unchanged
+from .forward_call import check_network, run_forward
+from .geometry import Window
 from .heads import watch_linear_layers
 from .ingredients import Kitchen, Pass
 from .layers import Layer, find_layers
 from .methods import Method, resolve_methods
+from .places.choose import PlacedLayers, add_maps, on_input, place_layers
+from .places.extent import WHOLE, Extent
+from .places.place import Place
+from .plain_run import plain_layers
 from .targets import Target, TransformedTarget, resolve_targets
+
+# Layers in a part that the forward itself runs without gradients, per module: the graph has to be on
+# from the start. Where it no longer has to, it does no harm.
+_EARLY: weakref.WeakKeyDictionary[nn.Module, set] = weakref.WeakKeyDictionary()
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,6 +55,7 @@ class Explanation:
         layers: names of the target layers, in the order of the forward they were given in
         component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
             such as the score of a concept
+        places: how and where the maps of each layer lie on the input, for those that were measured
         details: K entries: what a target's ``details(outputs)`` says, such as a detector's candidates;
             None of a target that has none
     """
@@ -58,6 +70,17 @@ class Explanation:
     layers: list[str] = dataclasses.field(default_factory=list)
     component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
     details: list[Any] = dataclasses.field(default_factory=list)
+    places: dict[str, Place] = dataclasses.field(default_factory=dict)
+
+    def window(self, layer: str, window: Window) -> Window:
+        """Returns what a layer's cells cover of an image.
+
+        Args:
+            layer: a layer of ``maps``
+            window: what the model's input shows of the image
+        """
+        place = self.places.get(layer)
+        return window if place is None else place.extent.on_image(window)
 
     def heatmaps(self, size: tuple[int, int] | None = None) -> dict[tuple[str, str], Tensor]:
         """Rectified, upsampled and normalised maps over the model's input.
@@ -73,7 +96,13 @@ class Explanation:
             map is not finite
         """
         shape = size or self.input_size
-        return {key: maps_.heatmaps(m, shape, maps_.cut_of(key[1])) for key, m in self.maps.items()}
+        return {
+            key: maps_.heatmaps(m, shape, maps_.cut_of(key[1]), self._extent(key[1]))
+            for key, m in self.maps.items()
+        }
+
+    def _extent(self, layer: str) -> Extent:
+        return self.places[layer].extent if layer in self.places else WHOLE
 
     def status(self) -> dict[tuple[str, str], list[list[str]]]:
         """Says of each map whether it is ``"ok"``, ``"zero"``, ``"flat"`` or ``"nan"``."""
@@ -90,6 +119,7 @@ def explain(
     fuse: str | None = None,
     precision: str | None = None,
     seed: int = 51,
+    measure_places: bool = True,
 ) -> Explanation:
     """Explains a batch: every method, layer and target from one forward and one backward.
 
@@ -117,6 +147,9 @@ def explain(
         precision (None): ``"bfloat16"`` or ``"float16"`` runs the model under autocast; maps are
             computed in float32 all the same. None leaves the caller's settings
         seed (51): of methods that draw random numbers
+        measure_places (True): whether to measure, once per layer and size of input, where a layer's
+            cells lie on the input (see :mod:`cam_core.places`). False takes what its shape suggests,
+            which is wrong in networks that crop, mirror or pad, or have their tokens in another order
 
     Returns:
         an :class:`Explanation`
@@ -127,6 +160,7 @@ def explain(
     """
     model = adapt(model)
     chosen = resolve_methods(methods)
+    check_network(model.module, [m.key for m in chosen if m.info.needs_layer])
     check_images(images, model.module)
     if fuse is not None:
         maps_.check_rule(fuse)
@@ -137,14 +171,14 @@ def explain(
         unchanged(model.module),
         autocast(images, precision),
     ):
-        if images.is_inference():
-            images = images.clone()
+        images = images.clone() if images.is_inference() else images.detach()
         _read_outputs(model, images, targets)
-        taps = _layers(model, images, layers, chosen)
+        placed = place_layers(model, _layers(model, images, layers, chosen), images, measure_places)
         plain = [m for m in chosen if not smoothing.passes(m)]
-        run = _forward(model, images, plain, targets, taps, seed)
+        run = _forward(model, images, plain, targets, placed, seed)
         result = _cook(run, plain)
-        _smooth(result, run, chosen)
+        _smooth(result, run, chosen, measure_places)
+        _add_calls(result, placed)
     if fuse is not None:
         _fuse(result, chosen, fuse)
     return result
@@ -168,13 +202,13 @@ def _layers(
 ) -> list[Layer]:
     """The layers to tap; without a name none, where no method needs one."""
     if layers is not None:
-        return find_layers(model.module, layers)
+        return find_layers(model.module, plain_layers(model.module, layers))
     if not any(m.info.needs_layer for m in chosen):
         return []
     return find_layers(model.module, model.default_layers(images))
 
 
-def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method]) -> None:
+def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method], measure_places: bool) -> None:
     """Adds the maps of methods that are averaged over changed images."""
     groups: dict[tuple[str, ...], list[Method]] = {}
     for method in chosen:
@@ -183,7 +217,7 @@ def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method]) -> None:
 
     for kinds, methods in groups.items():
         batches = smoothing.variants(run.images, kinds, run.seed)
-        again = functools.partial(_again, run, methods)
+        again = functools.partial(_again, run, methods, measure_places)
         result.maps.update(smoothing.average(batches, again))
     if groups:
         order = {method.key: i for i, method in enumerate(chosen)}
@@ -191,13 +225,14 @@ def _smooth(result: Explanation, run: Pass, chosen: Sequence[Method]) -> None:
 
 
 def _again(
-    run: Pass, methods: Sequence[Method], variant: smoothing.Variant
+    run: Pass, methods: Sequence[Method], measure_places: bool, variant: smoothing.Variant
 ) -> dict[tuple[str, str], Tensor]:
     """The maps of changed images, for the targets of the original ones."""
     images = variant.images
     sizes = (run.images.shape[-2], run.images.shape[-1]), (images.shape[-2], images.shape[-1])
     targets = [t.moved(variant.flipped, *sizes) for t in run.targets]
-    changed = _forward(run.model, images, methods, targets, run.layers, run.seed)
+    placed = place_layers(run.model, run.layers, images, measure_places)
+    changed = _forward(run.model, images, methods, targets, placed, run.seed)
     return _cook(changed, methods).maps
 
 
@@ -211,8 +246,32 @@ def _fuse(result: Explanation, chosen: Sequence[Method], rule: str) -> None:
     keys = [key for key, _ in result.maps]
     for key in dict.fromkeys(keys):
         if places.get(key, "layer") == "layer":
-            stack = [m for (k, layer), m in result.maps.items() if k == key]
+            stack = [
+                on_input(maps_.rectify(m), result.places[layer], (m.shape[-2], m.shape[-1]))
+                if layer in result.places
+                else m
+                for (k, layer), m in result.maps.items()
+                if k == key
+            ]
             result.maps[key, "fused"] = maps_.fuse(stack, rule)
+
+
+def _add_calls(result: Explanation, placed: PlacedLayers) -> None:
+    """Puts one map in place of those of the calls that make up a layer."""
+    for name, calls in placed.sums.items():
+        places = [result.places.pop(call) for call in calls]
+        for shown in (result.maps, result.component_scores):
+            rows = list(shown.items())
+            shown.clear()
+            for (key, layer), value in rows:
+                if layer not in calls:
+                    shown[key, layer] = value
+                elif layer == calls[0] and shown is result.component_scores:
+                    shown[key, name] = value
+                elif layer == calls[0]:
+                    parts = [dict(rows)[key, call] for call in calls]
+                    shown[key, name], result.places[name] = add_maps(parts, places)
+        result.layers = list(dict.fromkeys(name if x in calls else x for x in result.layers))
 
 
 def check_images(images: Any, module: nn.Module) -> None:
@@ -254,22 +313,31 @@ def _forward(
     images: Tensor,
     chosen: Sequence[Method],
     targets: Any,
-    layers: list[Layer],
+    placed: PlacedLayers,
     seed: int,
 ) -> Pass:
     """The one forward, with every tap in place."""
-    taps = Taps(layers, gradients=any(m.info.needs_backward for m in chosen))
+    layers = placed.layers
+    names = tuple(layer.name for layer in layers)
+    early = _EARLY.setdefault(model.module, set())
+    taps = Taps(
+        layers,
+        any(m.info.needs_backward for m in chosen),
+        early=model.module if names in early else None,
+    )
     own = images.clone()  # a model may write into its input
     with taps, _heads(model, chosen) as heads:
-        outputs = model.forward(own)
+        outputs = run_forward(model, own)
     writes = own._version > 0
+    if taps.interrupted and taps.early is None:
+        early.add(names)
+        taps.early = model.module
+        with taps, _heads(model, chosen) as heads:
+            outputs = run_forward(model, images.clone())
     if taps.missing():
         # A shared module was called less often than last time: now its calls are known.
-        torch.set_grad_enabled(False)
         with taps, _heads(model, chosen) as heads:
-            outputs = model.forward(images.clone())
-    # The first tap switched the graph on; from here on it is asked for where it is needed.
-    torch.set_grad_enabled(False)
+            outputs = run_forward(model, images.clone())
     missing = taps.missing()
     if missing:
         raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
@@ -289,6 +357,8 @@ def _forward(
         seed,
         _autocast_state(images),
         writes,
+        dict(placed.places),
+        placed.measured,
     )
 
 
@@ -354,6 +424,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         layers=[layer.name for layer in run.layers],
         component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
         details=[t.details(run.outputs) for t in run.targets],
+        places=dict(run.places),
     )
 
 

@@ -23,6 +23,8 @@ class Window:
     Attributes:
         image: (height, width) of the original image
         left, top, right, bottom: the rectangle; outside ``[0, width] x [0, height]`` is padding
+        cells: (left, top, right, bottom) of what the cells of a layer tile, where that is another
+            rectangle: a layer's cells may lie within what they see, or beyond it
     """
 
     image: tuple[int, int]
@@ -30,6 +32,7 @@ class Window:
     top: float
     right: float
     bottom: float
+    cells: tuple[float, float, float, float] | None = None
 
     @classmethod
     def whole(cls, height: int, width: int) -> Window:
@@ -44,7 +47,14 @@ class Window:
         return all(abs(o) < 1e-6 * max(height, width) for o in offsets)
 
 
-def axis_weights(cells: int, low: float, high: float, extent: float, size: int) -> Tensor:
+def axis_weights(
+    cells: int,
+    low: float,
+    high: float,
+    extent: float,
+    size: int,
+    seen: tuple[float, float] | None = None,
+) -> Tensor:
     """Bilinear weights that carry a grid axis onto an image axis.
 
     Args:
@@ -53,13 +63,15 @@ def axis_weights(cells: int, low: float, high: float, extent: float, size: int) 
         high: where it ends
         extent: the image's length along this axis, in pixels
         size: samples to produce along the image's axis
+        seen (None): what the cells see of the image, if more or less than they tile
 
     Returns:
         (size, cells) weights; rows outside the window are zero: what the model never saw is no heat
     """
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * (extent / size)
     position = (centres - low) / (high - low) * cells - 0.5
-    inside = (centres >= low) & (centres <= high)
+    first, last = seen or (low, high)
+    inside = (centres >= first) & (centres <= last)
     position = position.clamp(0, cells - 1)
     base = position.floor().clamp(max=max(cells - 2, 0)).long()
     fraction = position - base
@@ -82,8 +94,15 @@ def project(maps: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
         (..., H, W), bilinear; zero where the model saw nothing
     """
     height, width = window.image
-    rows = axis_weights(maps.shape[-2], window.top, window.bottom, height, size[0]).to(maps)
-    columns = axis_weights(maps.shape[-1], window.left, window.right, width, size[1]).to(maps)
+    left, top, right, bottom = window.cells or (
+        window.left,
+        window.top,
+        window.right,
+        window.bottom,
+    )
+    down, across = (window.top, window.bottom), (window.left, window.right)
+    rows = axis_weights(maps.shape[-2], top, bottom, height, size[0], down).to(maps)
+    columns = axis_weights(maps.shape[-1], left, right, width, size[1], across).to(maps)
     return rows @ maps @ columns.T
 
 

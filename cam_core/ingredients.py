@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +14,16 @@ from torch import Tensor, nn
 from .adapters import ExplainableModel
 from .attention import AttentionPass
 from .capture import Taps, gradients_of
+from .gradient_path import why_no_gradient
 from .heads import Head, find_head
 from .layers import Grid, Layer
 from .methods import Components, Method
 from .methods.channels import eigen_smoothing
 from .passes import gradient_pass, hessian_product
 from .pixel_passes import full_gradient, guided_gradient, input_gradient
+from .places.place import Place
 from .replay import Recorder, Replay, check_replay, take_rows
+from .signature import ModelCache
 from .targets import Target
 
 
@@ -39,10 +41,17 @@ class Pass:
     seed: int
     autocast: dict
     writes_images: bool  # the model writes into its input
+    places: dict[str, Place]  # of the layers whose cells were traced to the input
+    measure_places: bool
 
     def forward(self, images: Tensor) -> Any:
         """Runs the model again, without a graph, under the autocast settings of the one forward."""
-        with torch.no_grad(), torch.autocast(**self.autocast):
+        with torch.no_grad():
+            return self.call(images)
+
+    def call(self, images: Tensor) -> Any:
+        """Like :meth:`forward`, with a graph where the caller wants one."""
+        with torch.autocast(**self.autocast):
             return self.model.forward(images.clone() if self.writes_images else images)
 
     def exact_forward(self, images: Tensor) -> Any:
@@ -78,7 +87,10 @@ class Pass:
         """How each layer's output lies on the image."""
         size = (self.images.shape[-2], self.images.shape[-1])
         grids = {
-            name: self.model.grid(name, tuple(tap.shape), size) for name, tap in self.taps.items()
+            name: self.places[name].grid
+            if name in self.places
+            else self.model.grid(name, tuple(tap.shape), size)
+            for name, tap in self.taps.items()
         }
         for name, grid in grids.items():
             rows = self.taps[name].shape[1 if grid.layout == "LNC" else 0]
@@ -91,6 +103,11 @@ class Pass:
         return grids
 
     @functools.cached_property
+    def alive(self) -> dict[str, bool]:
+        """The layers of this model as it is now that are known to carry a gradient."""
+        return _ALIVE.of(self.model.module)
+
+    @functools.cached_property
     def activations(self) -> dict[str, Tensor]:
         """(N, C, h, w) float32 activations of each layer."""
         return {
@@ -98,8 +115,8 @@ class Pass:
         }
 
 
-# Layers known to carry a gradient, per module: the check costs a synchronisation with the device.
-_ALIVE: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+# Layers known to carry a gradient: the check costs a synchronisation with the device.
+_ALIVE = ModelCache()
 
 
 def _full_float32(device: str) -> contextlib.AbstractContextManager:
@@ -140,18 +157,36 @@ class Kitchen:
     def _backward(self, score: Tensor, last: bool) -> dict[str, Tensor]:
         if not score.requires_grad:
             raise ValueError(
-                "targets: the score does not depend on any target layer through a differentiable path; "
-                "the model's forward may run under torch.no_grad(), or the target may be detached"
+                "targets: the score does not depend on any target layer through a differentiable path: "
+                + self._why(-1)
             )
         names = list(self._run.taps)
         found = gradients_of(score, [self._run.taps[n] for n in names], retain=not last)
         result = {}
         for name, gradient in zip(names, found, strict=True):
+            if gradient is None and name not in getattr(self._run.model, "levels", ()):
+                position = names.index(name)
+                raise ValueError(
+                    f"targets: the score has no gradient at layer {name!r}: {self._why(position)} "
+                    "(list_layers(model) shows what there is)"
+                )
             grid = self._run.grids[name]
             result[name] = _checked_alive(
                 self._run, name, None if gradient is None else grid.to_maps(gradient)
             )
         return result
+
+    def _why(self, position: int) -> str:
+        """Why the score has no gradient at a layer, by its place among the taps."""
+        run = self._run
+        name = list(run.taps)[position]
+        layer = next(layer for layer in run.layers if layer.name == name)
+        return why_no_gradient(
+            run.model,
+            run.images,
+            layer,
+            lambda outputs: self._target.score(outputs, run.model.logits, range(self._count)),
+        )
 
     def serve(self, method: Method, layer: Layer | None) -> Components:
         """Runs a method.
@@ -333,7 +368,7 @@ def _alive_on_noise(run: Pass, name: str) -> bool:
     generator = torch.Generator(run.images.device).manual_seed(run.seed)
     shape = (2, *run.images.shape[1:])
     noise = torch.randn(shape, generator=generator, device=run.images.device).to(run.images.dtype)
-    with torch.no_grad(), Taps([layer]) as taps:
+    with torch.no_grad(), Taps([layer], early=run.model.module) as taps:
         outputs = run.model.forward(noise)
     try:
         with torch.enable_grad():
@@ -349,17 +384,12 @@ def _checked_alive(run: Pass, name: str, gradient: Tensor | None) -> Tensor:
     if name in getattr(run.model, "levels", ()):
         # A detector finds an object on one of its levels; the others have no part in its score.
         return torch.zeros_like(run.activations[name]) if gradient is None else gradient
-    if gradient is None:
-        raise ValueError(
-            f"targets: the score is computed without layer {name!r}, so its gradient there does not "
-            "exist; choose a layer that the target depends on, list_layers(model) shows them"
-        )
-    alive = _ALIVE.setdefault(run.model.module, set())
-    if name in alive:
+    assert gradient is not None  # refused before
+    if name in run.alive:
         return gradient
     if bool(gradient.any()) or _alive_on_noise(run, name):
         # Zero for these images only (a black picture, say) is a finding, not a wrong layer.
-        alive.add(name)
+        run.alive[name] = True
         return gradient
     saturated = getattr(run.model, "is_saturated", None)
     if saturated is not None and saturated(run.outputs):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import re
+from collections.abc import Iterable
 
 from .layers import LayerInfo
 
 _CONTAINERS = ("Sequential", "ModuleList")
-_HEADING = ["", "layer", "type", "channels", "grid", "inside"]
+_HEADING = ["", "layer", "type", "channels", "grid", "place", "inside"]
 
 
 class LayerList(list[LayerInfo]):
@@ -16,7 +17,15 @@ class LayerList(list[LayerInfo]):
 
     The table has a network's blocks without the layers inside them, and of blocks in a row that are
     alike the first and the last name. The list itself has every layer.
+
+    Args:
+        rows (()): the layers
+        image (None): (C, H, W) of the image that the grids belong to, where nobody named it
     """
+
+    def __init__(self, rows: Iterable[LayerInfo] = (), image: tuple[int, ...] | None = None):
+        super().__init__(rows)
+        self.image = image
 
     def __repr__(self) -> str:
         if not self:
@@ -25,7 +34,7 @@ class LayerList(list[LayerInfo]):
         for names, row in _folded(self, inside):
             lines.append([
                 "*" if row.default else "", " ... ".join(names), row.type, str(row.channels),
-                f"{row.grid[0]} x {row.grid[1]}", str(inside[row.name] or ""),
+                f"{row.grid[0]} x {row.grid[1]}", _place(row), str(inside[row.name] or ""),
             ])  # fmt: skip
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = [
@@ -33,8 +42,27 @@ class LayerList(list[LayerInfo]):
             for line in lines
         ]
         default = "*: default" if any(row.default for row in self) else "there is no default"
-        texts.append(f"{default}; the list has all {len(self)} layers, also those inside")
+        size = "" if self.image is None else f"; grids for {' x '.join(map(str, self.image))}"
+        texts.append(f"{default}; the list has all {len(self)} layers, also those inside{size}")
         return "\n".join(texts)
+
+
+def _place(row: LayerInfo) -> str:
+    return row.place if row.error is None else f"{row.place} ±{row.error:.1f}"
+
+
+def outermost_layers(rows: list[LayerInfo]) -> set[str]:
+    """Returns the names of a network's blocks, of what is around them, and of the default layers.
+
+    Args:
+        rows: all layers
+    """
+    inside = _inside_blocks(rows)
+    return {
+        row.name
+        for row in rows
+        if row.default or not any(above in inside for above in _above(row.name))
+    }
 
 
 def _inside_blocks(rows: list[LayerInfo]) -> collections.Counter[str]:
@@ -88,5 +116,7 @@ def _continues(
     last, this = (re.fullmatch(r"(.*?)(\d+)", name) for name in (names[-1], row.name))
     if last is None or this is None or last[1] != this[1] or int(this[2]) != int(last[2]) + 1:
         return False
-    one, other = ((r.type, r.channels, r.grid, r.default, inside[r.name]) for r in (first, row))
+    one, other = (
+        (r.type, r.channels, r.grid, r.default, _place(r), inside[r.name]) for r in (first, row)
+    )
     return one == other and not row.default

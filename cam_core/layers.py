@@ -20,7 +20,8 @@ class Layer:
     """A target layer: a module, or an entry of what it returns.
 
     ``"backbone:out"`` is an entry of a dict, ``"block:0"`` of a tuple or list, and an attribute's
-    name an entry of any other object.
+    name an entry of any other object. Of a module that returns a tensor and is called several times,
+    ``"conv:0"`` is the first call.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Layer:
             ValueError: if the output is not a tensor and no entry of it was named
         """
         value = output
-        if self.entry is not None:
+        if self.entry is not None and self.call_number(output) is None:
             try:
                 value = entry_of(output, self.entry)
             except LookupError:
@@ -51,9 +52,21 @@ class Layer:
             raise ValueError(f"layer {self.name!r} returns {describe(value)}, not a tensor{hint}")
         return value
 
+    def call_number(self, output: Any) -> int | None:
+        """Returns which call of the module this layer is, or None if it names no call.
+
+        ``"conv:1"`` is the second call of a module that returns a tensor.
+
+        Args:
+            output: what the module returned
+        """
+        if self.entry is None or not isinstance(output, Tensor) or not self.entry.isdigit():
+            return None
+        return int(self.entry)
+
     def put(self, output: Any, value: Tensor) -> Any:
         """Returns ``output`` with this layer's tensor replaced by ``value``."""
-        if self.entry is None:
+        if self.entry is None or self.call_number(output) is not None:
             return value
         if isinstance(output, (tuple, list)):
             if hasattr(output, "_replace"):  # a named tuple
@@ -123,42 +136,77 @@ class Grid:
 
     Attributes:
         layout: ``"NCHW"``, ``"NHWC"``, ``"NLC"`` for a sequence of tokens, ``"LNC"`` for one whose
-            first dimension is the sequence, as in the original CLIP
+            first dimension is the sequence, as in the original CLIP, ``"NCL"`` for channels of a
+            sequence, ``"NTLC"`` for blocks of tokens
         height: rows of the grid
         width: columns of the grid
-        prefix: tokens before the grid (class, distillation, registers)
+        prefix: tokens before the grid (class, distillation, registers); not used with an order
+        order: flat indices of the output's cells or tokens, row by row of the grid, where that is
+            not their own order: mirrored, transposed, by windows, with other tokens in between
     """
 
     layout: str
     height: int
     width: int
     prefix: int = 0
+    order: tuple[int, ...] | None = None
 
     def to_maps(self, output: Tensor) -> Tensor:
-        """Brings a layer's output to (N, C, h, w); prefix tokens are left out."""
+        """Brings a layer's output to (N, C, h, w); other tokens are left out."""
+        if self.order is not None:
+            cells = flat_cells(output, self.layout)
+            index = torch.tensor(self.order, device=output.device)
+            return cells.index_select(2, index).unflatten(2, (self.height, self.width))
         if self.layout == "NCHW":
             return output
         if self.layout == "NHWC":
             return output.permute(0, 3, 1, 2)
-        tokens = (output.transpose(0, 1) if self.layout == "LNC" else output)[:, self.prefix :]
-        return tokens.transpose(1, 2).unflatten(2, (self.height, self.width))
+        tokens = flat_cells(output, self.layout)[..., self.prefix :]
+        return tokens.unflatten(2, (self.height, self.width))
 
     def from_maps(self, maps: Tensor, like: Tensor) -> Tensor:
         """Brings (N, C, h, w) back to the layer's own layout.
 
         Args:
             maps: (N, C, h, w) activations
-            like: the recorded output of the same rows; prefix tokens and dtype are taken from it
+            like: the recorded output of the same rows; other tokens and dtype are taken from it
         """
         maps = maps.to(like.dtype)
+        if self.order is not None:
+            index = torch.tensor(self.order, device=like.device)
+            cells = flat_cells(like, self.layout).index_copy(2, index, maps.flatten(2))
+            return _unflattened(cells, self.layout, like)
         if self.layout == "NCHW":
             return maps
         if self.layout == "NHWC":
             return maps.permute(0, 2, 3, 1)
-        tokens = maps.flatten(2).transpose(1, 2)
-        if self.layout == "LNC":
-            return torch.cat([like[: self.prefix], tokens.transpose(0, 1)])
-        return torch.cat([like[:, : self.prefix], tokens], 1) if self.prefix else tokens
+        cells = maps.flatten(2)
+        if self.prefix:
+            cells = torch.cat([flat_cells(like, self.layout)[..., : self.prefix], cells], 2)
+        return _unflattened(cells, self.layout, like)
+
+
+def flat_cells(output: Tensor, layout: str) -> Tensor:
+    """Brings a layer's output to (N, C, cells), in the output's own order.
+
+    Args:
+        output: the output
+        layout: see :class:`Grid`
+    """
+    if layout in ("NCHW", "NCL"):
+        return output.flatten(2)
+    if layout in ("NHWC", "NTLC"):
+        return output.flatten(1, 2).transpose(1, 2)
+    return output.permute(1, 2, 0) if layout == "LNC" else output.transpose(1, 2)
+
+
+def _unflattened(cells: Tensor, layout: str, like: Tensor) -> Tensor:
+    """The way back of :func:`flat_cells`."""
+    if layout in ("NCHW", "NCL"):
+        return cells.reshape(like.shape)
+    if layout == "LNC":
+        return cells.permute(2, 0, 1)
+    return cells.transpose(1, 2).reshape(like.shape)
 
 
 # A sequence has at most this many tokens besides the grid's: class, distillation, registers.
@@ -352,13 +400,26 @@ _PASSIVE_NAMES = ("Permute", "StochasticDepth", "DropPath")
 
 @dataclasses.dataclass(frozen=True)
 class LayerInfo:
-    """A row of :func:`cam_core.list_layers`."""
+    """A row of :func:`cam_core.list_layers`.
+
+    Attributes:
+        name: the layer's name
+        type: of its module
+        channels: of its output
+        grid: (rows, columns) of its cells
+        default: whether it is explained where no layer is named
+        place: how it is known where the cells lie: ``"measured"``, ``"known"`` (of the model's family) or
+            ``"when used"`` (measured when it is explained)
+        error: of a measured place, by how many cells the cells are off at most
+    """
 
     name: str
     type: str
     channels: int
     grid: tuple[int, int]
     default: bool
+    place: str = ""
+    error: float | None = None
 
 
 def is_passive(module: nn.Module) -> bool:
@@ -387,7 +448,7 @@ def observe(module: nn.Module, call: Callable[[], Any]) -> list[tuple[Layer, tup
     handles = []
     try:
         for name, sub in module.named_modules():
-            if name:
+            if name and not isinstance(sub, torch.jit.ScriptModule):  # which has no hooks
                 handles.append(sub.register_forward_hook(_observer(name, seen, known)))
         call()
     finally:
@@ -403,6 +464,8 @@ def _observer(
         if isinstance(output, Tensor):
             known[id(output)] = output
             seen.pop(name, None)
+            if not output.is_floating_point():
+                return  # indices, quantised or complex numbers: no activations
             seen[name] = (Layer(name, module), tuple(output.shape))
             return
         entries = entries_of(output)

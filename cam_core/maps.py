@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .geometry import Window, project
+from .places.extent import WHOLE, Extent
+
 STATUSES = ("ok", "zero", "flat", "nan")
 
 # A map whose values differ by less than this share of its maximum carries no place.
@@ -62,19 +65,27 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def heatmaps(maps: Tensor, size: tuple[int, int], cut: float | None = None) -> Tensor:
+def heatmaps(
+    maps: Tensor, size: tuple[int, int], cut: float | None = None, extent: Extent = WHOLE
+) -> Tensor:
     """Rectified, upsampled and normalised maps, over the model's input.
 
     Args:
         maps: (N, K, h, w) raw maps
         size: (H, W)
         cut (None): see :func:`normalise`
+        extent (WHOLE): where the maps' cells lie on the input; they tile it by default
 
     Returns:
         (N, K, H, W) in [0, 1]; all zero for a map without positive evidence, NaN for a map that is
         not finite
     """
-    heat = normalise(upsample(rectify(maps), size), cut)
+    positive = rectify(maps)
+    if extent == WHOLE:
+        heat = upsample(positive, size)
+    else:
+        heat = project(positive, extent.on_image(Window.whole(*size)), size)
+    heat = normalise(heat, cut)
     # Rectifying would hide a -inf, and a maximum of inf would make a picture of one point.
     return heat.masked_fill(~_finite(maps)[..., None, None], torch.nan)
 

@@ -34,8 +34,8 @@ def gradient_pass(
         (B, C, h, w) activations, (B, C, h, w) gradients, (B,) scores; float32
     """
     rows = range(run.images.shape[0]) if rows is None else rows
-    with Taps([layer]) as taps:
-        outputs = run.forward(images)
+    with Taps([layer], early=run.model.module) as taps:
+        outputs = run.call(images)
     tap = taps.outputs[layer.name]
     with torch.enable_grad():
         score = target.score(outputs, run.model.logits, rows)
@@ -61,8 +61,8 @@ def hessian_product(run: Pass, target: Target, layer: Layer, vector: Tensor) -> 
     Returns:
         (N, C, h, w) float32
     """
-    with _twice_differentiable(), Taps([layer]) as taps:
-        outputs = run.exact_forward(run.images)
+    with _twice_differentiable(), Taps([layer], early=run.model.module) as taps:
+        outputs = run.exact_call(run.images)
     tap = taps.outputs[layer.name]
     grid = run.grids[layer.name]
     with torch.enable_grad(), torch.autocast(run.images.device.type, enabled=False):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointError
 
+from .capture import frozen as _frozen
+from .forward_call import is_scripted
+from .gradient_path import why_no_gradient
 from .layers import Grid
 from .targets import Target
 
@@ -59,19 +61,16 @@ def guided_gradient(
         (B, 3, H, W) guided gradients and (B,) scores; float32
 
     Raises:
-        ValueError: if the network has no ReLU or runs parts of itself again during the backward, or the
-            score does not depend on the images
+        ValueError: if the network has no ReLU, or the score does not depend on the images
     """
     rule = _GuidedReLUs()
-    try:
-        result = _differentiate(run, target, images, rows, rule)
-    except CheckpointError as error:
-        raise ValueError(_CHECKPOINTED) from error
+    result = _differentiate(run, target, images, rows, rule)
     if not rule.used:
         raise ValueError(
-            "methods: guided backpropagation is a rule for ReLUs and this network runs none (GELU, SiLU "
-            "and the like have no such rule; compiled networks do not show theirs); use 'gradients', "
-            "'smoothgrad' or 'integrated_gradients'"
+            "methods: guided backpropagation is a rule for ReLUs and this network "
+            + "runs none (GELU, SiLU and the like have no such rule)"
+            + _hidden(run, ", as far as it shows", "")
+            + "; use 'gradients', 'smoothgrad' or 'integrated_gradients'"
         )
     return result
 
@@ -102,12 +101,21 @@ def full_gradient(run: Pass, target: Target) -> tuple[Tensor, list[Tensor]]:
     gradient, _ = _differentiate(run, target, run.images, None, watch)
     names = (name for name, _ in run.model.module.named_parameters())
     if not watch.seen and any(name.endswith("bias") for name in names):
+        why = _hidden(run, ", which it hides", "")
         raise ValueError(
-            "methods: 'fullgrad' saw none of this network's biases at work (TorchScript, torch.compile and "
-            "DataParallel hide them); hand over the plain module, or use 'input_x_gradient'"
+            f"methods: 'fullgrad' saw none of this network's biases at work{why}; use 'input_x_gradient'"
         )
     scale = _loss_scale(run, run.images)
     return gradient, [p / scale if scale != 1 else p for p in watch.products]
+
+
+def _hidden(run: Pass, consequence: str, otherwise: str) -> str:
+    """Why nothing was seen: of a network with TorchScript in it, what that does and what to do."""
+    names = [name for name, m in run.model.module.named_modules() if is_scripted(m)]
+    if not names:
+        return otherwise
+    where = f"{names[0]!r} in it" if names[0] else "it"
+    return f"{consequence}; {where} is TorchScript: give the module that it was made from"
 
 
 def _differentiate(
@@ -136,9 +144,14 @@ def _differentiate(
             score, leaf, torch.full_like(score, scale), allow_unused=True
         )
     if gradient is None:
+        why = why_no_gradient(
+            run.model,
+            images,
+            None,
+            lambda outputs: target.score(outputs, run.model.logits, rows),
+        )
         raise ValueError(
-            "targets: the score does not depend on the images through a differentiable path; the model's "
-            "forward may run under torch.no_grad() or detach what it computes, or the target may be detached"
+            f"targets: the score does not depend on the images through a differentiable path: {why}"
         )
     return gradient.float() / scale, score.detach().float()
 
@@ -147,19 +160,6 @@ def _loss_scale(run: Pass, images: Tensor) -> float:
     """Gradients of half precision underflow on their way down unless the score is scaled up."""
     cast = run.autocast["enabled"] and run.autocast["dtype"] is torch.float16
     return 1024.0 if cast or images.dtype is torch.float16 else 1.0
-
-
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, no parameter requires grad: only the path to the pixels is recorded."""
-    thawed = [p for p in module.parameters() if p.requires_grad]
-    try:
-        for parameter in thawed:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in thawed:
-            parameter.requires_grad_(True)
 
 
 # Guided backpropagation ----------------------------------------------------------------------------
@@ -189,12 +189,6 @@ def _written(read: Callable[..., tuple]) -> Callable[..., tuple]:
     """The same arguments, but the input is overwritten."""
     return lambda *args, **kwargs: (*read(*args, **kwargs)[:3], True)
 
-
-# A checkpointed block computes what was saved a second time, when the rule is no longer there.
-_CHECKPOINTED = (
-    "methods: guided backpropagation cannot follow gradient checkpointing, which runs parts of the network "
-    "again during the backward; turn it off, for example with model.set_grad_checkpointing(False)"
-)
 
 # Every function that cuts off, ReLU among them -> a reading of its arguments: (input, low, high, in place).
 _CUTS: dict[Callable, Callable[..., tuple]] = {
@@ -250,8 +244,6 @@ class _GuidedReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (passing,) = ctx.saved_tensors
-        if passing.dtype is not torch.bool:
-            raise ValueError(_CHECKPOINTED)
         return gradient.relu() * passing, None, None
 
 

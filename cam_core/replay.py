@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import filterfalse
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .forward_call import is_scripted
 from .layers import Layer
+from .signature import ModelCache
 
 
 class ReplayMismatch(RuntimeError):
@@ -49,6 +51,7 @@ class Recorder:
         self.scripts: dict[str, list[_Step]] = {}
         self.outputs: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self.result: Any = None
         self._root = root
         self._names: dict[nn.Module, list[Layer]] = {}
@@ -58,7 +61,7 @@ class Recorder:
         self._handles: list = []
 
     def __enter__(self) -> Recorder:
-        for module in self._root.modules():
+        for module in filterfalse(is_scripted, self._root.modules()):
             self._handles.append(module.register_forward_pre_hook(self._enter))
             self._handles.append(module.register_forward_hook(self._leave))
         return self
@@ -79,9 +82,12 @@ class Recorder:
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         _, steps = self._stack.pop()
         for layer in self._names.get(module, ()):
+            count = self._counts[layer.name] = self._counts.get(layer.name, 0) + 1
+            if layer.call_number(output) not in (None, count - 1):
+                continue
             self.scripts[layer.name] = self._script(module)
             self.outputs[layer.name] = _each(output, lambda t: t.detach().clone())
-            self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
+            self.calls[layer.name] = count
         if not self._stack:
             return
         siblings = self._stack[-1][1]
@@ -299,14 +305,14 @@ class _Script(contextlib.AbstractContextManager):
 
 
 @contextlib.contextmanager
-def _replaced(layer: Layer, activations: Tensor, last: int) -> Iterator[None]:
-    """Replaces a layer's output at its last call."""
+def _replaced(layer: Layer, activations: Tensor, number: int) -> Iterator[None]:
+    """Replaces a layer's output at one of its calls, counted from 1."""
     calls = 0
 
     def replace(module, args, output):
         nonlocal calls
         calls += 1
-        return layer.put(output, activations.clone()) if calls == last else None
+        return layer.put(output, activations.clone()) if calls == number else None
 
     handle = layer.module.register_forward_hook(replace)
     try:
@@ -315,8 +321,8 @@ def _replaced(layer: Layer, activations: Tensor, last: int) -> Iterator[None]:
         handle.remove()
 
 
-# Layers whose tail cannot be replayed, per module: said once, not at every batch.
-_SAID: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+# Layers whose tail cannot be replayed: said once of a model, not at every batch.
+_SAID = ModelCache()
 
 
 def check_replay(
@@ -344,10 +350,10 @@ def check_replay(
     if reason is None:
         return
     replay.use_full_forward()
-    said = _SAID.setdefault(root, set())
+    said = _SAID.of(root)
     if layer.name in said:
         return
-    said.add(layer.name)
+    said[layer.name] = True
     result = "they take longer and give the same maps"
     if not _enlarged_fits(replay, tap, output_score, tolerance):
         result = (

@@ -37,6 +37,7 @@ class HeatPlan:
     fields: dict
     primary: tuple
     notes: list
+    measure_places: bool = True
 
     def explain(self, model, images):
         """Explains a batch (N, C, h, w) of the loader; returns a ``cam_core.Explanation``."""
@@ -54,6 +55,7 @@ class HeatPlan:
             fuse=self.fuse,
             precision=self.precision,
             seed=self.seed,
+            measure_places=self.measure_places,
         )
 
 
@@ -101,6 +103,7 @@ def plan_of_run(dataset, cam_key, model, methods=None, own_target=True):
         fields=fields,
         primary=primary,
         notes=notes,
+        measure_places=bool(used.get("measure_places")),
     )
 
 

@@ -146,11 +146,11 @@ class ScanStep:
         from ..cam_core.maps import normalise
         from ..cam_core.metrics.regions import on_images
 
-        windows = [item.window for item in batch.items]
         masks = self._masks(batch, rows)
         _add_status(batch, rows, masks)
         if self._plan.primary is not None:
             maps = result.maps[self._plan.primary][:, 0].cpu()
+            windows = _windows(result, self._plan.primary[1], batch)
             clean = maps.nan_to_num(0, 0, 0)
             small = normalise(on_images(normalise(clean.relu()), windows, (KEPT, KEPT))[0]).numpy()
             measured = _measured(maps, masks, windows)
@@ -165,6 +165,7 @@ class ScanStep:
                 )
         for key, field in self._plan.fields.items():
             if key != self._plan.primary and key in result.maps:
+                windows = _windows(result, key[1], batch)
                 other = _measured(result.maps[key][:, 0].cpu(), masks, windows)
                 for item, energy, area in zip(
                     batch.items, other.obj_energy.tolist(), other.area.tolist(), strict=True
@@ -199,6 +200,11 @@ def _add_status(batch, rows, masks):
 def _of_heat(status):
     """What a status says of the heat alone; that there is no object is said elsewhere."""
     return "ok" if status in ("no_object", "object_absent") else status
+
+
+def _windows(result, layer, batch):
+    """What the cells of a layer cover of each image of a batch."""
+    return [result.window(layer, item.window) for item in batch.items]
 
 
 def _measured(maps, masks, windows):

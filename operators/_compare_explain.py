@@ -73,6 +73,7 @@ class Explainer:
         return explain(
             self._model.adapted, images, methods=[self.method(column)], targets=targets,
             layers=plan.layers, fuse=plan.fuse, precision=plan.precision, seed=plan.seed,
+            measure_places=plan.measure_places,
         )  # fmt: skip
 
     def again(self, members, targets, heats):

@@ -116,7 +116,7 @@ class ModelStep:
         self._table.recomputed += len(rows)
         maps = found.maps[self._column.method, self._column.layer][:, 0].cpu()
         return np.stack([
-            self._as_stored(heat, batch.items[row].window)
+            self._as_stored(heat, found.window(self._column.layer, batch.items[row].window))
             for heat, row in zip(maps, rows, strict=True)
         ])  # fmt: skip
 

@@ -58,6 +58,7 @@ class ExplainStep:
             fuse=plan.fuse,
             precision=plan.precision,
             seed=plan.seed,
+            measure_places=plan.measure_places,
         )
 
     def columns(self, items, images):
@@ -101,7 +102,7 @@ class ExplainStep:
         """The labels of one method and layer, for every target that has a field."""
         method, layer = key
         own = result.component_scores[key].tolist() if key in result.component_scores else None
-        peaks, status, heats = self._on_images(maps, batch, layer)
+        peaks, status, heats = self._on_images(maps, batch, layer, result)
         for row, item in enumerate(batch.items):
             for k, field in enumerate(fields):
                 if field is None:
@@ -140,7 +141,7 @@ class ExplainStep:
 
         return described
 
-    def _on_images(self, maps, batch, layer):
+    def _on_images(self, maps, batch, layer, result):
         """(peaks, statuses, heats) of maps (N, K, h, w); heats are (K, H, W) arrays per image."""
         from ..cam_core import maps as cam_maps
         from ..cam_core.geometry import project
@@ -153,7 +154,10 @@ class ExplainStep:
             height, width = window.image
             size = _heatmaps.heatmap_size(width, height, self._plan.heatmap_size)
             heat = (
-                cam_maps.normalise(project(positive[rows], window, size), cam_maps.cut_of(layer))
+                cam_maps.normalise(
+                    project(positive[rows], result.window(layer, window), size),
+                    cam_maps.cut_of(layer),
+                )
                 .cpu()
                 .numpy()
             )

@@ -48,7 +48,9 @@ class SampleObjects:
             return None, None
         key = next(k for k in result.maps if k[0] == primary[0] and primary[1] in (None, k[1]))
         measured = _measured(
-            result.maps[key][:, 0].cpu(), {item.id: (found[item.id], "auto")}, [item.window]
+            result.maps[key][:, 0].cpu(),
+            {item.id: (found[item.id], "auto")},
+            [result.window(key[1], item.window)],
         )
         energy, area = float(measured.obj_energy[0]), float(measured.area[0])
         return (energy, area) if np.isfinite(energy) else (None, area)

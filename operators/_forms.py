@@ -19,7 +19,7 @@ _ARGUMENTS = (
     "threshold", "ends_in", "background",
     "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
     "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
-    "memory_format", "backend", "resources", "object_maps",
+    "memory_format", "measure_places", "backend", "resources", "object_maps",
 )  # fmt: skip
 
 

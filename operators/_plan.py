@@ -42,6 +42,8 @@ class Plan:
     made_folders: list = dataclasses.field(default_factory=list)
     objects: object = None
     memory_format: str = "contiguous"
+    measure_places: bool = True
+    places: dict = dataclasses.field(default_factory=dict)
     notes: list = dataclasses.field(default_factory=list)
 
     @property
@@ -101,10 +103,12 @@ def make_plan(dataset, model, settings, rows, samples=None):
         map_dir=_checks.map_dir(s, dataset, key),
         objects=objects,
         memory_format=s.memory_format,
+        measure_places=s.measure_places,
         notes=notes,
     )
     plan.trial_image, plan.trial_item = item.image[None], item
     trial = ExplainStep(model, plan).explain(plan.trial_image)
+    plan.places = {layer: place.describe() for layer, place in trial.places.items()}
     # A picture of many classes has no one class, and a quantity is none.
     one = model.kind != _zoo.SEGMENTER and getattr(model.adapted, "family", "") != "regressor"
     if trial.logits is None or not one:
@@ -302,6 +306,7 @@ def describe_run(plan, model, settings, samples, origin):
         ],
         code=_provenance.describe_code(_functions(plan)),
         layers=list(plan.layers or []),
+        places=plan.places,
         num_workers=min(8, os.cpu_count() or 1) if workers is None else workers,
         precision=plan.precision,
         device=str(model.device),

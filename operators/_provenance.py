@@ -165,7 +165,8 @@ def _version_of(name):
 _DECISIVE = (
     "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
     "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background",
-    "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format", "storage",
+    "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format",
+    "measure_places", "storage",
     "output_dir", "seed", "batch_size", "device", "plugin",
 )  # fmt: skip
 
@@ -199,6 +200,8 @@ def _decisive(settings, name):
     value = settings.get(name)
     if name == "memory_format":
         return value or "contiguous"  # a record from before there was a choice
+    if name == "measure_places":
+        return bool(value)  # until there was a choice, places were taken from shapes
     # cuda:0 and cuda:1 compute the same
     return value.partition(":")[0] if name == "device" and value else value
 

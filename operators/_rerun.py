@@ -6,7 +6,7 @@ from ._settings import MODEL_OPTIONS, Settings
 # What is taken from the record as it is; the rest is resolved below or belongs to one call.
 _SAME = (
     "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
-    "max_fields", "seed", "memory_format", "class_map", *MODEL_OPTIONS,
+    "max_fields", "seed", "memory_format", "measure_places", "class_map", *MODEL_OPTIONS,
 )  # fmt: skip
 # Of another dataset or machine these may differ, and the numbers stay the same.
 _MAY_DIFFER = ("output_dir:", "batch_size:", "device:")

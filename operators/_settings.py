@@ -46,6 +46,7 @@ class Settings:
     ends_in: str = None
     background: object = None
     memory_format: str = "contiguous"
+    measure_places: bool = True
     backend: str = "local"
     resources: dict = None
 
@@ -61,6 +62,8 @@ class Settings:
         _choice("storage", self.storage, STORAGES)
         _choice("precision", self.precision, PRECISIONS)
         _choice("memory_format", self.memory_format, MEMORY_FORMATS)
+        if not isinstance(self.measure_places, bool):
+            raise ValueError(f"measure_places must be True or False, got {self.measure_places!r}")
         _choice("backend", self.backend, BACKENDS)
         _check_resources(self.resources, self.backend)
         if self.fuse is not None:

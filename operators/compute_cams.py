@@ -73,6 +73,7 @@ class ComputeCams(foo.Operator):
         seed=51,
         resume=False,
         memory_format="contiguous",
+        measure_places=True,
         backend="local",
         resources=None,
         progress=None,
@@ -193,6 +194,10 @@ class ComputeCams(foo.Operator):
                 of this view that lack something are computed, those that failed are tried again. The
                 other arguments must be those of the run, and the end is what one call would have given.
                 A key without a run begins one
+            measure_places (True): whether to measure, once per layer and size of input and before the
+                first sample, where a layer's cells lie on the model's input; a layer whose cells lie
+                nowhere is refused. False takes what the layer's shape suggests, and the run's record
+                says so
             memory_format ("contiguous"): ``"channels_last"`` hands images over in the layout that convolutions
                 prefer: 1.2 times faster on a CPU, maps the same within 1e-5; the model stays as it is
             backend ("local"): ``"local"`` computes in this process, ``"ray"`` on the workers of a Ray

@@ -265,6 +265,50 @@ def test_list_layers():
     )
 
 
+def film_network():
+    """One channel, and only films of 20 x 28."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.Flatten(),
+        torch.nn.Linear(4 * 10 * 14, 2),
+    ).eval()  # fmt: skip
+
+
+def test_list_layers_of_one_channel_by_size_image_or_file(tmp_path):
+    from PIL import Image
+
+    def preprocess(path):
+        return torch.from_numpy(np.array(Image.open(path), np.float32) / 65535)[None]
+
+    path = tmp_path / "film.png"
+    Image.fromarray(np.full((20, 28), 30000, np.uint16)).save(path)
+    network = film_network()
+    list_layers = operator("list_layers")
+    wanted = [("0", (10, 14), False), ("1", (10, 14), True)]
+    for options in (
+        {"image_size": (20, 28)},
+        {"image_size": (20, 28), "channels": 1},
+        {"image": torch.zeros(1, 20, 28)},
+        {"image": torch.zeros(2, 1, 20, 28)},
+        {"image": path, "preprocess": preprocess},
+        {"image": str(path), "preprocess": preprocess},
+    ):
+        rows = list_layers(network, **options)
+        assert [(row.name, row.grid, row.default) for row in rows] == wanted, options
+    for options, words in (
+        ({}, r"does not run on a random image of 1 x 224 x 224 .*nor on others.*image_size="),
+        ({"image_size": 30}, "does not run on a random image of 1 x 30 x 30"),
+        ({"image_size": (20, 28), "channels": 2}, r"2 x 20 x 28 \(RuntimeError: Given groups=1"),
+        ({"image": path}, "transforms is required"),
+        ({"image": "nowhere.png", "preprocess": preprocess}, "no file 'nowhere.png'"),
+        ({"image": 3, "preprocess": preprocess}, "give a tensor .*got int"),
+        ({"image": torch.zeros(1, 20, 28), "channels": 1}, "the images have theirs"),
+        ({"channels": 0}, "channels must be a whole number"),
+        ({"image_size": (20, 28, 3)}, "image_size must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list_layers(network, **options)
+
+
 SPAWNED = """
 import sys; sys.path[:0] = [{tests!r}, {root!r}]
 import torch.multiprocessing as mp

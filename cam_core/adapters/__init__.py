@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import exclusive, unchanged
+from ..forward_call import check_network
 from ..layer_list import LayerList
 from ..layers import LayerInfo
+from ..plain_run import unwrapped
+from ..trial_images import trial_images
 from .base import ExplainableModel
 from .candidates import Candidates, Detections, DetectorOutputs
 from .cnn import CnnClassifier
@@ -134,8 +137,7 @@ def adapt(
     if not isinstance(model, nn.Module):
         said = (task, output, multi_label, ends_in, background)
         return _checked(model, texts or any(value is not None for value in said))
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+    model = unwrapped(model)
     if texts:
         if task is not None:
             raise ValueError(
@@ -190,20 +192,57 @@ def _checked(model: Any, options: bool) -> ExplainableModel:
     return model
 
 
-def list_layers(model: Any, images: Tensor | None = None) -> list[LayerInfo]:
+def list_layers(
+    model: Any,
+    images: Tensor | None = None,
+    *,
+    channels: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> list[LayerInfo]:
     """Lists the layers of a model that can be explained, in the order they are computed.
 
     Args:
         model: a module or an :class:`ExplainableModel`
-        images (None): (N, 3, H, W) a batch; by default one random image of 224 x 224 pixels
+        images (None): (N, C, H, W) a batch, or one image (C, H, W), preprocessed; grids are those of this
+            size. By default one random image that the model was tried on: of the size and the channels
+            that it says it takes, that its first convolution takes, or 3 x 224 x 224 where it takes any
+        channels (None): of such a random image
+        image_size (None): (height, width) of such a random image, or one number
 
     Returns:
         a list of :class:`cam_core.LayerInfo`: name, type, channels, grid, whether it is the default;
         printed, it is a table of the network's blocks
+
+    Raises:
+        ValueError: if the model does not run on these images, or on none that was tried
     """
     model = adapt(model)
-    if images is None:
-        like = next(model.module.parameters())
-        images = torch.rand(1, 3, 224, 224, device=like.device, dtype=like.dtype)
-    with exclusive(model.module), torch.inference_mode(False), unchanged(model.module):
-        return LayerList(model.list_layers(images))
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    _check_trial(images, channels, size)
+    check_network(model.module, ["list_layers"])
+    with exclusive(model.module), torch.inference_mode(False):
+        tried = images is None
+        if images is None:
+            images = trial_images(model, channels, None if size is None else (size[0], size[1]))
+        elif images.dim() == 3:
+            images = images[None]
+        with unchanged(model.module):
+            rows = model.list_layers(images)
+        return LayerList(rows, tuple(images.shape[1:]) if tried else None)
+
+
+def _check_trial(images: Any, channels: Any, size: Any) -> None:
+    if images is not None:
+        if not isinstance(images, Tensor) or images.dim() not in (3, 4) or not images.numel():
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"images must be a tensor (N, C, H, W) or (C, H, W), got {got}")
+        if channels is not None or size is not None:
+            raise ValueError("channels, image_size: the images have theirs; leave them out")
+    numbers = [("channels", channels)] if channels is not None else []
+    if size is not None:
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise ValueError(f"image_size must be (height, width) or one number, got {size!r}")
+        numbers += [("image_size", side) for side in size]
+    for name, value in numbers:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")

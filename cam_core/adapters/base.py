@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import exclusive, unchanged
+from ..forward_call import run_forward
+from ..layer_list import outermost_layers
 from ..layers import Grid, Layer, LayerInfo, describe, infer_grid, is_passive, observe
+from ..places.layout import certain_grid, is_channels_first, is_recurrent
+from ..places.place import Measurement
+from ..plain_run import plain_run
+from ..signature import ModelCache, settings_of
 from .ending import Ending, ScoredOutputs, are_scored, check_ends_in, scored
 from .outputs import OutputPath, find_scores, take
 from .read_ending import read_ending
@@ -21,12 +26,20 @@ from .tokens import TokenStructure, token_structure
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A layer that could be explained, in order of completion."""
+    """A layer that could be explained.
+
+    Attributes:
+        name: its name
+        module: its module
+        shape: of its tensor
+        grid: the grid that its type, its family or its shape suggests; None if they suggest none
+        entry: see :class:`~cam_core.layers.Layer`
+    """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
-    grid: Grid
+    grid: Grid | None
     entry: str | None = None
 
     @property
@@ -35,13 +48,11 @@ class Candidate:
         return Layer(self.name, self.module, self.entry)
 
 
-# Default layers found by probing, per module and image size: a probe costs a forward and a backward.
-_PROBED: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+# Default layers found by probing, per model and image size: a probe costs a forward and a backward.
+_PROBED = ModelCache()
 
-# How networks end, found with a forward of two images, per module and what it is made of.
-_ENDINGS: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
-# Forms that a network had before it was edited are forgotten after so many.
-_MOST_ENDINGS = 8
+# How networks end, found with a forward of two images.
+_ENDINGS = ModelCache()
 
 # A multi-label prediction names at most this many classes.
 _MOST_LABELS = 3
@@ -79,6 +90,8 @@ class ExplainableModel:
     plain_scores = True
     #: whether its scores are quantities, which are what they are
     quantities = False
+    #: whether this class itself says where layers lie on the input; else it is measured
+    knows_places = False
     #: dimensions of the scores of a batch
     score_dims: tuple[int, ...] = (2,)
 
@@ -125,17 +138,15 @@ class ExplainableModel:
         """
         if not self._returns_scores():
             return
-        known = _ENDINGS.setdefault(self.module, {})
+        with plain_run(self.module):
+            known = _ENDINGS.of(self.module)
         where = self.output if isinstance(self.output, (str, int)) else repr(self.output)
-        parts = tuple((id(m), type(m).__qualname__) for m in self.module.modules())
-        key = (type(self).__name__, self.quantities, where, self.ends_in, parts)
+        key = (type(self).__name__, self.quantities, where, self.ends_in)
         if key not in known:
             with exclusive(self.module), torch.inference_mode(False), unchanged(self.module):
                 found = read_ending(
                     self.module, self.find, images.clone(), self.ends_in, self.quantities
                 )
-            if len(known) >= _MOST_ENDINGS:
-                known.clear()
             known[key] = found
         ending = known[key]
         if self._multi_label and ending.kind in ("softmax", "log_softmax"):
@@ -210,6 +221,12 @@ class ExplainableModel:
                 + ("" if self.output is None else f", and none are at output={self.output!r}")
                 + "; say where they are with adapt(model, output=a key, an index or a callable), or "
                 "pass targets=a callable that maps the outputs to one score per image"
+            )
+        if not value.is_floating_point():
+            kind = "complex numbers" if value.is_complex() else "integers"
+            raise ValueError(
+                f"the model returned {kind} ({value.dtype}) of shape {tuple(value.shape)}, not class scores: "
+                "let it return the real numbers before the softmax that they were made from"
             )
         return value
 
@@ -353,16 +370,26 @@ class ExplainableModel:
     def _find_grid(
         self, name: str, shape: tuple[int, ...], image_size: tuple[int, int]
     ) -> Grid | None:
-        if len(shape) == 3 and self.structure.shuffled:
-            return None
+        module = self._modules.get(name.partition(":")[0])
+        if is_channels_first(module):
+            return certain_grid(module, shape)
+        tokens = self.token_grid(image_size)
+        if is_recurrent(module) or (
+            len(shape) == 3 and (tokens is None or self.structure.shuffled)
+        ):
+            return None  # how many tokens there are does not say where they are
         return infer_grid(
             shape,
             image_size,
-            self.token_grid(image_size),
+            tokens,
             pyramid=self.structure.pyramid,
             channels_last=self.structure.channels_last,
             tokens_first=self.structure.is_tokens_first(name),
         )
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self.module.named_modules())
 
     def named_default(self) -> str | None:
         """Returns the family's default layer by name, or None to have it probed."""
@@ -381,26 +408,40 @@ class ExplainableModel:
         if name is not None:
             return [name]
         self.read_outputs(images)
-        known = _PROBED.setdefault(self.module, {})
-        key = (type(self).__name__, repr(self.output), *images.shape[-2:])
+        with plain_run(self.module):
+            known = _PROBED.of(self.module)
+        key = (*settings_of(self, "module", "structure"), images.dtype, *images.shape[1:])
         if key not in known:
             known[key] = self._probe(images[:2])
         return [known[key]]
 
     def layer_candidates(self, images: Tensor) -> list[Candidate]:
-        """Lists the layers with a spatial grid, in order of completion."""
+        """Lists the layers that seem to have a spatial grid, in order of completion.
+
+        Args:
+            images: (N, 3, H, W)
+        """
+        return [row for row in self._observed(images) if row.grid is not None]
+
+    def _observed(self, images: Tensor) -> list[Candidate]:
+        """The layers that may have a grid: what they return is long enough, and of whole images."""
         size = (images.shape[-2], images.shape[-1])
         with torch.no_grad(), unchanged(self.module):
-            seen = observe(self.module, lambda: self.forward(images))
-        rows = []
+            seen = observe(self.module, lambda: run_forward(self, images))
+        rows, stepwise = [], False
         for layer, shape in seen:
-            grid = self._find_grid(layer.name, shape, size)
-            if grid is None or is_passive(layer.module):
+            stepwise |= is_recurrent(layer.module)
+            if len(shape) not in (3, 4) or is_passive(layer.module):
                 continue
+            # Steps of a sequence are no places, nor is what is made of them.
+            if is_recurrent(layer.module) or (stepwise and len(shape) == 3):
+                continue
+            grid = self._find_grid(layer.name, shape, size)
+            first = grid is not None and grid.layout == "LNC"
             # Windows folded into the batch are no images.
-            whole = shape[1 if grid.layout == "LNC" else 0] == images.shape[0]
+            whole = images.shape[0] in (shape[:2] if grid is None else shape[first : first + 1])
             inner = layer.entry is not None and self.structure.in_attention(layer.name)
-            if whole and not inner:
+            if whole and not inner and math.prod(shape[1:]) > 1:
                 rows.append(Candidate(layer.name, layer.module, shape, grid, layer.entry))
         return rows
 
@@ -414,7 +455,7 @@ class ExplainableModel:
         Args:
             images: (N, 3, H, W)
         """
-        rows = self.layer_candidates(images)
+        rows = self.layer_candidates(images) if self.knows_places else self._observed(images)
         outside = [row for row in rows if not self.structure.in_attention(row.name)]
         if self.structure.transformer and not self.structure.pyramid:
             blocks = self.structure.blocks()
@@ -439,26 +480,57 @@ class ExplainableModel:
 
         return last_layer_with_gradient(self, images)
 
-    def list_layers(self, images: Tensor) -> list[LayerInfo]:
+    def list_layers(self, images: Tensor, measure: bool = True) -> list[LayerInfo]:
         """Lists the layers that can be explained.
 
         Args:
             images: (N, 3, H, W) a batch of the size the model is used with
+            measure (True): whether to measure where the cells of the network's blocks and of the
+                default layer lie; one that lies nowhere is left out
         """
         try:
             default = self.default_layers(images)
         except ValueError:
             default = []  # none is known: what this list is then asked for
-        return [
-            LayerInfo(
-                name=c.name,
-                type=type(c.module).__name__,
-                channels=c.shape[1] if c.grid.layout == "NCHW" else c.shape[-1],
-                grid=(c.grid.height, c.grid.width),
-                default=c.name in default,
-            )
-            for c in self.layer_candidates(images)
-        ]
+        if self.knows_places:
+            rows = [_info(row, row.grid, default, "known") for row in self.layer_candidates(images)]
+            return [row for row in rows if row is not None]
+        observed = self._observed(images)
+        chosen: set[str] = set()
+        if measure:
+            infos = [_info(row, row.grid or Grid("", 0, 0), default, "") for row in observed]
+            chosen = outermost_layers([info for info in infos if info is not None])
+        layers = [row.layer for row in observed if row.name in chosen]
+        measured = Measurement(self, images).calls(layers)
+        rows = []
+        for row in observed:
+            if row.name not in measured:
+                # What is inside a block is measured when it is used; only what is no riddle is listed.
+                certain = row.grid is not None and (
+                    len(row.shape) == 3 or certain_grid(row.module, row.shape) is not None
+                )
+                rows.append(_info(row, row.grid if certain else None, default, "when used"))
+                continue
+            places = [call.place for call in measured[row.name] if call.place is not None]
+            if places:
+                info = _info(row, places[-1].grid, default, places[-1].how)
+                rows.append(info and dataclasses.replace(info, error=places[-1].error))
+        return [row for row in rows if row is not None]
+
+
+def _info(row: Candidate, grid: Grid | None, default: list[str], place: str) -> LayerInfo | None:
+    """A row of the list, or None of a layer without a grid."""
+    if grid is None:
+        return None
+    first = grid.layout in ("NCHW", "NCL")
+    return LayerInfo(
+        name=row.name,
+        type=type(row.module).__name__,
+        channels=row.shape[1] if first else row.shape[-1],
+        grid=(grid.height, grid.width),
+        default=row.name in default,
+        place=place,
+    )
 
 
 def _is_one_logit(scores: Tensor) -> bool:

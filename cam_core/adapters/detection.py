@@ -43,6 +43,8 @@ class DetectionModel(ExplainableModel):
         ValueError: if an option does not fit a detector
     """
 
+    #: where feature levels lie on the input is a part of what is known of a family
+    knows_places = True
     family = "detector"
     plain_scores = False
     # The score of an object depends on a few places only: weights by place, not their mean.

@@ -107,7 +107,7 @@ class TransformersDetector(DetectionModel):
                 for i, side in enumerate(image_size)
             )
             if shape[1] == 1 + rows * columns + behind and rows * columns > 1:
-                return _FrontGrid("NLC", rows, columns, 1, behind)
+                return _FrontGrid("NLC", rows, columns, 1, behind=behind)
             return None
         return super()._find_grid(name, shape, image_size)
 

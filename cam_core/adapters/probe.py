@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import Taps, gradients_of, unchanged
+from ..forward_call import run_forward
+from ..gradient_path import why_no_gradient
+from ..places.place import Measurement
 
 if TYPE_CHECKING:
     from .base import ExplainableModel
@@ -30,18 +33,40 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
     with torch.inference_mode(False), torch.no_grad(), unchanged(module):
         images = images.clone() if images.is_inference() else images
         rows = model.probe_candidates(images)[-_DEPTH:]
-        taps = Taps([row.layer for row in rows])
+        if not rows:
+            raise ValueError(_none_found("no layer of it returns a spatial grid"))
+        taps = Taps([row.layer for row in rows], early=module)
         with taps:
-            outputs = model.forward(images)
+            outputs = run_forward(model, images)
         with torch.enable_grad():
             score = _score(model, outputs)
-            if not rows or not score.requires_grad:
-                raise ValueError(_NONE_FOUND)
+        gradients: list[Tensor | None] = [None] * len(rows)
+        if score.requires_grad:
             gradients = gradients_of(score, [taps.outputs[row.name] for row in rows], retain=False)
-    for row, gradient in zip(reversed(rows), reversed(gradients), strict=True):
-        if gradient is not None and bool(row.grid.to_maps(gradient).any()):
-            return row.name
-    raise ValueError(_NONE_FOUND)
+        measurement, reasons = None if model.knows_places else Measurement(model, images), []
+        for row, gradient in zip(reversed(rows), reversed(gradients), strict=True):
+            if gradient is None or not bool(gradient.any()):
+                continue
+            if row.grid is not None and not bool(row.grid.to_maps(gradient).any()):
+                continue  # only the tokens beside the grid count, such as a class token
+            if measurement is None:
+                return row.name
+            calls = measurement.calls([row.layer])[row.name]
+            reasons.append(f"{row.name!r}: {calls[-1].reason}")
+            if any(c.place and bool(c.place.grid.to_maps(gradient).any()) for c in calls):
+                return row.name
+        if reasons:
+            raise ValueError(
+                _none_found(
+                    "of none of its layers can the cells be laid on the image: " + reasons[0]
+                )
+            )
+        if all(gradient is None for gradient in gradients):
+            why = why_no_gradient(model, images, rows[-1].layer, model.probe_score)
+            raise ValueError(_none_found(f"no layer of it has a gradient: {why}"))
+    raise ValueError(
+        _none_found("the gradient of its score is zero at every layer with a spatial grid")
+    )
 
 
 def _score(model: ExplainableModel, outputs: Any) -> Tensor:
@@ -53,7 +78,8 @@ def _score(model: ExplainableModel, outputs: Any) -> Tensor:
         ) from None
 
 
-_NONE_FOUND = (
-    "layers: no layer with a spatial grid was found whose gradient is not zero; "
-    "name one (list_layers(model) shows what there is)"
-)
+def _none_found(reason: str) -> str:
+    return (
+        "layers: no layer with a spatial grid was found whose gradient is not zero: "
+        f"{reason}; name one (list_layers(model) shows what there is)"
+    )

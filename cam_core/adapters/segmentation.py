@@ -173,7 +173,7 @@ class SegmentationModel(ExplainableModel):
         named = [row.name for row in rows if row.name.rpartition(".")[2] in _RESNET_STAGES]
         if len(named) == len(_RESNET_STAGES):
             return named
-        last = {(row.grid.height, row.grid.width): row.name for row in rows}
+        last = {(row.grid.height, row.grid.width): row.name for row in rows if row.grid}
         return [last[size] for size in sorted(last, reverse=True)][-len(_RESNET_STAGES) :]
 
     def probe_candidates(self, images: Tensor) -> list[Candidate]:

@@ -101,6 +101,10 @@ def resize_heat(heat: Tensor, size: Size) -> Tensor:
     return resized[:, 0]
 
 
+def _sides(window: Window) -> tuple[float, float, float, float]:
+    return window.left, window.top, window.right, window.bottom
+
+
 def on_images(
     maps: Tensor, windows: Sequence[Window], size: Size
 ) -> tuple[Tensor, Tensor, list[tuple[float, float]]]:
@@ -124,16 +128,14 @@ def on_images(
         rows = [i for i, other in enumerate(windows) if other == window]
         heat[rows] = project(rectify(maps[rows]), window, size)
         height, width = window.image
-        corners = (
-            window.left / width,
-            window.top / height,
-            window.right / width,
-            window.bottom / height,
+        corners, tiled = (
+            (left / width, top / height, right / width, bottom / height)
+            for left, top, right, bottom in (_sides(window), window.cells or _sides(window))
         )
         seen[rows] = box_masks(torch.tensor(corners, dtype=torch.float64), size).to(maps)
         cell = (
-            (corners[3] - corners[1]) * size[0] / maps.shape[-2],
-            (corners[2] - corners[0]) * size[1] / maps.shape[-1],
+            (tiled[3] - tiled[1]) * size[0] / maps.shape[-2],
+            (tiled[2] - tiled[0]) * size[1] / maps.shape[-1],
         )
         for row in rows:
             cells[row] = cell

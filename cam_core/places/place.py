@@ -1,0 +1,305 @@
+"""Where a layer's cells lie on the input: what is assumed from its shape, checked by tracing them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..capture import unchanged
+from ..layers import Grid, Layer, flat_cells
+from ..signature import ModelCache
+from .extent import WHOLE, Extent
+from .fit import Fit, Unclear, fit_map, fit_tokens
+from .layout import is_channels_first, is_recurrent
+from .trace import Call, Trace
+
+if TYPE_CHECKING:
+    from ..adapters import ExplainableModel
+
+# Up to this many cells an assumed place may be off before the measured one is used. Strided
+# convolutions with symmetric padding see up to half a cell up and left of where their cells are drawn.
+_AGREES = 0.55
+# How far the places measured on two images may be apart, in cells.
+_SAME = 0.5
+
+# Which dimension of an output has the rows of its map.
+_MAPS = {"NCHW": 2, "NHWC": 1}
+# Share of the single cells that have to be found where a grid is assumed to have them; by chance one
+# in as many as there are cells would be.
+_CONFIRMED = 0.75
+
+# Earlier calls of a module that are tried where the last has no place.
+_MOST_TRIES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """How a layer's output lies on the model's input.
+
+    Attributes:
+        grid: how the output becomes (N, C, h, w) maps
+        extent: where their cells lie on the input
+        how: ``"measured"``; ``"known"`` where the family's adapter says it; ``"assumed"`` from the
+            shape alone, where the caller asked not to measure
+        error: of a measured place, by how many cells the cells are off at most
+    """
+
+    grid: Grid
+    extent: Extent = WHOLE
+    how: str = "assumed"
+    error: float = math.nan
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a record says of the place, as JSON has it."""
+        told: dict[str, Any] = {"how": self.how}
+        if not math.isnan(self.error):
+            told["error"] = round(self.error, 3)
+        if self.extent != WHOLE:
+            told["cells"] = [round(value, 4) for value in self.extent.cells]
+        if self.grid.order is not None:
+            told["reordered"] = True
+        return told
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the cells lie on the image as the image does: not mirrored, turned or cropped."""
+        left, top, right, bottom = self.extent.cells
+        order = self.grid.order
+        upright = order is None or all(np.diff(order) > 0)
+        return upright and max(left, top, 1 - right, 1 - bottom) < 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class CallPlace:
+    """The place of one call of a module, or why it has none.
+
+    Attributes:
+        number: which call it is, from 0
+        last: whether the module is not called again after it
+        place: a :class:`Place`, or None
+        reason: what was measured instead of a place
+        tokens: how many cells or tokens the output has, with those that lie nowhere
+    """
+
+    number: int
+    last: bool
+    place: Place | None
+    reason: str = ""
+    tokens: int = 0
+
+
+_MEASURED = ModelCache()
+
+
+class Measurement:
+    """Places of a model's layers for one size of input; each layer is measured once.
+
+    Args:
+        model: an :class:`cam_core.adapters.ExplainableModel`
+        images: (N, C, H, W) of the run
+    """
+
+    def __init__(self, model: ExplainableModel, images: Tensor):
+        self._model = model
+        self._images = images
+        self._size = (images.shape[-2], images.shape[-1])
+        self._found = _MEASURED.of(model.module).setdefault(
+            (type(model).__name__, repr(model.output), images.shape[1:], images.dtype), {}
+        )
+
+    def calls(self, layers: Sequence[Layer]) -> dict[str, list[CallPlace]]:
+        """Returns the calls of each layer that stand for it, with their places.
+
+        That is the last call and those that it does not depend on: a network that looks at several
+        copies of the image calls its layers side by side. Where the last call has no place, it is the
+        last one that has.
+
+        Args:
+            layers: the layers; those that were measured before cost nothing
+        """
+        new = [layer for layer in layers if layer.name not in self._found]
+        if new:
+            self._measure(new)
+        return {layer.name: self._found[layer.name] for layer in layers}
+
+    def _measure(self, layers: list[Layer]) -> None:
+        module = self._model.module
+        with unchanged(module), torch.no_grad():
+            try:
+                trace = Trace(module, self._model.forward, self._images, layers)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # the network's own code, under rules that it does not know
+                text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                failed = CallPlace(0, True, None, f"tracing its cells to the image failed: {text}")
+                self._found.update({layer.name: [failed] for layer in layers})
+                return
+            self._places: dict[tuple, tuple[Place | None, str]] = {}
+            for layer in layers:
+                self._found[layer.name] = self._calls(trace, layer, trace.calls[layer.name])
+
+    def _calls(self, trace: Trace, layer: Layer, calls: list[Call]) -> list[CallPlace]:
+        if not calls:
+            return [CallPlace(0, True, None, "the model's forward does not call it")]
+        beside = trace.beside(calls)
+        found = [self._call(trace, layer, call, call is calls[-1]) for call in beside]
+        if any(row.place is not None for row in found):
+            return found
+        for call in [c for c in reversed(calls) if c not in beside][:_MOST_TRIES]:
+            row = self._call(trace, layer, call, False)
+            if row.place is not None:
+                return [row]
+        return found
+
+    def _call(self, trace: Trace, layer: Layer, call: Call, last: bool) -> CallPlace:
+        # A container returns what the last of its modules returned.
+        same = (id(call.tap), is_channels_first(layer.module), is_recurrent(layer.module))
+        if same not in self._places:
+            try:
+                self._places[same] = self._place(trace, layer, call), ""
+            except Unclear as error:
+                self._places[same] = None, str(error)
+        place, reason = self._places[same]
+        tokens = 0 if place is None else flat_cells(call.tap, place.grid.layout).shape[-1]
+        return CallPlace(call.number, last, place, reason, tokens)
+
+    def _place(self, trace: Trace, layer: Layer, call: Call) -> Place:
+        shape = tuple(call.tap.shape)
+        assumed = self._model._find_grid(layer.name, shape, self._size)
+        layouts = _layouts(layer.module, shape, trace.rows, assumed)
+        if not layouts:
+            raise Unclear(
+                f"its output has shape {shape} for {trace.rows} images, which is no grid of each of them"
+            )
+        reasons = []
+        likeliest = layouts[0]
+        trials = [(likeliest, "apart"), (likeliest, "together")]
+        trials += [(layout, "apart") for layout in layouts[1:]]
+        for layout, way in [*trials, (likeliest, "digits")]:
+            try:
+                fit = _fit(trace, call, layout, way)
+            except Unclear as error:
+                reasons.append(error)
+                continue
+            if assumed is not None and assumed.layout == layout and layout not in _MAPS:
+                fit = fit.completed(assumed.height, assumed.width, assumed.prefix)
+            return _judged(fit, layout, shape, trace, call)
+        if assumed is not None and assumed.layout == layouts[0]:
+            off = _confirmed(trace, call, assumed)
+            if off is not None:
+                return Place(assumed, WHOLE, "measured", off)
+        raise reasons[0]
+
+
+def _layouts(module: nn.Module, shape: tuple, rows: int, assumed: Grid | None) -> list[str]:
+    """The layouts that an output may have, the likeliest first."""
+    if is_recurrent(module):
+        return []
+    certain = is_channels_first(module)
+    if len(shape) == 4 and shape[0] == rows:
+        layouts = ["NCHW"] if certain else ["NCHW", "NHWC", "NTLC"]
+    elif len(shape) == 3:
+        layouts = ["NLC"] if shape[0] == rows else []
+        layouts += ["LNC"] if shape[1] == rows else []
+        if certain and shape[0] == rows:
+            layouts = ["NCL"]
+    else:
+        return []
+    return sorted(layouts, key=lambda layout: assumed is None or layout != assumed.layout)
+
+
+def _fit(trace: Trace, call: Call, layout: str, way: str) -> Fit:
+    if layout in _MAPS:
+        cells: Callable[[Tensor], Tensor] = functools.partial(_as_map, layout=layout)
+    else:
+        cells = functools.partial(_as_square, layout=layout)
+    shape = tuple(cells(call.tap.detach()).shape[-2:])
+    if shape[0] * shape[1] < 2:
+        raise Unclear("its output has a single cell")
+    one, other = (
+        _fitted(points, call, layout, shape, trace.size)
+        for points in trace.points(call, cells, way)
+    )
+    if one.order.tolist() != other.order.tolist() or one.distance(other.cells) > _SAME:
+        raise Unclear("where its cells look depends on the image")
+    return one
+
+
+def _confirmed(trace: Trace, call: Call, grid: Grid) -> float | None:
+    """How far single cells of an assumed grid are from where they look, where nearly all look there.
+
+    A network that mixes all of its tokens, as MLP-Mixer does, still sees most of a token in its place.
+    """
+    rows, columns = grid.height, grid.width
+    cells = [(i, j) for i in {0, rows // 2, rows - 1} for j in {0, columns // 3, columns - 1}]
+    cells += [(rows // 3, 2 * columns // 3), (2 * rows // 3, columns // 2)]
+    wanted = sorted(set(cells))
+    with torch.enable_grad():
+        maps = grid.to_maps(call.tap)
+    parts = [wanted[k : k + trace.rows] for k in range(0, len(wanted), trace.rows)]
+    energy = torch.cat([trace.energies(call, maps, part) for part in parts])
+    # Some parts of the input pass on more than others, whoever looks: only what is a cell's own counts.
+    energy = (energy / energy.mean(0).clamp_min(1e-30)).flatten(1)
+    best = energy.argmax(1)
+    found = torch.stack([best // columns, best % columns], 1)
+    off = (found - torch.tensor(wanted)).abs().amax(1)
+    if len(wanted) < 4 or (off == 0).float().mean() < _CONFIRMED:
+        return None
+    return float(off.float().median())
+
+
+def _fitted(points: Any, call: Call, layout: str, shape: tuple, size: tuple[int, int]) -> Fit:
+    if layout in _MAPS:
+        return fit_map(points, shape, size)
+    total = flat_cells(call.tap, layout).shape[-1]
+    return fit_tokens(points, shape, total, size)
+
+
+def _as_map(output: Tensor, layout: str) -> Tensor:
+    return output if layout == "NCHW" else output.permute(0, 3, 1, 2)
+
+
+def _as_square(output: Tensor, layout: str) -> Tensor:
+    """Tokens in the order they come, laid in a square that is filled up."""
+    cells = flat_cells(output, layout)
+    side = math.isqrt(max(0, cells.shape[-1] - 1)) + 1
+    rows = -(-cells.shape[-1] // side)
+    return F.pad(cells, (0, rows * side - cells.shape[-1])).unflatten(2, (rows, side))
+
+
+def _judged(fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call) -> Place:
+    """The grid that was measured; its cells tile the input where they nearly do."""
+    height, width = fit.order.shape
+    order = tuple(fit.order.flatten().tolist())
+    grid = Grid(layout, height, width, order=order)
+    # The rows of a transposed map are the columns of the output.
+    upright = layout not in _MAPS or shape[_MAPS[layout]] == height
+    behind = flat_cells(call.tap, layout).shape[-1] - order[0] - len(order)
+    if upright and behind == 0 and order == tuple(range(order[0], order[0] + len(order))):
+        grid = Grid(layout, height, width, prefix=order[0])
+    off = fit.distance(WHOLE.cells)
+    if off <= _AGREES:
+        return Place(grid, WHOLE, "measured", off)
+    return Place(grid, Extent(fit.cells, _seen(fit, trace, call)), "measured", fit.error)
+
+
+def _seen(fit: Fit, trace: Trace, call: Call) -> tuple[float, float, float, float]:
+    """What the cells see of the input: their receptive fields, or at least the cells themselves."""
+    height, width = trace.size
+    reach = trace.reach(call)
+    parts = (0, 0, width, height) if reach is None else reach
+    left, top = (
+        min(c, p / n) for c, p, n in zip(fit.cells[:2], parts[:2], (width, height), strict=True)
+    )
+    right, bottom = (
+        max(c, p / n) for c, p, n in zip(fit.cells[2:], parts[2:], (width, height), strict=True)
+    )
+    return left, top, right, bottom

@@ -1,0 +1,296 @@
+"""Traces the cells of layers to the pixels that they are computed from.
+
+Every cell is given a code: its own two indices. One backward carries, for each pixel of the input, the
+sum of what the cells say that see it; three of them (weight one, weighted by row, weighted by column)
+give the indices back by division. So a handful of backwards measures all cells of a layer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import Layer
+from .transport import places_only
+
+# Rows of the batch that belong to one image: weight one, by row, by column.
+_CODES = 3
+# A network whose geometry depends on the image (a spatial transformer) gives two answers.
+_IMAGES = 2
+# What is weaker than this beside the strongest pixel is rounding.
+_FAINT = 1e-8
+# A digit is read from a ratio that should be -1 or 1.
+_UNSURE = 0.3
+_MOST_POINTS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a module in a forward.
+
+    Attributes:
+        tap: what a layer's tensor was, with its graph
+        number: which call of the module it was, from 0
+    """
+
+    tap: Tensor
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """The pixels that see cells, and which ones.
+
+    Attributes:
+        places: (P, 2) rows and columns of pixels, at their centres
+        cells: (P, 2) centres of the cells seen there, as shares of the map's height and width
+        weights: (P,) gradient energy
+    """
+
+    places: Tensor
+    cells: Tensor
+    weights: Tensor
+
+
+class Trace:
+    """One forward of a network in which the calls of some layers can be traced to the input.
+
+    Args:
+        module: the network
+        forward: runs it on a batch
+        images: (N, C, H, W) a batch of the run, for its size and the range of its values
+        layers: the layers to trace
+
+    Raises:
+        Exception: what the network raises
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        forward: Callable[[Tensor], Any],
+        images: Tensor,
+        layers: Sequence[Layer],
+    ):
+        self.size = (images.shape[-2], images.shape[-1])
+        self._images = _noise(images)
+        self.rows = len(self._images)
+        self.calls: dict[str, list[Call]] = {layer.name: [] for layer in layers}
+        counts: dict[Layer, int] = {}
+        handles = []
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        try:
+            for layer in layers:
+                handles.append(layer.module.register_forward_hook(self._hook(layer, counts)))
+            plain = torch.autocast(images.device.type, enabled=False)
+            with torch.enable_grad(), plain, places_only():
+                forward(self._images)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, layer: Layer, counts: dict) -> Callable[[nn.Module, tuple, Any], None]:
+        def record(module: nn.Module, args: tuple, output: Any) -> None:
+            calls = self.calls[layer.name]
+            number = counts[layer] = counts.get(layer, -1) + 1
+            if layer.call_number(output) not in (None, number):
+                return
+            calls.append(Call(layer.pick(output), number))
+
+        return record
+
+    def beside(self, calls: list[Call]) -> list[Call]:
+        """Returns the last of a module's calls and the earlier ones that it does not depend on.
+
+        Args:
+            calls: all calls of a layer, in order
+        """
+        *earlier, last = calls
+        if not earlier or not last.tap.requires_grad:
+            return calls
+        taps = [call.tap for call in earlier if call.tap.requires_grad]
+        if not taps:
+            return calls
+        with torch.enable_grad():
+            total = last.tap.sum()
+        gradients = iter(torch.autograd.grad(total, taps, retain_graph=True, allow_unused=True))
+        # One without a graph has not seen the image, so nothing of it can be in the last.
+        return [c for c in earlier if not c.tap.requires_grad or next(gradients) is None] + [last]
+
+    def points(
+        self, call: Call, cells: Callable[[Tensor], Tensor], way: str = "apart"
+    ) -> list[Points]:
+        """Traces all cells of a call.
+
+        Args:
+            call: of a traced layer
+            cells: brings the call's tensor to (rows of the batch, C, h, w)
+            way ("apart"): ``"apart"`` gives every cell channels of its own, so that normalisation over
+                the grid leaves something; ``"together"`` all the same, so that a pixel between two
+                cells says their mean; ``"digits"`` asks for the binary digits of the indices one by
+                one: more backwards, and right also where others have a third of a pixel's gradient
+
+        Returns:
+            :class:`Points` of each of the two images; without any where no gradient reaches them
+        """
+        with torch.enable_grad():
+            maps = cells(call.tap)
+        height, width = maps.shape[-2:]
+        if way != "digits":
+            codes = [1 + _shares(height)[:, None].expand(height, width),
+                     1 + _shares(width)[None].expand(height, width)]  # fmt: skip
+            gradient = self._gradient(maps, codes, way == "together")
+            return [_points(g[0], [ratio - 1 for ratio in _ratios(g)]) for g in gradient]
+        codes = [_digit(height, k)[:, None].expand(height, width) for k in range(_bits(height))]
+        codes += [_digit(width, k)[None].expand(height, width) for k in range(_bits(width))]
+        codes += codes[: len(codes) % 2]
+        parts = [self._gradient(maps, codes[k : k + 2]) for k in range(0, len(codes), 2)]
+        found = []
+        for image in range(_IMAGES):
+            gradients = torch.cat([parts[0][image][:1], *(part[image][1:] for part in parts)])
+            ratios = _ratios(gradients)
+            signs = [ratio > 0 for ratio in ratios]
+            # Near zero the digit is anybody's: several cells have equal parts of the pixel.
+            sure = torch.stack([ratio.abs() > _UNSURE for ratio in ratios]).all(0)
+            rows, columns = (
+                (_number(signs[start : start + _bits(n)], signs[0]) + 0.5) / n
+                for start, n in ((0, height), (_bits(height), width))
+            )
+            found.append(_points(gradients[0] * sure, [rows, columns]))
+        return found
+
+    def energies(self, call: Call, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
+        """Traces single cells, each alone, with the network's own gradient.
+
+        Args:
+            call: of a traced layer
+            maps: (rows of the batch, C, h, w) the call's tensor on the grid that is assumed
+            cells: row and column of the cells to trace, at most as many as rows of the batch
+
+        Returns:
+            (len(cells), h, w) gradient energy of each cell in the parts of the input, divided like
+            the grid
+        """
+        height, width = maps.shape[-2:]
+        generator = torch.Generator().manual_seed(height * width)
+        seeds = torch.zeros(maps.shape)
+        for row, (i, j) in enumerate(cells):
+            seeds[row, :, i, j] = torch.randn(maps.shape[1], generator=generator)
+        if not maps.requires_grad:
+            return torch.zeros(len(cells), height, width)
+        (gradient,) = torch.autograd.grad(
+            maps, self._images, seeds.to(maps), retain_graph=True, allow_unused=True
+        )
+        if gradient is None:
+            return torch.zeros(len(cells), height, width)
+        energy = gradient[: len(cells)].float().nan_to_num(0).pow(2).sum(1, keepdim=True).cpu()
+        return F.adaptive_avg_pool2d(energy, (height, width))[:, 0]
+
+    def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
+        """(images, 3, C, H, W) gradients at the input of what all cells say, coded thrice."""
+        shape = (_IMAGES, _CODES, *self._images.shape[1:])
+        gradient = None
+        if maps.requires_grad:
+            with places_only():
+                (gradient,) = torch.autograd.grad(
+                    maps,
+                    self._images,
+                    _seeds(maps, codes, together),
+                    retain_graph=True,
+                    allow_unused=True,
+                )
+        if gradient is None:
+            return torch.zeros(shape)
+        return gradient.float().cpu().view(shape)
+
+    def reach(self, call: Call) -> tuple[int, int, int, int] | None:
+        """Returns (left, top, right, bottom) of the pixels that any cell of a call depends on."""
+        if not call.tap.requires_grad:
+            return None
+        seed = torch.randn_like(call.tap)
+        (gradient,) = torch.autograd.grad(
+            call.tap, self._images, seed, retain_graph=True, allow_unused=True
+        )
+        if gradient is None:
+            return None
+        energy = gradient.float().pow(2).sum((0, 1)).nan_to_num(0)
+        rows, columns = torch.nonzero(energy > 1e-12 * energy.max(), as_tuple=True)
+        if not len(rows):
+            return None
+        return (
+            int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1,
+        )  # fmt: skip
+
+
+def _noise(images: Tensor) -> Tensor:
+    """Noise with the images' own range, each image once for every code."""
+    generator = torch.Generator().manual_seed(51)
+    shape = (_IMAGES, *images.shape[1:])
+    noise = torch.randn(shape, generator=generator).to(images.device)
+    values = images.detach().float()
+    mean, spread = values.mean((0, 2, 3), keepdim=True), values.std((0, 2, 3), keepdim=True)
+    spread = spread.nan_to_num(1).clamp_min(1e-3)
+    noise = (mean + spread * noise).to(images.dtype)
+    return noise.repeat_interleave(_CODES, 0).requires_grad_()
+
+
+def _seeds(maps: Tensor, codes: list[Tensor], together: bool) -> Tensor:
+    """What each cell says: the same random numbers in every row of an image, times each code."""
+    _, channels, height, width = maps.shape
+    generator = torch.Generator().manual_seed(height * width + channels)
+    said = torch.randn((channels, height, width), generator=generator)
+    if together:
+        said = said[:, :1, :1]
+    coded = torch.stack([torch.ones(height, width), *codes])
+    seeds = (coded[:, None] * said).repeat(_IMAGES, 1, 1, 1)
+    return seeds.to(device=maps.device, dtype=maps.dtype)
+
+
+def _shares(count: int) -> Tensor:
+    return (torch.arange(count) + 0.5) / count
+
+
+def _bits(count: int) -> int:
+    return max(0, count - 1).bit_length()
+
+
+def _digit(count: int, digit: int) -> Tensor:
+    """A binary digit of each index, as -1 and 1."""
+    return ((torch.arange(count) >> digit) % 2 * 2 - 1).float()
+
+
+def _number(digits: list[Tensor], like: Tensor) -> Tensor:
+    total = torch.zeros(like.shape, dtype=torch.float64)
+    for power, digit in enumerate(digits):
+        total += digit.double() * 2**power
+    return total
+
+
+def _ratios(gradients: Tensor) -> list[Tensor]:
+    """What each coded gradient (C, H, W) is of the first, as one factor per pixel (H, W)."""
+    one, *coded = gradients.nan_to_num(0).double()
+    energy = one.pow(2).sum(0).clamp_min(1e-300)
+    return [(c * one).sum(0) / energy for c in coded]
+
+
+def _points(one: Tensor, cells: list[Tensor]) -> Points:
+    """The pixels that have a gradient, with the cells (shares of rows and columns) read there."""
+    weights = one.nan_to_num(0).double().pow(2).sum(0)
+    strongest = float(weights.max())
+    if not strongest > 0 or not math.isfinite(strongest):
+        empty = torch.zeros(0, 2, dtype=torch.float64)
+        return Points(empty, empty, empty[:, 0])
+    chosen = torch.nonzero(weights.flatten() > _FAINT * strongest)[:, 0]
+    if len(chosen) > _MOST_POINTS:
+        chosen = chosen[weights.flatten()[chosen].topk(_MOST_POINTS).indices]
+    width = one.shape[-1]
+    places = torch.stack([chosen // width, chosen % width], 1).double() + 0.5
+    read = torch.stack([c.flatten()[chosen] for c in cells], 1)
+    return Points(places, read, weights.flatten()[chosen])

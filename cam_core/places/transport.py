@@ -1,0 +1,144 @@
+"""A backward that carries places: from a cell straight to the pixel that its receptive field is centred on.
+
+The true gradient of a cell spreads over its whole receptive field, which in a deep network is larger
+than the image. For the *place* of a cell only the centre of that field matters. So the backward is run
+with rules of its own: convolutions and pooling pass the gradient on through the middle of their kernel,
+activations let it through, and every token attends to itself only. Everything that moves values
+(padding, strides, flips, crops, permutations, windows, resizing) stays as the network has it, however
+it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_aten = torch.ops.aten
+
+# The derivative of these says how much passes, not where to: (gradient, ...) -> gradient.
+_ACTIVATIONS = {
+    _aten.threshold_backward.default,
+    _aten.hardtanh_backward.default,
+    _aten.hardswish_backward.default,
+    _aten.gelu_backward.default,
+    _aten.silu_backward.default,
+    _aten.mish_backward.default,
+    _aten.elu_backward.default,
+    _aten.leaky_relu_backward.default,
+}
+_SOFTMAX = {_aten._softmax.default, _aten._safe_softmax.default}
+
+
+@contextlib.contextmanager
+def places_only() -> Iterator[None]:
+    """Forwards and backwards inside follow the rules above; parts run without a graph get one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # The fused kernels of attention hide its softmax.
+        with sdpa_kernel(SDPBackend.MATH), _Attached(), _Rules():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _Attached(TorchFunctionMode):
+    """Keeps the graph where a model detaches, or switches it off for a frozen part."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._C._set_grad_enabled:
+            return None
+        if func is Tensor.detach:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class _Rules(TorchDispatchMode):
+    """The rules, below autograd: the network's own code stays as it is."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _ACTIVATIONS:
+            return args[0].clone()
+        if func in _SOFTMAX and _is_self_attention(args[0], args[1]):
+            return _identity(args[0])
+        if func is _aten.convolution_backward.default:
+            gradient, images, weight, *rest = args
+            return func(gradient, images, _middle(weight), *rest, **kwargs)
+        if func is _aten.max_pool2d_with_indices_backward.default:
+            gradient, images, kernel, stride, padding = args[:5]
+            return _through_window(gradient, images, kernel, stride, padding)
+        if func is _aten.avg_pool2d_backward.default:
+            return _through_window(*args[:5])
+        if func is _aten.grid_sampler_2d_backward.default:
+            passed, grid = func(*args, **kwargs)
+            # Where it samples may depend on the image; that is no place that is seen.
+            return passed, None if grid is None else torch.zeros_like(grid)
+        return func(*args, **kwargs)
+
+
+def _through_window(
+    gradient: Tensor, images: Tensor, kernel: list[int], stride: list[int], padding: list[int]
+) -> Tensor:
+    """The gradient of pooling through the middle of each window."""
+    pairs = [
+        (v * 2 if len(v) == 1 else v) for v in (list(kernel), list(stride or kernel), list(padding))
+    ]
+    room = [
+        max(size + 2 * pad, step * (cells - 1) + width)
+        for size, cells, width, step, pad in zip(
+            images.shape[-2:], gradient.shape[-2:], *pairs, strict=True
+        )
+    ]
+    result = gradient.new_zeros((*images.shape[:-2], *room))
+    middles = [{(width - 1) // 2, width // 2} for width in pairs[0]]
+    down, across = pairs[1]
+    for top in middles[0]:
+        for left in middles[1]:
+            result[
+                ...,
+                top : top + down * gradient.shape[-2] : down,
+                left : left + across * gradient.shape[-1] : across,
+            ][..., : gradient.shape[-2], : gradient.shape[-1]] += gradient
+    top, left = pairs[2]
+    return result[..., top : top + images.shape[-2], left : left + images.shape[-1]].contiguous()
+
+
+def _is_self_attention(scores: Tensor, dim: int) -> bool:
+    last = dim % max(1, scores.dim()) == scores.dim() - 1
+    return scores.dim() >= 3 and last and scores.shape[-1] == scores.shape[-2] > 1
+
+
+def _identity(scores: Tensor) -> Tensor:
+    eye = torch.eye(scores.shape[-1], dtype=scores.dtype, device=scores.device)
+    return eye.expand(scores.shape).contiguous()
+
+
+def _middle(weight: Tensor) -> Tensor:
+    """A kernel with all of its weight in the middle, with random factors and unit gain.
+
+    The factors are random so that neither a normalisation nor a few equal channels take the gradient
+    away; the gain is one so that neither depth nor trained weights make it vanish.
+    """
+    strength = weight.detach().abs().flatten(2).sum(2).float()
+    generator = torch.Generator(weight.device).manual_seed(strength.numel())
+    strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)
+    gain = strength.pow(2).sum(0).mean().sqrt()
+    strength = strength / gain.clamp_min(torch.finfo(torch.float32).tiny)
+    middle: Any = (slice(None), slice(None))
+    count = 1
+    for size in weight.shape[2:]:
+        low, high = (size - 1) // 2, size // 2
+        middle += (slice(low, high + 1),)
+        count *= high - low + 1
+    result = torch.zeros_like(weight)
+    shape = (*strength.shape, *(1 for _ in weight.shape[2:]))
+    result[middle] = (strength / count).to(weight.dtype).reshape(shape)
+    return result
