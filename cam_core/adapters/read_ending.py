@@ -64,13 +64,7 @@ def read_ending(
         if seen.scores is None:
             return Ending()
         row_shape = tuple(seen.scores.shape[1:])
-        if not seen.scores.is_floating_point():
-            raise _Refused(
-                f"the model returned {describe(seen.outputs)} of {str(seen.scores.dtype).removeprefix('torch.')}: "
-                "numbers of classes, not scores, so that there is nothing to differentiate; let it return the "
-                "scores before argmax or the threshold"
-            )
-        if quantities:
+        if quantities or not seen.scores.is_floating_point():
             return Ending(row_shape=row_shape)
         kind, how, back = _kind_of(seen, lambda: _stressed(call, find, images), ends_in)
     except _Refused as reason:
@@ -173,6 +167,7 @@ def _few(values: Tensor) -> str:
 
 
 def _short(error: BaseException) -> str:
+    error = error.__cause__ or error
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:120]}" if text else type(error).__name__
 
