@@ -47,7 +47,8 @@ class Explanation:
         scores: (N, K) explained scores, float32
         targets: (N, K) class indices, -1 where the target is not a class
         valid: (N, K) which entries exist
-        logits: (N, classes) the model's class scores, or None if it has none
+        logits: (N, classes) the model's class scores, before softmax or sigmoid also of a network that ends
+            in one; None if it has none
         probabilities: (N, classes) what the model makes of them: softmax, or sigmoid for a single logit
             and for labels that do not exclude each other; None without class scores
         input_size: (H, W) of the model's input

@@ -109,9 +109,7 @@ class BiasJob:
         if self.object_field is not None:
             detect_one(self.model, image)
             return
-        outputs, names = check_scores(self.model, image).shape[1], self.model.classes
-        if names is not None and len(names) != outputs:
-            raise ValueError(f"classes has {len(names)} names, the model has {outputs} outputs")
+        check_scores(self.model, image)
         if self._existing:
             self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
             self.plan.explain(self.model, image)

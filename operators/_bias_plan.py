@@ -4,6 +4,8 @@ import dataclasses
 
 from . import _runs, _zoo
 from ._settings import resolve_targets
+from .models.classes import check_count
+from .models.outputs import read_outputs
 
 
 @dataclasses.dataclass
@@ -197,17 +199,24 @@ def check_scores(model, images):
         images: (N, C, h, w)
 
     Raises:
-        ValueError: if the model is a detector, or gives no class scores for whole images
+        ValueError: if the model is a detector, gives no class scores for whole images, or as many as
+            there are no class names
     """
     from ._bias_swap import probabilities_of
 
+    read_outputs(model, images)
+    ending = getattr(model.adapted, "ending", None)
+    if ending is not None and ending.refusal is not None:
+        raise ValueError(f"model: {ending.refusal}")
     try:
-        return probabilities_of(model, images)
+        probabilities = probabilities_of(model, images)
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(
             "model: find_background_bias tests classifiers, whose outputs are class scores of the "
             f"whole image, and detectors; other models are not supported ({_short(error)})"
         ) from error
+    check_count(model, probabilities.shape[1])
+    return probabilities
 
 
 def _short(error):

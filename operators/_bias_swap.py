@@ -45,6 +45,8 @@ def forwarded(model, images, precision="float32"):
     like = next(model.module.parameters(), None)
     if like is not None:
         images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
+    if hasattr(model.adapted, "read_outputs"):
+        model.adapted.read_outputs(images)
     kind = torch.bfloat16 if precision == "auto" else getattr(torch, precision)
     half = precision != "float32" and images.is_cuda
     with (

@@ -7,6 +7,7 @@ from ._bias_steps import CPU_BATCH, GPU_BATCH
 from ._bias_swap import probabilities_of
 from ._compare_settings import FEWEST, PROBE, SECONDS, parse_budget
 from ._compare_summary import duration
+from .models.classes import check_count
 
 
 def batch_size_of(settings, model):
@@ -98,15 +99,18 @@ def check_classifier(model, image, precision, argument="model"):
     """Returns the (1, classes) probabilities of an image.
 
     Raises:
-        ValueError: if the model gives no class scores for whole images
+        ValueError: if the model gives no class scores for whole images, or as many as there are no
+            class names
     """
     try:
-        return probabilities_of(model, image, precision)
+        probabilities = probabilities_of(model, image, precision)
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(
             f"{argument}: compare_cams measures classifiers, whose outputs are class scores of the whole "
             f"image ({' '.join(str(error).split())[:200]})"
         ) from error
+    check_count(model, probabilities.shape[1])
+    return probabilities
 
 
 def check_models(models, keys):

@@ -236,6 +236,8 @@ def _step(dataset, model, cam_key, best, other):
     def contrast_against(outputs):
         return -contrast_for(outputs)
 
+    contrast_for.reads_scores = contrast_against.reads_scores = True  # logits beside probabilities
+
     tags = _tags(model, best, other)
     plan = Plan(
         cam_key=CAM_KEY, methods=methods, targets=[best, other, contrast_for, contrast_against],

@@ -3,6 +3,7 @@
 import fiftyone.operators.types as types
 
 from . import _models, _named_models, _outlines, _zoo
+from .models.classes import read_classes
 
 OTHER = "another_model"
 _HELP = (
@@ -117,7 +118,7 @@ def model_params(arguments):
         ValueError: if classes are no list of names
     """
     params = {k: arguments[k] for k in ("model", "classes") if arguments.get(k) is not None}
-    name, classes = params.get("model"), params.get("classes")
+    name, classes = params.get("model"), read_classes(params.get("classes"))
     listed = isinstance(name, str) and (
         name in _models.own_models() or _zoo.entry(name) is not None
     )

@@ -74,7 +74,8 @@ def _labels_text(labels):
     text = f"; {labels['known']} of {counted(labels['labels'], 'labels')} of {labels['field']!r} mapped"
     if not labels["unknown"]:
         return text
-    first = labels["unmapped"][0]
+    unmapped = labels["unmapped"]
+    first = next((row for row in unmapped if row.get("several")), unmapped[0])
     near = f", near: {', '.join(first['near'])}" if first["near"] else ""
     near = f" ({first['several']})" if first.get("several") else near
     more = f" and {labels['unknown'] - 1} more" if labels["unknown"] > 1 else ""

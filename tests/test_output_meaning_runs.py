@@ -1,11 +1,13 @@
 """What outputs and class names mean in a run: probabilities, masks, the background, dicts, namesakes."""
 
+import importlib
+
 import fiftyone as fo
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms as T
-from operators_common import operator
+from operators_common import PLUGIN, operator
 from targets_common import Mean, PerPixel, explain, labelled, samples
 from torch import nn
 
@@ -343,3 +345,23 @@ def test_a_label_that_two_classes_share(dataset_of):
             class_map={"x": "crane"},
             cam_key="n",
         )
+
+
+def test_the_form_and_the_queue_have_them_too(dataset_of):
+    part = importlib.import_module(f"{PLUGIN}.operators._forms")
+    sent = part.params_of({"model": "a", "classes": {1: "b", 0: "a"}, "background": False})
+    back = part.arguments_of(sent)
+    assert (back["classes"], back["background"]) == (["a", "b"], False)
+    names = importlib.import_module(f"{PLUGIN}.operators._form_names")
+    lookup = importlib.import_module(f"{PLUGIN}.operators._targets").Lookup(names._Classes(CRANES))
+    assert lookup.names.labels == ["crane (0)", "dog", "crane (2)"]
+    assert names._lacking("crane", lookup).startswith("two classes are called 'crane'")
+    assert names._lacking("crane (2)", lookup) is None
+
+
+def test_true_labels_of_namesakes_are_not_guessed():
+    index = importlib.import_module(f"{PLUGIN}.operators._bias_labels").index_of_names
+    assert index(CRANES, {}) == {"dog": 1, "crane (0)": 0, "crane (2)": 2}
+    assert index(CRANES, {"crane (2)": "bird"})["bird"] == 2
+    with pytest.raises(ValueError, match="aliases: two classes are called 'crane'"):
+        index(CRANES, {"crane": "bird"})

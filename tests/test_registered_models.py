@@ -99,6 +99,25 @@ def test_registered_once_loaded_by_name(own, disc, photo_dataset):
         assert sample.my_disc_prediction.label == sample.b_prediction.label
 
 
+def test_classes_as_a_dict_and_what_the_outputs_are(own, disc):
+    register = new("RegisterModel")
+    by_name = {name: i for i, name in reversed(list(enumerate(CLASSES)))}
+    for classes in (dict(enumerate(CLASSES)), by_name):
+        register(
+            "a", "disc.models:best", transforms="disc.models:see", classes=classes, ends_in="logits",
+            overwrite=True,
+        )  # fmt: skip
+        assert own.registered()["a"].classes == CLASSES
+        assert own.registered()["a"].options == {"ends_in": "logits"}
+        loaded = part("_models").load_model("a")
+        assert (loaded.classes, loaded.adapted.ends_in) == (CLASSES, "logits")
+    with pytest.raises(ValueError, match="classes: .*index 0 has no name"):
+        register("b", "disc.models:best", transforms="disc.models:see", classes={1: "x"})
+    with pytest.raises(ValueError, match="background: is for segmentation networks"):
+        register("b", "disc.models:best", transforms="disc.models:see", background=0)
+    assert list(own.registered()) == ["a"]
+
+
 def test_as_the_app_and_the_queue_name_it(own, disc, photo_dataset):
     new("RegisterModel")("disc", disc.whole)
     dataset = photo_dataset(1)

@@ -163,7 +163,7 @@ def adapt(
 def _check_options(family: type[ExplainableModel], options: dict[str, Any]) -> None:
     """Raises a ValueError where an option has no effect on a family."""
     scores = family.plain_scores and not family.quantities
-    if options["multi_label"] and not scores:
+    if options["multi_label"] and not scores and family is not ZeroShotClassifier:
         raise ValueError(
             f"multi_label: is for classifiers and segmentation networks, and this is a {family.family}; leave "
             "it out"

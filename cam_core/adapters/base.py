@@ -138,16 +138,19 @@ class ExplainableModel:
         """
         if not self._returns_scores():
             return
-        with plain_run(self.module):
-            known = _ENDINGS.of(self.module)
+        # In eval mode, as a run is: training mode is another state of the network.
+        as_run = unchanged if self.module.training else plain_run
         where = self.output if isinstance(self.output, (str, int)) else repr(self.output)
         key = (type(self).__name__, self.quantities, where, self.ends_in)
-        if key not in known:
-            with exclusive(self.module), torch.inference_mode(False), unchanged(self.module):
-                found = read_ending(
-                    self.module, self.find, images.clone(), self.ends_in, self.quantities
-                )
-            known[key] = found
+        with exclusive(self.module), torch.inference_mode(False), as_run(self.module):
+            known = _ENDINGS.of(self.module)
+            if key not in known:
+                self.ending = None
+                with unchanged(self.module):
+                    known[key] = read_ending(
+                        functools.partial(run_forward, self), self.find, images.clone(), self.ends_in,
+                        self.quantities,
+                    )  # fmt: skip
         ending = known[key]
         if self._multi_label and ending.kind in ("softmax", "log_softmax"):
             raise ValueError(
@@ -219,14 +222,9 @@ class ExplainableModel:
             raise ValueError(
                 f"the model returned {describe(outputs)}, not {self._wanted()}"
                 + ("" if self.output is None else f", and none are at output={self.output!r}")
+                + _has_pixels(outputs if self.output is None else take(outputs, self.output))
                 + "; say where they are with adapt(model, output=a key, an index or a callable), or "
                 "pass targets=a callable that maps the outputs to one score per image"
-            )
-        if not value.is_floating_point():
-            kind = "complex numbers" if value.is_complex() else "integers"
-            raise ValueError(
-                f"the model returned {kind} ({value.dtype}) of shape {tuple(value.shape)}, not class scores: "
-                "let it return the real numbers before the softmax that they were made from"
             )
         return value
 
@@ -259,12 +257,19 @@ class ExplainableModel:
         Raises:
             ValueError: if there is none, or more than one that could be meant
         """
-        if are_scored(outputs):
-            return outputs.logits
-        if self.ending is not None and self.ending.refusal is not None:
+        scored_already = are_scored(outputs)
+        if not scored_already and self.ending is not None and self.ending.refusal is not None:
             raise ValueError(self.ending.refusal)
-        value = self._own_scores(outputs)
-        return value if self.ending is None else self.ending.logits_of(value)
+        value = outputs.logits if scored_already else self._own_scores(outputs)
+        if not value.is_floating_point():
+            kind = "complex numbers" if value.is_complex() else "integers"
+            raise ValueError(
+                f"the model returned {kind} ({value.dtype}) of shape {tuple(value.shape)}, not class scores: "
+                "let it return the real numbers before the softmax that they were made from"
+            )
+        if scored_already or self.ending is None:
+            return value
+        return self.ending.logits_of(value)
 
     def probabilities(self, outputs: Any) -> Tensor:
         """Returns the (N, classes) probabilities that the class scores stand for.
@@ -531,6 +536,14 @@ def _info(row: Candidate, grid: Grid | None, default: list[str], place: str) -> 
         default=row.name in default,
         place=place,
     )
+
+
+def _has_pixels(outputs: Any) -> str:
+    """A hint where what came out has scores of pixels, or what looks like them, and the task is not said."""
+    maps = find_scores(outputs, 4)
+    if maps is None or maps.shape[-2] * maps.shape[-1] == 1:
+        return ""
+    return "; if these are the scores of pixels, pass task='segmentation'"
 
 
 def _is_one_logit(scores: Tensor) -> bool:

@@ -86,16 +86,18 @@ class Ending:
         """Says in words how the scores were understood; None for plain logits."""
         if self.kind == "logits":
             return None
-        name = self.kind.replace("_", "-")
+        several = self.independent and self.width != 1
         if self.how == "operation":
-            text = f"the network ends in a {name}"
+            text = (
+                f"the network ends in a {self.kind.replace('_', '-')}"
+                + " for each output" * several
+            )
         elif self.how == "given":
-            text = f"the network's outputs are taken as those of a {name}, as was said"
+            text = f"the network's outputs are taken for probabilities (ends_in={self.kind!r})"
         else:
             text = "the network's outputs are probabilities that sum to 1"
-        if self.independent and self.width != 1:
-            text += " for each output"
-        text += ", so that an image may have several labels" if multi_label else ""
+        if several and multi_label:
+            text += ", so that an image may have several labels"
         what = "the logit before it" if self.how == "operation" else "the logit"
         if self.back is not None:
             return f"{text}; what is explained is {what}"

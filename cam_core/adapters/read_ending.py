@@ -64,7 +64,7 @@ def read_ending(
         if seen.scores is None:
             return Ending()
         row_shape = tuple(seen.scores.shape[1:])
-        if quantities:
+        if quantities or not seen.scores.is_floating_point():
             return Ending(row_shape=row_shape)
         kind, how, back = _kind_of(seen, lambda: _stressed(call, find, images), ends_in)
     except _Refused as reason:
@@ -167,6 +167,7 @@ def _few(values: Tensor) -> str:
 
 
 def _short(error: BaseException) -> str:
+    error = error.__cause__ or error
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:120]}" if text else type(error).__name__
 
@@ -201,7 +202,7 @@ _RESHAPES = {
 _WITHIN = {
     *_RESHAPES, "Transpose", "Permute", "T", "Select", "Slice", "Index", "IndexSelect", "Expand",
     "AsStrided", "Unbind", "Split", "SplitWithSizes", "Flip", "Mean", "Cat", "Stack", "AvgPool2D",
-    "AdaptiveAvgPool2D", "MkldnnAdaptiveAvgPool2D", "Amax", "Max", "MaxPool2DWithIndices",
+    "AdaptiveAvgPool2D", "MkldnnAdaptiveAvgPool2D", "Amax", "Max", "MaxPool2DWithIndices", "AdaptiveMaxPool2D",
     "UpsampleBilinear2D", "UpsampleNearest2D",
 }  # fmt: skip
 # Operations whose results may be any number.
@@ -218,6 +219,7 @@ _LAST = {
     "Sigmoid": "sigmoid", "Softmax": "softmax", "LogSigmoid": "log_sigmoid",
     "LogSoftmax": "log_softmax",
 }  # fmt: skip
+_LOGARITHMS = {"sigmoid": "log_sigmoid", "softmax": "log_softmax"}
 _NAME = re.compile(r"Backward(\d*)$")
 
 
@@ -230,7 +232,10 @@ def _parents(node: Any) -> list[Any]:
 
 
 def _ends_of(node: Any, reshaped: bool = True) -> Iterator[tuple[str, Any, bool]]:
-    """What values come from: ``(kind, node, whether they are only reshaped since)`` for each source."""
+    """What values come from: ``(kind, node, whether they are only reshaped since)`` for each source.
+
+    Of probabilities that were scaled, subtracted and the like the kind is ``"changed"``.
+    """
     name = _name_of(node)
     if name in _LAST:
         yield _LAST[name], node, reshaped
@@ -239,7 +244,12 @@ def _ends_of(node: Any, reshaped: bool = True) -> Iterator[tuple[str, Any, bool]
     elif name in _SUMS or name in _PRODUCTS:
         sources = {kind for parent in _parents(node) for kind, _, _ in _ends_of(parent)}
         unbounded = "any" in sources if name in _SUMS else sources == {"any"}
-        yield ("any" if unbounded else "unknown"), node, False
+        changed = bool(sources) and sources <= {*FORWARD, "changed"}
+        yield ("any" if unbounded else "changed" if changed else "unknown"), node, False
+    elif name == "Log":
+        for parent in _parents(node):
+            for kind, _, _ in _ends_of(parent):
+                yield _LOGARITHMS.get(kind, "unknown"), node, False
     elif name in _WITHIN and _parents(node):
         for parent in _parents(node):
             yield from _ends_of(parent, reshaped and name in _RESHAPES)
@@ -276,6 +286,12 @@ def _kind_of(
         return known, "operation", _call_of(known, node, seen)
     if known == "any" or ends_in == "logits":
         return "logits", "operation", None
+    if known == "changed" and not _within(scores):
+        raise _Refused(
+            "the model's scores are made of the result of a sigmoid or softmax and do not lie between 0 and 1, "
+            f"for example {_few(scores[0].detach())}: say what they are, task='regression' for quantities or "
+            "ends_in='logits' for class scores of any size, or let it return the probabilities themselves"
+        )
     return _measured_kind(scores, stressed)
 
 

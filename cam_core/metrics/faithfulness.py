@@ -180,6 +180,8 @@ def faithfulness(
         if images.is_inference():
             images = images.clone()
         with autocast(images, precision):
+            if hasattr(model, "read_outputs"):
+                model.read_outputs(images)
             outputs = model.forward(images.clone())
             target = _one_target(model, outputs, targets, len(images))
             scores = _scores(model, target, outputs, len(images))

@@ -193,6 +193,35 @@ def test_probabilities_that_nothing_tells_are_asked_for():
     assert found.targets.shape == (3, 1)
 
 
+def test_scaled_probabilities_are_asked_for():
+    net = Ending(lambda z: 100 * torch.sigmoid(z), 1)
+    with pytest.raises(ValueError, match="made of the result of a sigmoid.*task='regression'"):
+        explain(net, images())
+    found = explain(adapt(net, task="regression"), images())
+    torch.testing.assert_close(found.scores, net(images()).detach())
+    taken = explain(adapt(net, ends_in="logits"), images(), targets=1)
+    torch.testing.assert_close(taken.scores, net(images()).detach())
+
+
+@pytest.mark.parametrize("last", [lambda z: z.sigmoid().log(), lambda z: z.softmax(1).log()])
+def test_logarithms_of_probabilities(last):
+    net = Ending(last)
+    z = net.body(images()).detach()
+    p = last(z).exp()
+    same(net, 4, p) if not p.sum(1).allclose(torch.ones(3)) else None
+    torch.testing.assert_close(explain(net, images()).probabilities, p)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_numbers_of_classes_are_no_scores(task):
+    net = Lesions(lambda z: (z[:, 0] > 0).long(), bias=(-0.5,))
+    if task == "classification":
+        net = Ending(lambda z: (z > 0).long())
+    given = scans() if task == "segmentation" else images()
+    with pytest.raises(ValueError, match=r"integers \(torch.int64\).*not class scores"):
+        explain(adapt(net, task=task), given)
+
+
 def test_rows_that_sum_to_one_are_measured():
     net = Ending(lambda z: z.exp() / z.exp().sum(1, keepdim=True))
     z = net.body(images()).detach()
@@ -286,9 +315,9 @@ def test_one_small_forward_and_no_other():
     net = Ending(nn.Sigmoid())
     seen = []
     net.body[0].register_forward_hook(lambda m, args, out: seen.append(len(args[0])))
-    explain(net, images(8), targets=0, layers="body.1")
+    explain(net, images(8), targets=0, layers="body.1", measure_places=False)
     assert seen == [2, 8]
-    explain(net, images(8), targets=0, layers="body.1")
+    explain(net, images(8), targets=0, layers="body.1", measure_places=False)
     assert seen == [2, 8, 8]
 
 
@@ -311,6 +340,16 @@ def test_squeezed_scores_of_one_image_are_those_of_the_same_image_in_a_batch(las
     torch.testing.assert_close(one.probabilities, two.probabilities[:1])
     fresh = Ending(squeezed, outputs)  # first seen with a single image
     torch.testing.assert_close(explain(fresh, images(2)[:1], targets=1).scores, two.scores[:1])
+
+
+def test_a_squeeze_in_the_middle():
+    class Middle(Ending):
+        def forward(self, x):
+            return self.body[4](self.body[:3](x).squeeze()).sigmoid()
+
+    found = [explain(Middle(None), images(2)[:n], METHODS, 2, "body.1") for n in (2, 1)]
+    for key, maps in found[1].maps.items():
+        torch.testing.assert_close(maps, found[0].maps[key][:1], rtol=1e-3, atol=1e-6)
 
 
 def test_a_function_of_a_squeezed_output_gets_a_row():
@@ -343,7 +382,7 @@ def test_a_forward_that_fails_for_one_image_is_refused_before_it_does():
 
 def test_a_network_for_one_image_at_a_time_works():
     net = Ending(lambda z: z.reshape(1, 4))
-    found = explain(net, images(1), targets=2)
+    found = explain(net, images(1), targets=2, layers="body.1", measure_places=False)
     torch.testing.assert_close(found.scores[0, 0], net.body(images(1))[0, 2].detach())
 
 
