@@ -40,6 +40,11 @@ def check_samples(samples):
             "samples: a patches, frames or clips view has no lasting samples of its own, heatmaps stored "
             "there would be lost; use the dataset or a view of whole images"
         )
+    if getattr(samples, "_is_dynamic_groups", False):
+        raise ValueError(
+            "samples: this view has dynamic groups, as group_by() makes them, which have no slices; give the "
+            "view that it was made from, or samples.flatten()"
+        )
     if samples.media_type == "group":
         raise ValueError(f"samples: {_OTHER_MEDIA['group']}")
     # Not len(samples): MongoDB's count is wrong after it was killed.

@@ -72,6 +72,7 @@ def check_field(samples, name, argument="targets"):
     kind = kind_of(samples, name)
     if kind is not None:
         return kind
+    check_not_nested(samples, name, argument)
     usable = label_fields(samples)
     some = f"; those that hold labels: {', '.join(usable)}" if usable else ""
     field = _field(samples, name)
@@ -84,6 +85,23 @@ def check_field(samples, name, argument="targets"):
     if found == "Segmentation":
         more = f"; of a segmentation network give {{'mask': {name!r}, 'class': ...}}"
     raise ValueError(f"{argument}: field {name!r} is a {found}, which has no labels{some}{more}")
+
+
+def check_not_nested(samples, name, argument="targets"):
+    """Raises a ValueError where a name is that of a field inside another one.
+
+    Args:
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+        name: what was given
+        argument ("targets"): what messages call it
+    """
+    if not isinstance(name, str) or "." not in name or samples.get_field(name) is None:
+        return
+    outer, _, inner = name.rpartition(".")
+    raise ValueError(
+        f"{argument}: {name!r} lies inside the field {outer!r}, and only fields at the top level of a sample "
+        f"can be named here; copy it there: dataset.clone_sample_field({name!r}, {inner!r})"
+    )
 
 
 def label_path(samples, name):

@@ -118,6 +118,7 @@ class ExplainableModel:
             raise ValueError(
                 f"the model returned {describe(outputs)}, not class scores of shape (N, classes)"
                 + ("" if self.output is None else f", and none are at output={self.output!r}")
+                + _has_pixels(outputs if self.output is None else take(outputs, self.output))
                 + "; say where they are with adapt(model, output=a key, an index or a callable), or "
                 "pass targets=a callable that maps the outputs to one score per image"
             )
@@ -310,6 +311,14 @@ class ExplainableModel:
             )
             for c in self.layer_candidates(images)
         ]
+
+
+def _has_pixels(outputs: Any) -> str:
+    """A hint where what came out has scores of pixels, or what looks like them, and the task is not said."""
+    maps = find_scores(outputs, 4)
+    if maps is None or maps.shape[-2] * maps.shape[-1] == 1:
+        return ""
+    return "; if these are the scores of pixels, pass task='segmentation'"
 
 
 def _is_block_or_norm(row: Candidate, blocks: set[str]) -> bool:
