@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cam_core import explain, list_layers
+from cam_core import explain, list_layers, list_methods
 
 METHODS = ["gradcam", "layercam", "scorecam", "gradients"]
 
@@ -225,6 +225,45 @@ def test_a_backbone_under_no_grad_has_the_gradients_it_has_without(name, images)
         assert_same(explain(Net(call).eval(), images, METHODS[:3], 1, name),
                     explain(Net().eval(), images, METHODS[:3], 1, name))  # fmt: skip
     assert expected.layers == [name]
+
+
+def test_the_pixels_have_no_gradient_behind_no_grad(images):
+    for call in (_without_grad(torch.no_grad), _decorated):
+        with pytest.raises(ValueError, match=r"images .*runs 'backbone' under torch\.no_grad\(\)"):
+            explain(Net(call).eval(), images, ["gradcam", "gradients"], 1, "backbone.3")
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "chefer", "legrad"])
+def test_attention_under_no_grad(method, images):
+    timm = pytest.importorskip("timm")
+
+    class Frozen(nn.Module):
+        def __init__(self, mode):
+            super().__init__()
+            torch.manual_seed(0)
+            self.vit = timm.create_model(
+                "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, num_classes=4,
+                embed_dim=24, num_heads=2,
+            )  # fmt: skip
+            self.head, self.mode = nn.Linear(4, 3), mode
+
+        def forward(self, x):
+            with self.mode():
+                found = self.vit(x)
+            return self.head(found)
+
+    expected = explain(Frozen(torch.enable_grad).eval(), images, method, 1)
+    assert_same(explain(Frozen(torch.no_grad).eval(), images, method, 1), expected)
+    assert expected.maps[method, "attention"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", ["gradcam+noise", "integrated_gradcam", "scorecam"])
+def test_methods_of_several_passes_have_the_same_gradients(method, images):
+    if method not in {m.name for m in list_methods()} and "+" not in method:
+        pytest.skip("there is no such method")
+    expected = explain(Net().eval(), images, method, 1, "backbone.3")
+    found = explain(Net(_without_grad(torch.no_grad)).eval(), images, method, 1, "backbone.3")
+    assert_same(found, expected)
 
 
 class Adapted(nn.Module):
