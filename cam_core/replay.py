@@ -309,9 +309,7 @@ class _Script(contextlib.AbstractContextManager):
 
 
 @contextlib.contextmanager
-def _replaced(
-    layer: Layer, activations: Tensor, last: int, graph: bool = False
-) -> Iterator[None]:
+def _replaced(layer: Layer, activations: Tensor, last: int, graph: bool = False) -> Iterator[None]:
     """Replaces a layer's output at its last call."""
     calls = 0
 

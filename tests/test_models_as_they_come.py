@@ -153,7 +153,9 @@ def test_a_registered_models_outline_has_its_options(tmp_path):
     pytest.importorskip("timm")
     from fiftyone.plugins.orgs.cam51.heatmaps.operators import _outlines, _own_models
 
-    own = _own_models.OwnModel("features", architecture="timm:resnet10t", options={"task": "embedding"})
+    own = _own_models.OwnModel(
+        "features", architecture="timm:resnet10t", options={"task": "embedding"}
+    )
     plain = _own_models.OwnModel("features", architecture="timm:resnet10t")
     for model, kind in ((plain, "classifier"), (own, "embedding"), (plain, "classifier")):
         _own_models.register(model, overwrite=True)
