@@ -4,6 +4,7 @@ import difflib
 
 import fiftyone as fo
 
+from ._checks import check_not_nested
 from ._object_fields import _made_by_runs
 
 # A sample has a column for each of its classes, up to this many.
@@ -85,23 +86,6 @@ def check_field(samples, name, argument="targets"):
     if found == "Segmentation":
         more = f"; of a segmentation network give {{'mask': {name!r}, 'class': ...}}"
     raise ValueError(f"{argument}: field {name!r} is a {found}, which has no labels{some}{more}")
-
-
-def check_not_nested(samples, name, argument="targets"):
-    """Raises a ValueError where a name is that of a field inside another one.
-
-    Args:
-        samples: a :class:`fiftyone.core.collections.SampleCollection`
-        name: what was given
-        argument ("targets"): what messages call it
-    """
-    if not isinstance(name, str) or "." not in name or samples.get_field(name) is None:
-        return
-    outer, _, inner = name.rpartition(".")
-    raise ValueError(
-        f"{argument}: {name!r} lies inside the field {outer!r}, and only fields at the top level of a sample "
-        f"can be named here; copy it there: dataset.clone_sample_field({name!r}, {inner!r})"
-    )
 
 
 def label_path(samples, name):

@@ -3,6 +3,7 @@
 import functools
 
 from . import _zoo
+from ._checks import check_not_nested
 from ._target_columns import Contrast, Fixed, Labelled, Region, RunTargets, Several
 from ._targets import (
     Lookup,
@@ -103,9 +104,9 @@ class _Maker:
         try:
             class_or_callable(name, self._model)
         except ValueError as error:
-            from ._target_fields import check_not_nested, label_fields
+            from ._target_fields import label_fields
 
-            check_not_nested(self._samples, name)
+            check_not_nested(self._samples, name, "targets")
 
             fields = label_fields(self._samples)
             some = f"; label fields are {', '.join(fields)}" if fields else ""

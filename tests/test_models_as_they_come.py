@@ -92,6 +92,13 @@ def test_a_label_field_inside_a_document(dataset):
     for targets in ("meta.found", {"field": "meta.found"}):
         with pytest.raises(ValueError, match="lies inside the field 'meta'.*clone_sample_field"):
             compute_tiny(dataset, targets=targets)
+    with pytest.raises(ValueError, match="inside the label field 'top'; give 'top'"):
+        dataset.clone_sample_field("meta.found", "top")
+        compute_tiny(dataset, targets="top.label")
+    with pytest.raises(ValueError, match="objects: 'meta.found' lies inside the field 'meta'"):
+        operator("find_background_bias")(
+            dataset, model=tiny_network(), transforms=T.ToTensor(), objects="meta.found"
+        )
     with pytest.raises(ValueError, match="no class 'meta.none'"):
         compute_tiny(dataset, targets="meta.none")
     dataset.clone_sample_field("meta.found", "found")  # as the message says
