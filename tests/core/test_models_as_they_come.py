@@ -533,6 +533,20 @@ def test_an_operation_that_fails_says_on_what(images):
         assert isinstance(error.value.__cause__, RuntimeError)
 
 
+def test_an_exported_network_has_no_layers(images):
+    net = torch.export.export(Net().eval(), (images,)).module()
+    with pytest.raises(ValueError, match=r"torch\.export.*module it was made from"):
+        explain(net, images, "gradcam", 1)
+
+
+def test_a_compiled_forward(images):
+    net = Net().eval()
+    expected = explain(Net().eval(), images, METHODS, 1, "backbone.3")
+    net.forward = torch.compile(net.forward, backend="eager")
+    net(images)
+    assert_same(explain(net, images, METHODS, 1, "backbone.3"), expected)
+
+
 # list_layers without images ------------------------------------------------------------------------
 
 
