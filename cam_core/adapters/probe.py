@@ -66,7 +66,7 @@ def _flat(module: nn.Module) -> str:
     """What is said of an exported network, whose operations are in no modules any more."""
     if not isinstance(module, torch.fx.GraphModule):
         return ""
-    if any(node.op == "call_module" for node in module.graph.nodes):
+    if not any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes):
         return ""
     return ", as it is a graph of operations (torch.export) without modules: give the module it was made from"
 
