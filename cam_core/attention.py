@@ -85,6 +85,8 @@ class AttentionPass:
 
     def _grad(self, score: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
         found = gradients_of(score, list(of), retain=True)
+        if all(gradient is None for gradient in found):
+            raise ValueError("targets: the score does not depend on the attention blocks")
         return [
             torch.zeros_like(w, dtype=torch.float32) if g is None else g
             for w, g in zip(of, found, strict=True)

@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .backtrack_rules import RULES, SAVES_OUTPUT
 from .backtrack_steps import Step, Traced, Value, is_spread
+from .forward_call import is_scripted
 
 POOLINGS = ("strongest", "all")
 
@@ -62,6 +63,9 @@ class Tape(TorchDispatchMode):
             super().__exit__(*exc)
 
     def _watch(self, module: nn.Module, name: str) -> list[Any]:
+        if is_scripted(module):
+            return []
+
         def enter(*_: Any) -> None:
             self._where.append(name)
 

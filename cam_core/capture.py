@@ -192,9 +192,11 @@ class Taps:
                 return None
             tensor = layer.pick(output)
             if not tensor.is_floating_point():
+                way = "choose a layer that returns real numbers, list_layers(model) shows them"
+                if tensor.is_quantized:
+                    way = "explain the network as it was before it was quantised"
                 raise ValueError(
-                    f"layers: {layer.name!r} returns {_kind_of(tensor)}, of which there is no heatmap; "
-                    "choose a layer that returns real numbers, list_layers(model) shows them"
+                    f"layers: {layer.name!r} returns {_kind_of(tensor)}, of which there is no heatmap; {way}"
                 )
             was_off = not torch.is_grad_enabled()
             with torch.inference_mode(False):  # gradients are on in here

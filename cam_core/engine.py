@@ -340,7 +340,10 @@ def _forward(
             outputs = run_forward(model, images.clone())
     missing = taps.missing()
     if missing:
-        raise ValueError(f"layers: {', '.join(missing)} is not used in the model's forward")
+        raise ValueError(
+            f"layers: {', '.join(missing)} is not used in the model's forward: no module of this name was called "
+            "(of some, others use the weights directly); list_layers(model) shows those that are"
+        )
     if isinstance(targets, str) and targets == "predicted" and hasattr(model, "predicted"):
         targets = model.predicted(outputs)
     found = targets

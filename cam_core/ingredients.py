@@ -395,11 +395,24 @@ def _checked_alive(run: Pass, name: str, gradient: Tensor | None) -> Tensor:
     if saturated is not None and saturated(run.outputs):
         return gradient  # it may depend on the layer: nothing of that is left in a probability of 1
     raise ValueError(
-        f"layers: the target's gradient at {name!r} is zero at every position, so the target does "
-        "not depend on this layer's grid (after a transformer's last attention the patch tokens "
-        "have none); choose an earlier layer, list_layers(model) shows them"
+        f"layers: the target's gradient at {name!r} is zero at every position, for these images and for "
+        f"noise{_after_attention(run, name)}; choose an earlier layer, list_layers(model) shows them"
         + _untrained(run.model.module)
     )
+
+
+def _after_attention(run: Pass, name: str) -> str:
+    """What is known of a transformer's layer that runs after its last attention."""
+    attention = run.model.structure.attention if hasattr(run.model, "structure") else ()
+    if not attention or not run.model.structure.transformer:
+        return ""
+    order = [layer for layer, _ in run.model.module.named_modules()]
+    path = name.partition(":")[0]
+    last = attention[-1]
+    after = path in order and order.index(path) > order.index(last)
+    if not after and not last.startswith(f"{path}."):
+        return ""
+    return f" (nothing attends to its patches any more: {last!r} is the last attention)"
 
 
 def _untrained(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .capture import Taps, gradients_of
+from .gradient_path import why_no_gradient
 from .layers import Layer
 from .targets import Target
 
@@ -32,6 +33,9 @@ def gradient_pass(
 
     Returns:
         (B, C, h, w) activations, (B, C, h, w) gradients, (B,) scores; float32
+
+    Raises:
+        ValueError: if the score has no gradient at the layer; the message says why
     """
     rows = range(run.images.shape[0]) if rows is None else rows
     with Taps([layer], early=run.model.module) as taps:
@@ -39,7 +43,17 @@ def gradient_pass(
     tap = taps.outputs[layer.name]
     with torch.enable_grad():
         score = target.score(outputs, run.model.logits, rows)
-    gradient = gradients_of(score, [tap], retain=False)[0]
+    gradient = gradients_of(score, [tap], retain=False)[0] if score.requires_grad else None
+    if gradient is None and layer.name not in getattr(run.model, "levels", ()):
+        raise ValueError(
+            f"targets: the score has no gradient at layer {layer.name!r}: "
+            + why_no_gradient(
+                run.model,
+                images,
+                layer,
+                lambda found: target.score(found, run.model.logits, rows),
+            )
+        )
     grid = run.grids[layer.name]
     activations = grid.to_maps(tap.detach()).float()
     found = torch.zeros_like(activations) if gradient is None else grid.to_maps(gradient)
@@ -67,6 +81,8 @@ def hessian_product(run: Pass, target: Target, layer: Layer, vector: Tensor) -> 
     grid = run.grids[layer.name]
     with torch.enable_grad(), torch.autocast(run.images.device.type, enabled=False):
         score = target.score(outputs, run.model.logits, range(run.images.shape[0]))
+        if not score.requires_grad:
+            return torch.zeros_like(vector)
         (gradient,) = torch.autograd.grad(score.sum(), tap, create_graph=True, allow_unused=True)
         if gradient is None or not gradient.requires_grad:
             return torch.zeros_like(vector)

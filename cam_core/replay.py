@@ -196,16 +196,19 @@ class Replay:
             return self._run(activations, rows)
 
     def differentiable(self, activations: Tensor, rows: Sequence[int]) -> Any:
-        """Like a call, with a graph from the activations on."""
+        """Like a call, with a graph from the activations on, also in a ``no_grad`` of the forward's own."""
         with torch.enable_grad():
-            return self._run(activations, rows)
+            return self._run(activations, rows, graph=True)
 
-    def _run(self, activations: Tensor, rows: Sequence[int]) -> Any:
+    def _run(self, activations: Tensor, rows: Sequence[int], graph: bool = False) -> Any:
         images = take_rows(self._images, rows, self._total)
         if self._script is None:
-            with _replaced(self._layer, activations, self._tap_calls):
+            with _replaced(self._layer, activations, self._tap_calls, graph):
                 return self._call(images)
-        with _Script(self._script, self._layer, activations, rows, self._total, self._tap_output):
+        script = _Script(
+            self._script, self._layer, activations, rows, self._total, self._tap_output, graph=graph
+        )
+        with script:
             return self._call(images)
 
     def learn_writes(self) -> Any:
@@ -227,7 +230,10 @@ class Replay:
 class _Script(contextlib.AbstractContextManager):
     """Makes modules follow a script: an instance ``forward`` stands before the class's own."""
 
-    def __init__(self, steps, layer, activations, rows, total, tap_output, learn=False):
+    def __init__(
+        self, steps, layer, activations, rows, total, tap_output, learn=False, graph=False
+    ):
+        self._graph = graph
         self._steps, self._layer, self._activations = steps, layer, activations
         self._rows, self._total, self._tap_output, self._learn = rows, total, tap_output, learn
         self._position = 0
@@ -281,6 +287,8 @@ class _Script(contextlib.AbstractContextManager):
 
     def _tap(self, step: _Step) -> Any:
         activations = self._activations
+        if self._graph:
+            torch.set_grad_enabled(True)
         if self._learn or step.written:
             activations = activations.clone()  # they belong to the caller
         if self._learn:
@@ -305,14 +313,20 @@ class _Script(contextlib.AbstractContextManager):
 
 
 @contextlib.contextmanager
-def _replaced(layer: Layer, activations: Tensor, number: int) -> Iterator[None]:
+def _replaced(
+    layer: Layer, activations: Tensor, number: int, graph: bool = False
+) -> Iterator[None]:
     """Replaces a layer's output at one of its calls, counted from 1."""
     calls = 0
 
     def replace(module, args, output):
         nonlocal calls
         calls += 1
-        return layer.put(output, activations.clone()) if calls == number else None
+        if calls != number:
+            return None
+        if graph:
+            torch.set_grad_enabled(True)
+        return layer.put(output, activations.clone())
 
     handle = layer.module.register_forward_hook(replace)
     try:

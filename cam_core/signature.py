@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdRef
 
 # PyTorch's own bookkeeping of a module; what of it matters is read separately.
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {"training", "_compiled_call_impl"}
@@ -52,13 +51,18 @@ def signature(module: nn.Module) -> Hashable:
     return tuple(parts)
 
 
-class _Ref(WeakIdRef):
+class _Ref(weakref.ref):
     """Which object it was, also after that is gone and another one lies at its address."""
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Ref) and super().__eq__(other)
+    __slots__ = ()
 
-    __hash__ = WeakIdRef.__hash__
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        found = self()
+        return found is not None and isinstance(other, _Ref) and found is other()
+
+    __hash__ = weakref.ref.__hash__  # that of the object, which is kept
 
 
 def _plain(key: str, value: Any) -> Hashable:
@@ -74,24 +78,14 @@ def _plain(key: str, value: Any) -> Hashable:
 
 def _content(tensor: Tensor) -> tuple:
     """A tensor's identity, form and version, without reading it."""
-    lazy = nn.parameter.is_lazy(tensor)
-    return (
-        _Ref(tensor),
-        () if lazy else tensor.shape,
-        tensor.dtype,
-        tensor.device,
-        tensor.requires_grad,
-        None if lazy or tensor.is_inference() else tensor._version,
-        None if lazy else _address(tensor),
-    )
-
-
-def _address(tensor: Tensor) -> int | None:
-    """Where a tensor's values lie; None for one without such a place: on ``meta``, sparse."""
     try:
-        return tensor.data_ptr()
-    except RuntimeError:
-        return None
+        return (
+            _Ref(tensor), tensor._version, tensor.data_ptr(), tensor.shape, tensor.dtype,
+            tensor.requires_grad,
+        )  # fmt: skip
+    except (RuntimeError, ValueError):  # lazy, made in inference mode, on ``meta``, sparse
+        shape = () if nn.parameter.is_lazy(tensor) else tensor.shape
+        return _Ref(tensor), shape, tensor.dtype, tensor.device, tensor.requires_grad
 
 
 def settings_of(holder: object, *left_out: str) -> tuple[Hashable, ...]:
@@ -117,9 +111,11 @@ def _part(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return _content(value)
     try:
-        return _Ref(value)
-    except TypeError:  # it has no weak references
+        reference = _Ref(value)
+        hash(reference)
+    except TypeError:  # it has no weak references, or no hash
         return id(value)
+    return reference
 
 
 class ModelCache:

@@ -5,6 +5,7 @@ import difflib
 
 import fiftyone as fo
 
+from ._checks import check_not_nested
 from ._targets import Lookup, canonical
 
 #: at most so many objects of an image are explained
@@ -192,6 +193,7 @@ def _check_field(name, samples):
     schema, usable = samples.get_field_schema(), detection_fields(samples)
     hint = f"fields of Detections: {', '.join(usable) or 'none'}"
     if not isinstance(name, str) or name not in schema:
+        check_not_nested(samples, name, "targets")
         near = difflib.get_close_matches(str(name), usable, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"targets: the samples have no field {name!r}{meant} ({hint})")

@@ -176,7 +176,10 @@ def classes_of(name, params=None):
     own = _own_models.registered().get(name)
     if own is not None and isinstance(own.classes, (list, tuple)):
         return [str(c) for c in own.classes]
-    by_name = _classes_by_name(name) if own is None else None
+    try:
+        by_name = _classes_by_name(name) if own is None else None
+    except LookupError:
+        by_name = None
     return by_name or _outlines.seen_classes(name)
 
 
@@ -189,7 +192,7 @@ def _classes_by_name(name):
     adapted = _outlines.outline(name)
     labels = getattr(getattr(getattr(adapted, "module", None), "config", None), "id2label", None)
     if not labels or all(str(v).startswith("LABEL_") for v in labels.values()):
-        return None
+        raise LookupError(name)  # not kept: they may be known once the model is downloaded
     return [str(labels[i]) for i in sorted(labels)]
 
 

@@ -227,11 +227,20 @@ def _load(model, given):
         name = getattr(model.config, "name", None) or type(getattr(model, "_model", model)).__name__
         return _from_fiftyone(model, name, "fiftyone", given)
     if isinstance(model, torch.nn.Module) or _is_adapted(model):
-        return _from_module(model, given)
+        return _from_module(_plain(model), given)
     raise ValueError(
         f"model: {type(model).__name__} is not understood; give a zoo model's name, a FiftyOne model "
         "or a torch.nn.Module with transforms= and classes="
     )
+
+
+def _plain(model):
+    """A module without torch.compile's and DataParallel's wrapper around it."""
+    import torch
+
+    from ..cam_core.plain_run import unwrapped
+
+    return unwrapped(model) if isinstance(model, torch.nn.Module) else model
 
 
 @dataclasses.dataclass
@@ -270,6 +279,11 @@ def check_device(device):
         raise ValueError(
             f"device: {device!r} is not a torch device, for example 'cpu' or 'cuda:0'"
         ) from error
+    if wanted.type == "meta":
+        raise ValueError(
+            "device: on 'meta' tensors have no values, and a model moved there loses its weights; use 'cpu' "
+            "or 'cuda'"
+        )
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device: {device!r} was asked for, but torch sees no CUDA device here; use 'cpu'"
@@ -314,10 +328,10 @@ def _from_found(found, name, given):
     if isinstance(found, tuple):
         module, *rest = found
         transforms, classes = (*rest, None, None)[:2]
-        return _from_module(module, given.after(transforms, classes), name, "name")
+        return _from_module(_plain(module), given.after(transforms, classes), name, "name")
     if isinstance(found, fo.Model):
         return _from_fiftyone(found, name, "name", given)
-    return _from_module(found, given, name, "name")
+    return _from_module(_plain(found), given, name, "name")
 
 
 def _from_fiftyone(model, name, source, given):

@@ -7,6 +7,7 @@ import re
 import fiftyone as fo
 import fiftyone.core.aggregations as foa
 
+from ._checks import check_not_nested
 from ._object_masks import KINDS
 
 ROLES = ("object", "other", "context", "ignore")
@@ -156,6 +157,7 @@ def _check_field(samples, name):
     usable = [f for f in schema if kind_of(samples, f)]
     hint = f"those that can: {', '.join(usable)}" if usable else "no field of the dataset can"
     if name not in schema:
+        check_not_nested(samples, name, "objects")
         near = difflib.get_close_matches(str(name), schema, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"objects: the samples have no field {name!r}{meant} ({hint})")

@@ -6,6 +6,7 @@ a function returns, it is what was seen when this process last loaded it.
 
 import dataclasses
 import functools
+import json
 
 from . import _named_models, _own_models, _zoo
 
@@ -151,20 +152,32 @@ def outline(name):
         an ``ExplainableModel``, or None where its architecture is not known without a download
     """
     own = _own_models.registered().get(name)
-    return _built(name if own is None else own.spec)
+    options = {} if own is None else own.options
+    try:
+        return _built(name if own is None else own.spec, json.dumps(options, sort_keys=True))
+    except _NoOutline:
+        return None
+
+
+class _NoOutline(LookupError):
+    """There is none, or not yet: unlike an answer, an error is not kept, so it is tried again."""
 
 
 @functools.lru_cache(maxsize=16)
-def _built(name):
+def _built(name, options):
     import torch
 
     from ..cam_core import adapt
 
     build = _builder(name)
     if build is None:
-        return None
+        raise _NoOutline(name)
     with torch.device("meta"):
-        return adapt(build())
+        module = build()
+        try:
+            return adapt(module, **json.loads(options))
+        except ValueError as error:  # options that do not fit are refused when the model is loaded
+            raise _NoOutline(name) from error
 
 
 def _builder(name):

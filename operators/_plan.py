@@ -174,12 +174,7 @@ def _for_and_against(fields, plan, signed):
         found[method, layer, tag] = f"{field}_for" if both else field
         if both:
             found[method, layer, against_tag(tag)] = f"{field}_against"
-    names = list(found.values())
-    doubles = [name for name in names if names.count(name) > 1]
-    if doubles:
-        raise ValueError(
-            f"fields: two heatmaps would be written to {doubles[0]!r}; rename a method or target"
-        )
+    _runs.check_distinct(found)
     return found
 
 

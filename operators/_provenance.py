@@ -31,6 +31,13 @@ def fingerprint(module):
     Returns:
         16 hexadecimal digits, the same on every device
     """
+    from ..cam_core.plain_run import plain_run
+
+    with plain_run(module):  # compiled or not, it is the same network
+        return _fingerprint(module)
+
+
+def _fingerprint(module):
     import torch
 
     digest = hashlib.sha256(without_addresses(repr(module)).encode())

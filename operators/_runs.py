@@ -173,12 +173,36 @@ def plan_fields(cam_key, maps, targets, classless=()):
             f"methods: a heatmap would be written to {prediction_field(cam_key)!r}, the field of "
             "the model's predictions; rename the method"
         )
-    doubles = [n for n in dict.fromkeys(names) if names.count(n) > 1]
-    if doubles:
-        raise ValueError(
-            f"fields: two heatmaps would be written to {doubles[0]!r}; rename a method or target"
-        )
+    check_distinct(fields)
     return fields
+
+
+def check_distinct(fields):
+    """Raises a ValueError where two heatmaps would share a field; the message says which two.
+
+    Args:
+        fields: ``{(method, layer, target): field}``
+    """
+    names = list(fields.values())
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is None:
+        return
+    one, other = [key for key, name in fields.items() if name == double][:2]
+    text = f"fields: two heatmaps would be written to {double!r}"
+    if one[:2] != other[:2]:
+        raise ValueError(
+            f"{text}, those of {_said(one)} and of {_said(other)}; rename a method or target"
+        )
+    raise ValueError(
+        f"{text}, as the targets {one[2]!r} and {other[2]!r} have the same letters and digits; rename them for "
+        f"this run, for example class_map={{'first': {one[2]!r}, 'second': {other[2]!r}}} with "
+        "targets=['first', 'second']"
+    )
+
+
+def _said(key):
+    method, layer, target = key
+    return f"{method} at {layer} for {target}"
 
 
 def _plain(text):

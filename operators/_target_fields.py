@@ -4,6 +4,7 @@ import difflib
 
 import fiftyone as fo
 
+from ._checks import check_not_nested
 from ._object_fields import _made_by_runs
 
 # A sample has a column for each of its classes, up to this many.
@@ -72,6 +73,7 @@ def check_field(samples, name, argument="targets"):
     kind = kind_of(samples, name)
     if kind is not None:
         return kind
+    check_not_nested(samples, name, argument)
     usable = label_fields(samples)
     some = f"; those that hold labels: {', '.join(usable)}" if usable else ""
     field = _field(samples, name)

@@ -3,6 +3,7 @@
 import functools
 
 from . import _zoo
+from ._checks import check_not_nested
 from ._target_columns import Contrast, Fixed, Labelled, Region, RunTargets, Several
 from ._targets import (
     Lookup,
@@ -97,15 +98,15 @@ class _Maker:
 
         members = self._lookup.find(name)
         if members:
-            return self._classes(
-                members, name if len(members) > 1 else self._model.label(members[0])
-            )
+            return self._classes(members, self._tag(name, members))
         if kind_of(self._samples, name):
             return self._field({"field": name})
         try:
             class_or_callable(name, self._model)
         except ValueError as error:
             from ._target_fields import label_fields
+
+            check_not_nested(self._samples, name, "targets")
 
             fields = label_fields(self._samples)
             some = f"; label fields are {', '.join(fields)}" if fields else ""
@@ -220,7 +221,11 @@ class _Maker:
         return self._mask({"mask": over, "class": item["class"]})
 
     def _tag(self, name, members):
-        return name if isinstance(name, str) and len(members) > 1 else self._model.label(members[0])
+        """The class's own name; of several, or where class_map says what to call it, that one."""
+        given = isinstance(name, str) and (
+            len(members) > 1 or self._lookup.how(name) == "class_map"
+        )
+        return name if given else self._model.label(members[0])
 
     def _mask(self, item):
         from ._target_regions import FieldRegion

@@ -97,7 +97,11 @@ def module_of(model):
     """
     import torch
 
+    from ..cam_core.plain_run import unwrapped
+
     inner = getattr(model, "_model", None)
+    if isinstance(inner, torch.nn.Module):
+        inner = unwrapped(inner)
     if is_ultralytics(inner):
         inner = inner.model  # the network inside the object that predicts, trains and exports
     elif type(inner).__module__.startswith("rfdetr."):

@@ -538,17 +538,17 @@ def _info(row: Candidate, grid: Grid | None, default: list[str], place: str) -> 
     )
 
 
+def _is_one_logit(scores: Tensor) -> bool:
+    """Whether scores (N, 2) are those of one logit z: -z and z."""
+    return scores.shape[1] == 2 and torch.equal(scores[:, 0], -scores[:, 1])
+
+
 def _has_pixels(outputs: Any) -> str:
     """A hint where what came out has scores of pixels, or what looks like them, and the task is not said."""
     maps = find_scores(outputs, 4)
     if maps is None or maps.shape[-2] * maps.shape[-1] == 1:
         return ""
     return "; if these are the scores of pixels, pass task='segmentation'"
-
-
-def _is_one_logit(scores: Tensor) -> bool:
-    """Whether scores (N, 2) are those of one logit z: -z and z."""
-    return scores.shape[1] == 2 and torch.equal(scores[:, 0], -scores[:, 1])
 
 
 def _is_block_or_norm(row: Candidate, blocks: set[str]) -> bool:

@@ -34,7 +34,7 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
         images = images.clone() if images.is_inference() else images
         rows = model.probe_candidates(images)[-_DEPTH:]
         if not rows:
-            raise ValueError(_none_found("no layer of it returns a spatial grid"))
+            raise ValueError(_none_found(f"no layer of it returns a spatial grid{_flat(module)}"))
         taps = Taps([row.layer for row in rows], early=module)
         with taps:
             outputs = run_forward(model, images)
@@ -78,6 +78,15 @@ def _score(model: ExplainableModel, outputs: Any) -> Tensor:
         raise ValueError(
             f"layers: {error}; and there is no default layer then: name one (list_layers(model) shows what there is)"
         ) from None
+
+
+def _flat(module: nn.Module) -> str:
+    """What is said of an exported network, whose operations are in no modules any more."""
+    if not isinstance(module, torch.fx.GraphModule):
+        return ""
+    if not any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes):
+        return ""
+    return ", as it is a graph of operations (torch.export) without modules: give the module it was made from"
 
 
 def _none_found(reason: str) -> str:

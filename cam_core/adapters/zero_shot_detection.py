@@ -207,8 +207,8 @@ def columns_of_tokens(
         place = next(places, None) if own else None
         if place is None:
             raise ValueError(
-                f"texts: prompt {number + 1} is not found among the text's tokens; shorter or fewer prompts "
-                "may be needed"
+                f"texts: prompt {number + 1} is not found among the text's {len(ids)} tokens; where the "
+                "tokeniser cuts long texts, give shorter or fewer prompts"
             )
         found.append(list(range(place, place + len(own))))
         start = place + len(own)

@@ -18,6 +18,7 @@ from ..adapters import ExplainableModel, adapt
 from ..capture import exclusive, unchanged
 from ..chunks import Chunks
 from ..engine import explain
+from ..forward_call import is_scripted
 from ..maps import rectify
 from ._orders import spearman
 
@@ -279,7 +280,11 @@ def _in_order(model: ExplainableModel, images: Tensor) -> list[str]:
         return record
 
     named = list(model.module.named_modules())
-    handles = [module.register_forward_pre_hook(note(name)) for name, module in named]
+    handles = [
+        module.register_forward_pre_hook(note(name))
+        for name, module in named
+        if not is_scripted(module)
+    ]
     try:
         with torch.no_grad(), unchanged(model.module):
             model.forward(images[:1].clone())

@@ -229,6 +229,43 @@ def test_a_backbone_under_no_grad_has_the_gradients_it_has_without(name, images)
     assert expected.layers == [name]
 
 
+def test_the_pixels_have_no_gradient_behind_no_grad(images):
+    for call in (_without_grad(torch.no_grad), _decorated):
+        with pytest.raises(ValueError, match=r"images .*runs 'backbone' under torch\.no_grad\(\)"):
+            explain(Net(call).eval(), images, ["gradcam", "gradients"], 1, "backbone.3")
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "chefer", "legrad"])
+def test_attention_under_no_grad(method, images):
+    timm = pytest.importorskip("timm")
+
+    class Frozen(nn.Module):
+        def __init__(self, mode):
+            super().__init__()
+            torch.manual_seed(0)
+            self.vit = timm.create_model(
+                "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, num_classes=4,
+                embed_dim=24, num_heads=2,
+            )  # fmt: skip
+            self.head, self.mode = nn.Linear(4, 3), mode
+
+        def forward(self, x):
+            with self.mode():
+                found = self.vit(x)
+            return self.head(found)
+
+    expected = explain(Frozen(torch.enable_grad).eval(), images, method, 1)
+    assert_same(explain(Frozen(torch.no_grad).eval(), images, method, 1), expected)
+    assert expected.maps[method, "attention"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", ["gradcam+noise", "smoothgradcampp", "shapleycam", "scorecam"])
+def test_methods_of_several_passes_have_the_same_gradients(method, images):
+    expected = explain(Net().eval(), images, method, 1, "backbone.3")
+    found = explain(Net(_without_grad(torch.no_grad)).eval(), images, method, 1, "backbone.3")
+    assert_same(found, expected)
+
+
 class Adapted(nn.Module):
     """A frozen backbone under no_grad, and an adapter that is added to what it finds."""
 
@@ -496,6 +533,20 @@ def test_an_operation_that_fails_says_on_what(images):
         ) as error:
             explain(Lonely(None).eval(), images[:, :1], "gradcam", 1, layers)
         assert isinstance(error.value.__cause__, RuntimeError)
+
+
+def test_an_exported_network_has_no_layers(images):
+    net = torch.export.export(Net().eval(), (images,)).module()
+    with pytest.raises(ValueError, match=r"torch\.export.*module it was made from"):
+        explain(net, images, "gradcam", 1)
+
+
+def test_a_compiled_forward(images):
+    net = Net().eval()
+    expected = explain(Net().eval(), images, METHODS, 1, "backbone.3")
+    net.forward = torch.compile(net.forward, backend="eager")
+    net(images)
+    assert_same(explain(net, images, METHODS, 1, "backbone.3"), expected)
 
 
 # list_layers without images ------------------------------------------------------------------------
