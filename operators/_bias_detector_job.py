@@ -198,8 +198,9 @@ def object_model(found, seed):
         k: interval_of(v) if dataclasses.is_dataclass(v) else v for k, v in vars(line).items()
     }
     values.update(against="objects", chance=None, majority=None, evidence=None, sensitivity=None)
+    a = found.assessment
     values["null_rate"] = null_rate(
-        truth, found.check.status, found.check.table, relative=found.assessment.relative, seed=seed
+        truth, found.check.status, found.check.table, a.rule, a.relative, seed=seed
     )
     return values
 

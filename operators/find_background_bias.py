@@ -48,7 +48,7 @@ class FindBackgroundBias(foo.Operator):
         labels="auto",
         probe="auto",
         donors=4,
-        most_donors=16,
+        most_donors=32,
         control=True,
         noise=True,
         feather=2,
@@ -131,7 +131,7 @@ class FindBackgroundBias(foo.Operator):
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000 by
                 default. The others get an estimate from their heat where that predicts the swap
             donors (4): other backgrounds per sample
-            most_donors (16): up to how many a sample gets whose verdict these leave open
+            most_donors (32): up to how many a sample gets whose verdict these leave open
             control (True): whether as many backgrounds of the same class are tried: what pasting alone
                 costs
             noise (True): whether noise on the object is compared with noise on the background, on up to
