@@ -186,7 +186,8 @@ class ClassRow:
         p: sign-flip permutation, the larger of those of bg_gap and bg_support
         q: Benjamini-Hochberg over the classes with at least 20 samples; NaN for others
         flagged: n >= 20, both lower bounds > .05 and q < .05
-        note: ``"too few"`` or empty
+        note: ``"too few"`` tested samples, ``"unsure"`` where too few of them have a score that could be
+            lost, so that no dependence would have been seen; else empty, and of a flagged class
     """
 
     label: Any
@@ -212,6 +213,7 @@ def class_table(
     level: float = 0.05,
     support: bool = True,
     seed: int = 51,
+    unsure: float = Rule.unsure,
 ) -> list[ClassRow]:
     """Says which classes rest on the background.
 
@@ -228,6 +230,7 @@ def class_table(
         support (True): whether bg_support must do, too; False where a background alone has no score, as
             with detectors
         seed (51): of bootstrap and permutations
+        unsure (0.25): a lower score could not be lost
 
     Returns:
         :class:`ClassRow`, highest ``rank_score`` first
@@ -259,7 +262,9 @@ def class_table(
     for i, (count, (gap, own), (drop, same, mean), p_value) in enumerate(rows):
         enough = gap.low > least and (own.low > least or not support)
         flagged = bool(q[i] < level and enough)
-        note = "" if count >= _CLASS_MIN else "too few"
+        sure = int((effects.score[(index == i) & known] >= unsure).sum())
+        note = "" if sure >= _CLASS_MIN or flagged else "unsure"
+        note = note if count >= _CLASS_MIN else "too few"
         row = ClassRow(
             names[i].item(), count, gap, own, drop, same, mean, float(ranked[i]),
             float(p_value), float(q[i]), flagged, note,

@@ -35,7 +35,10 @@ _WHY = {
     "not found": "the detector does not find it, so there is no score to lose",
     "no class": "the model has no class of this name",
 }
-_MAY_RELY = "may rely on its background"
+_UNSURE, _MAY_RELY, _IN_PART = "unsure", "may rely on its background", "depends in part"
+_CHANGES, _FEW_DONORS, _NEITHER = "the prediction changes", "too few donors", "rests on neither"
+#: why nothing can be said of a sample although it was tested
+UNDECIDED = (_MAY_RELY, _IN_PART, _CHANGES, _FEW_DONORS, _NEITHER, _UNSURE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Rule:
 
     Attributes:
         dependence (0.5): from here the score relies on the background: so much probability is lost
-        nearly_all (0.95): where a score is too low to lose that much: so large a share of it
+        nearly_all (0.95): where a score is too low to lose that much: so large a share of it, and the
+            prediction changes on most backgrounds
         relative_dependence (0.6): the share of the score from which it does in a dataset most of whose
             scores are low, where dependence is a share of the score
         confidence (0.75): how probable it has to be that dependence reaches that, given the sample's
-            swaps and what samples like it lose, and that the prediction stays on most backgrounds
-        swap_drop (0.4): what the sample's own swaps must have lost at least; the estimate alone,
+            swaps and what samples like it lose, and that the prediction stays on most backgrounds, or
+            changes on most
+        swap_drop (0.5): what the sample's own swaps must have lost at least; the estimate alone,
             which also draws on samples like it, is no evidence. Less of a score that is too low for it,
             in proportion
         relative_swap_drop (0.15): likewise where dependence is a share of the score
@@ -71,7 +76,7 @@ class Rule:
     nearly_all: float = 0.95
     relative_dependence: float = 0.6
     confidence: float = 0.75
-    swap_drop: float = 0.4
+    swap_drop: float = 0.5
     relative_swap_drop: float = 0.15
     partial: float = 0.25
     harmless: float = 0.1
@@ -113,7 +118,7 @@ class Verdict:
         verdict: one of ``VERDICTS``
         reason: one sentence with the numbers it rests on
         why: where the verdict is ``cannot say``, the reason in a few words, by which samples are
-            counted; else empty
+            counted: one of ``UNDECIDED``, or the status of a sample that was not tested; else empty
     """
 
     verdict: str
@@ -245,7 +250,9 @@ class _Evidence:
 
     @property
     def surely_exceeds(self) -> bool:
-        """Likewise, given the doubt."""
+        """Likewise, given the doubt; of a low score's nearly all, what the prediction does is a surer sign."""
+        if self.low and math.isfinite(self.flips):
+            return self.exceeds and 1 - self._chance_of_staying >= self.rule.confidence
         doubt = self.error if math.isfinite(self.error) else 0.0
         lowest = dataclasses.replace(self, dependence=self.dependence - self.rule.reach * doubt)
         return lowest.exceeds
@@ -255,8 +262,16 @@ class _Evidence:
         """Whether the prediction probably stays on most other backgrounds, as far as that is known."""
         if not math.isfinite(self.flips):
             return True
-        chance = minority_chance(round(self.flips * self.donors), int(self.donors))
-        return self.flips < 0.5 and chance >= self.rule.confidence
+        return self.flips < 0.5 and self._chance_of_staying >= self.rule.confidence
+
+    @property
+    def low(self) -> bool:
+        """Whether the score is too low to lose what a sure one has to."""
+        return not self.relative and self.rule.nearly_all * self.score < self.rule.dependence
+
+    @property
+    def _chance_of_staying(self) -> float:
+        return minority_chance(round(self.flips * self.donors), int(self.donors))
 
     @property
     def owed_to_pasting(self) -> bool:
@@ -283,8 +298,8 @@ def _verdict(e: _Evidence) -> Verdict:
     if e.score < rule.unsure:
         return Verdict(
             CANNOT_SAY,
-            f"unsure ({e.score:.2f}): hardly a prediction, so that what it loses says nothing; {said}",
-            "unsure",
+            f"{_UNSURE} ({e.score:.2f}): hardly a prediction, so that what it loses says nothing; {said}",
+            _UNSURE,
         )
     if e.estimated_share >= rule.partial and e.owed_to_pasting:
         return Verdict(UNSTABLE, said)
@@ -293,14 +308,10 @@ def _verdict(e: _Evidence) -> Verdict:
         hidden = math.isfinite(e.suspicion) and not e.outside
         said = f"{said}; {own}" if math.isfinite(e.support) else said
         return Verdict(HIDDEN if hidden else RELIES, said)
-    if e.exceeds:
-        doubt = "too few donors say so"
-        return Verdict(CANNOT_SAY, f"{_MAY_RELY}, {doubt}: {said}", _MAY_RELY)
-    if e.share >= rule.dependence:
-        doubt = "but what it loses is too little to be sure"
-        return Verdict(CANNOT_SAY, f"{_MAY_RELY}, {doubt}: {said}", _MAY_RELY)
+    if e.exceeds or e.share >= rule.dependence:
+        return Verdict(CANNOT_SAY, f"{_MAY_RELY}, but that is not sure: {said}", _MAY_RELY)
     if e.share >= rule.partial:
-        return Verdict(CANNOT_SAY, f"depends in part: {said}", "depends in part")
+        return Verdict(CANNOT_SAY, f"{_IN_PART}: {said}", _IN_PART)
     if not e.stays:
         return _changing(e, said)
     if e.outside and e.share < rule.harmless:
@@ -309,7 +320,7 @@ def _verdict(e: _Evidence) -> Verdict:
         return Verdict(
             CANNOT_SAY,
             f"the score stays without the object too: it rests on neither; {said}",
-            "rests on neither",
+            _NEITHER,
         )
     return Verdict(OBJECT, said)
 
@@ -318,11 +329,11 @@ def _changing(e: _Evidence, said: str) -> Verdict:
     """Of a sample whose score stays and whose prediction may not."""
     if e.flips < 0.5:
         reason = f"too few donors to say that the prediction stays: {said}"
-        return Verdict(CANNOT_SAY, reason, "too few donors")
+        return Verdict(CANNOT_SAY, reason, _FEW_DONORS)
     if e.control_flips > e.rule.control * e.flips:
         return Verdict(UNSTABLE, said)
-    reason = f"the prediction changes, though the score loses little: {said}"
-    return Verdict(CANNOT_SAY, reason, "the prediction changes")
+    reason = f"{_CHANGES}, though the score loses little: {said}"
+    return Verdict(CANNOT_SAY, reason, _CHANGES)
 
 
 def _effects(e: _Evidence) -> str:
