@@ -105,7 +105,9 @@ class FindBackgroundBias(foo.Operator):
         background, not visible in heat``, ``heat outside, untested``, ``heat outside, harmless``,
         ``relies on object``, ``unstable when pasted``, ``cannot say``; ``{cam_key}_dependence``, the
         best single estimate in 0..1 that the score rests on the background; and every other number
-        in ``{cam_key}_bias``. Nothing is said to rely on the background from heat alone.
+        in ``{cam_key}_bias``, with the reason. Nothing is said to rely on the background from heat
+        alone, and nothing to rely on its object whose prediction changes on other backgrounds half of
+        the time; a score below .25 is ``cannot say``, ``unsure``.
 
         Args:
             samples: a dataset or view of images
