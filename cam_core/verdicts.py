@@ -307,6 +307,8 @@ def _verdict(e: _Evidence) -> Verdict:
         own = "its own background is evidence" if e.support >= rule.support else "others mislead it"
         hidden = math.isfinite(e.suspicion) and not e.outside
         said = f"{said}; {own}" if math.isfinite(e.support) else said
+        if not math.isfinite(e.control):
+            said = f"{said}; without a control: what pasting alone costs is not known"
         return Verdict(HIDDEN if hidden else RELIES, said)
     if e.exceeds or e.share >= rule.dependence:
         return Verdict(CANNOT_SAY, f"{_MAY_RELY}, but that is not sure: {said}", _MAY_RELY)
