@@ -100,7 +100,7 @@ def undecided_of(verdicts):
     """Why nothing can be said of what was tested.
 
     Args:
-        verdicts: a list of :class:`~cam_core.verdicts.Verdict`
+        verdicts: :class:`~cam_core.verdicts.Verdict` of each, any iterable
 
     Returns:
         a dict of reason -> count, in the order of ``cam_core.verdicts.UNDECIDED``
