@@ -13,7 +13,14 @@ import numpy as np
 
 from .calibration import Calibration, calibrate, estimate_dependence, estimate_paste_loss
 from .causal import Effects, SwapTable
-from .statistics import Interval, benjamini_hochberg, bootstrap_mean, shrink, sign_flip_p
+from .statistics import (
+    Interval,
+    benjamini_hochberg,
+    bootstrap_mean,
+    minority_chance,
+    shrink,
+    sign_flip_p,
+)
 from .verdicts import Rule, Verdict, verdicts
 
 # A class with fewer tested samples is shown, never flagged.
@@ -95,19 +102,32 @@ def assess(
     dependence[rows] = estimate.value
     state = np.full(len(names), "not tested", dtype=object)
     state[rows] = status
-    columns = []
-    paste_loss = estimate_paste_loss(effects, names[rows], shared, seed).value
-    lost = (effects.score - effects.bg_only) / np.maximum(effects.score, 1e-6)
-    measured = (effects.swap_drop, effects.same_drop, effects.bg_support)
-    for values in (paste_loss, *measured, lost, estimate.error):
-        column = np.full(len(names), np.nan)
-        column[rows] = values
-        columns.append(column)
-    pasted, drops, controls, supports, shares, errors = columns
+
+    def column(values: Any) -> np.ndarray:
+        out = np.full(len(names), np.nan)
+        out[rows] = values
+        return out
+
+    e = effects
+    drops = column(e.swap_drop)
     found = verdicts(
-        state.tolist(), dependence, pasted, drops, controls, supports, suspicion, shared, thresholds,
-        shares, errors,
-    )  # fmt: skip
+        state.tolist(),
+        dependence,
+        column(estimate_paste_loss(e, names[rows], shared, seed).value),
+        drops,
+        column(e.same_drop),
+        column(e.bg_support),
+        suspicion,
+        shared,
+        thresholds,
+        object_share=column((e.score - e.bg_only) / np.maximum(e.score, 1e-6)),
+        error=column(estimate.error),
+        score=column(e.score),
+        swap_flip=column(e.swap_flip),
+        same_flip=column(e.same_flip),
+        donors=column(e.donors),
+        controls=column(e.controls),
+    )
     tested = np.isfinite(drops)
     return Assessment(found, dependence, tested, suspicion, calibration, shared, thresholds)
 
@@ -125,17 +145,29 @@ def undecided(
 
     Returns:
         (n,) bool: dependence lies within its 90 % interval of the threshold, or it may exceed it and the
-        cost of pasting within its own of what makes a sample unstable; False where nothing was swapped
+        cost of pasting within its own of what makes a sample unstable, or the score stays and it is open
+        whether the prediction does; False where nothing was swapped, and of scores too low for a verdict
     """
     limits = rule or Rule()
     found = estimate_dependence(effects, classes, seed=seed)
     pasted = estimate_paste_loss(effects, classes, found.relative, seed)
-    limit = limits.relative_dependence if found.relative else limits.dependence
+    limit = limits.needed_dependence(effects.score, found.relative)
     reach = _Z90 * found.error
     open_ = np.abs(found.value - limit) < reach
     margin = _Z90 * np.hypot(pasted.error, limits.control * found.error)
     unstable = np.abs(pasted.value - limits.control * found.value) < margin
-    return open_ | (unstable & (found.value > limit - reach))
+    partial = limits.partial * (1.0 if found.relative else effects.score)
+    changing = (found.value < partial) & _may_change(effects, limits.confidence)
+    decided_by_score = effects.score < limits.unsure
+    return (open_ | (unstable & (found.value > limit - reach)) | changing) & ~decided_by_score
+
+
+def _may_change(effects: Effects, confidence: float) -> np.ndarray:
+    """Where neither staying nor changing on most backgrounds is probable enough for the prediction."""
+    flips = np.nan_to_num(effects.swap_flip)
+    pairs = zip(flips.tolist(), effects.donors.tolist(), strict=True)
+    stays = np.array([minority_chance(round(share * of), int(of)) for share, of in pairs])
+    return (stays > 1 - confidence) & (stays < confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +186,8 @@ class ClassRow:
         p: sign-flip permutation, the larger of those of bg_gap and bg_support
         q: Benjamini-Hochberg over the classes with at least 20 samples; NaN for others
         flagged: n >= 20, both lower bounds > .05 and q < .05
-        note: ``"too few"`` or empty
+        note: ``"too few"`` tested samples, ``"unsure"`` where too few of them have a score that could be
+            lost, so that no dependence would have been seen; else empty, and of a flagged class
     """
 
     label: Any
@@ -180,6 +213,7 @@ def class_table(
     level: float = 0.05,
     support: bool = True,
     seed: int = 51,
+    unsure: float = Rule.unsure,
 ) -> list[ClassRow]:
     """Says which classes rest on the background.
 
@@ -196,6 +230,7 @@ def class_table(
         support (True): whether bg_support must do, too; False where a background alone has no score, as
             with detectors
         seed (51): of bootstrap and permutations
+        unsure (0.25): a lower score could not be lost
 
     Returns:
         :class:`ClassRow`, highest ``rank_score`` first
@@ -227,7 +262,9 @@ def class_table(
     for i, (count, (gap, own), (drop, same, mean), p_value) in enumerate(rows):
         enough = gap.low > least and (own.low > least or not support)
         flagged = bool(q[i] < level and enough)
-        note = "" if count >= _CLASS_MIN else "too few"
+        sure = int((effects.score[(index == i) & known] >= unsure).sum())
+        note = "" if sure >= _CLASS_MIN or flagged else "unsure"
+        note = note if count >= _CLASS_MIN else "too few"
         row = ClassRow(
             names[i].item(), count, gap, own, drop, same, mean, float(ranked[i]),
             float(p_value), float(q[i]), flagged, note,

@@ -22,6 +22,7 @@ from .causal import (
     region_effects,
 )
 from .compose import random_regions, removable, remove_objects, replace_region, swap_background
+from .verdicts import Rule
 
 Predict = Callable[[list], Any]
 
@@ -167,6 +168,7 @@ def ask_donors(
     targets: np.ndarray,
     count: int,
     seed: int,
+    rule: Rule | None = None,
 ) -> None:
     """Fills a table with what the first donors say, and with more where these leave a verdict open.
 
@@ -178,6 +180,7 @@ def ask_donors(
         targets: (n,) explained classes
         count: donors asked at first; then twice as many
         seed: of :func:`~cam_core.bias.undecided`
+        rule (None): likewise
     """
     widest = donors.foreign.shape[1]
     open_, first, last = usable, 0, min(count, widest)
@@ -192,7 +195,7 @@ def ask_donors(
             values[known], winners[known] = (part[known] for part in fill(wanted))
         first, last = last, min(2 * last, widest)
         if first < widest:
-            open_ = usable & undecided(effects(table), targets, seed=seed)
+            open_ = usable & undecided(effects(table), targets, rule, seed)
     donors.foreign[np.isnan(table.foreign_scores)] = -1
     donors.same[np.isnan(table.same_scores)] = -1
 

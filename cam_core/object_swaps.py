@@ -20,7 +20,7 @@ from .boxes import box_iou
 from .causal import Donors, SwapTable, choose_donors, effects
 from .checks import SwapCheck, ask_donors
 from .compose import removable, remove_objects, swap_background
-from .verdicts import CANNOT_SAY, HARMLESS, HIDDEN, OBJECT, RELIES, UNSTABLE, UNTESTED
+from .verdicts import CANNOT_SAY, HARMLESS, HIDDEN, OBJECT, RELIES, UNSTABLE, UNTESTED, Rule
 
 # The worst first.
 _ORDER = (RELIES, HIDDEN, UNTESTED, UNSTABLE, HARMLESS, OBJECT, CANNOT_SAY)
@@ -203,7 +203,7 @@ def object_swap_check(
         bg_only=bare,
         bg_other=np.full(len(homes), np.nan),
     )
-    ask_donors(fill, table, donors, usable, classes, count, seed)
+    ask_donors(fill, table, donors, usable, classes, count, seed, object_rule(confidence))
     lent = np.any(donors.foreign >= 0, axis=1)
     status = [
         "no donors" if s == "ok" and not any_lent else s
@@ -304,6 +304,19 @@ def object_heat_features(in_box: Any, area: Any, score: Any) -> np.ndarray:
         features = np.column_stack([outside / (inside + outside), share, size, score])
     features[~np.isfinite(features).all(1)] = np.nan
     return features
+
+
+def object_rule(confidence: float) -> Rule:
+    """The evidence rule of objects: none that a detector finds is called unsure.
+
+    Args:
+        confidence: from which on the detector counts an object as found; a lower score is ``"not found"``
+
+    Returns:
+        the default :class:`~cam_core.verdicts.Rule`, whose ``unsure`` is at most ``confidence``
+    """
+    rule = Rule()
+    return dataclasses.replace(rule, unsure=min(rule.unsure, confidence))
 
 
 def worst_of(verdicts: Sequence[str], dependence: Any) -> int:

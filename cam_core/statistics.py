@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,41 @@ def sign_flip_p(values: Any, repeats: int = 9999, seed: Any = 51) -> float:
 def _chunks(repeats: int, width: int) -> list[int]:
     step = max(1, _DRAWS // max(1, width))
     return [min(step, repeats - start) for start in range(0, repeats, step)]
+
+
+def minority_chance(hits: int, trials: int) -> float:
+    """P(rate < 1/2 | hits in trials) under a uniform prior of the rate.
+
+    Args:
+        hits: 0..trials
+        trials: at least 0
+
+    Returns:
+        a number in (0, 1), 1/2 without trials: the mass of Beta(1 + hits, 1 + trials - hits) below 1/2,
+        which is that of a binomial of trials + 1 fair coins above hits
+    """
+    coins = trials + 1
+    return sum(math.comb(coins, k) for k in range(hits + 1, coins + 1)) / 2**coins
+
+
+def more_often_p(hits: int, trials: int, others: int, other_trials: int) -> float:
+    """One-sided p that hits are more frequent here than elsewhere: Fisher's exact test.
+
+    Args:
+        hits: 0..trials
+        trials: at least 0
+        others: hits elsewhere, 0..other_trials
+        other_trials: at least 0
+
+    Returns:
+        p in (0, 1]: how often so many of all hits fall here when they are dealt to all trials at random
+    """
+    every = hits + others
+    ways = [
+        math.comb(trials, k) * math.comb(other_trials, every - k)
+        for k in range(hits, min(trials, every) + 1)
+    ]
+    return sum(ways) / math.comb(trials + other_trials, every)
 
 
 def benjamini_hochberg(p: Any) -> np.ndarray:

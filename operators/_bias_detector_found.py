@@ -72,6 +72,7 @@ def assessed(job, scan, units, tested, rows, scenes):
     """
     from ..cam_core.bias import assess
     from ..cam_core.causal import Effects
+    from ..cam_core.object_swaps import object_rule
 
     check = None if tested is None else tested.check
     failures = {scan.index[f.id]: f.reason for f in job.failures}
@@ -104,7 +105,8 @@ def assessed(job, scan, units, tested, rows, scenes):
     heat = heat_of_objects(job.dataset, job.cam_key, job.object_field, scan)
     assessment = assess(
         scan.labels, asked, [status[u] for u in asked], Effects(**columns),
-        heat=None if heat is None else heat.features, seed=job.settings.seed,
+        heat=None if heat is None else heat.features, rule=object_rule(least),
+        seed=job.settings.seed,
     )  # fmt: skip
     kept = rows if tested is None else tested.rows
     return ObjectFindings(scan, units, check, kept, tested, heat, status, assessment, scenes)

@@ -11,7 +11,7 @@ from . import _bias_store as store
 from ._bias_analysis import interval_of, mean_of, untested_class
 from ._bias_detector import examine_objects
 from ._bias_steps import Phase
-from ._bias_summary import BiasSummary
+from ._bias_summary import BiasSummary, undecided_of
 from ._label_attributes import LabelAttributes
 from ._loader import Failure
 from ._lock import writing_schema
@@ -89,6 +89,7 @@ def _summarise(job, found, start):
         },
         objects=job.objects.described,
         verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
+        undecided=undecided_of(a.verdicts),
         skipped=dict(skipped.most_common()),
         heat=None,
         regions=[],
@@ -154,7 +155,7 @@ def object_classes(found, seed):
         groups = homes if found.scenes is None else [str(found.scenes[i]) for i in homes]
         for row in class_table(
             names[found.units], found.check.effects, found.assessment.dependence[found.units],
-            groups, support=False, seed=seed,
+            groups, support=False, seed=seed, unsure=found.assessment.rule.unsure,
         ):  # fmt: skip
             values = {k: v if not _is_nan(v) else None for k, v in vars(row).items()}
             values.update(bg_gap=interval_of(row.bg_gap), bg_support=interval_of(row.bg_support))
@@ -198,8 +199,9 @@ def object_model(found, seed):
         k: interval_of(v) if dataclasses.is_dataclass(v) else v for k, v in vars(line).items()
     }
     values.update(against="objects", chance=None, majority=None, evidence=None, sensitivity=None)
+    a = found.assessment
     values["null_rate"] = null_rate(
-        truth, found.check.status, found.check.table, relative=found.assessment.relative, seed=seed
+        truth, found.check.status, found.check.table, a.rule, a.relative, seed=seed
     )
     return values
 

@@ -23,7 +23,7 @@ from ._bias_plan import check_kind, check_scores, is_detector, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import NOISY, PROBE, check_plain_field, make_folder
 from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
-from ._bias_summary import BiasSummary
+from ._bias_summary import BiasSummary, undecided_of
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
 from ._images import one_line
@@ -349,6 +349,7 @@ class BiasJob:
             },
             objects=self.objects.described,
             verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
+            undecided=undecided_of(a.verdicts),
             skipped=dict(reasons.most_common()),
             heat=analysis.heat_numbers(found, seed),
             regions=[

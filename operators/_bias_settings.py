@@ -50,7 +50,7 @@ class BiasSettings:
     labels: str = "auto"
     probe: object = "auto"
     donors: int = 4
-    most_donors: int = 16
+    most_donors: int = 32
     control: bool = True
     noise: bool = True
     feather: float = 2

@@ -1,5 +1,6 @@
 """What a run of ``find_background_bias`` found, as numbers and in plain words."""
 
+import collections
 import dataclasses
 import math
 
@@ -43,6 +44,8 @@ class BiasSummary:
         error: what went wrong while storing, or None
         unit: ``"samples"``, or ``"objects"`` for a detector: what verdicts, classes and skipped count
         units: how many objects there are; None for a classifier
+        undecided: of what was tested, count per reason why it "cannot say"; None where that was not
+            recorded
     """
 
     cam_key: str
@@ -71,6 +74,7 @@ class BiasSummary:
     error: str = None
     unit: str = "samples"
     units: int = None
+    undecided: dict = None
 
     @property
     def flagged(self):
@@ -90,6 +94,21 @@ class BiasSummary:
             _skipped(self), _labels(self), _views(self), _failed(self),
         ]  # fmt: skip
         return [part for part in parts if part]
+
+
+def undecided_of(verdicts):
+    """Why nothing can be said of what was tested.
+
+    Args:
+        verdicts: :class:`~cam_core.verdicts.Verdict` of each, any iterable
+
+    Returns:
+        a dict of reason -> count, in the order of ``cam_core.verdicts.UNDECIDED``
+    """
+    from ..cam_core.verdicts import UNDECIDED
+
+    counts = collections.Counter(v.why for v in verdicts)
+    return {why: counts[why] for why in UNDECIDED if counts[why]}
 
 
 def percent(value):
@@ -149,16 +168,20 @@ def _relying(s):
 
 
 def _classes(s):
-    enough = [row for row in s.classes if row["note"] != "too few"]
-    few = len(s.classes) - len(enough)
+    unsure = sum(row["note"] == "unsure" for row in s.classes)
+    few = sum(row["note"] == "too few" for row in s.classes)
+    enough = [row for row in s.classes if row["note"] not in ("too few", "unsure")]
     if not s.tested:
         return None
+    if not enough and unsure:
+        return f"Classes: nothing can be said: {_low_scores(unsure)}{_left(few, s.unit)}."
     if not enough:
         none = "the one there is has not" if few == 1 else f"none of {few} has"
         return (
             f"Classes: {none} the 20 tested {s.unit} that it takes to say something about a class."
         )
-    left = f"; {few} with fewer than 20 tested {s.unit} cannot be judged" if few else ""
+    left = f"; {_low_scores(unsure)}" if unsure else ""
+    left += _left(few, s.unit)
     if not s.flagged:
         return (
             f"Classes: no background dependence of {_these(enough)} found with these checks on "
@@ -173,6 +196,15 @@ def _classes(s):
         f"Classes: {len(s.flagged)} of {len(enough)} depend{'s' * (len(s.flagged) == 1)} on the background: "
         f"{named}{more}{left}."
     )
+
+
+def _low_scores(count):
+    """Of classes whose test could not have seen anything."""
+    return f"{count} with scores too low to lose anything cannot be judged"
+
+
+def _left(few, unit):
+    return f"; {few} with fewer than 20 tested {unit} cannot be judged" if few else ""
 
 
 def _these(rows):
@@ -271,11 +303,10 @@ def _heat(s):
 def _verdicts(s):
     from ..cam_core.verdicts import VERDICTS
 
-    return (
-        "Verdicts: "
-        + ", ".join(f"{s.verdicts[v]:,} {v}" for v in VERDICTS if s.verdicts.get(v))
-        + "."
-    )
+    counts = [f"{s.verdicts[v]:,} {v}" for v in VERDICTS if s.verdicts.get(v)]
+    why = ", ".join(f"{count:,} {reason}" for reason, count in (s.undecided or {}).items())
+    tested = f" (of the tested: {why})" if why else ""  # "cannot say" is the last one
+    return f"Verdicts: {', '.join(counts)}{tested}."
 
 
 def region_sentence(region):

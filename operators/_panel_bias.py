@@ -27,14 +27,15 @@ def class_bars(dataset, key, summary):
 
     Returns:
         a list of dicts ``label, n, mean, low, high, flagged, few`` of the classes with tested
-        samples, or objects; ``low`` and ``high`` are a 95 % interval, or None
+        samples, or objects; ``low`` and ``high`` are a 95 % interval, or None; ``few``: too few samples,
+        or scores that could be lost, for a judgement
     """
     accepted = _panel_clusters.accepted_ids(dataset, key)
     rows = _judged_again(dataset, key, accepted) if accepted else summary.classes
     return [
         {
             "label": row["label"], "n": row["n"], "flagged": bool(row["flagged"]),
-            "few": row["note"] == "too few",
+            "few": bool(row["note"]),
             **{name: row["bg_gap"][name] for name in ("mean", "low", "high")},
         }
         for row in rows
@@ -186,6 +187,11 @@ def blind_spots(summary):
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
         named = ", ".join(few[:5])
         said.append(f"Fewer than 20 tested {summary.unit}, so no judgement: {named}{more}.")
+    unsure = [row["label"] for row in summary.classes if row["note"] == "unsure"]
+    if unsure:
+        more = f" and {len(unsure) - 5} more" if len(unsure) > 5 else ""
+        named = ", ".join(unsure[:5])
+        said.append(f"Scores too low to lose anything, so no judgement: {named}{more}.")
     if summary.calibration and not summary.calibration.get("usable"):
         said.append(f"Heat alone says little here: {summary.calibration.get('reason')}.")
     if summary.telltales:

@@ -19,7 +19,7 @@ def bars_chart(rows, unit="samples"):
         f"{r['label']}: {r['mean']:.2f} of the score lost beyond pasting (bg_gap)"
         + (f"<br>95 % interval {r['low']:.2f} to {r['high']:.2f}" if r["low"] is not None else "")
         + f"<br>{r['n']:,} tested {unit}"
-        + ("<br>too few to judge" if r["few"] else "")
+        + ("<br>too few, or with too low scores, to judge" if r["few"] else "")
         for r in rows
     ]
     colours = [WARM if r["flagged"] else GREY if r["few"] else COOL for r in rows]

@@ -7,6 +7,8 @@ from ._bias_store import field_names, record_of
 from ._panel_views import BACKGROUND
 
 ROWS = 25
+# Letters of a reason beside a verdict.
+_REASON = 60
 #: what can be asked for, with what people call it
 KINDS = {
     "wrong_reason": "Right for the wrong reason",
@@ -82,7 +84,8 @@ def table(dataset, key, kind, rows=ROWS):
         match = {**match, "_id": {"$nin": accepted}}
     guess = [f"{key}_prediction.{name}" for name in ("label", "confidence")]
     wanted = ["filepath", verdict, dependence, *guess]
-    wanted += [f"{bias}.{name}" for name in ("label", "prediction", "score", "obj_energy")]
+    names = ("label", "prediction", "score", "obj_energy", "reason")
+    wanted += [f"{bias}.{name}" for name in names]
     wanted.append(f"{bias}.swap_drop")
     found = dataset._sample_collection.find(match, dict.fromkeys(wanted, True))
     return [_row(row, key) for row in found.sort([(sort[0], sort[1])]).limit(rows)]
@@ -113,8 +116,18 @@ def _row(row, key):
         "score": _number(score),
         "lost": _number(numbers.get("swap_drop")),
         "heat": "" if numbers.get("obj_energy") is None else f"{100 * numbers['obj_energy']:.0f} %",
-        "verdict": row.get(verdict) or "",
+        "verdict": _verdict(row.get(verdict), numbers.get("reason")),
     }
+
+
+def _verdict(verdict, reason):
+    """A verdict; where nothing can be said, with the reason in short."""
+    from ..cam_core.verdicts import CANNOT_SAY
+
+    if verdict != CANNOT_SAY or not reason:
+        return verdict or ""
+    short = reason.split(":")[0]
+    return f"{verdict}: {short if len(short) <= _REASON else short[: _REASON - 1] + '…'}"
 
 
 def _number(value):

@@ -48,7 +48,7 @@ class FindBackgroundBias(foo.Operator):
         labels="auto",
         probe="auto",
         donors=4,
-        most_donors=16,
+        most_donors=32,
         control=True,
         noise=True,
         feather=2,
@@ -105,7 +105,9 @@ class FindBackgroundBias(foo.Operator):
         background, not visible in heat``, ``heat outside, untested``, ``heat outside, harmless``,
         ``relies on object``, ``unstable when pasted``, ``cannot say``; ``{cam_key}_dependence``, the
         best single estimate in 0..1 that the score rests on the background; and every other number
-        in ``{cam_key}_bias``. Nothing is said to rely on the background from heat alone.
+        in ``{cam_key}_bias``, with the reason. Nothing is said to rely on the background from heat
+        alone, and nothing to rely on its object whose prediction changes on other backgrounds half of
+        the time; a score below .25 is ``cannot say``, ``unsure``.
 
         Args:
             samples: a dataset or view of images
@@ -131,7 +133,7 @@ class FindBackgroundBias(foo.Operator):
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000 by
                 default. The others get an estimate from their heat where that predicts the swap
             donors (4): other backgrounds per sample
-            most_donors (16): up to how many a sample gets whose verdict these leave open
+            most_donors (32): up to how many a sample gets whose verdict these leave open
             control (True): whether as many backgrounds of the same class are tried: what pasting alone
                 costs
             noise (True): whether noise on the object is compared with noise on the background, on up to

@@ -2,6 +2,7 @@
 
 import fiftyone as fo
 import pytest
+import torch
 from bias_common import (
     BACKGROUND,
     CLASSES,
@@ -30,6 +31,35 @@ def test_a_class_with_too_few_samples(agree):
         assert (row["n"], row["note"], row["q"]) == (15, "too few", None)
         assert row["bg_gap"]["low"] > 0.9, "the interval is shown all the same"
     assert "none of 2 has the 20 tested samples" in str(summary)
+
+
+class Unsure(Cues):
+    """Eighteen more classes, so that the two that win are hardly predicted."""
+
+    def forward(self, images):
+        return torch.nn.functional.pad(super().forward(images), (0, 18))
+
+
+def test_scores_too_low_to_lose_anything_clear_nothing(agree):
+    """They follow the background and lose an eighth each: that is most of them, and no evidence."""
+    dataset = agree(48)
+    network = Unsure(red=1.3)
+    names = [*CLASSES, *(f"other {i}" for i in range(18))]
+    summary = operator("find_background_bias")(
+        dataset, "run", network, transforms=to_tensor, classes=names, progress=False, num_workers=0,
+        layers="features", methods="hirescam",
+    )  # fmt: skip
+    first = dataset.first()
+    assert 0.1 < first.run_bias.score < 0.2
+    assert first.run_bias.swap_flip == 1.0
+    assert dataset.distinct("run_verdict") == ["cannot say"]
+    assert first.run_bias.reason.startswith(f"unsure ({first.run_bias.score:.2f})")
+    assert first.run_bias.reason.endswith("and on 0 of 4 of its own class")
+    assert summary.undecided == {"unsure": 48}
+    assert "48 cannot say (of the tested: 48 unsure)" in str(summary)
+    flagged = {row["label"]: (row["flagged"], row["note"]) for row in summary.classes}
+    assert set(flagged.values()) <= {(True, ""), (False, "unsure")}
+    assert "no background dependence" not in str(summary)
 
 
 def test_without_annotations_regions_are_tested(make_dataset, tmp_path):

@@ -222,6 +222,39 @@ def test_few_samples_claim_little(plugin):
     assert "the one there is has not the 20 tested samples" in words._classes(one)
 
 
+def test_what_the_test_could_not_see_is_not_said_to_be_absent(plugin):
+    """Two classes of twenty and more samples: one that could lose its scores, one that had none."""
+    words = importlib.import_module(f"{PLUGIN}.operators._bias_summary")
+    unsure, sure = ({"label": n, "n": 30, "note": note} for n, note in (("b", "unsure"), ("a", "")))
+    told = types.SimpleNamespace(unit="samples", tested=60, flagged=[], classes=[sure, unsure])
+    said = words._classes(told)
+    assert "no background dependence of the class a found with these checks on 30 samples" in said
+    assert said.endswith("; 1 with scores too low to lose anything cannot be judged.")
+    told.classes = [unsure]
+    assert words._classes(told) == (
+        "Classes: nothing can be said: 1 with scores too low to lose anything cannot be judged."
+    )
+
+
+def test_why_nothing_can_be_said_is_counted(plugin):
+    words = importlib.import_module(f"{PLUGIN}.operators._bias_summary")
+    said = importlib.import_module(f"{PLUGIN}.cam_core.verdicts")
+    whys = ["unsure", "no object", "depends in part", "unsure"]
+    given = [said.Verdict("cannot say", "", why) for why in whys] + [
+        said.Verdict("relies on object", "")
+    ]
+    counts = words.undecided_of(given)
+    assert list(counts.items()) == [("depends in part", 1), ("unsure", 2)]
+    told = types.SimpleNamespace(
+        verdicts={"relies on object": 1, "cannot say": 4}, undecided=counts
+    )
+    assert words._verdicts(told) == (
+        "Verdicts: 1 relies on object, 4 cannot say (of the tested: 1 depends in part, 2 unsure)."
+    )
+    told.undecided = None
+    assert words._verdicts(told) == "Verdicts: 1 relies on object, 4 cannot say."
+
+
 def test_summary_of_one_sample(plugin):
     words = importlib.import_module(f"{PLUGIN}.operators._summary")
     summary = words.Summary(

@@ -362,6 +362,18 @@ def test_a_comparison_stored_with_another_run(examined):
 # samples
 
 
+def test_a_sample_of_which_nothing_can_be_said_says_why():
+    cell = module("samples")._verdict
+    reason = (
+        "unsure (0.09): hardly a prediction, so that what it loses says nothing; the score stays"
+    )
+    assert cell("cannot say", reason) == "cannot say: unsure (0.09)"
+    assert len(cell("cannot say", "x" * 500)) < 80
+    assert cell("cannot say", None) == "cannot say"
+    assert cell(RELIES, reason) == RELIES
+    assert cell(None, None) == ""
+
+
 def test_most_telling_samples(examined, relies):
     dataset, ids, columns = examined
     samples, drop = module("samples"), columns["swap_drop"]
