@@ -22,7 +22,7 @@ from ._bias_objects import Objects
 from ._bias_plan import check_kind, check_scores, is_detector, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import NOISY, PROBE, check_plain_field, make_folder
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_summary import BiasSummary
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
@@ -33,6 +33,8 @@ from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
 from ._settings import Settings
+from ._wrappers import given_transforms
+from .models.recorded import GivenModel, load_recorded
 
 _WRITTEN_AT_ONCE = 500
 
@@ -47,12 +49,17 @@ class BiasJob:
         transforms (None): of a plain module
         classes (None): class names of a plain module
         origin (None): what the run record says about where it was started
+        preprocess (None): instead of transforms
+        options (None): of the model, see ``models.recorded``
 
     Raises:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
+    def __init__(
+        self, samples, model, settings, transforms=None, classes=None, origin=None, preprocess=None,
+        options=None,
+    ):  # fmt: skip
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.held = origin, None, [], None
@@ -74,8 +81,11 @@ class BiasJob:
             raise ValueError(
                 f"cam_key: there is no CAM run {key!r} (there are: {there}), and no model= to compute one"
             )
-        model = model_of_run(self.dataset, key, model) if self._existing else model
-        self.model = _models.load_model(model, transforms, classes, settings.device)
+        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
+        if self._existing:
+            self.model = load_recorded(_runs.config_of(self.dataset, key).settings, key, given)
+        else:
+            self.model = given.load()
         self.object_field = None
         if not is_detector(self.model):
             check_kind(self.model)
@@ -85,7 +95,7 @@ class BiasJob:
                 raise ValueError("group_by: groups are compared of classifiers only; leave it out")
         self.labels = Labels(samples, settings.labels, self.model.classes, settings.aliases)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
-        self._cams = None if self._existing else self._cam_job(model, transforms, classes)
+        self._cams = None if self._existing else self._cam_job(given)
         self.cam_key = key if self._existing else self._cams.plan.cam_key
         if not self._existing:
             store.check_store(self.dataset, self.cam_key, settings.overwrite)
@@ -94,14 +104,17 @@ class BiasJob:
         with _models.on_device(self.model):
             self._trial()
 
-    def _cam_job(self, model, transforms, classes):
+    def _cam_job(self, model):
         s = self.settings
         given = Settings(
             methods=s.methods, targets=s.targets, layers=s.layers, cam_key=s.cam_key,
             batch_size=s.batch_size, num_workers=s.num_workers, device=s.device,
-            precision=s.precision, seed=s.seed,
+            precision=s.precision, seed=s.seed, **model.options,
         )  # fmt: skip
-        return CamJob(self.samples, model, given, transforms, classes, origin=self.origin)
+        transforms = given_transforms(model.transforms, model.preprocess)
+        return CamJob(
+            self.samples, model.model, given, transforms, model.classes, origin=self.origin
+        )
 
     def _trial(self):
         """One image through the model, so that what is wrong shows before the run."""

@@ -16,7 +16,7 @@ from ._bias_pictures import Masks, working_side
 from ._bias_plan import HeatPlan, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_swap import probabilities_of, workers_of
 from ._compute import check_samples
 from ._loader import Loader
@@ -24,6 +24,7 @@ from ._objects import check_objects
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
 from ._settings import resolve_targets
+from .models.recorded import GivenModel, load_recorded
 
 
 @dataclasses.dataclass
@@ -76,12 +77,16 @@ class RegionJob:
         settings: the :class:`RegionSettings`
         transforms (None): of a plain module
         classes (None): class names of a plain module
+        preprocess (None): instead of transforms
+        options (None): of the model, see ``models.recorded``
 
     Raises:
         ValueError: if anything is wrong with an argument
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None):
+    def __init__(
+        self, samples, model, settings, transforms=None, classes=None, preprocess=None, options=None
+    ):
         check_samples(samples)
         self.samples, self.settings, self.summary, self.failures = samples, settings, None, []
         dataset, key = samples._dataset, settings.cam_key
@@ -89,9 +94,11 @@ class RegionJob:
         self.region, self.name = _checked_region(samples, settings.region)
         if settings.scenes is not None:
             check_plain_field(samples, settings.scenes, "scenes")
-        if key is not None:
-            model = model_of_run(dataset, key, model)
-        self.model = _models.load_model(model, transforms, classes, settings.device)
+        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
+        if key is None:
+            self.model = given.load()
+        else:
+            self.model = load_recorded(_runs.config_of(dataset, key).settings, key, given)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
             image = first_image(self.rows, self.model.transforms).image[None]

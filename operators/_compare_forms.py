@@ -9,12 +9,12 @@ from ._compare_checks import check_same_model, choose_count
 from ._compare_fields import Stored, check_ready, columns_of
 from ._compare_maps import BASELINES
 from ._compare_settings import MODELS_PROBE, PROBE, CompareSettings, resolve_metrics
-from ._settings import describe
+from ._settings import MODEL_OPTIONS, describe
 
 # What Execute hands over; the rest is layout.
 _ARGUMENTS = (
     "cam_keys", "model", "models", "classes", "metrics", "target", "probe", "budget", "batch_size",
-    "num_workers", "device", "precision", "views", "overwrite", "seed",
+    "num_workers", "device", "precision", "views", "overwrite", "seed", *MODEL_OPTIONS,
 )  # fmt: skip
 _METHODS, _MODELS = "methods", "models"
 

@@ -11,7 +11,7 @@ from . import _compare_tables as tables
 from . import _models, _runs
 from ._at_work import heeding
 from ._bias_labels import Labels
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_swap import workers_of
 from ._checks import check_samples
 from ._compare_checks import check_classifier, check_model, check_models, one_each
@@ -23,6 +23,7 @@ from ._loader import Loader
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
+from .models.recorded import GivenModel, load_recorded, to_give
 
 _WRITTEN_AT_ONCE = 500
 
@@ -37,12 +38,17 @@ class ModelsJob:
         transforms (None): of plain modules, one for all or a dict from keys
         classes (None): class names, likewise
         origin (None): what the run record says about where it was started
+        preprocess (None): instead of transforms, likewise
+        options (None): of the models, see ``models.recorded``; each one for all or a dict from keys
 
     Raises:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(self, samples, models, settings, transforms=None, classes=None, origin=None):
+    def __init__(
+        self, samples, models, settings, transforms=None, classes=None, origin=None, preprocess=None,
+        options=None,
+    ):  # fmt: skip
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.notes = origin, None, [], []
@@ -61,7 +67,8 @@ class ModelsJob:
         check_models(models, self.keys)
         store.check_store(self.dataset, self.cam_key, self.field, settings.overwrite)
         field, self._class = compared.check_target(samples, settings.target)
-        self.models = [self._load(key, models, transforms, classes) for key in self.keys]
+        given = {"transforms": transforms, "preprocess": preprocess, "classes": classes}
+        self.models = [self._load(key, models, given, options or {}) for key in self.keys]
         self.classes = self._common_classes()
         if self._class not in (None, "first"):
             self._class = compared.class_of(self._class, self.classes)
@@ -71,17 +78,34 @@ class ModelsJob:
         self._choose()
         self._trial()
 
-    def _load(self, key, models, transforms, classes):
-        given = models.get(key)
-        own = given is not None
-        model = _models.load_model(
-            model_of_run(self.dataset, key, given),
-            _of(transforms, key) if own else None,
-            _of(classes, key) if own else None,
-            self.settings.device,
+    def _load(self, key, models, given, options):
+        own = models.get(key)
+        used = _runs.config_of(self.dataset, key).settings
+        if own is None:  # what was given is for the models that were given
+            wanted = {n for n in to_give(used) if isinstance(given.get(n), dict)}
+            given = {n: v for n, v in given.items() if n in wanted}
+            options = {n: v for n, v in options.items() if n in to_give(used)}
+        model = load_recorded(
+            used,
+            key,
+            GivenModel(
+                own,
+                **{name: self._of(name, value, key) for name, value in given.items()},
+                device=self.settings.device,
+                options={name: self._of(name, value, key) for name, value in options.items()},
+            ),
+            f"models[{key!r}]",
         )
         check_model(self.dataset, key, model, f"models[{key!r}]")
         return model
+
+    def _of(self, name, given, key):
+        """One for all, or the entry of a dict from the runs' keys."""
+        if not isinstance(given, dict) or not set(given) & set(self.keys):
+            return given
+        if key not in given:
+            raise ValueError(f"{name}: the dict has no entry for {key!r}")
+        return given[key]
 
     def _common_classes(self):
         known = [(k, m.classes) for k, m in zip(self.keys, self.models, strict=True) if m.classes]
@@ -357,15 +381,6 @@ def _interval(values, seed):
     from ..cam_core.statistics import bootstrap_mean
 
     return dataclasses.asdict(bootstrap_mean(values, seed=seed))
-
-
-def _of(given, key):
-    """One for all, or the entry of a dict."""
-    if not isinstance(given, dict):
-        return given
-    if key not in given:
-        raise ValueError(f"transforms, classes: the dict has no entry for {key!r}")
-    return given[key]
 
 
 def _truth(samples):

@@ -38,6 +38,7 @@ from ._pipeline import run as run_pipeline
 from ._plan import batch_settings, choose_batch_size, describe_run, make_plan
 from ._summary import Summary
 from ._targets import texts_of
+from .models.recorded import describe_given
 
 
 class CamJob:
@@ -76,6 +77,7 @@ class CamJob:
             if settings.layers is None and self.plan.layers:
                 _outlines.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
+            self.used.update(describe_given(self.model, transforms, classes))
         if settings.backend == "ray":
             _ray_settings.describe(settings, self.used, self.model)
         self._look_up()

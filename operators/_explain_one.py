@@ -10,7 +10,6 @@ from bson import ObjectId
 
 from . import _heatmaps, _models, _own_models, _provenance, _runs
 from ._bias_plan import check_kind, check_scores, plan_of_run
-from ._bias_steps import model_of_run
 from ._explain import ExplainStep
 from ._explain_peers import candidates, labels_of
 from ._explain_summary import Explained, sentence
@@ -18,7 +17,9 @@ from ._explain_swaps import SampleObjects, swaps_of
 from ._images import decode_image, one_line
 from ._loader import Batch, load_item
 from ._plan import Plan
+from ._settings import describe
 from ._windows import Geometry
+from .models.recorded import check_same, completed, is_function
 
 #: the fields that are written: the predicted class, the true or second class, and what tells them apart
 FIELDS = {
@@ -92,27 +93,41 @@ def _classifies(dataset, cam_key):
     return kind in (None, fo.Classification, fo.Classifications)
 
 
-def load(dataset, cam_key, model, transforms=None, classes=None, device=None):
+def load(dataset, cam_key, given):
     """Loads the model of a run, or one that is named; by its name it is kept for the next call.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of the run, or None
+        given: the ``GivenModel`` of the call
 
     Raises:
         ValueError: if there is none, it cannot be loaded, or it is no classifier
     """
-    if cam_key is None and model is None:
+    if cam_key is None and given.model is None:
         raise ValueError(
             "model: the dataset has no CAM run whose model can be loaded by its name; name a model"
         )
-    given = model if cam_key is None else model_of_run(dataset, cam_key, model)
+    used = None if cam_key is None else _runs.config_of(dataset, cam_key).settings
+    whole = given if used is None else completed(used, cam_key, given)
 
     def loaded():
-        found = _models.load_model(given, transforms, classes, device)
+        found = whole.load()
         check_kind(found)
         return found
 
-    if not isinstance(given, str) or transforms is not None or classes is not None:
-        return loaded()
-    # what a name stands for may change: registered anew, or another file at a checkpoint's path
-    return CACHE.get(f"{given} {device or ''}", loaded, _own_models.stamp_of(given))
+    name, functions = whole.model, (whole.transforms, whole.preprocess)
+    by_name = isinstance(name, str) and functions == (None, None)
+    said = describe({"classes": whole.classes, **whole.options})
+    if by_name and not any(is_function(value) for value in said.values()):
+        # what a name stands for may change: registered anew, or another file at a checkpoint's path
+        stamp = _own_models.stamp_of(name), repr(said)
+        found = CACHE.get(f"{name} {whole.device or ''}", loaded, stamp)
+    else:
+        found = loaded()
+    if used is not None:
+        check_same(used, cam_key, found)
+    return found
 
 
 def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=4, seed=51):

@@ -851,9 +851,8 @@ def test_execute_reports_and_shows_the_table(make_planted, monkeypatch):
     with pytest.raises(ValueError, match="not registered"):
         messages()
     job, models = inner("_compare_job"), inner("_models")
-    monkeypatch.setattr(job, "model_of_run", lambda *_: Planted())
-    load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda m, *_: load(m, to_tensor, CLASSES))
+    loaded = models.load_model(Planted(), to_tensor, CLASSES)
+    monkeypatch.setattr(job, "load_recorded", lambda *_: loaded)
     found = messages()
     names = [name for name, _ in found]
     assert "set_progress" in names[1]

@@ -1,0 +1,1 @@
+"""Models: whatever a user gives becomes network, transforms, classes and adapter."""
