@@ -125,7 +125,7 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
     prop = inputs.view(
         "from_python",
         types.Warning(
-            label=f"This run ({used.get('model')}) cannot be gone on with from here",
+            label=f"What this run was computed with ({used.get('model')}) was given from Python",
             description=f"{_models.unregistered(used)}. From Python: "
             f"find_background_bias(view, {key!r}, {again})",
         ),

@@ -1,8 +1,8 @@
 """A run once more, on other samples or to its end, with the settings of its record."""
 
-from . import _provenance, _runs
+from . import _models, _provenance, _runs
 from ._settings import Settings
-from .models.recorded import GivenModel, completed, is_function
+from .models.recorded import GivenModel, completed, is_function, to_give
 
 # What is taken from the record as it is; the rest is resolved below or belongs to one call.
 _SAME = (
@@ -43,6 +43,10 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     then = _runs.config_of(source, cam_key).settings
     names = ("model", "transforms", "preprocess", "classes")
     said = GivenModel(**{n: given.get(n) for n in names}, options=given.get("options") or {})
+    reason = _models.unregistered_name(then) if said.model is None else None
+    if reason is not None:
+        listed = " and ".join(f"{name}=" for name in to_give(then)[1:])
+        raise ValueError(f"model: {reason}; or give model= again{listed and f', with {listed}'}")
     model = completed(then, cam_key, said)
     arguments = {**_arguments(then, given), **model.options}
     if resume:

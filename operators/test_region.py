@@ -108,8 +108,11 @@ class TestRegion(foo.Operator):
         Raises:
             ValueError: if an argument is wrong, or the model is no classifier
         """
-        left = ("self", "samples", "progress", "model_options")
-        arguments = {k: v for k, v in locals().items() if k not in left}
+        arguments = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "samples", "progress", "model_options")
+        }
         arguments.update(checked_options(model_options))
         return run_with_bar(_job(samples, arguments), progress)
 

@@ -318,7 +318,7 @@ def test_wrong_models(make_runs, tmp_path):
         compare(dataset, keys, models={"a": EARLY})
     with pytest.raises(ValueError, match="no class-discriminative method in common"):
         compare(dataset, ["a", "c"], models={"a": EARLY, "c": MOVED})
-    with pytest.raises(ValueError, match="have other classes"):
+    with pytest.raises(ValueError, match=r"classes: the run 'b' was computed with 2 names"):
         compare(
             dataset, keys, models=networks, classes={"a": CLASSES, "b": ["minus", "plus"]},
         )  # fmt: skip
