@@ -8,12 +8,14 @@ import numpy as np
 
 #: a class with fewer tested samples is never flagged; the rule itself is in cam_core.bias
 CLASS_MIN = 20
+#: a score below can hardly lose enough for a loss to show beside chance
+LOSABLE = 0.25
 
 # A random region that lies on the region itself is no control.
 _MOST_OVERLAP = 0.5
 
 #: of a sample that is asked for a class that it does not have
-ABSENT = "class absent"
+ABSENT = "without the class"
 _STATUS = {"no_object": "no object", "object_absent": "object absent"}
 
 
@@ -357,7 +359,7 @@ def region_numbers(check, seed, groups=None):
         "region_drop": interval_of(bootstrap_mean(e.region_drop, groups, seed=seed)),
         "control_drop": interval_of(bootstrap_mean(e.control_drop, groups, seed=seed)),
         "flip": mean_of(e.region_flip),
-        "p": _plain(sign_flip_p(_by_group(gaps, groups), seed=seed)),
+        "p": _plain(sign_flip_p(by_group(gaps, groups), seed=seed)),
         "n": int(np.isfinite(e.region_drop).sum()),
         "skipped": dict(reasons),
         "control": check.control,
@@ -371,7 +373,8 @@ def controlled_gaps(check):
     return np.where(overlap <= _MOST_OVERLAP, check.effects.region_gap, np.nan)
 
 
-def _by_group(values, groups):
+def by_group(values, groups):
+    """Values, or their sums over each group where there are groups."""
     if groups is None:
         return values
     known = np.isfinite(values)

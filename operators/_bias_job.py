@@ -356,8 +356,11 @@ class BiasJob:
         a, tested = found.assessment, found.tested
         values = found.scan.spread(self._values(s.group_by))
         swapped = int(a.tested.sum())
+        # of a sample that shows no class there is a row that says so, and no prediction
+        counted = self.units.has if found.scan.slots > 1 else np.ones(len(found.status), bool)
+        rows = np.flatnonzero(counted).tolist()
         reasons = collections.Counter(
-            "not in the probe" if state == "not tested" else state for state in found.status
+            "not in the probe" if found.status[i] == "not tested" else found.status[i] for i in rows
         )
         reasons.pop("ok", None)
         unknown = [n for n, t in zip(found.labels, found.truth, strict=True) if t == -2]
@@ -376,7 +379,7 @@ class BiasJob:
                 "relative": a.relative,
             },
             objects=self.objects.described,
-            verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
+            verdicts=dict(collections.Counter(a.verdicts[i].verdict for i in rows)),
             skipped=dict(reasons.most_common()),
             heat=analysis.heat_numbers(found, seed),
             regions=[
@@ -400,7 +403,7 @@ class BiasJob:
             seconds=0.0,
             settings=self.used(),
             notes=self._notes(found, swapped),
-            **({"unit": "predictions", "units": len(found.status)} if found.scan.slots > 1 else {}),
+            **({"unit": "predictions", "units": len(rows)} if found.scan.slots > 1 else {}),
         )
         if s.report is not None:
             from ._report import write_report

@@ -21,6 +21,7 @@ class Labels:
 
     Attributes:
         field: its name, or None
+        several: whether a sample may show several classes
         note: one sentence that says which, or why none
 
     Raises:
@@ -28,7 +29,7 @@ class Labels:
     """
 
     def __init__(self, samples, field, classes, aliases=None, several=False):
-        self._samples = samples
+        self._samples, self.several = samples, several
         self.field, self.note = field, ""
         if field == "auto":
             self.field, self.note = only_labels(samples, several)

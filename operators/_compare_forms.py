@@ -188,7 +188,9 @@ def _check_target(prop, ctx, view):
     from ._compare_models import check_target
 
     try:
-        check_target(view, ctx.params.get("target") or "auto")
+        runs = _runs.list_runs(ctx.dataset)
+        several = any(_runs.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
+        check_target(view, ctx.params.get("target") or "auto", several)
     except ValueError as error:
         invalid(prop, str(error))
 

@@ -66,13 +66,16 @@ class ModelsJob:
         self.cam_key, self.field = self.keys[0], store.agreement_field(self.keys[0], self.keys[-1])
         check_models(models, self.keys)
         store.check_store(self.dataset, self.cam_key, self.field, settings.overwrite)
-        field, self._class = compared.check_target(samples, settings.target)
         given = {"transforms": transforms, "preprocess": preprocess, "classes": classes}
         self.models = [self._load(key, models, given, options or {}) for key in self.keys]
         self.classes = self._common_classes()
+        several = self._several()
+        field, self._class = compared.check_target(samples, settings.target, several)
         if self._class not in (None, "first"):
             self._class = compared.class_of(self._class, self.classes)
-        self.labels = Labels(samples, field or _truth(samples), self.classes)
+        self.labels = Labels(
+            samples, field or _truth(samples, several), self.classes, several=several
+        )
         self._explained_label = field
         self.stored = Stored(samples, self.columns)
         self._choose()
@@ -106,6 +109,19 @@ class ModelsJob:
         if key not in given:
             raise ValueError(f"{name}: the dict has no entry for {key!r}")
         return given[key]
+
+    def _several(self):
+        """Whether samples may have several classes, which holds for all models or for none."""
+        found = {
+            k: bool(getattr(m.adapted, "multi_label", False))
+            for k, m in zip(self.keys, self.models, strict=True)
+        }
+        if len(set(found.values())) > 1:
+            raise ValueError(
+                f"multi_label: the models differ in whether classes exclude each other ({found}), so their "
+                "probabilities cannot be compared"
+            )
+        return next(iter(found.values()))
 
     def _common_classes(self):
         known = [(k, m.classes) for k, m in zip(self.keys, self.models, strict=True) if m.classes]
@@ -258,15 +274,27 @@ class ModelsJob:
         if not done.any():
             reason = self.failures[0].reason if self.failures else "none was reached"
             raise ValueError(f"samples: none could be seen by every model; {reason}")
-        correct = np.full(table.predicted.shape, np.nan)
-        for k in range(len(self.keys)):
-            _, truth = self.labels.read(table.ids, table.predicted[:, k])
-            known = done & (truth >= 0)
-            correct[known, k] = truth[known] == table.predicted[known, k]
         return compared.Found(
             table.ids, self.keys, self.columns, table.maps, table.targets, table.predicted,
-            table.score, correct, done,
+            table.score, self._correct(table, done), done,
         )  # fmt: skip
+
+    def _correct(self, table, done):
+        """(n, K) whether each model is right; of several classes, about the one that is compared."""
+        correct = np.full(table.predicted.shape, np.nan)
+        if not self.labels.several:
+            for k in range(len(self.keys)):
+                _, truth = self.labels.read(table.ids, table.predicted[:, k])
+                known = done & (truth >= 0)
+                correct[known, k] = truth[known] == table.predicted[known, k]
+            return correct
+        shown = [None] * len(table.ids)
+        if self.labels.field is not None:
+            shown = self.labels.members(table.ids)
+        for i, own in enumerate(table.targets.tolist()):
+            if done[i] and shown[i] is not None and own >= 0:
+                correct[i] = (table.predicted[i] == own) == (own in shown[i])
+        return correct
 
     def _finish(self, found, table, start):
         """Judges, writes, and returns the results."""
@@ -383,6 +411,6 @@ def _interval(values, seed):
     return dataclasses.asdict(bootstrap_mean(values, seed=seed))
 
 
-def _truth(samples):
+def _truth(samples, several=False):
     """The one label field, to know which predictions are right; None without one."""
-    return Labels(samples, "auto", None).field
+    return Labels(samples, "auto", None, several=several).field

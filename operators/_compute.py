@@ -39,6 +39,7 @@ from ._plan import batch_settings, choose_batch_size, describe_run, make_plan
 from ._summary import Summary
 from ._targets import texts_of
 from .models.recorded import describe_given
+from .runs.predictions import prediction_type
 
 
 class CamJob:
@@ -258,8 +259,9 @@ class CamJob:
         }
         with writing_schema(self.dataset):
             _heatmaps.declare_schema(
-                self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
-            )
+                self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
+                prediction_type(self.model),
+            )  # fmt: skip
             self.colours = _heatmaps.colour_fields(self.dataset, colours)
             self.active_fields = self._activate(heatmaps)
 

@@ -158,8 +158,13 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     with _models.on_device(model):
         scores = check_scores(model, item.image[None])[0].numpy()
         best = int(scores.argmax())
-        truth = labels_of(dataset, cam_key, model.classes)
+        truth = labels_of(dataset, cam_key, model)
         label, right, other = _other(sample_id, truth, scores, notes)
+        own = {}
+        if truth.several:
+            label, right, other, own = _several(
+                sample_id, truth, scores, model, label, other, notes
+            )
         step = _step(dataset, model, cam_key, best, other)
         batch = Batch([item], item.image[None])
         labels = step(batch)[sample_id]
@@ -167,7 +172,8 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
         share = heat.measure(step.result, step.primary, item, model.label(best), notes)
         swaps = swaps_of(dataset, model, cam_key, heat, item, path, best, donors, seed, notes)
     _store(dataset, sample_id, labels)
-    name = model.label(other if right is False else best)
+    wrong = own.get("missed") if truth.several else right is False
+    name = model.label(other if wrong else best)
     found = Explained(
         id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
         other=model.label(other), other_score=float(scores[other]), label=label,
@@ -175,7 +181,7 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
         heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
         layer=step.primary[1], notes=notes,
         labels=labels, photo=_photo(path),
-        no_peers=candidates(dataset, sample_id, model, cam_key, name, seed)[1],
+        no_peers=candidates(dataset, sample_id, model, cam_key, name, seed)[1], **own,
     )  # fmt: skip
     found.sentence = sentence(found)
     return found
@@ -205,7 +211,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
     )
     with _models.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
-    _, indices = labels_of(dataset, cam_key, model.classes).read([sample_id], [best])
+    _, indices = labels_of(dataset, cam_key, model).read([sample_id], [best])
     layers = _recipe(dataset, cam_key, model)[1]
     return model.label(int(indices[0]) if indices[0] >= 0 else best), (layers or [None])[-1]
 
@@ -229,6 +235,35 @@ def _other(sample_id, labels, scores, notes):
     truth = int(indices[0])
     right = truth == best if truth >= 0 else None
     return names[0], right, truth if right is False else int(np.argsort(-scores)[1])
+
+
+def _several(sample_id, labels, scores, model, label, other, notes):
+    """Of a multi-label network: the labels, whether all predictions are right, a class that it misses.
+
+    Returns:
+        the labelled classes' names; whether these are what is predicted; the class that the strongest
+        one is shown beside: the labelled class with the highest score below the threshold, else the
+        second strongest; and what an :class:`Explained` says of them
+    """
+    given = {int(i) for i in np.flatnonzero(scores >= model.adapted.threshold)}
+    names = ", ".join(
+        f"{model.label(i)} {scores[i]:.2f}" for i in sorted(given, key=lambda i: -scores[i])
+    )
+    least = f"{model.adapted.threshold:g}"
+    notes.append(f"Predicted from {least} on: {names or 'no class'}.")
+    shown = labels.members([sample_id])[0] if labels.field is not None else None
+    if shown is None:
+        return None, None, other, {"several": True}
+    best, own = int(scores.argmax()), None
+    missed = sorted(shown - given, key=lambda i: -scores[i])
+    if missed:
+        listed = ", ".join(f"{model.label(i)} {scores[i]:.2f}" for i in missed)
+        notes.append(f"Labelled and missed: {listed}.")
+        own = next((i for i in missed if i != best), None)
+        other = other if own is None else own
+    label = ", ".join(model.label(i) for i in sorted(shown)) or label
+    said = {"several": True, "missed": own is not None, "labelled": best in shown}
+    return label, shown == given, other, said
 
 
 class _OneStep(ExplainStep):

@@ -131,7 +131,9 @@ class FindBackgroundBias(foo.Operator):
                 of the sample's
             aliases (None): class of the model -> label or labels of the dataset
             labels ("auto"): a field of classifications, strings, or lists of strings any of which is
-                right; ``"auto"`` takes the one classification that is no prediction; None for none
+                right; of a multi-label network also a field of several classifications, boxes or
+                polygons, each of which is a class that the sample has; ``"auto"`` takes the one
+                classification that is no prediction; None for none
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000 by
                 default. The others get an estimate from their heat where that predicts the swap
             donors (4): other backgrounds per sample

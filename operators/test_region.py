@@ -46,6 +46,7 @@ class TestRegion(foo.Operator):
         preprocess=None,
         classes=None,
         targets="predicted",
+        labels="auto",
         probe="auto",
         donors=4,
         feather=2,
@@ -60,9 +61,14 @@ class TestRegion(foo.Operator):
     ):
         """Tests a region without needing to know where objects are; writes nothing.
 
-        The region of each sample is replaced by the same region of samples of other predicted
-        classes, and so are random regions of its size and shape, which are the control; of the border,
-        for which there is no other place, the control is that of samples of the same class.
+        The region of each sample is replaced by the same region of samples of other classes, and so
+        are random regions of its size and shape, which are the control; of the border, for which there
+        is no other place, the control is that of samples of the same class.
+
+        Tested are the samples that have the class in question: the one predicted, of a multi-label
+        network each class from its threshold on, of a named class the samples that it is predicted for
+        or that are labelled with it. Samples without it lend their regions: they have no score that
+        could be lost.
 
         Example usage::
 
@@ -87,6 +93,8 @@ class TestRegion(foo.Operator):
             preprocess (None): likewise
             classes (None): as in ``compute_cams``; by default those of the run
             targets ("predicted"): without a run, what is tested: ``"predicted"``, or a class
+            labels ("auto"): the field that says which classes samples have, beside what is predicted, as
+                in ``find_background_bias``; None for none
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000
             donors (4): other samples, and random regions, per sample
             feather (2): pixels over which the two are mixed
