@@ -35,7 +35,7 @@ def rows_of(found, indices, plan, model, dataset):
             numbers["verdicts"] = [
                 f"{found.names[i]}: {found.assessment.verdicts[i].verdict}"
                 for i in mine
-                if found.scan.explained[i] >= 0
+                if found.units.has[i]
             ]
         row = rows[sample_id] = {
             verdict: found.assessment.verdicts[worst].verdict,

@@ -85,9 +85,9 @@ class ModelsJob:
         own = models.get(key)
         used = _runs.config_of(self.dataset, key).settings
         if own is None:  # what was given is for the models that were given
-            wanted = {n for n in to_give(used) if isinstance(given.get(n), dict)}
+            wanted = to_give(used)
             given = {n: v for n, v in given.items() if n in wanted}
-            options = {n: v for n, v in options.items() if n in to_give(used)}
+            options = {n: v for n, v in options.items() if n in wanted}
         model = load_recorded(
             used,
             key,

@@ -78,7 +78,9 @@ class CamJob:
             if settings.layers is None and self.plan.layers:
                 _outlines.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
-            self.used.update(describe_given(self.model, transforms, classes))
+            self.used.update(
+                describe_given(self.model, transforms, classes, settings.model_options)
+            )
         if settings.backend == "ray":
             _ray_settings.describe(settings, self.used, self.model)
         self._look_up()

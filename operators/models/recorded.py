@@ -42,19 +42,24 @@ class GivenModel:
         )
 
 
-def describe_given(model, transforms, classes):
+def describe_given(model, transforms, classes, options):
     """What a run's record says of the arguments that were given beside the model.
 
     Args:
         model: the :class:`LoadedModel`
         transforms: as given, or None
         classes: as given, or None
+        options: of the model, as given
 
     Returns:
         a dict: ``given``, the arguments that have to be given again, because a record cannot hold
-        them; ``class_names``; and what the model says of its outputs where nobody was asked
+        them; ``class_names``; ``option_code``, what identifies options that are functions; and what
+        the model says of its outputs where nobody was asked
     """
+    functions = {name: value for name, value in options.items() if is_function(describe(value))}
     given, used = [], {}
+    if functions:
+        used["option_code"] = {name: _code(value) for name, value in functions.items()}
     if transforms is not None:
         given.append("preprocess" if _takes_path(transforms) else "transforms")
     if classes is not None and len(classes) <= _MOST_NAMES:
@@ -195,7 +200,7 @@ def options_of_run(used, cam_key, given):
             )
         if now is not None:
             said = _standard(name) if then is None else then
-            if describe(now) != describe(said):
+            if not _alike(used, name, said, now):
                 raise ValueError(
                     f"{name}: the run {cam_key!r} was computed with {said!r}, and this call says "
                     f"{describe(now)!r}; leave {name}= out, or compute a run with it"
@@ -203,6 +208,18 @@ def options_of_run(used, cam_key, given):
         if then is not None:
             found[name] = then if now is None else now
     return found
+
+
+def _alike(used, name, then, now):
+    """Whether an option is that of the run; functions are compared by what they do."""
+    code = (used.get("option_code") or {}).get(name)
+    if code is not None and callable(now):
+        return code == _code(now)
+    return describe(now) == describe(then)
+
+
+def _code(function):
+    return " ".join(_provenance.describe_code([function])) or describe(function)
 
 
 def _standard(name):
