@@ -73,7 +73,7 @@ def numbers_of(found, i, model):
         reason=found.assessment.verdicts[i].reason,
         tested=bool(found.assessment.tested[i]),
         explained=model.label(int(scan.explained[i])) if known else None,
-        prediction=model.label(int(scan.predicted[i])) if known else None,
+        prediction=model.label(int(scan.predicted[i])) if scan.predicted[i] >= 0 else None,
         label=found.labels[i],
         correct=bool(found.correct[i]) if np.isfinite(found.correct[i]) else None,
         score=_number(scan.score[i]),

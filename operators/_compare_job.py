@@ -75,8 +75,10 @@ class CompareJob:
         self.cam_key = self.cam_keys[0]
         check_same_model(self.dataset, self.cam_keys)
         field = store.disagreement_field(self.cam_key)
-        store.check_store(self.dataset, self.cam_key, field, settings.overwrite)
         self.stored = Stored(samples, self.columns)
+        store.check_store(
+            self.dataset, self.cam_key, field, settings.overwrite, self._asked()
+        )  # fmt: skip
         if not self.stored.shown.any():
             raise ValueError(
                 "samples: none of them has a heatmap with a picture, see the attribute 'status' of "
@@ -225,10 +227,17 @@ class CompareJob:
             done(found)
             self.summary = summary
 
-    def _used(self):
+    def _asked(self):
+        """What is compared, on which samples."""
         return {
             **self.settings.describe(),
             "cam_keys": self.settings.cam_keys or self.cam_keys,
+            "samples_digest": store.digest_of(self.stored.ids),
+        }
+
+    def _used(self):
+        return {
+            **self._asked(),
             "model": self.model.name,
             "model_source": self.model.source,
             "samples": len(self.rows),

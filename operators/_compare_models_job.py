@@ -65,7 +65,10 @@ class ModelsJob:
         self.keys = [c.cam_key for c in self.columns]
         self.cam_key, self.field = self.keys[0], store.agreement_field(self.keys[0], self.keys[-1])
         check_models(models, self.keys)
-        store.check_store(self.dataset, self.cam_key, self.field, settings.overwrite)
+        self.stored = Stored(samples, self.columns)
+        store.check_store(
+            self.dataset, self.cam_key, self.field, settings.overwrite, self._asked()
+        )  # fmt: skip
         given = {"transforms": transforms, "preprocess": preprocess, "classes": classes}
         self.models = [self._load(key, models, given, options or {}) for key in self.keys]
         self.classes = self._common_classes()
@@ -77,7 +80,6 @@ class ModelsJob:
             samples, field or _truth(samples, several), self.classes, several=several
         )
         self._explained_label = field
-        self.stored = Stored(samples, self.columns)
         self._choose()
         self._trial()
 
@@ -216,10 +218,17 @@ class ModelsJob:
             done(found)
             self.summary = summary
 
-    def _used(self):
+    def _asked(self):
+        """What is compared, on which samples."""
         return {
             **self.settings.describe(),
             "cam_keys": self.settings.cam_keys or self.keys,
+            "samples_digest": store.digest_of(self.stored.ids),
+        }
+
+    def _used(self):
+        return {
+            **self._asked(),
             "models": {k: m.name for k, m in zip(self.keys, self.models, strict=True)},
             "samples": len(self.rows),
             "origin": self.origin,

@@ -118,7 +118,7 @@ def load(dataset, cam_key, given):
 
     name, functions = whole.model, (whole.transforms, whole.preprocess)
     by_name = isinstance(name, str) and functions == (None, None)
-    said = describe({"classes": whole.classes, **whole.options})
+    said = describe({"classes": whole.classes, "texts": whole.texts, **whole.options})
     if by_name and not any(is_function(value) for value in said.values()):
         # what a name stands for may change: registered anew, or another file at a checkpoint's path
         stamp = _own_models.stamp_of(name), repr(said)

@@ -347,8 +347,11 @@ def test_nothing_is_left_when_it_is_cleared(make_planted):
 def test_overwriting_leaves_no_trace_of_the_first(make_planted):
     dataset = make_planted()
     compare(dataset)
+    compare(dataset)  # the same once more: it stores the same again
     with pytest.raises(ValueError, match="overwrite=True"):
-        compare(dataset)
+        compare(dataset, seed=52)
+    with pytest.raises(ValueError, match="overwrite=True"):
+        compare(dataset.limit(6))
     compare(dataset, "run_perfect", metrics=["deletion"], overwrite=True)
     first = dataset.first()
     assert first.run_perfect.deletion is not None

@@ -196,7 +196,7 @@ def test_overwrite_delete_and_what_is_stored(make_runs):
     assert stored["leaderboard"] == []
     assert stored["recommendation"]["sentence"].startswith("a vs b")
     with pytest.raises(ValueError, match="overwrite=True"):
-        compare(dataset, ["a", "b"], models=networks)
+        compare(dataset, ["a", "b"], models=networks, seed=52)
     # the methods of the first run instead: nothing of the models stays
     compare(dataset, "a", LATE, metrics=["deletion"], overwrite=True)
     assert dataset.get_field("a_b_agreement") is None

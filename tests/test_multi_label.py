@@ -274,6 +274,52 @@ def test_background_bias_of_every_class(shelf):
             assert verdict.startswith("relies on background") == (row.label == "tag")
 
 
+@pytest.mark.parametrize("kind", ["binary", "two"])
+def test_background_bias_of_a_named_class(shelf, kind):
+    dataset = shelf(72, labels=False)
+    classes = ["tag"] if kind == "binary" else ["no tag", "tag"]
+    net = Films(kind=kind).eval()
+    compute(dataset, net, targets="tag", multi_label=None, classes=classes)
+    summary = operator("find_background_bias")(
+        dataset,
+        "run",
+        net,
+        transforms=see,
+        objects="body",
+        noise=False,
+        progress=False,
+        num_workers=0,
+    )
+    assert summary.tested == tagged(dataset)
+    verdicts = {s.run_verdict for s in dataset if "tag" in s.shown}
+    assert verdicts <= {"relies on background", "relies on background, not visible in heat"}
+    assert {s.run_verdict for s in dataset if "tag" not in s.shown} == {"cannot say"}
+
+
+def test_without_objects_and_with_a_report(shelf, tmp_path):
+    dataset = shelf(48)
+    compute(dataset)
+    summary = operator("find_background_bias")(
+        dataset, "run", Films().eval(), transforms=see, objects=None, progress=False, num_workers=0,
+        report=str(tmp_path / "none"),
+    )  # fmt: skip
+    assert {r["name"] for r in summary.regions} == {"border", "hottest"}
+    whole = operator("find_background_bias")(
+        dataset, "run", Films().eval(), transforms=see, objects="body", progress=False, num_workers=0,
+        report=str(tmp_path / "body"), overwrite=True, group_by="id",
+    )  # fmt: skip
+    page = next((tmp_path / "body").glob("*.html")).read_text()
+    assert "class -1" not in page
+    assert whole.model["sensitivity"]["n"] > 0
+
+
+def test_the_hottest_place_of_every_class(shelf):
+    dataset = shelf(48)
+    found = region(dataset, "hottest")
+    assert found.n == sum(map(len, dataset.values("shown")))
+    assert set(found.samples) == {s.id for s in dataset if s.shown}
+
+
 # one sample
 
 

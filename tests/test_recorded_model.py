@@ -248,3 +248,25 @@ def test_functions_without_a_name_are_told_apart(shelf):
     follow(
         "test_region", shelf, Heads().eval(), transforms=see, output=lambda outputs: outputs["film"]
     )
+
+
+def test_the_form_offers_missed_labels_of_a_registered_multi_label_network(shelf, registered):
+    forms = inner("_forms")
+    from fiftyone.operators.executor import ExecutionContext
+
+    def fields(**params):
+        params = {"model": "films", **params}
+        ctx = ExecutionContext(request_params={"dataset_name": shelf.name, "params": params})
+        return forms.compute_cams_form(ctx).type.properties
+
+    offered = [c.value for c in fields()["targets"].view.choices]
+    assert "missed_label" in offered
+    assert "label_field" in fields(targets="missed_label")
+    given = forms.arguments_of(
+        {"model": "films", "targets": "missed_label", "label_field": "truth"}
+    )
+    assert given["targets"] == {"missed": "truth"}
+    params = {"model": "films", "cam_key": "app", "targets": "missed_label", "label_field": "truth"}
+    ctx = {"view": shelf.view(), "params": params}
+    foo.execute_operator("@cam51/heatmaps/compute_cams", ctx=ctx)
+    assert set(shelf.distinct("app_gradcam_missed1.status")) == {"correct", "no_label"}

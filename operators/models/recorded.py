@@ -9,6 +9,7 @@ import inspect
 
 from .. import _models, _provenance, _zoo
 from .._settings import MODEL_OPTIONS, describe
+from .._targets import texts_of
 from .._wrappers import PathTransforms, given_transforms
 
 # More names than these are not recorded: a record is read whenever runs are listed.
@@ -26,6 +27,7 @@ class GivenModel:
         classes: class names
         device: a torch device
         options: of ``cam_core.adapt``, see :data:`_settings.MODEL_OPTIONS`
+        texts: prompts that the run explains, the classes of a zero-shot model that has none
     """
 
     model: object = None
@@ -34,12 +36,14 @@ class GivenModel:
     classes: object = None
     device: object = None
     options: dict = dataclasses.field(default_factory=dict)
+    texts: tuple = ()
 
     def load(self):
         """Loads the model without a run; raises a ValueError where that cannot be."""
         return _models.load_model(
-            self.model, self.transforms, self.classes, self.device, self.preprocess, **self.options
-        )
+            self.model, self.transforms, self.classes, self.device, self.preprocess, self.texts,
+            **self.options,
+        )  # fmt: skip
 
 
 def describe_given(model, transforms, classes, options):
@@ -139,7 +143,8 @@ def completed(used, cam_key, given, argument="model"):
                 f"classes: the run {cam_key!r} was computed with {used.get('classes')}, too many to be "
                 "recorded; give classes= again"
             )
-    return GivenModel(model, transforms, None, classes, given.device, options)
+    texts = tuple(texts_of(used.get("targets") or "predicted"))
+    return GivenModel(model, transforms, None, classes, given.device, options, texts)
 
 
 def _model(used, cam_key, given, argument):
