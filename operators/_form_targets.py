@@ -36,7 +36,7 @@ def given_targets(params):
         targets = names_in(params.get("class_names"))
     elif targets == "label":
         targets = {"field": params["label_field"]} if params.get("label_field") else None
-    elif targets in MISSED:
+    elif isinstance(targets, str) and targets in MISSED:
         targets = {"missed": params["label_field"]} if params.get("label_field") else None
     elif targets == "contrast":
         targets = {"contrast": params.get("contrast_with") or "auto"}

@@ -127,23 +127,21 @@ class ClassUnits:
         if self.plain:
             return np.empty(0, int)
         first = np.flatnonzero(scan.slot == 0)
-        usable = first[np.isfinite(scan.score[first])]
-        carried = {}
-        for row in np.flatnonzero(self.has):
-            carried.setdefault(int(scan.explained[row]), set()).add(scan.ids[row])
-        tested = {scan.ids[row] for row in rows}
-        chosen = set()
+        first_of = np.full(int(scan.sample.max(initial=-1)) + 1, -1)
+        first_of[scan.sample[first]] = first
+        scored = np.zeros(len(first_of), bool)
+        scored[scan.sample[first]] = np.isfinite(scan.score[first])
+        tested, chosen = np.zeros(len(first_of), bool), np.zeros(len(first_of), bool)
+        tested[scan.sample[rows]] = True
         for own in np.unique(scan.explained[rows]).tolist():
-            with_it = carried.get(own, set())
-            wanted = min(limit, max(_FEWEST_LENDERS, int((scan.explained[rows] == own).sum())))
-            there = len(tested - with_it) + sum(scan.ids[r] not in with_it for r in chosen)
-            rest = [
-                r for r in usable.tolist()
-                if scan.ids[r] not in with_it and scan.ids[r] not in tested and r not in chosen
-            ]  # fmt: skip
+            carriers = np.zeros(len(first_of), bool)
+            carriers[scan.sample[self.has & (scan.explained == own)]] = True
+            count = int((scan.explained[rows] == own).sum())
+            there = int(((tested | chosen) & ~carriers).sum())
+            rest = np.flatnonzero(scored & ~carriers & ~tested & ~chosen)
             drawn = np.random.default_rng([seed, own, 7]).permutation(rest)
-            chosen |= set(drawn[: max(0, wanted - there)].astype(int).tolist())
-        return np.array(sorted(chosen), int)
+            chosen[drawn[: max(0, min(limit, max(_FEWEST_LENDERS, count)) - there)]] = True
+        return np.sort(first_of[chosen])
 
     def arguments(self, scan, tested):
         """What the checks are told of the classes.
