@@ -101,7 +101,8 @@ class _Maker:
         self._model, self._samples, self._lookup = model, samples, lookup
         self._fields = {}
         #: whether an image may have several classes
-        self.several = bool(getattr(model.adapted, "multi_label", False))
+        several = bool(getattr(model.adapted, "multi_label", False))
+        self.several = several and model.kind != _zoo.SEGMENTER
 
     def part(self, item):
         if isinstance(item, dict) and self.several and set(item) in ({"missed"}, {"ground_truth"}):

@@ -81,7 +81,8 @@ def _recorded_names(model, classes):
     if model.kind == _zoo.ZERO_SHOT and isinstance(classes, dict):
         # pairs: a key of a document may not hold a dot
         return {"prompts": [[str(name), describe(texts)] for name, texts in classes.items()]}
-    return [str(name) for name in model.classes or classes]
+    names = (model.classes or classes) if isinstance(classes, dict) else classes
+    return [str(name) for name in names]
 
 
 def recorded_classes(used):
