@@ -68,8 +68,16 @@ def choose_donors(
     bg_predictions: Any = None,
     min_free: float = 0.4,
     seed: int = 51,
+    *,
+    classes: Any = None,
+    has: Any = None,
+    bg_has: Any = None,
 ) -> Donors:
     """Draws donors for each sample, spread over the other classes.
+
+    Where classes do not exclude each other, or one is named, ``classes`` says which class each sample
+    is asked for and ``has`` which images have which class: a donor of other evidence is then an image
+    without that class, whatever else it shows, and one of the same evidence an image with it.
 
     The draw of a sample depends on the seed and its index only, so a run can be resumed.
 
@@ -86,6 +94,10 @@ def choose_donors(
             control of pasting alone, so they come last
         min_free (0.4): donors with less background are avoided
         seed (51): of the draw
+        classes (None): (n,) the class that each tested sample is asked for; its prediction by default
+        has (None): (N, C) bool, which images have which class; by default the one predicted
+        bg_has (None): (N, C) bool, likewise of each background alone, instead of the one class of
+            ``bg_predictions``; False where it was not asked, as ``bg_predictions`` says with -1
 
     Returns:
         a :class:`Donors`; no sample is its own donor, none is drawn twice
@@ -93,33 +105,62 @@ def choose_donors(
     Raises:
         ValueError: if lengths differ or ``count`` is not positive
     """
-    classes, share = np.asarray(predictions), np.asarray(free, float)
-    if classes.ndim != 1 or share.shape != classes.shape:
+    predicted, share = np.asarray(predictions), np.asarray(free, float)
+    if predicted.ndim != 1 or share.shape != predicted.shape:
         raise ValueError(
-            f"predictions and free must be two lists of equal length, got {classes.shape} and "
+            f"predictions and free must be two lists of equal length, got {predicted.shape} and "
             f"{share.shape}"
         )
-    if groups is not None and len(groups) != len(classes):
-        raise ValueError(f"groups has {len(groups)} values for {len(classes)} samples")
+    total = len(predicted)
+    if groups is not None and len(groups) != total:
+        raise ValueError(f"groups has {len(groups)} values for {total} samples")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    alone = np.full(len(classes), -1) if bg_predictions is None else np.asarray(bg_predictions)
-    tested = np.arange(len(classes)) if samples is None else np.asarray(samples, int)
-    scene = np.arange(len(classes)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    pools = {c: np.flatnonzero((classes == c) & (share > 0)) for c in np.unique(classes).tolist()}
+    alone = np.full(total, -1) if bg_predictions is None else np.asarray(bg_predictions)
+    tested = np.arange(total) if samples is None else np.asarray(samples, int)
+    asked = predicted[tested] if classes is None else np.asarray(classes, int)
+    if asked.shape != tested.shape:
+        raise ValueError(f"classes has {len(asked)} values for {len(tested)} tested samples")
+    members = None if has is None else np.asarray(has, bool)
+    if members is not None and (members.ndim != 2 or len(members) != total):
+        raise ValueError(f"has must be (images, classes) for {total} images, got {members.shape}")
+    scene = np.arange(total) if groups is None else np.unique(groups, return_inverse=True)[1]
+    pools = {
+        c: np.flatnonzero((predicted == c) & (share > 0)) for c in np.unique(predicted).tolist()
+    }
     pools = {c: pool for c, pool in pools.items() if len(pool)}
+    known_pools: dict[int, tuple[dict, dict]] = {}
+
+    def pools_of(own: int) -> tuple[dict, dict]:
+        """Who has other evidence than a class, and who has the same."""
+        if own not in known_pools:
+            if members is None:
+                others = {c: pool for c, pool in pools.items() if c != own}
+                mine = {own: pools[own]} if own in pools else {}
+            else:
+                without = {c: pool[~members[pool, own]] for c, pool in pools.items()}
+                others = {c: pool for c, pool in without.items() if len(pool)}
+                carriers = np.flatnonzero(members[:, own] & (share > 0))
+                mine = {own: carriers} if len(carriers) else {}
+            known_pools[own] = others, mine
+        return known_pools[own]
+
     little = share < min_free
     foreign = np.full((len(tested), count), -1)
     same = np.full((len(tested), count), -1)
     for row, sample in enumerate(tested.tolist()):
         rng = np.random.default_rng([seed, sample])
-        own = classes[sample]
+        own = int(asked[row])
+        other_pools, own_pools = pools_of(own)
         # of a thousand classes a few are enough to choose from
-        others = rng.permutation([c for c in pools if c != own])[: 8 * count].tolist()
-        mine = [own] if own in pools else []
-        other_evidence, own_evidence = (alone >= 0) & (alone != own), alone == own
-        for table, names, unfit in ((foreign, others, own_evidence), (same, mine, other_evidence)):
-            queues = [rng.permutation(pools[name]) for name in names]
+        others = rng.permutation(list(other_pools))[: 8 * count].astype(int).tolist()
+        own_evidence = alone == own if bg_has is None else np.asarray(bg_has, bool)[:, own]
+        other_evidence = (alone >= 0) & ~own_evidence
+        for table, lent, names, unfit in (
+            (foreign, other_pools, others, own_evidence),
+            (same, own_pools, list(own_pools), other_evidence),
+        ):
+            queues = [rng.permutation(lent[name]) for name in names]
             found = _round_robin(queues, count, scene != scene[sample], little, unfit)
             table[row, : len(found)] = found
     return Donors(tested, foreign, same, little, seed)
@@ -321,19 +362,25 @@ def _variance(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
 
 
-def other_backgrounds(background_scores: Any, targets: Any, predictions: Any) -> np.ndarray:
+def other_backgrounds(
+    background_scores: Any, targets: Any, predictions: Any, has: Any = None
+) -> np.ndarray:
     """Mean score of each sample's target over the bare backgrounds of other predicted classes.
 
     Args:
         background_scores: (n, C) the model's scores on each sample's background alone; rows of NaN
-            where there is none
+            where there is none. With ``has`` (N, C), of all images
         targets: (n,) explained classes
         predictions: (n,) predicted classes of the images themselves
+        has (None): (N, C) bool, which images have which class; the backgrounds are then those of the
+            images without the target
 
     Returns:
         (n,) NaN where no other class has a background
     """
     scores = np.asarray(background_scores, float)
+    if has is not None:
+        return _backgrounds_without(scores, np.asarray(targets), np.asarray(has, bool))
     _, group = np.unique(predictions, return_inverse=True)
     known = np.isfinite(scores).all(1)
     sums = np.zeros((group.max(initial=0) + 1, scores.shape[1]))
@@ -343,3 +390,14 @@ def other_backgrounds(background_scores: Any, targets: Any, predictions: Any) ->
     column = np.asarray(targets)
     total = sums.sum(0)[column] - sums[group, column]
     return np.where(others > 0, total / np.maximum(others, 1), np.nan)
+
+
+def _backgrounds_without(scores: np.ndarray, targets: np.ndarray, has: np.ndarray) -> np.ndarray:
+    """(n,) mean score of each target over the bare backgrounds of images that lack it."""
+    known = np.isfinite(scores).all(1)
+    found = np.full(len(targets), np.nan)
+    for own in np.unique(targets).tolist():
+        without = known & ~has[:, own]
+        if without.any():
+            found[targets == own] = scores[without, own].mean()
+    return found

@@ -66,6 +66,9 @@ def swap_check(
     feather: float = 2,
     batch_size: int = 64,
     seed: int = 51,
+    classes: Any = None,
+    threshold: Any = None,
+    labelled: Any = None,
 ) -> SwapCheck:
     """Puts the object of each sample on other samples' backgrounds and watches its score.
 
@@ -93,6 +96,11 @@ def swap_check(
         feather (2): likewise
         batch_size (64): images per call of ``predict``
         seed (51): of the donors
+        classes (None): (n,) the class that each tested sample is asked for, instead of ``targets``; the
+            donors are then chosen by whether they have that class
+        threshold (None): of classes that do not exclude each other: the probability, or one for each
+            class (C,), from which on an image has a class; by default it has the strongest alone
+        labelled (None): (N, C) bool, classes that images have whatever is predicted
 
     Returns:
         a :class:`SwapCheck`
@@ -102,7 +110,11 @@ def swap_check(
     """
     lenders = masks if removal_masks is None else removal_masks
     _check_lengths(images, masks=masks, removal_masks=lenders)
-    tested, scores, predictions, target = _begin(images, predict, samples, targets, batch_size)
+    tested, scores, predictions, target = _begin(
+        images, predict, samples, targets, batch_size, classes
+    )
+    has = _members(scores, threshold, labelled, classes)
+    own_predictions = given_classes(scores[tested], target, threshold)
     margin = int(np.ceil(dilate + feather))
     lent_plans = [removable(lenders[i], margin) for i in range(len(images))]
     free = np.array([share if status != "fills the frame" else 0 for status, share in lent_plans])
@@ -128,28 +140,42 @@ def swap_check(
         other_rows = np.array(other, bool) & (free[tested] > 0)
         lent_bare[np.array(other, bool)] = np.nan
         lent_bare[other_rows] = bare_of(other_rows, lenders)[other_rows]
-    bare_classes = _winners(bare)
+    bare_classes = _winners(bare, target, threshold)
     alone = np.full(len(images), -1)
     alone[tested] = _winners(lent_bare)
+    bg_has, lent_all = None, lent_bare
+    if has is not None:
+        lent_all = np.full(scores.shape, np.nan)
+        lent_all[tested] = lent_bare
+        lending = np.setdiff1d(np.flatnonzero(free > 0), tested)  # images that are not tested
+        emptied = (background(i) for i in lending.tolist())
+        lent_all[lending] = collect_probabilities(predict, emptied, batch_size).reshape(
+            len(lending), scores.shape[1]
+        )
+        alone[lending] = _winners(lent_all[lending])
+        bg_has = present_classes(np.nan_to_num(lent_all), threshold) & (alone >= 0)[:, None]
     widest = max(count, most or count)
-    donors = choose_donors(predictions, free, tested, widest, groups, alone, seed=seed)
+    donors = choose_donors(
+        predictions, free, tested, widest, groups, alone, seed=seed,
+        classes=None if has is None else target, has=has, bg_has=bg_has,
+    )  # fmt: skip
     if not control:
         donors.same[:] = -1
     shape = donors.foreign.shape
     table = SwapTable(
         score=scores[tested, target],
-        prediction=predictions[tested],
+        prediction=own_predictions,
         foreign_scores=np.full(shape, np.nan),
         foreign_predictions=np.full(shape, -1),
         donor_classes=np.where(donors.foreign >= 0, predictions[donors.foreign], -1),
         same_scores=np.full(shape, np.nan),
         same_predictions=np.full(shape, -1),
         bg_only=bare[np.arange(len(tested)), target],
-        bg_other=other_backgrounds(lent_bare, target, predictions[tested]),
+        bg_other=other_backgrounds(lent_all, target, predictions[tested], has),
     )
 
     def fill(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _fill_table(predict, paste, tested, wanted, target, batch_size)
+        return _fill_table(predict, paste, tested, wanted, target, batch_size, threshold)
 
     ask_donors(fill, table, donors, usable, target, count, seed)
     lent = np.any(donors.foreign >= 0, axis=1)
@@ -237,6 +263,9 @@ def region_check(
     feather: float = 2,
     batch_size: int = 64,
     seed: int = 51,
+    classes: Any = None,
+    threshold: Any = None,
+    labelled: Any = None,
 ) -> RegionCheck:
     """Replaces a region by the same region of other classes' images, beside a control.
 
@@ -257,6 +286,9 @@ def region_check(
         feather (2): see :func:`~cam_core.compose.replace_region`
         batch_size (64): images per call of ``predict``
         seed (51): of donors and random regions
+        classes (None): see :func:`swap_check`
+        threshold (None): likewise
+        labelled (None): likewise
 
     Returns:
         a :class:`RegionCheck`
@@ -267,8 +299,14 @@ def region_check(
     _check_lengths(images, regions=regions)
     if control not in ("elsewhere", "same class"):
         raise ValueError(f"control must be 'elsewhere' or 'same class', got {control!r}")
-    tested, scores, predictions, target = _begin(images, predict, samples, targets, batch_size)
-    donors = choose_donors(predictions, np.ones(len(images)), tested, count, groups, seed=seed)
+    tested, scores, predictions, target = _begin(
+        images, predict, samples, targets, batch_size, classes
+    )
+    has = _members(scores, threshold, labelled, classes)
+    donors = choose_donors(
+        predictions, np.ones(len(images)), tested, count, groups, seed=seed,
+        classes=None if has is None else target, has=has,
+    )  # fmt: skip
     usable = np.array([bool(np.asarray(regions[i]).any()) for i in tested], bool)
     wanted = np.where(usable[:, None], donors.foreign, -1)
     moved: dict[int, np.ndarray] = {}  # of the sample at work, for pairs come sample by sample
@@ -287,14 +325,17 @@ def region_check(
         return replace_region(images[sample], moved[sample][turn], images[donor], feather)
 
     lenders = dict(zip(tested.tolist(), wanted.tolist(), strict=True))
-    region_scores, winners = _fill_table(predict, replace, tested, wanted, target, batch_size)
+    region_scores, winners = _fill_table(
+        predict, replace, tested, wanted, target, batch_size, threshold
+    )
     if control == "elsewhere":
         make, controls = replace_elsewhere, wanted
     else:
         make, controls = replace, np.where(usable[:, None], donors.same, -1)
-    control_scores, _ = _fill_table(predict, make, tested, controls, target, batch_size)
+    control_scores, _ = _fill_table(predict, make, tested, controls, target, batch_size, threshold)
+    own_predictions = given_classes(scores[tested], target, threshold)
     found = region_effects(
-        scores[tested, target], predictions[tested], region_scores, winners, control_scores
+        scores[tested, target], own_predictions, region_scores, winners, control_scores
     )
     status = [
         "no region" if not u else "ok" if (row >= 0).any() else "no donors"
@@ -304,19 +345,79 @@ def region_check(
 
 
 def _begin(
-    images: Sequence, predict: Predict, samples: Any, targets: Any, batch_size: int
+    images: Sequence, predict: Predict, samples: Any, targets: Any, batch_size: int, classes: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Who is tested, the probabilities of all images, their classes, and the tested ones' targets."""
     tested = np.arange(len(images)) if samples is None else np.asarray(samples, int)
     scores = collect_probabilities(predict, (images[i] for i in range(len(images))), batch_size)
     predictions = scores.argmax(1)
-    return tested, scores, predictions, _targets(targets, predictions, scores.shape[1])[tested]
+    if classes is None:
+        return tested, scores, predictions, _targets(targets, predictions, scores.shape[1])[tested]
+    if len(np.atleast_1d(classes)) != len(tested):
+        raise ValueError(f"classes must be one for each of the {len(tested)} tested samples")
+    return tested, scores, predictions, _targets(classes, predictions[tested], scores.shape[1])
 
 
-def _winners(scores: np.ndarray) -> np.ndarray:
-    """(n,) classes with the highest score, -1 for a row of NaN."""
+def present_classes(probabilities: np.ndarray, threshold: Any = None) -> np.ndarray:
+    """Which classes images have by their scores.
+
+    Args:
+        probabilities: (n, C)
+        threshold (None): from which on a class is there, one for all or (C,) of each class; without
+            one classes exclude each other, and an image has the strongest alone
+
+    Returns:
+        (n, C) bool
+    """
+    if threshold is not None:
+        return probabilities >= np.asarray(threshold)
+    strongest = probabilities.argmax(1)[:, None]
+    return strongest == np.arange(probabilities.shape[1])
+
+
+def given_classes(probabilities: np.ndarray, classes: Any, threshold: Any = None) -> np.ndarray:
+    """The class that a model gives each image, asked for one: whether that is given is ``== classes``.
+
+    Args:
+        probabilities: (n, C)
+        classes: (n,) the class that is asked for
+        threshold (None): see :func:`present_classes`
+
+    Returns:
+        (n,) the strongest class; with a threshold the class asked for from there on, else the
+        strongest of the others, -1 where there is none
+    """
+    if threshold is None:
+        return probabilities.argmax(1)
+    asked, rows = np.asarray(classes, int), np.arange(len(probabilities))
+    there = present_classes(probabilities, threshold)[rows, asked]
+    others = probabilities.copy()
+    others[rows, asked] = -1
+    strongest = others.argmax(1) if probabilities.shape[1] > 1 else np.full(len(rows), -1)
+    return np.where(there, asked, strongest)
+
+
+def _members(scores: np.ndarray, threshold: Any, labelled: Any, classes: Any) -> np.ndarray | None:
+    """(N, C) which images have which class; None where every image has what it is predicted as."""
+    if threshold is None and labelled is None and classes is None:
+        return None
+    has = present_classes(scores, threshold)
+    if labelled is None:
+        return has
+    known = np.asarray(labelled, bool)
+    if known.shape != has.shape:
+        raise ValueError(f"labelled must be (images, classes), {has.shape} here, got {known.shape}")
+    return has | known
+
+
+def _winners(
+    scores: np.ndarray, classes: np.ndarray | None = None, threshold: Any = None
+) -> np.ndarray:
+    """(n,) classes that are given, see :func:`given_classes`; -1 for a row of NaN."""
     known = np.isfinite(scores).all(1)
-    return np.where(known, np.nan_to_num(scores).argmax(1), -1)
+    values = np.nan_to_num(scores)
+    asked = values.argmax(1) if classes is None else classes
+    return np.where(known, given_classes(values, asked, threshold), -1)
 
 
 def _differ(mask: Any, other: Any) -> bool:
@@ -330,6 +431,7 @@ def _fill_table(
     donors: np.ndarray,
     targets: np.ndarray,
     batch_size: int,
+    threshold: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The target's scores and the predictions (n, S) of the composites of samples and donors."""
     rows, columns = np.nonzero(donors >= 0)
@@ -338,7 +440,7 @@ def _fill_table(
     scores, winners = np.full(donors.shape, np.nan), np.full(donors.shape, -1)
     if len(rows):
         scores[rows, columns] = answers[np.arange(len(rows)), targets[rows]]
-        winners[rows, columns] = answers.argmax(1)
+        winners[rows, columns] = given_classes(answers, targets[rows], threshold)
     return scores, winners
 
 

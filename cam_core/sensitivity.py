@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import collect_probabilities
+from .checks import collect_probabilities, given_classes
 from .compose import add_noise
 
 SIGMA, TRIALS = 0.25, 3
@@ -67,6 +67,7 @@ def noise_check(
     trials: int = TRIALS,
     batch_size: int = 64,
     seed: int = 51,
+    threshold: Any = None,
 ) -> np.ndarray:
     """Adds noise to the object, and to everything else, and looks whether the class is still given.
 
@@ -81,6 +82,8 @@ def noise_check(
         trials (3): draws of the noise per image and part
         batch_size (64): images per call of ``predict``
         seed (51): of the noise
+        threshold (None): of classes that do not exclude each other, see
+            :func:`~cam_core.checks.present_classes`
 
     Returns:
         (n, 2) share of the trials with the right class: noise on the background, noise on the object
@@ -104,7 +107,8 @@ def noise_check(
         for part in (0, 1)
         for trial in range(trials)
     )
-    winners = collect_probabilities(predict, noisy, batch_size).argmax(1)
+    answers = collect_probabilities(predict, noisy, batch_size)
+    winners = given_classes(answers, np.repeat(right, 2 * trials), threshold)
     return (winners.reshape(len(right), 2, trials) == right[:, None, None]).mean(2)
 
 

@@ -8,10 +8,14 @@ import numpy as np
 
 #: a class with fewer tested samples is never flagged; the rule itself is in cam_core.bias
 CLASS_MIN = 20
+#: a score below can hardly lose enough for a loss to show beside chance
+LOSABLE = 0.25
 
 # A random region that lies on the region itself is no control.
 _MOST_OVERLAP = 0.5
 
+#: of a sample that is asked for a class that it does not have
+ABSENT = "without the class"
 _STATUS = {"no_object": "no object", "object_absent": "object absent"}
 
 
@@ -31,6 +35,7 @@ class Findings:
         correct: (N,) 1, 0 or NaN
         scenes: N values or None
         check: the :class:`Check`, whose pictures and model can still be used
+        units: the :class:`~operators.bias.units.ClassUnits`
     """
 
     scan: object
@@ -44,6 +49,14 @@ class Findings:
     correct: np.ndarray
     scenes: list
     check: object = None
+    units: object = None
+
+    def worst(self, rows):
+        """The row that speaks for a sample, of its rows of the scan."""
+        from ..cam_core.object_swaps import worst_of
+
+        says = [self.assessment.verdicts[i].verdict for i in rows]
+        return rows[worst_of(says, self.assessment.dependence[rows])]
 
     def scenes_tested(self):
         """(n,) scenes of the tested samples, or None."""
@@ -61,12 +74,13 @@ class Findings:
         return out
 
 
-def find(scan, tested, labels, truth, explained_names, scenes, failures, seed):
+def find(scan, tested, units, labels, truth, explained_names, scenes, failures, seed):
     """Applies the evidence rule.
 
     Args:
         scan: the :class:`Scan`
         tested: the :class:`Tested`
+        units: the :class:`~operators.bias.units.ClassUnits`
         labels: N names or None
         truth: (N,) class indices
         explained_names: N names of the explained classes, None where a sample failed
@@ -83,7 +97,7 @@ def find(scan, tested, labels, truth, explained_names, scenes, failures, seed):
     place[tested.rows] = np.arange(len(tested.rows))
     if tested.check is None:
         place[:] = -1
-    status = [_status(scan, tested, place, i, failures) for i in range(len(scan.ids))]
+    status = [_status(scan, tested, units, place, i, failures) for i in range(len(scan.ids))]
     # what cannot be tested has a verdict too, and its reason
     others = [i for i, s in enumerate(status) if place[i] < 0 and s != "not tested"]
     rows = np.concatenate([tested.rows if tested.check is not None else [], others]).astype(int)
@@ -99,14 +113,20 @@ def find(scan, tested, labels, truth, explained_names, scenes, failures, seed):
     right = np.where(truth == -2, 0.0, right)
     right = np.where(scan.explained < 0, np.nan, right)
     names = [a if a is not None else b for a, b in zip(labels, explained_names, strict=True)]
-    return Findings(scan, tested, status, assessment, place, labels, truth, names, right, scenes)
+    if units.multi_label:
+        right, names = units.correct(scan), list(explained_names)
+    return Findings(
+        scan, tested, status, assessment, place, labels, truth, names, right, scenes, units=units
+    )
 
 
-def _status(scan, tested, place, i, failures):
+def _status(scan, tested, units, place, i, failures):
     if scan.explained[i] < 0:
         return failures.get(i, "the model's scores are not finite")
     if place[i] >= 0:
         return tested.check.status[place[i]]
+    if not units.has[i]:
+        return ABSENT
     own = str(scan.object_status[i])
     if own == "ok":
         return "not tested"
@@ -221,16 +241,15 @@ def model_numbers(found, seed):
     if check is None:
         return None
     rows = found.tested.rows
-    truth = np.maximum(found.truth[rows], -1)
+    if found.units.multi_label:
+        table, alone, classes, truth = _one_by_one(found)
+    else:
+        table, alone, classes = check.table, check.bg_predictions, found.scan.classes
+        truth = np.maximum(found.truth[rows], -1)
     known = bool((truth >= 0).any())
     line = model_line(
-        check.table,
-        check.bg_predictions,
-        found.scan.classes,
-        truth if known else None,
-        found.scenes_tested(),
-        seed,
-    )
+        table, alone, classes, truth if known else None, found.scenes_tested(), seed
+    )  # fmt: skip
     values = {
         k: interval_of(v) if dataclasses.is_dataclass(v) else v for k, v in vars(line).items()
     }
@@ -249,6 +268,25 @@ def model_numbers(found, seed):
         [says.get(found.assessment.verdicts[i].verdict) for i in judged],
     )
     return values
+
+
+def _one_by_one(found):
+    """Each class by itself: 1 where it is given, 0 where not; for :func:`~cam_core.bias.model_line`."""
+    rows, check = found.tested.rows, found.tested.check
+    own = found.scan.explained[rows]
+
+    def given(names):
+        column = own if names.ndim == 1 else own[:, None]
+        return np.where(names == -1, -1, names == column).astype(int)
+
+    table = dataclasses.replace(
+        check.table,
+        prediction=given(check.table.prediction),
+        foreign_predictions=given(check.table.foreign_predictions),
+        same_predictions=given(check.table.same_predictions),
+    )
+    truth = found.truth[rows]
+    return table, given(check.bg_predictions), 2, np.where(truth == -1, -1, truth >= 0).astype(int)
 
 
 def _sensitivity(found, seed):
@@ -321,7 +359,7 @@ def region_numbers(check, seed, groups=None):
         "region_drop": interval_of(bootstrap_mean(e.region_drop, groups, seed=seed)),
         "control_drop": interval_of(bootstrap_mean(e.control_drop, groups, seed=seed)),
         "flip": mean_of(e.region_flip),
-        "p": _plain(sign_flip_p(_by_group(gaps, groups), seed=seed)),
+        "p": _plain(sign_flip_p(by_group(gaps, groups), seed=seed)),
         "n": int(np.isfinite(e.region_drop).sum()),
         "skipped": dict(reasons),
         "control": check.control,
@@ -335,7 +373,8 @@ def controlled_gaps(check):
     return np.where(overlap <= _MOST_OVERLAP, check.effects.region_gap, np.nan)
 
 
-def _by_group(values, groups):
+def by_group(values, groups):
+    """Values, or their sums over each group where there are groups."""
     if groups is None:
         return values
     known = np.isfinite(values)

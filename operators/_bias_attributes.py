@@ -23,6 +23,7 @@ ATTRIBUTES = {
     "context_drop": (_F, "What the score loses without its context, beyond a random region"),
     "suspicion": (_F, "Chance of background dependence that the heat alone gives, calibrated"),
     "donors": (fo.ListField, "The samples whose backgrounds were tried"),
+    "verdicts": (fo.ListField, "Of a multi-label network: what may be said of each of its classes"),
     "obj_energy": (_F, "Share of the heat on the object; a uniform map has object_area"),
     "object_area": (_F, "Share of the image that is object"),
     "density_share": (_F, "Heat per pixel on the object against the background; .5 is even"),

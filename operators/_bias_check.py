@@ -38,6 +38,7 @@ class Tested:
 
     Attributes:
         rows: (n,) their indices
+        lenders: (m,) indices of samples that only lend; their pictures and masks follow those tested
         check: the :class:`~cam_core.checks.SwapCheck`, or None where there are no objects
         heat_effect: (n,) share of the loss that the background's hottest pixels cause
         regions: ``{name: RegionCheck}`` of border and hottest place, or of what is named context
@@ -61,6 +62,12 @@ class Tested:
     noise_rows: object = None
     boxes: list = dataclasses.field(default_factory=list)
     grids: object = None
+    lenders: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, int))
+
+    @property
+    def all_rows(self):
+        """(n + m,) indices of the samples whose pictures there are."""
+        return np.concatenate([self.rows, self.lenders]).astype(int)
 
 
 class Check:
@@ -96,27 +103,30 @@ class Check:
             return self._settings.batch_size
         return _CPU_BATCH if self._model.device.type == "cpu" else _GPU_BATCH
 
-    def prepare(self, scan, rows, objects, names):
+    def prepare(self, scan, rows, objects, names, lenders=()):
         """Decodes the pictures and draws the masks of samples; yields how many are through.
 
         Args:
             scan: the :class:`Scan`
             rows: (n,) indices of the samples
             objects: the :class:`Objects`, which may be none
-            names: id -> name of the explained class
+            names: of each row of the scan the name of the explained class, or None
+            lenders (()): (m,) indices of samples that only lend
 
         Returns:
             a :class:`Tested`; samples whose pictures cannot be read any more are left out
         """
-        given = [(scan.ids[i], scan.paths[i], int(scan.side[i])) for i in rows]
+        everybody = np.concatenate([rows, lenders]).astype(int)
+        given = [(scan.ids[i], scan.paths[i], int(scan.side[i])) for i in everybody]
         pictures = Pictures(self._room("pictures"), given)
         yield from pictures.prepare(self._workers)
         lost = sorted(pictures.failures)
         if lost:
-            kept = np.setdiff1d(np.arange(len(rows)), lost)
+            kept = np.setdiff1d(np.arange(len(everybody)), lost)
             raise_if_few(len(kept), pictures.failures[lost[0]])
-            rows, pictures = rows[kept], pictures.only(kept.tolist())
-        tested = Tested(rows, pictures=pictures)
+            pictures = pictures.only(kept.tolist())
+            rows, lenders = everybody[kept[kept < len(rows)]], everybody[kept[kept >= len(rows)]]
+        tested = Tested(rows, pictures=pictures, lenders=np.asarray(lenders, int))
         if objects:
             self._draw(tested, scan, objects, names)
         return tested
@@ -137,12 +147,13 @@ class Check:
         sizes = tested.pictures.sizes()
         tested.boxes = [None] * len(sizes)
         tested.grids = np.zeros((len(sizes), KEPT, KEPT), np.float32)
-        order = sorted(range(len(sizes)), key=lambda i: max(sizes[i]))
+        order, rows = sorted(range(len(sizes)), key=lambda i: max(sizes[i])), tested.all_rows
         for start in range(0, len(order), _READ):
-            for side, part in _by_side(order[start : start + _READ], sizes).items():
-                ids = [scan.ids[tested.rows[i]] for i in part]
-                shapes = {scan.ids[tested.rows[i]]: sizes[i] for i in part}
-                found, _ = objects.read(ids, names, side, shapes)
+            for side, part in _by_side(order[start : start + _READ], sizes, rows, scan).items():
+                ids = [scan.ids[rows[i]] for i in part]
+                shapes = {scan.ids[rows[i]]: sizes[i] for i in part}
+                wanted = {scan.ids[rows[i]]: names[rows[i]] for i in part}
+                found, _ = objects.read(ids, wanted, side[0], shapes)
                 for i, sample_id in zip(part, ids, strict=True):
                     own = found[sample_id]
                     tested.masks.put(i, fitted(own.object, sizes[i]))
@@ -152,30 +163,39 @@ class Check:
                         tested.contexts.put(i, fitted(own.context, sizes[i]))
                     tested.boxes[i] = own.boxes
                     tested.grids[i] = resize_masks(_tensor(own.object)[None], (KEPT, KEPT))[0]
+        count = len(tested.rows)
+        tested.boxes, tested.grids = tested.boxes[:count], tested.grids[:count]
 
-    def swap(self, tested, scan, groups):
-        """Runs the swap; yields how many pictures went through the model."""
+    def swap(self, tested, units, scan, groups):
+        """Runs the swap; yields how many pictures went through the model.
+
+        Args:
+            tested: the :class:`Tested`
+            units: the :class:`~operators.bias.units.ClassUnits`
+            scan: the :class:`Scan`
+            groups: (n + m,) scenes of the pictures, or None
+        """
         from ..cam_core.checks import swap_check
 
         s = self._settings
 
         def call(predict):
             return swap_check(
-                tested.pictures, tested.masks, predict, targets=scan.explained[tested.rows],
-                count=s.donors, most=s.most_donors, control=s.control, groups=groups,
-                removal_masks=tested.removals, feather=s.feather, batch_size=self.batch_size,
-                seed=s.seed,
+                tested.pictures, tested.masks, predict, count=s.donors, most=s.most_donors,
+                control=s.control, groups=groups, removal_masks=tested.removals, feather=s.feather,
+                batch_size=self.batch_size, seed=s.seed, **units.arguments(scan, tested),
             )  # fmt: skip
 
         tested.check = yield from self._reported(call)
 
-    def noise(self, tested, classes, rows):
+    def noise(self, tested, classes, rows, threshold=None):
         """Adds noise to objects, and to everything else; yields how many pictures are through.
 
         Args:
             tested: the :class:`Tested`
             classes: (m,) right classes
             rows: (m,) positions among the tested samples
+            threshold (None): of classes that do not exclude each other
         """
         from ..cam_core.sensitivity import noise_check
 
@@ -184,22 +204,28 @@ class Check:
         def call(predict):
             return noise_check(
                 pictures, masks, predict, classes, batch_size=self.batch_size,
-                seed=self._settings.seed,
+                seed=self._settings.seed, threshold=threshold,
             )  # fmt: skip
 
         tested.noise, tested.noise_rows = (yield from self._reported(call)), rows
 
-    def region(self, pictures, regions, targets, groups):
-        """Runs the region test; yields how many pictures went through, returns its result."""
+    def region(self, pictures, regions, asked, groups):
+        """Runs the region test; yields how many pictures went through, returns its result.
+
+        Args:
+            pictures: of those tested and of those that lend
+            regions: their masks
+            asked: of ``ClassUnits.arguments``
+            groups: (n + m,) scenes of the pictures, or None
+        """
         from ..cam_core.checks import region_check
 
         s = self._settings
 
         def call(predict):
             return region_check(
-                pictures, regions, predict, targets=targets, count=s.donors,
-                control=regions_control(regions), groups=groups, feather=s.feather,
-                batch_size=self.batch_size, seed=s.seed,
+                pictures, regions, predict, count=s.donors, control=regions_control(regions),
+                groups=groups, feather=s.feather, batch_size=self.batch_size, seed=s.seed, **asked,
             )  # fmt: skip
 
         return (yield from self._reported(call))
@@ -287,10 +313,13 @@ def raise_if_few(count, reason):
         raise ValueError(f"samples: the pictures to be tested cannot be read any more; {reason}")
 
 
-def _by_side(indices, sizes):
-    groups = {}
+def _by_side(indices, sizes, rows, scan):
+    """Pictures of one longest side, none of a sample twice: its rows are read for other classes."""
+    groups, turns = {}, {}
     for i in indices:
-        groups.setdefault(max(sizes[i]), []).append(i)
+        sample_id = scan.ids[rows[i]]
+        turns[sample_id] = turns.get(sample_id, -1) + 1
+        groups.setdefault((max(sizes[i]), turns[sample_id]), []).append(i)
     return groups
 
 

@@ -278,7 +278,7 @@ def examine_objects(job, folder, stack):
     scenes = None if s.scenes is None else job.samples.values(s.scenes)
     tested = None
     if len(units) and len(rows) > 1:
-        names = dict.fromkeys(scan.ids)
+        names = [None] * len(scan.ids)
         prepare = check.prepare(scan, rows, job.objects, names)
         tested = yield from phased("preparing pictures", prepare, lambda n: (n, len(rows)))
         units = units[np.isin(scan.homes[units], tested.rows)]

@@ -8,14 +8,15 @@ from ._bias_labels import Labels
 from ._bias_objects import Objects
 from ._bias_settings import NOISY, PROBE, BiasSettings, check_plain_field
 from ._objects import find_object_fields
-from ._settings import describe
+from ._settings import MODEL_OPTIONS, describe
+from .models.recorded import to_give
 
 NEW = "a new run"
 # What Execute hands over; the rest is layout.
 _ARGUMENTS = (
     "cam_key", "model", "methods", "targets", "layers", "objects", "object_classes", "aliases", "labels",
     "probe", "donors", "most_donors", "control", "noise", "feather", "group_by", "scenes", "views", "tags", "report",
-    "batch_size", "num_workers", "device", "precision", "overwrite", "seed",
+    "batch_size", "num_workers", "device", "precision", "overwrite", "seed", *MODEL_OPTIONS,
 )  # fmt: skip
 _NONE = "none"
 
@@ -120,15 +121,16 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
     used = _runs.config_of(ctx.dataset, key).settings
     if _models.is_reloadable(used):
         return True
-    call = f"find_background_bias(view, {key!r}, model, transforms=..., classes=...)"
+    again = ", ".join(f"{name}=..." for name in to_give(used))
     prop = inputs.view(
         "from_python",
         types.Warning(
-            label=f"The model of this run ({used.get('model')}) was given from Python",
-            description=f"it cannot be loaded by its name here; run it there: {call}",
+            label=f"What this run was computed with ({used.get('model')}) was given from Python",
+            description=f"{_models.unregistered(used)}. From Python: "
+            f"find_background_bias(view, {key!r}, {again})",
         ),
     )
-    return not invalid(prop, "the model of this run cannot be loaded by its name")
+    return not invalid(prop, "the model of this run cannot be built from the run's record")
 
 
 def _add_model(inputs, ctx):

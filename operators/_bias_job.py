@@ -22,7 +22,7 @@ from ._bias_objects import Objects
 from ._bias_plan import check_kind, check_scores, is_detector, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import NOISY, PROBE, check_plain_field, make_folder
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_summary import BiasSummary, undecided_of
 from ._bias_swap import workers_of
 from ._compute import CamJob, check_samples
@@ -33,6 +33,9 @@ from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
 from ._settings import Settings
+from ._wrappers import given_transforms
+from .bias.units import ClassUnits
+from .models.recorded import GivenModel, load_recorded
 
 _WRITTEN_AT_ONCE = 500
 
@@ -47,12 +50,17 @@ class BiasJob:
         transforms (None): of a plain module
         classes (None): class names of a plain module
         origin (None): what the run record says about where it was started
+        preprocess (None): instead of transforms
+        options (None): of the model, see ``models.recorded``
 
     Raises:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
+    def __init__(
+        self, samples, model, settings, transforms=None, classes=None, origin=None, preprocess=None,
+        options=None,
+    ):  # fmt: skip
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.held = origin, None, [], None
@@ -74,8 +82,11 @@ class BiasJob:
             raise ValueError(
                 f"cam_key: there is no CAM run {key!r} (there are: {there}), and no model= to compute one"
             )
-        model = model_of_run(self.dataset, key, model) if self._existing else model
-        self.model = _models.load_model(model, transforms, classes, settings.device)
+        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
+        if self._existing:
+            self.model = load_recorded(_runs.config_of(self.dataset, key).settings, key, given)
+        else:
+            self.model = given.load()
         self.object_field = None
         if not is_detector(self.model):
             check_kind(self.model)
@@ -83,9 +94,12 @@ class BiasJob:
             self.object_field = object_field(samples, self.objects.roles)
             if settings.group_by is not None:
                 raise ValueError("group_by: groups are compared of classifiers only; leave it out")
-        self.labels = Labels(samples, settings.labels, self.model.classes, settings.aliases)
+        several = bool(getattr(self.model.adapted, "multi_label", False))
+        self.labels = Labels(
+            samples, settings.labels, self.model.classes, settings.aliases, several
+        )
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
-        self._cams = None if self._existing else self._cam_job(model, transforms, classes)
+        self._cams = None if self._existing else self._cam_job(given)
         self.cam_key = key if self._existing else self._cams.plan.cam_key
         if not self._existing:
             store.check_store(self.dataset, self.cam_key, settings.overwrite)
@@ -94,14 +108,17 @@ class BiasJob:
         with _models.on_device(self.model):
             self._trial()
 
-    def _cam_job(self, model, transforms, classes):
+    def _cam_job(self, model):
         s = self.settings
         given = Settings(
             methods=s.methods, targets=s.targets, layers=s.layers, cam_key=s.cam_key,
             batch_size=s.batch_size, num_workers=s.num_workers, device=s.device,
-            precision=s.precision, seed=s.seed,
+            precision=s.precision, seed=s.seed, **model.options,
         )  # fmt: skip
-        return CamJob(self.samples, model, given, transforms, classes, origin=self.origin)
+        transforms = given_transforms(model.transforms, model.preprocess)
+        return CamJob(
+            self.samples, model.model, given, transforms, model.classes, origin=self.origin
+        )
 
     def _trial(self):
         """One image through the model, so that what is wrong shows before the run."""
@@ -109,7 +126,7 @@ class BiasJob:
         if self.object_field is not None:
             detect_one(self.model, image)
             return
-        check_scores(self.model, image)
+        self.outputs = check_scores(self.model, image).shape[1]
         if self._existing:
             self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
             self.plan.explain(self.model, image)
@@ -191,7 +208,8 @@ class BiasJob:
         size = s.batch_size
         if size == "auto":
             size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
-        scan = Scan(self.rows, self.plan, folder)
+        self.units = ClassUnits(self.model, self.plan.target, self.outputs, self.labels)
+        scan = Scan(self.rows, self.plan, folder, self.units.slots())
         step = ScanStep(self.model, self.plan, self.objects, scan)
         loader = Loader(
             self.rows, self.model.transforms, size, workers_of(s), geometry=self.model.geometry
@@ -207,44 +225,46 @@ class BiasJob:
                 self.failures[0].reason if self.failures else "the model's scores are not finite"
             )
             raise ValueError(f"samples: none could be explained; {first}")
+        self.units.settle(scan)
         return scan
 
     def _test(self, scan, folder, stack):
         """The causal checks on the probe, and what follows for every sample."""
-        s = self.settings
-        names = {
-            sample_id: self.model.label(int(c)) if c >= 0 else None
-            for sample_id, c in zip(scan.ids, scan.explained, strict=True)
-        }
-        known = scan.explained >= 0
-        usable = known & (scan.object_status == "ok")
+        s, units = self.settings, self.units
+        names = [self.model.label(int(c)) if c >= 0 else None for c in scan.explained]
+        usable = units.has & (scan.object_status == "ok")
         swaps = bool(usable.any())
         limit = PROBE if s.probe == "auto" else s.probe
-        rows = choose_probe(scan.explained, usable if swaps else known, limit, s.seed)
+        rows = choose_probe(scan.explained, usable if swaps else units.has, limit, s.seed)
+        lenders = units.lenders(scan, rows, limit, s.seed)
         check = Check(self.model, s, folder, self.plan.precision)
         stack.callback(check.close)
-        prepare = check.prepare(scan, rows, self.objects if swaps else None, names)
-        tested = yield from phased("preparing pictures", prepare, lambda n: (n, len(rows)))
-        scenes = self._values(s.scenes)
-        groups = None if scenes is None else [str(scenes[i]) for i in tested.rows]
+        prepare = check.prepare(scan, rows, self.objects if swaps else None, names, lenders)
+        total = len(rows) + len(lenders)
+        tested = yield from phased("preparing pictures", prepare, lambda n: (n, total))
+        # rows of one sample lend each other nothing, and count as one where several are drawn
+        scenes = (
+            scan.ids if scan.slots > 1 and s.scenes is None else scan.spread(self._values(s.scenes))
+        )
+        groups = None if scenes is None else [str(scenes[i]) for i in tested.all_rows]
         if swaps:
             yield from self._swap(check, tested, scan, groups)
         else:
             yield from self._regions(check, tested, scan, groups)
         labels, truth = self.labels.read(scan.ids, scan.predicted)
+        if units.multi_label:
+            truth = units.truth(scan)
         if swaps and s.noise:
             yield from self._noise(check, tested, scan, truth)
         failures = {scan.index[f.id]: f.reason for f in self.failures}
-        found = analysis.find(
-            scan, tested, labels, truth, [names[i] for i in scan.ids], scenes, failures, s.seed
-        )
+        found = analysis.find(scan, tested, units, labels, truth, names, scenes, failures, s.seed)
         found.check = check
         return found
 
     def _swap(self, check, tested, scan, groups):
         s, count = self.settings, len(tested.rows)
         total = count * (2 + s.donors * (1 + s.control))
-        swap = check.swap(tested, scan, groups)
+        swap = check.swap(tested, self.units, scan, groups)
         yield from phased("swapping backgrounds", swap, lambda n: (n, total))
         if self.plan.primary is not None:
             effects = check.heat_effects(tested, scan)
@@ -258,11 +278,11 @@ class BiasJob:
 
         right = np.where(truth >= 0, truth, -1)[tested.rows]
         if not (right >= 0).any():
-            right = scan.predicted[tested.rows]
+            right = np.where(self.units.predicted, scan.predicted, -1)[tested.rows]
         usable = (right >= 0) & np.array([status == "ok" for status in tested.check.status])
         places = choose_probe(right, usable, NOISY, self.settings.seed)
         total = 2 * TRIALS * len(places)
-        steps = check.noise(tested, right[places], places)
+        steps = check.noise(tested, right[places], places, self.units.threshold)
         yield from phased("adding noise", steps, lambda n: (n, total))
 
     def _regions(self, check, tested, scan, groups):
@@ -277,7 +297,7 @@ class BiasJob:
 
     def _region(self, check, tested, scan, groups, name, masks):
         total = len(tested.rows) * (1 + 2 * self.settings.donors)
-        call = check.region(tested.pictures, masks, scan.explained[tested.rows], groups)
+        call = check.region(tested.pictures, masks, self.units.arguments(scan, tested), groups)
         tested.regions[name] = yield from phased(
             f"replacing the {name}", call, lambda n: (n, total)
         )
@@ -291,11 +311,17 @@ class BiasJob:
 
         with writing_schema(self.dataset):
             self.held.check()
-            store.declare(self.dataset, self.cam_key, list(self.plan.fields.values()))
+            fields = dict.fromkeys(f for ranked in self.plan.ranks for f in ranked.values())
+            store.declare(self.dataset, self.cam_key, list(fields))
         count, start = len(self.rows), time.perf_counter()
+        mine = [[] for _ in range(count)]  # of each sample its rows of the scan
+        for row, sample in enumerate(found.scan.sample):
+            mine[sample].append(row)
         for first in range(0, count, _WRITTEN_AT_ONCE):
             indices = range(first, min(first + _WRITTEN_AT_ONCE, count))
-            rows = rows_of(found, indices, self.plan, self.model, self.dataset)
+            rows = rows_of(
+                found, mine[first : indices[-1] + 1], self.plan, self.model, self.dataset
+            )
             for sample_id in store.write(self.dataset, rows):
                 path = found.scan.paths[found.scan.index[sample_id]]
                 self.failures.append(
@@ -303,7 +329,8 @@ class BiasJob:
                 )
             yield Phase("writing", indices[-1] + 1, count, time.perf_counter() - start)
         by_id = {
-            i: v.verdict for i, v in zip(found.scan.ids, found.assessment.verdicts, strict=True)
+            found.scan.ids[part[0]]: found.assessment.verdicts[found.worst(part)].verdict
+            for part in mine
         }
         self.show(by_id, bool(np.isfinite(found.correct).any()))
 
@@ -326,10 +353,13 @@ class BiasJob:
     def _summarise(self, found, start):
         s, seed = self.settings, self.settings.seed
         a, tested = found.assessment, found.tested
-        values = self._values(s.group_by)
+        values = found.scan.spread(self._values(s.group_by))
         swapped = int(a.tested.sum())
+        # of a sample that shows no class there is a row that says so, and no prediction
+        counted = self.units.has if found.scan.slots > 1 else np.ones(len(found.status), bool)
+        rows = np.flatnonzero(counted).tolist()
         reasons = collections.Counter(
-            "not in the probe" if state == "not tested" else state for state in found.status
+            "not in the probe" if found.status[i] == "not tested" else found.status[i] for i in rows
         )
         reasons.pop("ok", None)
         unknown = [n for n, t in zip(found.labels, found.truth, strict=True) if t == -2]
@@ -348,8 +378,8 @@ class BiasJob:
                 "relative": a.relative,
             },
             objects=self.objects.described,
-            verdicts=dict(collections.Counter(v.verdict for v in a.verdicts)),
-            undecided=undecided_of(a.verdicts),
+            verdicts=dict(collections.Counter(a.verdicts[i].verdict for i in rows)),
+            undecided=undecided_of(a.verdicts[i] for i in rows),
             skipped=dict(reasons.most_common()),
             heat=analysis.heat_numbers(found, seed),
             regions=[
@@ -373,6 +403,7 @@ class BiasJob:
             seconds=0.0,
             settings=self.used(),
             notes=self._notes(found, swapped),
+            **({"unit": "predictions", "units": len(rows)} if found.scan.slots > 1 else {}),
         )
         if s.report is not None:
             from ._report import write_report
@@ -382,9 +413,9 @@ class BiasJob:
         return summary
 
     def _notes(self, found, swapped):
-        notes = [self.objects.note, self.labels.note, *self.plan.notes]
+        notes = [self.objects.note, self.labels.note, *self.plan.notes, *self.units.notes]
         guesses = set(found.scan.predicted[found.scan.predicted >= 0].tolist())
-        if len(guesses) == 1:
+        if len(guesses) == 1 and self.units.plain:
             name = self.model.label(guesses.pop())
             notes.insert(
                 0,

@@ -16,22 +16,25 @@ class Labels:
             right; ``"auto"`` takes the one classification field that is no prediction; None for none
         classes: the model's class names, or None
         aliases (None): explained class -> label or labels of the dataset
+        several (False): whether a sample may show several classes: fields of several labels will do
+            then, and each of them is one that it shows
 
     Attributes:
         field: its name, or None
+        several: whether a sample may show several classes
         note: one sentence that says which, or why none
 
     Raises:
         ValueError: if a named field does not exist or holds something else
     """
 
-    def __init__(self, samples, field, classes, aliases=None):
-        self._samples = samples
+    def __init__(self, samples, field, classes, aliases=None, several=False):
+        self._samples, self.several = samples, several
         self.field, self.note = field, ""
         if field == "auto":
-            self.field, self.note = only_labels(samples)
+            self.field, self.note = only_labels(samples, several)
         if self.field is not None:
-            self._path = _path(samples, self.field)
+            self._path = _path(samples, self.field, several)
             self.note = self.note or f"Labels: {self.field!r}."
         self._indices = index_of_names(classes or [], aliases or {})
 
@@ -58,6 +61,37 @@ class Labels:
                 row = start + offset
                 names[row], indices[row] = self._one(found.get(sample_id), predicted[row])
         return names, indices
+
+    def members(self, ids):
+        """Reads all classes that labels name.
+
+        Args:
+            ids: N sample ids
+
+        Returns:
+            N sets of class indices; None for a sample without a label
+        """
+        found = []
+        for start in range(0, len(ids), 10_000):
+            part = ids[start : start + 10_000]
+            view = self._samples.select(list(dict.fromkeys(part)))
+            values = dict(zip(*view.values(["id", self._path]), strict=True))
+            found += [self._members(values.get(sample_id)) for sample_id in part]
+        return found
+
+    def _members(self, value):
+        if value in (None, ""):
+            return None
+        # a list of labels that is empty says that the sample shows none of them
+        names = value if isinstance(value, (list, tuple)) else [value]
+        if not names and self._plain_list:
+            return None  # FiftyOne's own value of a list of strings that nobody filled
+        found = (self._indices.get(plain(str(name))) for name in names if name is not None)
+        return frozenset(i for i in found if i is not None)
+
+    @property
+    def _plain_list(self):
+        return isinstance(self._samples.get_field(self.field), fo.ListField)
 
     def _one(self, value, predicted):
         if value in (None, "", []):
@@ -96,26 +130,28 @@ def index_of_names(classes, aliases):
     return found
 
 
-def only_labels(samples):
+def only_labels(samples, several=False):
     """The one classification of a dataset that holds labels, neither predicted nor empty.
 
     Args:
         samples: a dataset or view
+        several (False): whether a field of several classifications will do
 
     Returns:
         ``(field, note)``: the field's name, or None where there is none or several; and why, in a sentence
     """
     made = _made_by_runs(samples)
+    kinds = (fo.Classification, fo.Classifications) if several else (fo.Classification,)
     fields = [
         name
         for name, field in samples.get_field_schema().items()
-        if getattr(field, "document_type", None) is fo.Classification
+        if getattr(field, "document_type", None) in kinds
         and name not in made
         and not _PREDICTED_NAME.search(name)
     ]
-    fields = [name for name in fields if not samples.count(f"{name}.confidence")]
+    fields = [name for name in fields if not samples.count(_inside(samples, name, "confidence"))]
     if len(fields) > 1:
-        fields = [name for name in fields if samples.count(f"{name}.label")]
+        fields = [name for name in fields if samples.count(_inside(samples, name, "label"))]
     if len(fields) == 1:
         return fields[0], f"Labels: {fields[0]!r}, the only classification that is no prediction."
     if fields:
@@ -125,15 +161,30 @@ def only_labels(samples):
     return None, "No true labels: the dataset has no classification that is not a prediction."
 
 
-def _path(samples, field):
+def _inside(samples, field, name):
+    """The path of an attribute of a field's labels."""
+    kind = getattr(samples.get_field(field), "document_type", None)
+    part = _SEVERAL.get(getattr(kind, "__name__", None))
+    return f"{field}.{name}" if part is None else f"{field}.{part}.{name}"
+
+
+#: labels of which a sample may have several, and where they are in the field
+_SEVERAL = {
+    "Classifications": "classifications", "Detections": "detections", "Polylines": "polylines",
+}  # fmt: skip
+
+
+def _path(samples, field, several=False):
     found = samples.get_field(field) if isinstance(field, str) else None
     inner = found.field if isinstance(found, fo.ListField) else found
-    if getattr(found, "document_type", None) is fo.Classification:
-        return f"{field}.label"
+    kind = getattr(found, "document_type", None)
+    if kind is fo.Classification or (several and getattr(kind, "__name__", None) in _SEVERAL):
+        return _inside(samples, field, "label")
     # of a list that was empty on the first sample, FiftyOne does not know what is in it
     if isinstance(inner, fo.StringField) or (isinstance(found, fo.ListField) and inner is None):
         return field
     raise ValueError(
-        f"labels: {field!r} is no field of classifications, strings or lists of strings; leave it out "
+        f"labels: {field!r} is no field of {'labels' if several else 'classifications'}, strings or lists "
+        "of strings; leave it out "
         "to take the classification field that is no prediction, or pass labels=None"
     )

@@ -1,9 +1,11 @@
 """Which maps of a CAM run are measured, and what its target is."""
 
 import dataclasses
+import re
 
 from . import _runs, _zoo
 from ._settings import resolve_targets
+from .bias.units import MAPPED
 from .models.classes import check_count
 from .models.outputs import read_outputs
 
@@ -24,6 +26,8 @@ class HeatPlan:
         fields: ``{(method, layer): heatmap field}`` of the maps that are measured
         primary: the key of the map that heat is judged by; None without a class-discriminative one
         notes: sentences that a person should read
+        ranks: ``fields`` of each class of a sample, the strongest first; of a multi-label network
+            whose predicted classes are explained there are several
     """
 
     cam_key: str
@@ -38,6 +42,12 @@ class HeatPlan:
     primary: tuple
     notes: list
     measure_places: bool = True
+    ranks: list = None
+
+    def __post_init__(self):
+        """One class of a sample is explained unless it is said that there are several."""
+        if self.ranks is None:
+            self.ranks = [self.fields]
 
     def explain(self, model, images):
         """Explains a batch (N, C, h, w) of the loader; returns a ``cam_core.Explanation``."""
@@ -104,6 +114,7 @@ def plan_of_run(dataset, cam_key, model, methods=None, own_target=True):
         primary=primary,
         notes=notes,
         measure_places=bool(used.get("measure_places")),
+        ranks=_ranks(dataset, cam_key, used, fields, model) if target == "predicted" else None,
     )
 
 
@@ -164,6 +175,22 @@ def _fields(dataset, cam_key, used, tag, model):
         if key not in fields or (several and field.endswith(suffix)):
             fields[key] = field
     return fields
+
+
+def _ranks(dataset, cam_key, used, fields, model):
+    """``{(method, layer): field}`` of each of the classes that a multi-label network predicts."""
+    if not getattr(model.adapted, "multi_label", False):
+        return None
+    found, names = [fields], _runs.heatmap_fields_of(dataset, cam_key)
+    for rank in range(2, MAPPED + 1):
+        tag = f"_top{rank}"
+        own = {}
+        for key, field in fields.items():
+            named = re.sub(r"_top\d+$", tag, field)
+            if named in names and named.endswith(tag):
+                own[key] = named
+        found.append(own)
+    return found
 
 
 def _primary(chosen, fields):

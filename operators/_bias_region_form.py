@@ -9,9 +9,10 @@ from ._bias_forms import NEW, add_run, invalid
 from ._bias_settings import PROBE
 from ._form_model import given_model
 from ._objects import find_object_fields
+from ._settings import MODEL_OPTIONS
 
 _BOX = "a box"
-_ARGUMENTS = ("region", "cam_key", "probe", "donors", "seed")
+_ARGUMENTS = ("region", "cam_key", "probe", "donors", "seed", *MODEL_OPTIONS)
 
 
 def arguments_of(params):

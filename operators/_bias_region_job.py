@@ -11,12 +11,13 @@ from . import _bias_analysis as analysis
 from . import _bias_region_words as words
 from . import _models, _runs
 from ._bias_check import Check, choose_probe
+from ._bias_labels import Labels
 from ._bias_objects import Objects
 from ._bias_pictures import Masks, working_side
 from ._bias_plan import HeatPlan, check_scores, plan_of_run
 from ._bias_scan import Scan, ScanStep
 from ._bias_settings import PROBE, check_plain_field
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_swap import probabilities_of, workers_of
 from ._compute import check_samples
 from ._loader import Loader
@@ -24,6 +25,8 @@ from ._objects import check_objects
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
 from ._settings import resolve_targets
+from .bias.units import MAPPED, SCORED, ClassUnits
+from .models.recorded import GivenModel, load_recorded
 
 
 @dataclasses.dataclass
@@ -37,12 +40,17 @@ class RegionSummary:
         region_drop, control_drop: likewise, of the region and of random ones
         flip: share of the replacements that change the prediction
         p: one-sided, by random signs
-        n: samples tested
+        n: samples tested; of a multi-label network pairs of a sample and a class that it has
+        able: of those with a control, how many have a score that could be lost
         skipped: count per reason
         controlled: for how many the random regions lie mostly beside the region
         control: ``"elsewhere"``: random regions; ``"same class"``: the region of donors of the same class
-        classes: dicts ``label, n, effect``, largest effect first; of classes with 20 samples
-        samples: ``{sample id: effect}``; None where it could not be told
+        classes: dicts ``label, n, effect, q, rests``, largest effect first; of classes with 20 samples;
+            ``rests`` where the effect is clearly above 0 (``q`` by Benjamini-Hochberg)
+        samples: ``{sample id: effect}``, the largest of its classes; None where it could not be told
+        target: the class that was asked for, or None
+        unit: ``"samples"``, or ``"predictions"`` where a sample may have several classes
+        notes: sentences that a user should read
         failed: list of dicts ``id, filepath, reason``
         seconds: wall time
     """
@@ -61,6 +69,10 @@ class RegionSummary:
     samples: dict
     failed: list
     seconds: float = 0.0
+    able: int = None
+    target: str = None
+    unit: str = "samples"
+    notes: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
         """A sentence, and the numbers that it rests on."""
@@ -76,12 +88,16 @@ class RegionJob:
         settings: the :class:`RegionSettings`
         transforms (None): of a plain module
         classes (None): class names of a plain module
+        preprocess (None): instead of transforms
+        options (None): of the model, see ``models.recorded``
 
     Raises:
         ValueError: if anything is wrong with an argument
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None):
+    def __init__(
+        self, samples, model, settings, transforms=None, classes=None, preprocess=None, options=None
+    ):
         check_samples(samples)
         self.samples, self.settings, self.summary, self.failures = samples, settings, None, []
         dataset, key = samples._dataset, settings.cam_key
@@ -89,14 +105,19 @@ class RegionJob:
         self.region, self.name = _checked_region(samples, settings.region)
         if settings.scenes is not None:
             check_plain_field(samples, settings.scenes, "scenes")
-        if key is not None:
-            model = model_of_run(dataset, key, model)
-        self.model = _models.load_model(model, transforms, classes, settings.device)
+        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
+        if key is None:
+            self.model = given.load()
+        else:
+            self.model = load_recorded(_runs.config_of(dataset, key).settings, key, given)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with _models.on_device(self.model):
             image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
-            check_scores(self.model, image)
+            outputs = check_scores(self.model, image).shape[1]
             self.plan = self._plan(dataset, image)
+        several = bool(getattr(self.model.adapted, "multi_label", False))
+        self.labels = Labels(samples, settings.labels, self.model.classes, several=several)
+        self.units = ClassUnits(self.model, self.plan.target, outputs, self.labels)
 
     @property
     def _hottest(self):
@@ -113,7 +134,8 @@ class RegionJob:
         if self._hottest:
             if plan.primary is None:
                 raise ValueError(f"region: {plan.notes[-1]} Choose another region, or another run.")
-            plan = dataclasses.replace(plan, fields={plan.primary: plan.fields.get(plan.primary)})
+            own = {plan.primary: plan.fields.get(plan.primary)}
+            plan = dataclasses.replace(plan, fields=own, ranks=[own])
         return plan
 
     def _own_plan(self, image):
@@ -129,7 +151,7 @@ class RegionJob:
         )
         if self._hottest:
             key = next(iter(plan.explain(self.model, image).maps))
-            plan = dataclasses.replace(plan, primary=key, fields={key: None})
+            plan = dataclasses.replace(plan, primary=key, fields={key: None}, ranks=[{key: None}])
         return plan
 
     def run(self):
@@ -144,20 +166,25 @@ class RegionJob:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-region-"))
             scan = yield from self._scan(folder)
             limit = PROBE if s.probe == "auto" else s.probe
-            rows = choose_probe(scan.explained, scan.explained >= 0, limit, s.seed)
+            rows = choose_probe(scan.explained, self.units.has, limit, s.seed)
+            lenders = self.units.lenders(scan, rows, limit, s.seed)
             check = Check(self.model, s, folder, s.precision)
             stack.callback(check.close)
-            prepare = check.prepare(scan, rows, None, {})
-            tested = yield from phased("preparing pictures", prepare, lambda n: (n, len(rows)))
+            prepare = check.prepare(scan, rows, None, (), lenders)
+            total = len(rows) + len(lenders)
+            tested = yield from phased("preparing pictures", prepare, lambda n: (n, total))
             regions = self._regions(scan, tested, folder)
-            groups = None
-            if s.scenes is not None:
-                values = self.samples.values(s.scenes)
-                groups = [str(values[i]) for i in tested.rows]
-            call = check.region(tested.pictures, regions, scan.explained[tested.rows], groups)
+            scenes = None if s.scenes is None else scan.spread(self.samples.values(s.scenes))
+            if scenes is None and scan.slots > 1:
+                scenes = scan.ids  # rows of one sample lend each other nothing, and are one draw
+            groups = None if scenes is None else [str(scenes[i]) for i in tested.all_rows]
+            call = check.region(
+                tested.pictures, regions, self.units.arguments(scan, tested), groups
+            )
             total = len(tested.rows) * (1 + 2 * s.donors)
             result = yield from phased("replacing the region", call, lambda n: (n, total))
-            self.summary = self._summarise(scan, tested, result, groups)
+            own = None if groups is None else groups[: len(tested.rows)]
+            self.summary = self._summarise(scan, tested, result, own)
             self.summary.seconds = time.perf_counter() - start
 
     def _scan(self, folder):
@@ -165,11 +192,12 @@ class RegionJob:
         size = s.batch_size
         if size == "auto":
             size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
-        scan = Scan(self.rows, self.plan, folder)
+        slots = self.units.slots(MAPPED if self._hottest else SCORED)
+        scan = Scan(self.rows, self.plan, folder, slots)
         if self._hottest:
             step = ScanStep(self.model, self.plan, None, scan)
         else:
-            step = _ScoreStep(self.model, self.plan.target, s.precision)
+            step = _ScoreStep(self.model, self.plan.target, s.precision, scan)
         loader = Loader(
             self.rows, self.model.transforms, size, workers_of(s), geometry=self.model.geometry
         )
@@ -179,6 +207,7 @@ class RegionJob:
         if not (scan.explained >= 0).any():
             first = self.failures[0].reason if self.failures else "the scores are not finite"
             raise ValueError(f"samples: none could be scored; {first}")
+        self.units.settle(scan)
         return scan
 
     def _regions(self, scan, tested, folder):
@@ -204,9 +233,9 @@ class RegionJob:
         path = os.path.join(folder, "regions")
         os.makedirs(path)
         masks = Masks(path)
-        objects = Objects(self.samples, self.region, "all")
+        objects, rows = Objects(self.samples, self.region, "all"), tested.all_rows
         for i, size in enumerate(tested.pictures.sizes()):
-            sample_id = scan.ids[tested.rows[i]]
+            sample_id = scan.ids[rows[i]]
             found, _ = objects.read([sample_id], None, max(size), {sample_id: size})
             masks.put(i, fitted(found[sample_id].object, size))
         return masks
@@ -215,50 +244,75 @@ class RegionJob:
         seed = self.settings.seed
         gaps = analysis.controlled_gaps(result)
         names = [self.model.label(int(scan.explained[i])) for i in tested.rows]
+        samples = {}
+        for row, gap in zip(tested.rows, gaps, strict=True):
+            before = samples.setdefault(scan.ids[row], None)
+            if np.isfinite(gap) and (before is None or gap > before):
+                samples[scan.ids[row]] = float(gap)
+        numbers = analysis.region_numbers(result, seed, groups)
+        absent = int(((scan.explained >= 0) & ~self.units.has).sum())
+        if absent:
+            numbers["skipped"]["without the class"] = absent
         return RegionSummary(
             name=self.name,
-            **analysis.region_numbers(result, seed, groups),
+            **numbers,
             classes=_by_class(names, gaps, groups, seed),
-            samples={
-                scan.ids[row]: float(gap) if np.isfinite(gap) else None
-                for row, gap in zip(tested.rows, gaps, strict=True)
-            },
+            samples=samples,
             failed=[dataclasses.asdict(f) for f in self.failures],
+            able=int((np.isfinite(gaps) & (result.effects.score >= analysis.LOSABLE)).sum()),
+            target=names[0] if self.units.named and names else None,
+            unit="predictions" if scan.slots > 1 else "samples",
+            notes=list(self.units.notes),
         )
 
 
 class _ScoreStep:
     """Scores a batch, without maps."""
 
-    def __init__(self, model, target, precision):
-        self._model, self._target, self._precision = model, target, precision
+    def __init__(self, model, target, precision, scan):
+        self._model, self._target, self._precision, self._scan = model, target, precision, scan
 
     def __call__(self, batch):
         scores = probabilities_of(self._model, batch.images, self._precision)
+        if getattr(self._model.adapted, "multi_label", False):
+            self._scan.count(scores.numpy(), self._model.adapted.threshold)
         rows = {}
         for item, row in zip(batch.items, scores, strict=True):
             side = working_side(item.window, tuple(batch.images.shape[-2:]))
-            rows[item.id] = {"side": side, "object_status": "no_object"}
+            start = {"side": side, "object_status": "no_object"}
+            rows[item.id] = [start]
             if bool(row.isfinite().all()):
                 best = int(row.argmax())
-                explained = best if self._target == "predicted" else self._target
-                rows[item.id].update(
-                    explained=explained, predicted=best, score=float(row[explained])
-                )
+                order = row.argsort(descending=True, stable=True)[: self._scan.slots].tolist()
+                asked = order if self._target == "predicted" else [self._target]
+                rows[item.id] = [
+                    {**start, "explained": own, "predicted": best, "score": float(row[own])}
+                    for own in asked
+                ]
         return rows
 
 
 def _by_class(names, gaps, groups, seed):
-    from ..cam_core.statistics import bootstrap_mean
+    from ..cam_core.statistics import benjamini_hochberg, bootstrap_mean, sign_flip_p
 
     rows = []
     for name in sorted(set(names)):
         mine = np.array([n == name for n in names]) & np.isfinite(gaps)
-        if mine.sum() >= analysis.CLASS_MIN:
+        if mine.sum() >= words.FEWEST:
             unit = None if groups is None else np.asarray(groups)[mine]
             effect = analysis.interval_of(bootstrap_mean(gaps[mine], unit, seed=seed))
-            rows.append({"label": name, "n": effect["n"], "effect": effect})
-    return sorted(rows, key=lambda r: -r["effect"]["mean"])
+            p = sign_flip_p(analysis.by_group(gaps[mine], unit), seed=seed)
+            rows.append({"label": name, "n": effect["n"], "effect": effect, "q": p})
+    for row, q in zip(rows, benjamini_hochberg([row["q"] for row in rows]), strict=True):
+        row["q"] = float(q) if np.isfinite(q) else None
+        low = row["effect"]["low"]
+        few = row["n"] < analysis.CLASS_MIN
+        row["rests"] = (
+            words.clear_although_few({"effect": row["effect"], "p": row["q"]}) if few
+            else row["q"] is not None and row["q"] < words.LEVEL and (low or 0) > 0
+        )  # fmt: skip
+    shown = [row for row in rows if row["rests"] or row["n"] >= analysis.CLASS_MIN]
+    return sorted(shown, key=lambda r: -r["effect"]["mean"])
 
 
 def _checked_region(samples, region):

@@ -16,37 +16,52 @@ def rows_of(found, indices, plan, model, dataset):
 
     Args:
         found: the :class:`Findings`
-        indices: of the samples
+        indices: of each sample its rows of the scan
         plan: the :class:`HeatPlan`
         model: the :class:`LoadedModel`
         dataset: the dataset, which is asked which heatmaps exist
 
     Returns:
-        ``{sample id: {path: value}}``
+        ``{sample id: {path: value}}``; a sample takes the worst of its classes
     """
     verdict, dependence, bias = store.field_names(plan.cam_key)
-    ids = [found.scan.ids[i] for i in indices]
-    present = _present(dataset, ids, list(plan.fields.values()))
+    ids = [found.scan.ids[mine[0]] for mine in indices]
+    present = _present(dataset, ids, [f for fields in plan.ranks for f in fields.values()])
     rows = {}
-    for i, sample_id in zip(indices, ids, strict=True):
-        says = found.assessment.verdicts[i]
+    for mine, sample_id in zip(indices, ids, strict=True):
+        worst = found.worst(mine)
+        numbers = numbers_of(found, worst, model)
+        if found.scan.slots > 1:
+            numbers["verdicts"] = [
+                f"{found.names[i]}: {found.assessment.verdicts[i].verdict}"
+                for i in mine
+                if found.units.has[i]
+            ]
         row = rows[sample_id] = {
-            verdict: says.verdict,
-            dependence: _number(found.assessment.dependence[i]),
-            bias: fo.DynamicEmbeddedDocument(**numbers_of(found, i, model)),
+            verdict: found.assessment.verdicts[worst].verdict,
+            dependence: _number(found.assessment.dependence[worst]),
+            bias: fo.DynamicEmbeddedDocument(**numbers),
         }
-        for key, field in plan.fields.items():
-            if sample_id not in present[field]:
-                continue
-            energy, area = (
-                (found.scan.column_at("obj_energy", i), found.scan.area[i])
-                if key == plan.primary
-                else found.scan.other_fields[field][i]
-            )
-            row[f"{field}.verdict"] = says.verdict
-            row[f"{field}.obj_energy"] = _number(energy)
-            row[f"{field}.object_area"] = _number(area)
+        for i in mine:
+            _add_heat(row, found, i, sample_id, plan, present)
     return rows
+
+
+def _add_heat(row, found, i, sample_id, plan, present):
+    """What the heatmaps' own labels get of a row of the scan."""
+    says = found.assessment.verdicts[i]
+    fields = plan.ranks[min(int(found.scan.slot[i]), len(plan.ranks) - 1)]
+    for key, field in fields.items():
+        if sample_id not in present[field]:
+            continue
+        energy, area = (
+            (found.scan.column_at("obj_energy", i), found.scan.area[i])
+            if key == plan.primary
+            else found.scan.other_fields[field][i]
+        )
+        row[f"{field}.verdict"] = says.verdict
+        row[f"{field}.obj_energy"] = _number(energy)
+        row[f"{field}.object_area"] = _number(area)
 
 
 def numbers_of(found, i, model):
@@ -58,7 +73,7 @@ def numbers_of(found, i, model):
         reason=found.assessment.verdicts[i].reason,
         tested=bool(found.assessment.tested[i]),
         explained=model.label(int(scan.explained[i])) if known else None,
-        prediction=model.label(int(scan.predicted[i])) if known else None,
+        prediction=model.label(int(scan.predicted[i])) if scan.predicted[i] >= 0 else None,
         label=found.labels[i],
         correct=bool(found.correct[i]) if np.isfinite(found.correct[i]) else None,
         score=_number(scan.score[i]),
@@ -86,7 +101,7 @@ def numbers_of(found, i, model):
 def _donors(found, place):
     donors = found.tested.check.donors
     rows = [*donors.foreign[place].tolist(), *donors.same[place].tolist()]
-    return [found.scan.ids[found.tested.rows[j]] for j in rows if j >= 0]
+    return [found.scan.ids[found.tested.all_rows[j]] for j in rows if j >= 0]
 
 
 def _number(value):

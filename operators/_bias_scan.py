@@ -21,15 +21,23 @@ KEPT = 28
 
 
 class Scan:
-    """Numbers of N samples, filled batch by batch; NaN, -1 or "" where there is none.
+    """Numbers of N rows, filled batch by batch; NaN, -1 or "" where there is none.
+
+    A row is a sample; of a multi-label network a sample has a row for each of its classes.
 
     Args:
         rows: list of ``(id, filepath)``
         plan: the :class:`HeatPlan`
         folder: where the file of small maps goes
+        slots (1): rows of a sample
 
     Attributes:
-        ids, paths: of the samples
+        ids, paths: of the rows' samples
+        slot: (N,) which of its sample's classes a row is, 0 for the strongest
+        sample: (N,) place of its sample
+        having: (classes,) how many samples have each class from the model's threshold on; of a
+            multi-label network
+        scored: how many samples have scores
         explained: (N,) explained classes, -1 where the sample failed
         predicted: (N,) predicted classes
         score: (N,) probability of the explained class
@@ -45,11 +53,14 @@ class Scan:
         classes: of the model
     """
 
-    def __init__(self, rows, plan, folder):
-        count = len(rows)
-        self.ids = [row[0] for row in rows]
-        self.paths = [row[1] for row in rows]
-        self.index = {sample_id: i for i, sample_id in enumerate(self.ids)}
+    def __init__(self, rows, plan, folder, slots=1):
+        count, self.slots, self._folder = len(rows) * slots, slots, folder
+        self.ids = [row[0] for row in rows for _ in range(slots)]
+        self.paths = [row[1] for row in rows for _ in range(slots)]
+        self.index = {row[0]: i * slots for i, row in enumerate(rows)}
+        self.slot = np.tile(np.arange(slots), len(rows))
+        self.sample = np.repeat(np.arange(len(rows)), slots)
+        self.having, self.scored = np.zeros(1, int), 0
         self.explained = np.full(count, -1)
         self.predicted = np.full(count, -1)
         self.score = np.full(count, np.nan)
@@ -62,7 +73,7 @@ class Scan:
         self.object_scope = np.full(count, "", dtype="<U16")
         self.side = np.zeros(count, int)
         self.pixels = np.zeros(count, int)
-        others = [f for key, f in plan.fields.items() if key != plan.primary]
+        others = [f for fields in plan.ranks for key, f in fields.items() if key != plan.primary]
         self.other_fields = {f: np.full((count, 2), np.nan, np.float32) for f in others}
         self.classes = 0
         self.object_reasons = {}
@@ -73,18 +84,64 @@ class Scan:
 
     def put(self, results):
         """Takes what :class:`ScanStep` returned; the pipeline's writer."""
-        for sample_id, row in results.items():
-            i = self.index[sample_id]
-            for name, value in row.items():
-                if name == "others":
-                    for field, pair in value.items():
-                        self.other_fields[field][i] = pair
-                elif name == "reason":
-                    if value:
-                        self.object_reasons[i] = value
-                else:
-                    getattr(self, name)[i] = value
+        for sample_id, found in results.items():
+            for slot, row in enumerate(found if isinstance(found, list) else [found]):
+                self._put(self.index[sample_id] + slot, row)
             self.samples_written += 1
+
+    def _put(self, i, row):
+        for name, value in row.items():
+            if name == "others":
+                for field, pair in value.items():
+                    self.other_fields[field][i] = pair
+            elif name == "reason":
+                if value:
+                    self.object_reasons[i] = value
+            else:
+                getattr(self, name)[i] = value
+
+    def count(self, probabilities, threshold):
+        """Counts who has which class of a multi-label network.
+
+        Args:
+            probabilities: (B, classes) array of a batch of samples
+            threshold: from which on a class is there
+        """
+        known = np.isfinite(probabilities).all(1)
+        self.scored += int(known.sum())
+        self.having = self.having + (probabilities[known] >= threshold).sum(0)
+
+    def keep(self, kept):
+        """Keeps some rows.
+
+        Args:
+            kept: (N,) bool
+        """
+        if kept.all():
+            return
+        rows = np.flatnonzero(kept)
+        self.ids, self.paths = [self.ids[r] for r in rows], [self.paths[r] for r in rows]
+        for name in (
+            "slot", "sample", "explained", "predicted", "score", "area", "reliable", "values",
+            "heat_status", "object_status", "object_source", "object_scope", "side", "pixels",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[rows])
+        self.other_fields = {f: pairs[rows] for f, pairs in self.other_fields.items()}
+        place = {int(row): i for i, row in enumerate(rows)}
+        self.object_reasons = {place[r]: v for r, v in self.object_reasons.items() if r in place}
+        self.index = {}
+        for i, sample_id in enumerate(self.ids):
+            self.index.setdefault(sample_id, i)
+        maps = np.lib.format.open_memmap(
+            os.path.join(self._folder, "kept.npy"), "w+", np.float16, (len(rows), KEPT, KEPT)
+        )
+        for start in range(0, len(rows), 1000):
+            maps[start : start + 1000] = self.maps[rows[start : start + 1000]]
+        self.maps = maps
+
+    def spread(self, values):
+        """One value for each row of one for each sample; None for None."""
+        return None if values is None else [values[i] for i in self.sample]
 
     def column(self, name):
         """(N,) float64 values of a measure."""
@@ -124,32 +181,42 @@ class ScanStep:
         self._scan = scan
 
     def __call__(self, batch):
-        """Returns ``{sample id: {attribute of the scan: value}}`` for a batch of the loader."""
+        """Returns ``{sample id: [{attribute of the scan: value}, ...]}`` for a batch of the loader."""
         result = self._plan.explain(self._model, batch.images)
         if result.probabilities is None:
             raise ValueError("model: it gives no class scores for the whole image")
         probabilities = result.probabilities.cpu()
         self._scan.classes = probabilities.shape[1]
-        explained = result.targets[:, 0].tolist()
+        if getattr(self._model.adapted, "multi_label", False):
+            self._scan.count(probabilities.numpy(), self._model.adapted.threshold)
+        slots = [
+            self._slot(result, batch, probabilities, k)
+            for k in range(min(self._scan.slots, result.targets.shape[1]))
+        ]
+        return {item.id: [rows[item.id] for rows in slots] for item in batch.items}
+
+    def _slot(self, result, batch, probabilities, k):
+        """``{sample id: {attribute: value}}`` of the k-th class of each sample."""
+        explained = result.targets[:, k].tolist()
         best = probabilities.argmax(1).tolist()
         rows = {}
         for i, item in enumerate(batch.items):
             row = rows[item.id] = {"side": working_side(item.window, result.input_size)}
             row["pixels"] = item.window.image[0] * item.window.image[1]
-            score = float(probabilities[i, explained[i]])
+            score = float(probabilities[i, explained[i]]) if explained[i] >= 0 else np.nan
             if np.isfinite(score):
                 row.update(explained=explained[i], predicted=best[i], score=score)
-        self._add_objects(result, batch, rows)
+        self._add_objects(result, batch, rows, k)
         return rows
 
-    def _add_objects(self, result, batch, rows):
+    def _add_objects(self, result, batch, rows, k):
         from ..cam_core.maps import normalise
         from ..cam_core.metrics.regions import on_images
 
         masks = self._masks(batch, rows)
         _add_status(batch, rows, masks)
         if self._plan.primary is not None:
-            maps = result.maps[self._plan.primary][:, 0].cpu()
+            maps = result.maps[self._plan.primary][:, k].cpu()
             windows = _windows(result, self._plan.primary[1], batch)
             clean = maps.nan_to_num(0, 0, 0)
             small = normalise(on_images(normalise(clean.relu()), windows, (KEPT, KEPT))[0]).numpy()
@@ -163,10 +230,10 @@ class ScanStep:
                     reliable=bool(measured.reliable[i]),
                     heat_status=_of_heat(measured.status[i]),
                 )
-        for key, field in self._plan.fields.items():
+        for key, field in self._plan.ranks[min(k, len(self._plan.ranks) - 1)].items():
             if key != self._plan.primary and key in result.maps:
                 windows = _windows(result, key[1], batch)
-                other = _measured(result.maps[key][:, 0].cpu(), masks, windows)
+                other = _measured(result.maps[key][:, k].cpu(), masks, windows)
                 for item, energy, area in zip(
                     batch.items, other.obj_energy.tolist(), other.area.tolist(), strict=True
                 ):

@@ -21,6 +21,7 @@ class RegionSettings:
     region: object = "hottest"
     cam_key: str = None
     targets: object = "predicted"
+    labels: str = "auto"
     probe: object = "auto"
     donors: int = 4
     feather: float = 2

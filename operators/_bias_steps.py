@@ -1,9 +1,7 @@
-"""What the jobs of ``find_background_bias`` and ``test_region`` share: phases, a first try, the run's model."""
+"""What the jobs of ``find_background_bias`` and ``test_region`` share: phases, a first try."""
 
 import dataclasses
 import time
-
-from . import _models, _runs
 
 # images that are explained at once
 CPU_BATCH, GPU_BATCH = 16, 64
@@ -37,20 +35,6 @@ class Phase:
 
 #: what is said before a job is built, which takes seconds, or a minute on a slow machine
 STARTING = Phase("loading the model and looking at the samples", 0, None, 0.0)
-
-
-def model_of_run(dataset, cam_key, model):
-    """The model of a run, by its zoo name where the user gave none."""
-    if model is not None:
-        return model
-    used = _runs.config_of(dataset, cam_key).settings
-    reason = _models.unregistered(used)
-    if reason is not None:
-        raise ValueError(
-            f"model: of the run {cam_key!r}, {reason}; pass model= again, with the same transforms= and "
-            "classes="
-        )
-    return used["model"]
 
 
 def phased(name, steps, counts):

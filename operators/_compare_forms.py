@@ -9,12 +9,12 @@ from ._compare_checks import check_same_model, choose_count
 from ._compare_fields import Stored, check_ready, columns_of
 from ._compare_maps import BASELINES
 from ._compare_settings import MODELS_PROBE, PROBE, CompareSettings, resolve_metrics
-from ._settings import describe
+from ._settings import MODEL_OPTIONS, describe
 
 # What Execute hands over; the rest is layout.
 _ARGUMENTS = (
     "cam_keys", "model", "models", "classes", "metrics", "target", "probe", "budget", "batch_size",
-    "num_workers", "device", "precision", "views", "overwrite", "seed",
+    "num_workers", "device", "precision", "views", "overwrite", "seed", *MODEL_OPTIONS,
 )  # fmt: skip
 _METHODS, _MODELS = "methods", "models"
 
@@ -188,7 +188,9 @@ def _check_target(prop, ctx, view):
     from ._compare_models import check_target
 
     try:
-        check_target(view, ctx.params.get("target") or "auto")
+        runs = _runs.list_runs(ctx.dataset)
+        several = any(_runs.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
+        check_target(view, ctx.params.get("target") or "auto", several)
     except ValueError as error:
         invalid(prop, str(error))
 

@@ -10,7 +10,7 @@ from . import _compare_store as store
 from . import _compare_tables as tables
 from . import _models, _runs
 from ._at_work import heeding
-from ._bias_steps import CPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, Phase, phased
 from ._bias_swap import workers_of
 from ._checks import check_samples
 from ._compare_checks import (
@@ -31,6 +31,7 @@ from ._loader import Failure, Loader
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
+from .models.recorded import GivenModel, load_recorded
 
 _WRITTEN_AT_ONCE = 500
 # Of a time that is given: what judging and writing is left, and what a batch may take.
@@ -47,12 +48,17 @@ class CompareJob:
         transforms (None): of a plain module
         classes (None): class names of a plain module
         origin (None): what the run record says about where it was started
+        preprocess (None): instead of transforms
+        options (None): of the model, see ``models.recorded``
 
     Raises:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
+    def __init__(
+        self, samples, model, settings, transforms=None, classes=None, origin=None, preprocess=None,
+        options=None,
+    ):  # fmt: skip
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.notes = origin, None, [], []
@@ -69,16 +75,18 @@ class CompareJob:
         self.cam_key = self.cam_keys[0]
         check_same_model(self.dataset, self.cam_keys)
         field = store.disagreement_field(self.cam_key)
-        store.check_store(self.dataset, self.cam_key, field, settings.overwrite)
         self.stored = Stored(samples, self.columns)
+        store.check_store(
+            self.dataset, self.cam_key, field, settings.overwrite, self._asked()
+        )  # fmt: skip
         if not self.stored.shown.any():
             raise ValueError(
                 "samples: none of them has a heatmap with a picture, see the attribute 'status' of "
                 f"{self.columns[0].field}"
             )
-        self.model = _models.load_model(
-            model_of_run(self.dataset, self.cam_key, model), transforms, classes, settings.device
-        )
+        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
+        used = _runs.config_of(self.dataset, self.cam_key).settings
+        self.model = load_recorded(used, self.cam_key, given)
         check_model(self.dataset, self.cam_key, self.model)
         with _models.on_device(self.model):
             self._trial()
@@ -220,10 +228,17 @@ class CompareJob:
             done(found)
             self.summary = summary
 
-    def _used(self):
+    def _asked(self):
+        """What is compared, on which samples."""
         return {
             **self.settings.describe(),
             "cam_keys": self.settings.cam_keys or self.cam_keys,
+            "samples_digest": store.digest_of(self.stored.ids),
+        }
+
+    def _used(self):
+        return {
+            **self._asked(),
             "model": self.model.name,
             "model_source": self.model.source,
             "samples": len(self.rows),

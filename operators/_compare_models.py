@@ -10,12 +10,13 @@ from ._bias_summary import number, percent
 _AUTO, _TRUTH, _FIRST = "auto", "ground_truth", "first"
 
 
-def check_target(samples, target):
+def check_target(samples, target, several=False):
     """Finds out which class of each sample is compared.
 
     Args:
         samples: a dataset or view
         target: ``"auto"``, ``"ground_truth"``, ``"first"``, a label field, or a class
+        several (False): whether a sample may have several labels
 
     Returns:
         a tuple of the label field or None, and what else is meant: ``"first"``, a class, or None
@@ -29,10 +30,10 @@ def check_target(samples, target):
     if target not in (_AUTO, _TRUTH) and named is None:
         return None, target  # a class, which the model's names are searched for
     try:
-        found = Labels(samples, named or "auto", None)
+        found = Labels(samples, named or "auto", None, several=several)
     except ValueError as error:
         if target in (_AUTO, _TRUTH):  # boxes of that name, say; the one label field is meant
-            found = Labels(samples, "auto", None)
+            found = Labels(samples, "auto", None, several=several)
         else:
             raise ValueError(f"target: {str(error).removeprefix('labels: ')}") from error
     if found.field is None and target != _AUTO:

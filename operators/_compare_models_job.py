@@ -11,7 +11,7 @@ from . import _compare_tables as tables
 from . import _models, _runs
 from ._at_work import heeding
 from ._bias_labels import Labels
-from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, model_of_run, phased
+from ._bias_steps import CPU_BATCH, GPU_BATCH, Phase, phased
 from ._bias_swap import workers_of
 from ._checks import check_samples
 from ._compare_checks import check_classifier, check_model, check_models, one_each
@@ -23,6 +23,7 @@ from ._loader import Loader
 from ._lock import writing_schema
 from ._pipeline import run as run_pipeline
 from ._plan import first_image
+from .models.recorded import GivenModel, load_recorded, to_give
 
 _WRITTEN_AT_ONCE = 500
 
@@ -37,12 +38,17 @@ class ModelsJob:
         transforms (None): of plain modules, one for all or a dict from keys
         classes (None): class names, likewise
         origin (None): what the run record says about where it was started
+        preprocess (None): instead of transforms, likewise
+        options (None): of the models, see ``models.recorded``; each one for all or a dict from keys
 
     Raises:
         ValueError: if anything is wrong with an argument; nothing was written then
     """
 
-    def __init__(self, samples, models, settings, transforms=None, classes=None, origin=None):
+    def __init__(
+        self, samples, models, settings, transforms=None, classes=None, origin=None, preprocess=None,
+        options=None,
+    ):  # fmt: skip
         check_samples(samples)
         self.samples, self.dataset, self.settings = samples, samples._dataset, settings
         self.origin, self.summary, self.failures, self.notes = origin, None, [], []
@@ -59,29 +65,65 @@ class ModelsJob:
         self.keys = [c.cam_key for c in self.columns]
         self.cam_key, self.field = self.keys[0], store.agreement_field(self.keys[0], self.keys[-1])
         check_models(models, self.keys)
-        store.check_store(self.dataset, self.cam_key, self.field, settings.overwrite)
-        field, self._class = compared.check_target(samples, settings.target)
-        self.models = [self._load(key, models, transforms, classes) for key in self.keys]
+        self.stored = Stored(samples, self.columns)
+        store.check_store(
+            self.dataset, self.cam_key, self.field, settings.overwrite, self._asked()
+        )  # fmt: skip
+        given = {"transforms": transforms, "preprocess": preprocess, "classes": classes}
+        self.models = [self._load(key, models, given, options or {}) for key in self.keys]
         self.classes = self._common_classes()
+        several = self._several()
+        field, self._class = compared.check_target(samples, settings.target, several)
         if self._class not in (None, "first"):
             self._class = compared.class_of(self._class, self.classes)
-        self.labels = Labels(samples, field or _truth(samples), self.classes)
+        self.labels = Labels(
+            samples, field or _truth(samples, several), self.classes, several=several
+        )
         self._explained_label = field
-        self.stored = Stored(samples, self.columns)
         self._choose()
         self._trial()
 
-    def _load(self, key, models, transforms, classes):
-        given = models.get(key)
-        own = given is not None
-        model = _models.load_model(
-            model_of_run(self.dataset, key, given),
-            _of(transforms, key) if own else None,
-            _of(classes, key) if own else None,
-            self.settings.device,
+    def _load(self, key, models, given, options):
+        own = models.get(key)
+        used = _runs.config_of(self.dataset, key).settings
+        if own is None:  # what was given is for the models that were given
+            wanted = to_give(used)
+            given = {n: v for n, v in given.items() if n in wanted}
+            options = {n: v for n, v in options.items() if n in wanted}
+        model = load_recorded(
+            used,
+            key,
+            GivenModel(
+                own,
+                **{name: self._of(name, value, key) for name, value in given.items()},
+                device=self.settings.device,
+                options={name: self._of(name, value, key) for name, value in options.items()},
+            ),
+            f"models[{key!r}]",
         )
         check_model(self.dataset, key, model, f"models[{key!r}]")
         return model
+
+    def _of(self, name, given, key):
+        """One for all, or the entry of a dict from the runs' keys."""
+        if not isinstance(given, dict) or not set(given) & set(self.keys):
+            return given
+        if key not in given:
+            raise ValueError(f"{name}: the dict has no entry for {key!r}")
+        return given[key]
+
+    def _several(self):
+        """Whether samples may have several classes, which holds for all models or for none."""
+        found = {
+            k: bool(getattr(m.adapted, "multi_label", False))
+            for k, m in zip(self.keys, self.models, strict=True)
+        }
+        if len(set(found.values())) > 1:
+            raise ValueError(
+                f"multi_label: the models differ in whether classes exclude each other ({found}), so their "
+                "probabilities cannot be compared"
+            )
+        return next(iter(found.values()))
 
     def _common_classes(self):
         known = [(k, m.classes) for k, m in zip(self.keys, self.models, strict=True) if m.classes]
@@ -176,10 +218,17 @@ class ModelsJob:
             done(found)
             self.summary = summary
 
-    def _used(self):
+    def _asked(self):
+        """What is compared, on which samples."""
         return {
             **self.settings.describe(),
             "cam_keys": self.settings.cam_keys or self.keys,
+            "samples_digest": store.digest_of(self.stored.ids),
+        }
+
+    def _used(self):
+        return {
+            **self._asked(),
             "models": {k: m.name for k, m in zip(self.keys, self.models, strict=True)},
             "samples": len(self.rows),
             "origin": self.origin,
@@ -235,15 +284,27 @@ class ModelsJob:
         if not done.any():
             reason = self.failures[0].reason if self.failures else "none was reached"
             raise ValueError(f"samples: none could be seen by every model; {reason}")
-        correct = np.full(table.predicted.shape, np.nan)
-        for k in range(len(self.keys)):
-            _, truth = self.labels.read(table.ids, table.predicted[:, k])
-            known = done & (truth >= 0)
-            correct[known, k] = truth[known] == table.predicted[known, k]
         return compared.Found(
             table.ids, self.keys, self.columns, table.maps, table.targets, table.predicted,
-            table.score, correct, done,
+            table.score, self._correct(table, done), done,
         )  # fmt: skip
+
+    def _correct(self, table, done):
+        """(n, K) whether each model is right; of several classes, about the one that is compared."""
+        correct = np.full(table.predicted.shape, np.nan)
+        if not self.labels.several:
+            for k in range(len(self.keys)):
+                _, truth = self.labels.read(table.ids, table.predicted[:, k])
+                known = done & (truth >= 0)
+                correct[known, k] = truth[known] == table.predicted[known, k]
+            return correct
+        shown = [None] * len(table.ids)
+        if self.labels.field is not None:
+            shown = self.labels.members(table.ids)
+        for i, own in enumerate(table.targets.tolist()):
+            if done[i] and shown[i] is not None and own >= 0:
+                correct[i] = (table.predicted[i] == own) == (own in shown[i])
+        return correct
 
     def _finish(self, found, table, start):
         """Judges, writes, and returns the results."""
@@ -360,15 +421,6 @@ def _interval(values, seed):
     return dataclasses.asdict(bootstrap_mean(values, seed=seed))
 
 
-def _of(given, key):
-    """One for all, or the entry of a dict."""
-    if not isinstance(given, dict):
-        return given
-    if key not in given:
-        raise ValueError(f"transforms, classes: the dict has no entry for {key!r}")
-    return given[key]
-
-
-def _truth(samples):
+def _truth(samples, several=False):
     """The one label field, to know which predictions are right; None without one."""
-    return Labels(samples, "auto", None).field
+    return Labels(samples, "auto", None, several=several).field

@@ -19,7 +19,8 @@ class ModelTable:
     Attributes:
         ids, paths: of the samples
         targets: (n,) the class that is compared
-        predicted: (n, K) classes
+        predicted: (n, K) classes; of multi-label networks the compared class where it is given, else
+            the number of classes: the others do not take its place
         score: (n, K) probability of the compared class
         maps: (n, K, KEPT, KEPT) heat over the image
         forwards: images through a model
@@ -76,6 +77,10 @@ class ModelStep:
         targets = self._table.targets[[self._table.index[i] for i in ids]]
         # what the first model predicts, where nothing else says which class
         targets = np.where(targets < 0, best, targets) if self._k == 0 else targets
+        if getattr(self._model.adapted, "multi_label", False):
+            own = probabilities[np.arange(len(ids)), np.maximum(targets, 0)]
+            given = (targets >= 0) & (own >= self._model.adapted.threshold)
+            best = np.where(given, targets, probabilities.shape[1])
         maps = self._maps(batch, images, ids, targets)
         return {
             sample_id: (

@@ -1,6 +1,7 @@
 """What ``compare_cams`` writes: attributes, a field, views, and its part of a CAM run's record."""
 
 import contextlib
+import hashlib
 import math
 
 import fiftyone as fo
@@ -32,19 +33,42 @@ def record_of(dataset, cam_key):
     return getattr(_runs.config_of(dataset, cam_key), "compare", None)
 
 
-def check_store(dataset, cam_key, field, overwrite):
+# What of a comparison's settings changes nothing that it stores.
+_OF_A_CALL = ("overwrite", "batch_size", "num_workers", "device", "origin")
+
+
+def digest_of(ids):
+    """Identifies the samples that a comparison draws from."""
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
+
+
+def _same(record, settings):
+    """Whether a stored comparison was asked for in the same words, of the same samples."""
+    then = record.get("settings") or {}
+    return settings is not None and all(
+        name in then and then[name] == value
+        for name, value in settings.items()
+        if name not in _OF_A_CALL
+    )
+
+
+def check_store(dataset, cam_key, field, overwrite, settings=None):
     """Raises a ValueError unless a comparison may be stored; whatever is in its way is named.
+
+    The same comparison once more needs no ``overwrite``: it stores the same again.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         cam_key: the key of the run that it is stored with
         field: the field that it writes
         overwrite: whether an earlier comparison may go
+        settings (None): of this one, with ``samples_digest``
     """
     record = record_of(dataset, cam_key)
     if record is not None:
         check_free(dataset, cam_key, "compare")
-    if record is not None and record["status"] == "finished" and not overwrite:
+    finished = record is not None and record["status"] == "finished"
+    if finished and not overwrite and not _same(record, settings):
         raise ValueError(
             f"cam_keys: a comparison is stored with {cam_key!r} already; pass overwrite=True to delete "
             "what that wrote first"

@@ -39,6 +39,8 @@ from ._plan import batch_settings, choose_batch_size, describe_run, make_plan
 from ._summary import Summary
 from ._targets import texts_of
 from .models.classes import read_classes
+from .models.recorded import describe_given
+from .runs.predictions import prediction_type
 
 
 class CamJob:
@@ -78,6 +80,9 @@ class CamJob:
             if settings.layers is None and self.plan.layers:
                 _outlines.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
+            self.used.update(
+                describe_given(self.model, transforms, classes, settings.model_options)
+            )
         if settings.backend == "ray":
             _ray_settings.describe(settings, self.used, self.model)
         self._look_up()
@@ -259,8 +264,9 @@ class CamJob:
         }
         with writing_schema(self.dataset):
             _heatmaps.declare_schema(
-                self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored
-            )
+                self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
+                prediction_type(self.model),
+            )  # fmt: skip
             self.colours = _heatmaps.colour_fields(self.dataset, colours)
             self.active_fields = self._activate(heatmaps)
 

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import fiftyone as fo
-
 from . import _heatmaps, _zoo
 from ._detection_labels import detection_labels
 from ._detections import explain_detections
 from ._target_columns import ABSENT, RunTargets, against_tag
+from .runs.predictions import prediction_of
 
 
 class ExplainStep:
@@ -168,12 +167,8 @@ class ExplainStep:
     def _add_predictions(self, result, batch, labels):
         if result.probabilities is None:
             return
-        one_class = getattr(self._model.adapted, "one_class", lambda p: p.argmax(1))
-        index = one_class(result.probabilities)
-        confidence = result.probabilities.gather(1, index[:, None])[:, 0]
-        for item, c, i in zip(batch.items, confidence.tolist(), index.tolist(), strict=True):
-            label = fo.Classification(label=self._model.label(i), confidence=c)
-            labels[item.id][self._plan.prediction_field] = label
+        for item, row in zip(batch.items, result.probabilities.tolist(), strict=True):
+            labels[item.id][self._plan.prediction_field] = prediction_of(self._model, row)
 
 
 def _missing(columns, row, k):

@@ -101,7 +101,8 @@ def composites_of(found):
 
 def heatmaps_of(found):
     """The sample under each of its new heatmaps, as a ``data:`` URI."""
-    beside = "true class" if found.right is False else "second class"
+    wrong = found.missed if found.several else found.right is False
+    beside = "true class" if wrong else "second class"
     notes = ("predicted class", beside, "contrast for", "contrast against")
     tiles = []
     for label, note in zip(found.labels.values(), notes, strict=True):

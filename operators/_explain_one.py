@@ -10,7 +10,6 @@ from bson import ObjectId
 
 from . import _heatmaps, _models, _own_models, _provenance, _runs
 from ._bias_plan import check_kind, check_scores, plan_of_run
-from ._bias_steps import model_of_run
 from ._explain import ExplainStep
 from ._explain_peers import candidates, labels_of
 from ._explain_summary import Explained, sentence
@@ -18,6 +17,8 @@ from ._explain_swaps import SampleObjects, swaps_of
 from ._images import decode_image, one_line
 from ._loader import Batch, load_item
 from ._plan import Plan
+from ._settings import describe
+from .models.recorded import check_same, completed, is_function
 
 #: the fields that are written: the predicted class, the true or second class, and what tells them apart
 FIELDS = {
@@ -91,27 +92,41 @@ def _classifies(dataset, cam_key):
     return kind in (None, fo.Classification, fo.Classifications)
 
 
-def load(dataset, cam_key, model, transforms=None, classes=None, device=None):
+def load(dataset, cam_key, given):
     """Loads the model of a run, or one that is named; by its name it is kept for the next call.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of the run, or None
+        given: the ``GivenModel`` of the call
 
     Raises:
         ValueError: if there is none, it cannot be loaded, or it is no classifier
     """
-    if cam_key is None and model is None:
+    if cam_key is None and given.model is None:
         raise ValueError(
             "model: the dataset has no CAM run whose model can be loaded by its name; name a model"
         )
-    given = model if cam_key is None else model_of_run(dataset, cam_key, model)
+    used = None if cam_key is None else _runs.config_of(dataset, cam_key).settings
+    whole = given if used is None else completed(used, cam_key, given)
 
     def loaded():
-        found = _models.load_model(given, transforms, classes, device)
+        found = whole.load()
         check_kind(found)
         return found
 
-    if not isinstance(given, str) or transforms is not None or classes is not None:
-        return loaded()
-    # what a name stands for may change: registered anew, or another file at a checkpoint's path
-    return CACHE.get(f"{given} {device or ''}", loaded, _own_models.stamp_of(given))
+    name, functions = whole.model, (whole.transforms, whole.preprocess)
+    by_name = isinstance(name, str) and functions == (None, None)
+    said = describe({"classes": whole.classes, "texts": whole.texts, **whole.options})
+    if by_name and not any(is_function(value) for value in said.values()):
+        # what a name stands for may change: registered anew, or another file at a checkpoint's path
+        stamp = _own_models.stamp_of(name), repr(said)
+        found = CACHE.get(f"{name} {whole.device or ''}", loaded, stamp)
+    else:
+        found = loaded()
+    if used is not None:
+        check_same(used, cam_key, found)
+    return found
 
 
 def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=4, seed=51):
@@ -142,8 +157,13 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     with _models.on_device(model):
         scores = check_scores(model, item.image[None])[0].numpy()
         best = int(scores.argmax())
-        truth = labels_of(dataset, cam_key, model.classes)
+        truth = labels_of(dataset, cam_key, model)
         label, right, other = _other(sample_id, truth, scores, notes)
+        own = {}
+        if truth.several:
+            label, right, other, own = _several(
+                sample_id, truth, scores, model, label, other, notes
+            )
         step = _step(dataset, model, cam_key, best, other)
         batch = Batch([item], item.image[None])
         labels = step(batch)[sample_id]
@@ -151,7 +171,8 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
         share = heat.measure(step.result, step.primary, item, model.label(best), notes)
         swaps = swaps_of(dataset, model, cam_key, heat, item, path, best, donors, seed, notes)
     _store(dataset, sample_id, labels)
-    name = model.label(other if right is False else best)
+    wrong = own.get("missed") if truth.several else right is False
+    name = model.label(other if wrong else best)
     found = Explained(
         id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
         other=model.label(other), other_score=float(scores[other]), label=label,
@@ -159,7 +180,7 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
         heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
         layer=step.primary[1], notes=notes,
         labels=labels, photo=_photo(path),
-        no_peers=candidates(dataset, sample_id, model, cam_key, name, seed)[1],
+        no_peers=candidates(dataset, sample_id, model, cam_key, name, seed)[1], **own,
     )  # fmt: skip
     found.sentence = sentence(found)
     return found
@@ -187,7 +208,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
     item = load_item(sample_id, _path_of(dataset, sample_id), model.transforms, model.geometry)
     with _models.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
-    _, indices = labels_of(dataset, cam_key, model.classes).read([sample_id], [best])
+    _, indices = labels_of(dataset, cam_key, model).read([sample_id], [best])
     layers = _recipe(dataset, cam_key, model)[1]
     return model.label(int(indices[0]) if indices[0] >= 0 else best), (layers or [None])[-1]
 
@@ -211,6 +232,35 @@ def _other(sample_id, labels, scores, notes):
     truth = int(indices[0])
     right = truth == best if truth >= 0 else None
     return names[0], right, truth if right is False else int(np.argsort(-scores)[1])
+
+
+def _several(sample_id, labels, scores, model, label, other, notes):
+    """Of a multi-label network: the labels, whether all predictions are right, a class that it misses.
+
+    Returns:
+        the labelled classes' names; whether these are what is predicted; the class that the strongest
+        one is shown beside: the labelled class with the highest score below the threshold, else the
+        second strongest; and what an :class:`Explained` says of them
+    """
+    given = {int(i) for i in np.flatnonzero(scores >= model.adapted.threshold)}
+    names = ", ".join(
+        f"{model.label(i)} {scores[i]:.2f}" for i in sorted(given, key=lambda i: -scores[i])
+    )
+    least = f"{model.adapted.threshold:g}"
+    notes.append(f"Predicted from {least} on: {names or 'no class'}.")
+    shown = labels.members([sample_id])[0] if labels.field is not None else None
+    if shown is None:
+        return None, None, other, {"several": True}
+    best, own = int(scores.argmax()), None
+    missed = sorted(shown - given, key=lambda i: -scores[i])
+    if missed:
+        listed = ", ".join(f"{model.label(i)} {scores[i]:.2f}" for i in missed)
+        notes.append(f"Labelled and missed: {listed}.")
+        own = next((i for i in missed if i != best), None)
+        other = other if own is None else own
+    label = ", ".join(model.label(i) for i in sorted(shown)) or label
+    said = {"several": True, "missed": own is not None, "labelled": best in shown}
+    return label, shown == given, other, said
 
 
 class _OneStep(ExplainStep):

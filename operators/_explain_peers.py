@@ -1,12 +1,14 @@
 """Samples like one: of the same class, rightly predicted, nearest in the model's own features."""
 
 import numpy as np
+from fiftyone import ViewField as F
 
 from . import _models
 from ._bias_labels import Labels
 from ._bias_store import field_names, record_of
 from ._bias_swap import probabilities_of
 from ._loader import load_item
+from .runs.predictions import predicts
 
 #: samples that are compared; the features of each take a forward
 CANDIDATES = 48
@@ -48,26 +50,24 @@ def candidates(dataset, sample_id, model, cam_key, name, seed=51):
         (id, filepath) of other samples whose label and prediction are this class; and where there are
         none the reason, in a sentence
     """
-    from fiftyone import ViewField as F
-
     field = f"{cam_key}_prediction"
     if cam_key is None or dataset.get_field(field) is None:
         whose = (
             "no run is named" if cam_key is None else f"the run {cam_key!r} stores no predictions"
         )
         return [], f"No peers: {whose}, so nothing says which samples the model predicts right."
-    labels = labels_of(dataset, cam_key, model.classes)
+    labels = labels_of(dataset, cam_key, model)
     if labels.field is None:
         return [], "No peers: the dataset has no true labels that say which predictions are right."
-    view = dataset.exclude([sample_id]).match(F(f"{field}.label") == name)
-    bias = field_names(cam_key)[2]
-    if dataset.get_field(bias) is not None:
+    view = dataset.exclude([sample_id]).match(predicts(dataset, field, name))
+    several, bias = labels.several, field_names(cam_key)[2]
+    if dataset.get_field(bias) is not None and not several:  # else it says that of another class
         view = view.match(F(f"{bias}.correct") != False)  # noqa: E712 - a query
     rows = list(zip(*view.take(4 * CANDIDATES, seed=seed).values(["id", "filepath"]), strict=True))
     classes = list(model.classes or [])
     number = classes.index(name) if name in classes else -1
-    _, truth = labels.read([i for i, _ in rows], [number] * len(rows))
-    right = [row for row, t in zip(rows, truth, strict=True) if t == number][:CANDIDATES]
+    shown = labels.members([i for i, _ in rows])
+    right = [row for row, m in zip(rows, shown, strict=True) if m and number in m][:CANDIDATES]
     if right:
         return right, None
     return (
@@ -76,12 +76,13 @@ def candidates(dataset, sample_id, model, cam_key, name, seed=51):
     )
 
 
-def labels_of(dataset, cam_key, classes):
+def labels_of(dataset, cam_key, model):
     """The true labels: those that the run was examined with, else the one field that can be meant."""
     used = (record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
     field = (used or {}).get("labels")
     known = field is not None and dataset.get_field(field) is not None
-    return Labels(dataset, field if known else "auto", classes)
+    several = bool(getattr(model.adapted, "multi_label", False))
+    return Labels(dataset, field if known else "auto", model.classes, several=several)
 
 
 def _features(model, rows, layer):

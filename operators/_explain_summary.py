@@ -25,6 +25,10 @@ class Explained:
         layer: the layer explained
         notes: sentences that a person should read
         no_peers: why there are no peers to show, or None where there are
+        several: whether an image may have several classes, each with its own probability; ``right`` is
+            then whether the predicted classes are those labelled
+        missed: whether ``other`` is a class that is labelled and not predicted
+        labelled: of several, whether ``prediction`` is a labelled class; None where no label is known
     """
 
     id: str
@@ -44,6 +48,9 @@ class Explained:
     labels: dict = dataclasses.field(default_factory=dict)
     photo: object = None
     no_peers: str = None
+    several: bool = False
+    missed: bool = False
+    labelled: bool = None
 
     def __str__(self):
         """The sentence, and the essentials below it."""
@@ -102,6 +109,11 @@ def _on_others(found):
 def _classes_line(found):
     """What was predicted, and whether that is right."""
     text = f"Prediction: {found.prediction} (probability {found.score:.2f})"
+    if found.several:
+        known = {None: "; no label is known", True: ", labelled", False: ", not labelled"}
+        missed = ", which is labelled and missed" if found.missed else ""
+        beside = f"beside it {found.other} ({found.other_score:.2f}){missed}"
+        return f"{text}{known[found.labelled]}; {beside}."
     if found.label is None:
         return f"{text}; no true class is known; second {found.other} ({found.other_score:.2f})."
     if found.right is None:

@@ -9,6 +9,7 @@ from ._bias_scan import _measured
 from ._bias_store import record_of
 from ._bias_swap import Predictor
 from ._images import decode_image
+from .runs.predictions import predicts
 
 #: samples asked whether they lend a background: most are of another class, so that enough of them fit
 _CANDIDATES = 8
@@ -85,10 +86,10 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
         return []
     images, inside = [pictures[i] for i in ids], [masks[i] for i in ids]
     predict = Predictor(model, 0)
-    targets = np.full(len(ids), best)
+    threshold = model.adapted.threshold if getattr(model.adapted, "multi_label", False) else None
     check = swap_check(
-        images, inside, predict, samples=[ids.index(item.id)], targets=targets, count=donors,
-        control=False, seed=seed,
+        images, inside, predict, samples=[ids.index(item.id)], classes=[best], count=donors,
+        control=False, seed=seed, threshold=threshold,
     )  # fmt: skip
     if check.status[0] != "ok":
         notes.append(f"Not tested on other backgrounds: {check.status[0]}.")
@@ -103,23 +104,24 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
     composites = [pasted(donor) for donor in lent]
     out = []
     for donor, picture, scores in zip(lent, composites, predict(composites), strict=True):
-        guess = int(scores.argmax())
+        guess, kept = int(scores.argmax()), threshold is None or scores[best] >= threshold
         row = {"prediction": model.label(guess), "score": float(scores[guess])}
+        if threshold is not None:  # other classes do not take its place: it is there or it is not
+            said = name if kept else f"not {name}"
+            row = {"prediction": said, "score": float(scores[best])}
         out.append({"id": ids[donor], "picture": picture, "own_score": float(scores[best]), **row})
     return out
 
 
 def _candidates(dataset, cam_key, sample_id, name, donors, seed):
     """(id, filepath) of samples that may lend a background: those of the examination first."""
-    from fiftyone import ViewField as F
-
     view = dataset.exclude([sample_id])
     chosen, wanted = [], max(_CANDIDATES, _UNKNOWN_CANDIDATES * donors)
     if cam_key is not None and dataset.get_field(f"{cam_key}_bias.donors") is not None:
         chosen = (dataset.select([sample_id]).values(f"{cam_key}_bias.donors") or [None])[0] or []
     field = f"{cam_key}_prediction"
     if cam_key is not None and dataset.get_field(field) is not None:
-        view = view.match(F(f"{field}.label") != name)
+        view = view.match(~predicts(dataset, field, name))
         wanted = max(_CANDIDATES, 2 * donors)
     rows = list(zip(*dataset.select(chosen).values(["id", "filepath"]), strict=True))
     more = view.exclude(chosen) if chosen else view

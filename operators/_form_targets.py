@@ -2,7 +2,7 @@
 
 import fiftyone.operators.types as types
 
-from . import _outlines, _zoo
+from . import _outlines, _own_models, _zoo
 from ._form_names import add_class_map, add_class_names, class_map_of, invalid, names_in, say_mapped
 from ._form_objects import OBJECTS, OWN_OBJECTS, add_objects, given_objects
 from ._targets import canonical, items_of, ranked_tags
@@ -14,6 +14,10 @@ TARGETS = {
     "label": ("Ground truth", "the class that a label field names"),
     "contrast": ("Why not the label", "what speaks for the prediction and against the label"),
     "classes": ("Named classes", "the same classes for every image"),
+}
+#: of a network that is registered as one with several labels per image
+MISSED = {
+    "missed_label": ("Missed labels", "the labelled classes that the network does not predict"),
 }
 RUNNER_UP = "runner_up"
 
@@ -32,6 +36,8 @@ def given_targets(params):
         targets = names_in(params.get("class_names"))
     elif targets == "label":
         targets = {"field": params["label_field"]} if params.get("label_field") else None
+    elif isinstance(targets, str) and targets in MISSED:
+        targets = {"missed": params["label_field"]} if params.get("label_field") else None
     elif targets == "contrast":
         targets = {"contrast": params.get("contrast_with") or "auto"}
     elif isinstance(targets, str) and targets in OBJECTS:
@@ -85,7 +91,7 @@ def add_targets(inputs, ctx, model):
     if isinstance(chosen, (dict, list)):
         return  # a queue brings what Python asked for, which no choice of the form has a word for
     kind = _outlines.kind_of_name(model)
-    offered = _offered(kind)
+    offered = _offered(kind) | (MISSED if _several_labels(model) else {})
     choices = types.DropdownView()
     for value, (label, description) in offered.items():
         choices.add_choice(value, label=label, description=description)
@@ -113,6 +119,12 @@ def _offered(kind):
     if kind is not None:
         return plain
     return plain | {k: (f"Detector: {label}", said) for k, (label, said) in OBJECTS.items()}
+
+
+def _several_labels(model):
+    """Whether a model's name is registered as that of a multi-label network."""
+    own = _own_models.registered().get(model)
+    return own is not None and bool((own.options or {}).get("multi_label"))
 
 
 def _field(inputs, ctx, name, label, description, more=()):
@@ -166,7 +178,7 @@ def _contrast(inputs, ctx, lookup):
 
 
 #: what a choice asks for more
-_MORE = {"label": _label, "contrast": _contrast, "classes": add_class_names}
+_MORE = {"label": _label, "missed_label": _label, "contrast": _contrast, "classes": add_class_names}
 
 
 def tags_of(given, samples):
@@ -190,6 +202,12 @@ def tags_of(given, samples):
 
             width = width_of(samples, item["field"])
             found += ["label"] if width == 1 else [f"label{i + 1}" for i in range(width)]
+        elif isinstance(item, dict) and isinstance(item.get("missed"), str):
+            from ._target_fields import kind_of, width_of
+
+            labels = kind_of(samples, item["missed"]) is not None
+            width = width_of(samples, item["missed"], None, several=True) if labels else 1
+            found += ["missed"] if width == 1 else [f"missed{i + 1}" for i in range(width)]
         elif isinstance(item, dict) and "contrast" in item:
             found.append("contrast")
         else:

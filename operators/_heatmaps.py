@@ -127,7 +127,9 @@ def _finite(value):
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def declare_schema(dataset, heatmap_fields, prediction_field=None, scored=()):
+def declare_schema(
+    dataset, heatmap_fields, prediction_field=None, scored=(), prediction_type=fo.Classification
+):
     """Declares every field and attribute with its type, so that the sidebar can filter them.
 
     Args:
@@ -135,12 +137,13 @@ def declare_schema(dataset, heatmap_fields, prediction_field=None, scored=()):
         heatmap_fields: names of the heatmap fields
         prediction_field (None): name of a classification field
         scored (()): the heatmap fields whose maps have a score of their own
+        prediction_type (fo.Classification): of the labels in the prediction field
     """
     for field in heatmap_fields:
         extra = {"component_score": fo.FloatField} if field in scored else {}
         _declare(dataset, field, fo.Heatmap, {**ATTRIBUTES, **extra})
     if prediction_field is not None:
-        _declare(dataset, prediction_field, fo.Classification, {})
+        _declare(dataset, prediction_field, prediction_type, {})
 
 
 def _declare(dataset, field, label_type, attributes):

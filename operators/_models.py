@@ -130,7 +130,7 @@ def is_reloadable(settings):
 
 
 def unregistered(settings):
-    """Says why the model of a run cannot be loaded by its name, where the App needs it.
+    """Says why the model of a run cannot be built from the run's record, where the App needs it.
 
     Args:
         settings: the settings in a run's record, with ``model`` and ``model_source``
@@ -138,6 +138,23 @@ def unregistered(settings):
     Returns:
         a string that says what to do, or None if it can
     """
+    from .models.recorded import to_give
+
+    reason, name = unregistered_name(settings), settings.get("model")
+    if reason is not None:
+        return reason
+    lost = to_give(settings)
+    if not lost:
+        return None
+    listed = " and ".join(f"{argument}=" for argument in lost)
+    return (
+        f"the run was computed with {listed} from Python, which its record cannot hold, so the model "
+        f"{name!r} cannot be used here as it was then"
+    )
+
+
+def unregistered_name(settings):
+    """Says why the model of a run cannot be loaded by its name; see :func:`unregistered`."""
     name = settings.get("model")
     if settings.get("model_source") in ("zoo", "name"):
         reason = refusal(name)
@@ -196,6 +213,7 @@ def load_model(
     from ._wrappers import given_transforms
 
     transforms = given_transforms(transforms, preprocess)
+    options = _own_options(model, options)
     given = _Given(transforms, read_classes(classes), check_device(device), options, tuple(texts))
     loaded = _checked(_load(model, given), options)
     if window is not None:
@@ -203,6 +221,20 @@ def load_model(
     if isinstance(model, str) and not options:  # which may make something else of it
         _outlines.remember(model, loaded, own_classes=classes is None)
     return loaded
+
+
+def _own_options(model, options):
+    """The options without those that a model that is adapted already has; another is an error."""
+    if isinstance(model, str) or not _is_adapted(model):
+        return options
+    for name, value in options.items():
+        if not hasattr(model, name) or getattr(model, name) != value:
+            has = f" has {getattr(model, name)!r}" if hasattr(model, name) else " has none"
+            raise ValueError(
+                f"{name}: {value!r} is asked for, and the model, which is adapted already,{has}; adapt the "
+                f"network with {name}={value!r}"
+            )
+    return {}
 
 
 def _checked(loaded, options):

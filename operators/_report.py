@@ -155,9 +155,10 @@ class Page:
         f = self._found
         photo = self._picture(i)
         verdict = f.assessment.verdicts[i]
+        name = f.names[i] if f.units.multi_label else self._model.label(int(f.scan.predicted[i]))
         caption = (
-            f"{os.path.basename(f.scan.paths[i])}: {self._model.label(int(f.scan.predicted[i]))} "
-            f"{f.scan.score[i]:.2f}; {verdict.verdict}: {verdict.reason}"
+            f"{os.path.basename(f.scan.paths[i])}: {name} {f.scan.score[i]:.2f}; {verdict.verdict}: "
+            f"{verdict.reason}"
         )
         return figure([(photo, "photo"), (self._heat(i, photo), "heat")], caption)
 

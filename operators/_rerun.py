@@ -1,12 +1,13 @@
 """A run once more, on other samples or to its end, with the settings of its record."""
 
 from . import _models, _provenance, _runs
-from ._settings import MODEL_OPTIONS, Settings
+from ._settings import Settings
+from .models.recorded import GivenModel, completed, is_function, to_give
 
 # What is taken from the record as it is; the rest is resolved below or belongs to one call.
 _SAME = (
     "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
-    "max_fields", "seed", "memory_format", "measure_places", "class_map", *MODEL_OPTIONS,
+    "max_fields", "seed", "memory_format", "measure_places", "class_map",
 )  # fmt: skip
 # Of another dataset or machine these may differ, and the numbers stay the same.
 _MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
@@ -22,8 +23,8 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         source (None): the dataset that has the run; by default that of the samples
         resume (False): whether the run itself is gone on with, under its own key
         origin (None): what the record says about where it was started
-        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``methods`` and ``targets``
-            where the record cannot hold them: modules and functions
+        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``options`` of the model,
+            ``methods`` and ``targets`` where the record cannot hold them: modules and functions
 
     Returns:
         a :class:`CamJob`
@@ -34,14 +35,20 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     """
     from ._checks import check_samples
     from ._compute import CamJob
-    from ._wrappers import given_transforms
 
     check_samples(samples)
     dataset = samples._dataset
     source = source or dataset
     _runs.refresh(source)
     then = _runs.config_of(source, cam_key).settings
-    arguments = _arguments(then, given)
+    names = ("model", "transforms", "preprocess", "classes")
+    said = GivenModel(**{n: given.get(n) for n in names}, options=given.get("options") or {})
+    reason = _models.unregistered_name(then) if said.model is None else None
+    if reason is not None:
+        listed = " and ".join(f"{name}=" for name in to_give(then)[1:])
+        raise ValueError(f"model: {reason}; or give model= again{listed and f', with {listed}'}")
+    model = completed(then, cam_key, said)
+    arguments = {**_arguments(then, given), **model.options}
     if resume:
         if new_key not in (None, cam_key) or source is not dataset:
             raise ValueError("resume: a run is gone on with under its own key, on its own dataset")
@@ -50,10 +57,10 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         arguments["cam_key"] = new_key or _runs.next_key(dataset, cam_key)
     job = CamJob(
         samples,
-        _given_model(then, given),
+        model.model,
         Settings(**arguments),
-        given_transforms(given.get("transforms"), given.get("preprocess")),
-        given.get("classes"),
+        model.transforms,
+        model.classes,
         origin=origin,
     )
     different = _provenance.differences(then, job.used)
@@ -68,11 +75,6 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
 
 def _arguments(then, given):
     arguments = {name: then[name] for name in _SAME if name in then}
-    if isinstance(arguments.get("output"), str) and arguments["output"].startswith("<"):
-        raise ValueError(
-            f"cam_key: the run found its scores with the function {arguments['output']!r}, which its record "
-            "cannot hold; call compute_cams with output="
-        )
     arguments["layers"] = then.get("layers") or None
     for name in ("methods", "targets"):
         value = given.get(name)
@@ -89,7 +91,7 @@ def _stored(name, value, then):
         methods = [m if isinstance(m, str) else tuple(m) for m in value]
     else:
         items = value if isinstance(value, list) else [value]
-        functions = [t for t in items if isinstance(t, str) and t.startswith("<")]
+        functions = [t for t in items if is_function(t)]
         methods = value
     if functions:
         raise ValueError(
@@ -97,14 +99,3 @@ def _stored(name, value, then):
             f"give {name}="
         )
     return methods
-
-
-def _given_model(then, given):
-    if given.get("model") is not None:
-        return given["model"]
-    reason = _models.unregistered(then)
-    if reason is not None:
-        raise ValueError(
-            f"model: {reason}; or give model= (and transforms= or preprocess=, classes= of a plain module)"
-        )
-    return then["model"]

@@ -1,6 +1,7 @@
 """What a run is told to do: every argument checked before the first sample."""
 
 import dataclasses
+import difflib
 import json
 import os
 
@@ -117,6 +118,42 @@ class Settings:
         values["window"] = describe(self.window)
         values["layers"] = describe(self.layers)
         return values
+
+
+def checked_options(options):
+    """Returns the options of the model that a call gave, without those that are None.
+
+    Args:
+        options: keyword arguments of an operator
+
+    Raises:
+        TypeError: if one is no option of a model
+        ValueError: if a value is not understood
+    """
+    for name in options:
+        if name not in MODEL_OPTIONS:
+            near = difflib.get_close_matches(name, MODEL_OPTIONS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"got an unexpected keyword argument {name!r}{hint}")
+    given = {name: value for name, value in options.items() if value is not None}
+    Settings(**given)  # checks each, as compute_cams does
+    return given
+
+
+def split_model(arguments):
+    """Splits the arguments of a job's operator into what is about the model, and the rest.
+
+    Args:
+        arguments: of the operator
+
+    Returns:
+        a tuple of two dicts: ``model, transforms, preprocess, classes, options``, and the others
+    """
+    others = dict(arguments)
+    names = ("model", "transforms", "preprocess", "classes")
+    model = {name: others.pop(name, None) for name in names}
+    options = {name: others.pop(name) for name in MODEL_OPTIONS if name in others}
+    return {**model, "options": {k: v for k, v in options.items() if v is not None}}, others
 
 
 def _positive(name, value, low=1, high=None):

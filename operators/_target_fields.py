@@ -96,17 +96,24 @@ def label_path(samples, name):
     return f"{name}.label" if kind in _SINGLE else name
 
 
-def width_of(samples, name):
-    """Returns how many classes a sample has in a field at most, 1 to 3.
+def width_of(samples, name, most=MOST, several=False):
+    """Returns how many classes a sample has in a field at most, 1 to ``most``.
 
     Of the dataset, not the view: so that a run has the same fields when more samples are added to it.
+
+    Args:
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+        name: of the field
+        most (3): the most that is returned; None for no limit
+        several (False): whether each string of a list names a class of its own
     """
-    if kind_of(samples, name) not in _LISTS:
+    kind = kind_of(samples, name)
+    if kind not in _LISTS and not (several and kind == "strings"):
         return 1
     labels = {"$ifNull": [f"${label_path(samples, name)}", []]}
     count = {"$max": {"$size": {"$setUnion": [labels, []]}}}
     rows = samples._dataset._sample_collection.aggregate([{"$group": {"_id": None, "most": count}}])
-    return max([1, *(min(MOST, row["most"]) for row in rows)])
+    return max([1, *(row["most"] if most is None else min(most, row["most"]) for row in rows)])
 
 
 class LabelField:
@@ -118,6 +125,8 @@ class LabelField:
         field: a field of classifications, detections, polylines, strings or lists of strings, all of
             which name one class: any of them is right
         lookup: the :class:`Lookup`
+        most (3): classes of a sample that count; None for all
+        several (False): whether each string of a list names a class of its own
 
     Attributes:
         width: how many classes a sample can have here
@@ -127,8 +136,8 @@ class LabelField:
         ValueError: if there is no such field, it holds no labels, or the model knows none of them
     """
 
-    def __init__(self, samples, field, lookup):
-        self.field, self.lookup = field, lookup
+    def __init__(self, samples, field, lookup, most=MOST, several=False):
+        self.field, self.lookup, self._several = field, lookup, several
         self.kind = check_field(samples, field)
         self._samples = samples
         self._paths = self._all_paths()
@@ -138,7 +147,7 @@ class LabelField:
         self._ids = list(self._order)
         self._chunks = {}
         self._members = {}
-        self.width = width_of(samples, field)
+        self.width = width_of(samples, field, most, several)
         self.summary = self._counted()
 
     def _all_paths(self):
@@ -242,6 +251,8 @@ class LabelField:
         """The classes of a sample, each as a tuple of names that mean it."""
         if self.kind == "strings":
             names = tuple(str(n) for n in labels or () if n not in (None, ""))
+            if self._several:
+                return [(name,) for name in dict.fromkeys(names)]
             return [names] if names else []
         if self.kind not in _LISTS:
             return [(str(labels),)] if labels not in (None, "") else []

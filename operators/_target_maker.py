@@ -40,16 +40,36 @@ def make_targets(spec, model, samples, class_map=None):
         return spec, _predicted_tags(model) if spec == "predicted" else tags
     items = items_of(spec)
     check_some(items)
-    _check_no_objects(spec, items, model, lookup)
     maker = _Maker(model, samples, lookup)
+    if maker.several:
+        items = _labelled(items, lookup)
+    _check_no_objects(spec, items, model, lookup, maker.several)
     parts = [maker.part(item) for item in items]
     found = RunTargets(parts)
     return found, found.tags
 
 
-def _check_no_objects(spec, items, model, lookup):
+def _labelled(items, lookup):
+    """Targets of a multi-label network, with what is labelled and missed as dicts.
+
+    ``"missed"`` alone, ``("missed", field)``, ``{"missed": field}``, ``"ground_truth"``; a class of
+    these names is the class.
+    """
+    named = len(items) == 2 and items[0] == "missed" and isinstance(items[1], str)
+    if named and not lookup.find("missed"):
+        return [{"missed": items[1]}]
+    words = {"missed": {"missed": None}, "ground_truth": {"ground_truth": None}}
+    return [
+        words[item] if isinstance(item, str) and item in words and not lookup.find(item) else item
+        for item in items
+    ]
+
+
+def _check_no_objects(spec, items, model, lookup, several=False):
     """Raises a ValueError where a detector's objects are asked for: this model has none."""
     first = items[0]
+    if several and isinstance(first, dict) and set(first) == {"missed"}:
+        return
     asked = isinstance(first, dict) and {"missed", "eval"} & set(first)
     asked = asked or (len(items) == 2 and first == "missed" and not lookup.find("missed"))
     if asked:
@@ -81,8 +101,13 @@ class _Maker:
     def __init__(self, model, samples, lookup):
         self._model, self._samples, self._lookup = model, samples, lookup
         self._fields = {}
+        #: whether an image may have several classes
+        several = bool(getattr(model.adapted, "multi_label", False))
+        self.several = several and model.kind != _zoo.SEGMENTER
 
     def part(self, item):
+        if isinstance(item, dict) and self.several and set(item) in ({"missed"}, {"ground_truth"}):
+            return self._of_labels(*next(iter(item.items())))
         if isinstance(item, dict):
             return getattr(self, f"_{check_item(item)}")(item)
         if isinstance(item, str) and ranked_tags(item) is None:
@@ -133,20 +158,40 @@ class _Maker:
 
         if self._model.kind == _zoo.SEGMENTER:
             return lambda areas: areas != 0  # -1 for the background, which is everywhere
-        if not getattr(self._model.adapted, "multi_label", False):
+        if not self.several:
             return None
         threshold = self._model.adapted.threshold
         return lambda logits: torch.sigmoid(logits.float()) >= threshold
 
-    def _labels(self, field):
-        from ._target_fields import LabelField
+    def _labels(self, field, whole=False):
+        from ._target_fields import MOST, LabelField
 
-        if field not in self._fields:
-            self._fields[field] = LabelField(self._samples, field, self._lookup)
-        return self._fields[field]
+        if (field, whole) not in self._fields:
+            most = None if whole else MOST
+            self._fields[field, whole] = LabelField(
+                self._samples, field, self._lookup, most, self.several
+            )
+        return self._fields[field, whole]
 
     def _field(self, item):
-        return Labelled(self._labels(item["field"]), self._present())
+        # what a network misses is explained as readily as what it gives
+        present = None if self.several else self._present()
+        return Labelled(self._labels(item["field"]), present)
+
+    def _of_labels(self, kind, field):
+        """All labelled classes of each sample, or those that are missed."""
+        from .targets.labelled import MissedLabels
+
+        if field is None:
+            field = "ground_truth" if kind == "ground_truth" else None
+            from ._target_fields import kind_of
+
+            if field is None or not kind_of(self._samples, field):
+                field = self._only_field(kind)
+        labels = self._labels(field, whole=True)
+        if kind == "missed":
+            return MissedLabels(labels, self._present())
+        return Labelled(labels, None)
 
     def _contrast(self, item):
         if self._model.kind is not None and self._model.kind not in (
@@ -189,14 +234,20 @@ class _Maker:
         key = tuple(value) if isinstance(value, list) else value
         return Contrast(("contrast", key), chosen, against, self._model, names)
 
-    def _only_field(self):
+    def _only_field(self, kind="contrast"):
         from ._bias_labels import only_labels
         from ._target_fields import label_fields
 
-        field, note = only_labels(self._samples)
+        field, note = only_labels(self._samples, self.several)
         if field is None:
             fields = label_fields(self._samples)
             some = f", of {', '.join(fields)}" if fields else ""
+            if kind != "contrast":
+                example = {"missed": "('missed', field)", "ground_truth": "{'field': name}"}[kind]
+                raise ValueError(
+                    f"targets: {kind!r} alone means the one field of true labels. "
+                    f"{note.partition('; name one')[0].rstrip('.')}. Name the field, {example}{some}"
+                )
             raise ValueError(
                 "targets: 'contrast' alone asks why the prediction and not the true label. "
                 f"{note.partition('; name one')[0].rstrip('.')}. Name the field, ('contrast', field){some}, "

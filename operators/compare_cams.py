@@ -3,6 +3,7 @@
 import fiftyone.operators as foo
 
 from ._job_messages import job_messages, run_with_bar
+from ._settings import checked_options, split_model
 
 
 class CompareCams(foo.Operator):
@@ -39,6 +40,7 @@ class CompareCams(foo.Operator):
         *,
         models=None,
         transforms=None,
+        preprocess=None,
         classes=None,
         metrics=None,
         target="auto",
@@ -53,6 +55,7 @@ class CompareCams(foo.Operator):
         seed=51,
         progress=None,
         delegate=False,
+        **model_options,
     ):
         """Compares stored heatmaps, synchronously, also inside a running event loop.
 
@@ -95,8 +98,10 @@ class CompareCams(foo.Operator):
             model (None): the model of the runs; may be left out if it can be loaded by its name
             models (None): a dict from the keys to models, to compare models instead of methods. A key
                 that is left out has its model loaded by its name
-            transforms (None): as in ``compute_cams``; for models also a dict from keys
-            classes (None): likewise
+            transforms (None): as in ``compute_cams``; of a run what it had, where its record cannot hold it;
+                for models also a dict from keys
+            preprocess (None): likewise
+            classes (None): as in ``compute_cams``; by default those of the run; for models also a dict
             metrics (None): names of metrics, or ``"all"``; by default deletion, insertion, road,
                 average_drop, increase and sparseness
             target ("auto"): of models, the class whose maps are compared: a label field,
@@ -119,6 +124,8 @@ class CompareCams(foo.Operator):
             progress (None): whether to show a progress bar, which says the cost beforehand;
                 FiftyOne's setting by default
             delegate (False): whether to schedule the run instead (models by name only)
+            **model_options: ``output``, ``task``, ``multi_label`` and the other options of the model
+                that ``compute_cams`` has, for models also dicts from keys; by default those of the run
 
         Returns:
             a ``CompareSummary`` with ``leaderboard``, ``agreement``, ``recommendation``, ``cost`` and
@@ -131,8 +138,13 @@ class CompareCams(foo.Operator):
         arguments = {
             k: v
             for k, v in locals().items()
-            if k not in ("self", "samples", "progress", "delegate")
+            if k not in ("self", "samples", "progress", "delegate", "model_options")
         }
+        for name, value in model_options.items():
+            each = value.values() if isinstance(value, dict) else [value]
+            for one in each:
+                checked_options({name: one})
+            arguments[name] = value
         if delegate:
             return self._delegate(samples, arguments)
         return run_with_bar(_job(samples, arguments, origin="python"), progress)
@@ -176,8 +188,8 @@ def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
     from ._compare_settings import CompareSettings
 
-    arguments = dict(arguments)
-    given = {k: arguments.pop(k, None) for k in ("model", "models", "transforms", "classes")}
+    given, arguments = split_model(arguments)
+    given["models"] = arguments.pop("models", None)
     settings = CompareSettings(**arguments)
     if given["models"] is None:
         from ._compare_job import CompareJob

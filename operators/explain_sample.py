@@ -43,11 +43,13 @@ class ExplainSample(foo.Operator):
         model=None,
         *,
         transforms=None,
+        preprocess=None,
         classes=None,
         objects="auto",
         donors=4,
         device=None,
         seed=51,
+        **model_options,
     ):
         """Explains one sample and writes its heatmaps.
 
@@ -71,12 +73,15 @@ class ExplainSample(foo.Operator):
                 the newest whose model can be loaded by its name
             model (None): as in ``compute_cams``; a model named by a string is kept for the next call,
                 for ten minutes, or until ``free_model``
-            transforms (None): as in ``compute_cams``
-            classes (None): likewise
+            transforms (None): as in ``compute_cams``; of a run what it had, where its record cannot hold it
+            preprocess (None): likewise
+            classes (None): as in ``compute_cams``; by default those of the run
             objects ("auto"): as in ``find_background_bias``; ``None`` for none
             donors (4): on how many other backgrounds the object is tried
             device (None): a torch device
             seed (51): of the choice of backgrounds
+            **model_options: ``output``, ``task``, ``multi_label`` and the other options of the model
+                that ``compute_cams`` has; by default those of the run
 
         Returns:
             an ``Explained``; printed, it is a sentence and what that rests on
@@ -86,12 +91,17 @@ class ExplainSample(foo.Operator):
                 classifier; nothing was written then
         """
         from . import _explain_one, _runs
+        from ._settings import checked_options
+        from .models.recorded import GivenModel
 
         dataset, sample_id = dataset._dataset, getattr(sample_id, "id", sample_id)
         _runs.refresh(dataset)
         if cam_key is None and model is None:
             cam_key = next(iter(_explain_one.usable_runs(dataset)), None)
-        loaded = _explain_one.load(dataset, cam_key, model, transforms, classes, device)
+        given = GivenModel(
+            model, transforms, preprocess, classes, device, checked_options(model_options)
+        )
+        loaded = _explain_one.load(dataset, cam_key, given)
         return _explain_one.explain_one(dataset, sample_id, loaded, cam_key, objects, donors, seed)
 
     def execute(self, ctx):
@@ -135,7 +145,8 @@ class ShowPeers(foo.Operator):
             cam_key (None): the CAM run whose predictions are used; the newest by default
             model (None): as in ``explain_sample``
             count (8): how many at most
-            **loading: ``transforms``, ``classes`` and ``device`` of the model
+            **loading: ``transforms``, ``preprocess``, ``classes``, ``device`` and options of the model,
+                as in ``explain_sample``
 
         Returns:
             a view: the sample, then its peers, the nearest first
@@ -148,9 +159,14 @@ class ShowPeers(foo.Operator):
     def _find(self, dataset, sample_id, cam_key, model, count=8, **loading):
         """The view, and why there is nobody but the sample itself in it."""
         from . import _explain_one, _explain_peers
+        from ._settings import checked_options
+        from .models.recorded import GivenModel
 
         cam_key = cam_key or next(iter(_explain_one.usable_runs(dataset)), None)
-        loaded = _explain_one.load(dataset, cam_key, model, **loading)
+        whole = ("transforms", "preprocess", "classes", "device")
+        named = {name: loading.pop(name) for name in whole if name in loading}
+        given = GivenModel(model, **named, options=checked_options(loading))
+        loaded = _explain_one.load(dataset, cam_key, given)
         name, layer = _explain_one.class_and_layer(dataset, sample_id, loaded, cam_key)
         ids = _explain_peers.peers_of(dataset, sample_id, loaded, cam_key, name, layer, count)
         view = dataset.select([sample_id, *ids], ordered=True)

@@ -4,6 +4,7 @@ import fiftyone.operators as foo
 
 from ._bias_settings import BiasSettings
 from ._job_messages import job_messages, run_with_bar
+from ._settings import checked_options, split_model
 
 
 class FindBackgroundBias(foo.Operator):
@@ -38,6 +39,7 @@ class FindBackgroundBias(foo.Operator):
         model=None,
         *,
         transforms=None,
+        preprocess=None,
         classes=None,
         methods=None,
         targets="predicted",
@@ -65,6 +67,7 @@ class FindBackgroundBias(foo.Operator):
         seed=51,
         progress=None,
         delegate=False,
+        **model_options,
     ):
         """Tests what the scores rest on, synchronously, also inside a running event loop.
 
@@ -114,8 +117,9 @@ class FindBackgroundBias(foo.Operator):
             cam_key (None): a CAM run, whose settings are used; a run is computed where there is none
                 of this key, or no key is given
             model (None): as in ``compute_cams``; may be left out for a run of a zoo model
-            transforms (None): as in ``compute_cams``; of the model that the run was computed with
-            classes (None): likewise
+            transforms (None): as in ``compute_cams``; of a run what it had, where its record cannot hold it
+            preprocess (None): likewise
+            classes (None): as in ``compute_cams``; by default those of the run
             methods (None): of a run that is computed; for an existing run, functions for methods that
                 its record only has by name
             targets ("predicted"): of a run that is computed: ``"predicted"``, or a class
@@ -129,7 +133,9 @@ class FindBackgroundBias(foo.Operator):
                 of the sample's
             aliases (None): class of the model -> label or labels of the dataset
             labels ("auto"): a field of classifications, strings, or lists of strings any of which is
-                right; ``"auto"`` takes the one classification that is no prediction; None for none
+                right; of a multi-label network also a field of several classifications, boxes or
+                polygons, each of which is a class that the sample has; ``"auto"`` takes the one
+                classification that is no prediction; None for none
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000 by
                 default. The others get an estimate from their heat where that predicts the swap
             donors (4): other backgrounds per sample
@@ -154,6 +160,8 @@ class FindBackgroundBias(foo.Operator):
             seed (51): of everything random
             progress (None): whether to show a progress bar; FiftyOne's setting by default
             delegate (False): whether to schedule the run instead (models by name only)
+            **model_options: ``output``, ``task``, ``multi_label`` and the other options of the model
+                that ``compute_cams`` has; by default those of the run
 
         Returns:
             a ``BiasSummary`` with ``classes``, ``model``, ``calibration``, ``objects``, ``verdicts``,
@@ -166,8 +174,9 @@ class FindBackgroundBias(foo.Operator):
         arguments = {
             k: v
             for k, v in locals().items()
-            if k not in ("self", "samples", "progress", "delegate")
+            if k not in ("self", "samples", "progress", "delegate", "model_options")
         }
+        arguments.update(checked_options(model_options))
         if delegate:
             return self._delegate(samples, arguments)
         return run_with_bar(_job(samples, arguments, origin="python"), progress)
@@ -211,8 +220,5 @@ def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
     from ._bias_job import BiasJob
 
-    arguments = dict(arguments)
-    model = arguments.pop("model", None)
-    transforms = arguments.pop("transforms", None)
-    classes = arguments.pop("classes", None)
-    return BiasJob(samples, model, BiasSettings(**arguments), transforms, classes, origin=origin)
+    model, arguments = split_model(arguments)
+    return BiasJob(samples, settings=BiasSettings(**arguments), origin=origin, **model)

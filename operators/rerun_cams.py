@@ -64,6 +64,7 @@ class RerunCams(foo.Operator):
         methods=None,
         targets=None,
         progress=None,
+        **model_options,
     ):
         """Computes heatmaps with the settings of an earlier run.
 
@@ -84,10 +85,11 @@ class RerunCams(foo.Operator):
             model (None): needed where it was not a zoo model; its weights must be the run's
             transforms (None): of a plain module
             preprocess (None): likewise, of a run that had it instead of transforms
-            classes (None): of a plain module
+            classes (None): of a run with too many to be recorded
             methods (None): needed where a method was a function of your own
             targets (None): needed where a target was a function
             progress (None): whether to show a progress bar; FiftyOne's setting by default
+            **model_options: ``output`` and others of ``compute_cams`` that were functions of your own
 
         Returns:
             a ``Summary``, as ``compute_cams`` does
@@ -96,10 +98,11 @@ class RerunCams(foo.Operator):
             ValueError: if there is no such run, or if what is given is not what it had
         """
         from ._rerun import rerun_job
+        from ._settings import checked_options
 
         given = dict(
             model=model, transforms=transforms, preprocess=preprocess, classes=classes,
-            methods=methods, targets=targets,
+            methods=methods, targets=targets, options=checked_options(model_options),
         )  # fmt: skip
         job = rerun_job(
             samples, cam_key, new_key, source=source, resume=resume, origin="python", **given

@@ -5,6 +5,7 @@ import fiftyone.operators.types as types
 
 from ._bias_settings import RegionSettings
 from ._job_messages import job_messages, run_with_bar
+from ._settings import checked_options, split_model
 
 
 class TestRegion(foo.Operator):
@@ -42,8 +43,10 @@ class TestRegion(foo.Operator):
         model=None,
         *,
         transforms=None,
+        preprocess=None,
         classes=None,
         targets="predicted",
+        labels="auto",
         probe="auto",
         donors=4,
         feather=2,
@@ -54,12 +57,18 @@ class TestRegion(foo.Operator):
         precision="float32",
         seed=51,
         progress=None,
+        **model_options,
     ):
         """Tests a region without needing to know where objects are; writes nothing.
 
-        The region of each sample is replaced by the same region of samples of other predicted
-        classes, and so are random regions of its size and shape, which are the control; of the border,
-        for which there is no other place, the control is that of samples of the same class.
+        The region of each sample is replaced by the same region of samples of other classes, and so
+        are random regions of its size and shape, which are the control; of the border, for which there
+        is no other place, the control is that of samples of the same class.
+
+        Tested are the samples that have the class in question: the one predicted, of a multi-label
+        network each class from its threshold on, of a named class the samples that it is predicted for
+        or that are labelled with it. Samples without it lend their regions: they have no score that
+        could be lost.
 
         Example usage::
 
@@ -80,9 +89,12 @@ class TestRegion(foo.Operator):
                 ``find_background_bias``
             cam_key (None): a CAM run, whose target and, for ``"hottest"``, maps are used
             model (None): as in ``compute_cams``; may be left out for a run of a zoo model
-            transforms (None): as in ``compute_cams``
-            classes (None): likewise
+            transforms (None): as in ``compute_cams``; of a run what it had, where its record cannot hold it
+            preprocess (None): likewise
+            classes (None): as in ``compute_cams``; by default those of the run
             targets ("predicted"): without a run, what is tested: ``"predicted"``, or a class
+            labels ("auto"): the field that says which classes samples have, beside what is predicted, as
+                in ``find_background_bias``; None for none
             probe ("auto"): how many samples are tested, spread over the classes; at most 2,000
             donors (4): other samples, and random regions, per sample
             feather (2): pixels over which the two are mixed
@@ -93,6 +105,8 @@ class TestRegion(foo.Operator):
             precision ("float32"): of the forward
             seed (51): of everything random
             progress (None): whether to show a progress bar; FiftyOne's setting by default
+            **model_options: ``output``, ``task``, ``multi_label`` and the other options of the model
+                that ``compute_cams`` has; by default those of the run
 
         Returns:
             a ``RegionSummary`` with ``effect`` (mean, 95 % interval, n), ``region_drop``,
@@ -102,7 +116,12 @@ class TestRegion(foo.Operator):
         Raises:
             ValueError: if an argument is wrong, or the model is no classifier
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "samples", "progress")}
+        arguments = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "samples", "progress", "model_options")
+        }
+        arguments.update(checked_options(model_options))
         return run_with_bar(_job(samples, arguments), progress)
 
     def execute(self, ctx):
@@ -134,8 +153,5 @@ def _job(samples, arguments):
     """Checks the arguments and builds the job."""
     from ._bias_region_job import RegionJob
 
-    arguments = dict(arguments)
-    model = arguments.pop("model", None)
-    transforms = arguments.pop("transforms", None)
-    classes = arguments.pop("classes", None)
-    return RegionJob(samples, model, RegionSettings(**arguments), transforms, classes)
+    model, arguments = split_model(arguments)
+    return RegionJob(samples, settings=RegionSettings(**arguments), **model)

@@ -560,7 +560,7 @@ def test_form_of_doing_it_again(photo_dataset, rooms):
     dataset = photo_dataset(4)
     interrupted(rooms, dataset)
     settings = rooms._runs.config_of(dataset, "run").settings
-    zoo = {"model_source": "zoo", "model": "resnet18-imagenet-torch"}
+    zoo = {"model_source": "zoo", "model": "resnet18-imagenet-torch", "given": []}
     rooms._runs.update(dataset, "run", settings={**settings, **zoo})
     form = form_of("rerun_cams", dataset)
     assert form["resume"]["default"] is True

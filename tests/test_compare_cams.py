@@ -347,8 +347,11 @@ def test_nothing_is_left_when_it_is_cleared(make_planted):
 def test_overwriting_leaves_no_trace_of_the_first(make_planted):
     dataset = make_planted()
     compare(dataset)
+    compare(dataset)  # the same once more: it stores the same again
     with pytest.raises(ValueError, match="overwrite=True"):
-        compare(dataset)
+        compare(dataset, seed=52)
+    with pytest.raises(ValueError, match="overwrite=True"):
+        compare(dataset.limit(6))
     compare(dataset, "run_perfect", metrics=["deletion"], overwrite=True)
     first = dataset.first()
     assert first.run_perfect.deletion is not None
@@ -851,9 +854,8 @@ def test_execute_reports_and_shows_the_table(make_planted, monkeypatch):
     with pytest.raises(ValueError, match="not registered"):
         messages()
     job, models = inner("_compare_job"), inner("_models")
-    monkeypatch.setattr(job, "model_of_run", lambda *_: Planted())
-    load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda m, *_: load(m, to_tensor, CLASSES))
+    loaded = models.load_model(Planted(), to_tensor, CLASSES)
+    monkeypatch.setattr(job, "load_recorded", lambda *_: loaded)
     found = messages()
     names = [name for name, _ in found]
     assert "set_progress" in names[1]

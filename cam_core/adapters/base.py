@@ -331,19 +331,6 @@ class ExplainableModel:
         keep[:, 0] = True
         return _without_empty_columns(indices.masked_fill(~keep, -1)).cpu()
 
-    def one_class(self, probabilities: Tensor) -> Tensor:
-        """Returns the (N,) one class that is said of each image.
-
-        Args:
-            probabilities: (N, classes), see :meth:`probabilities`
-
-        Returns:
-            the most probable class; of a single output class 1 where its probability is above the threshold
-        """
-        if self.ending is not None and self.ending.width == 1 and probabilities.shape[1] == 2:
-            return (probabilities[:, 1] > self.threshold).long()
-        return probabilities.argmax(1)
-
     @functools.cached_property
     def structure(self) -> TokenStructure:
         """The tokens of the network, read off its modules."""

@@ -1,0 +1,1 @@
+"""The tests of what scores rest on: background, region, cue."""
