@@ -7,6 +7,8 @@ import fiftyone as fo
 from . import _detection_targets as _targets
 from . import _label_attributes, _runs
 from ._detection_labels import attributes
+from ._lock import writing_schema
+from .data.schema import declare_fields
 
 #: heatmap fields of single objects, at most
 MOST_MAPS = 5
@@ -128,16 +130,20 @@ def check_attributes(dataset, objects, key):
             )
 
 
+_OWN_DETECTIONS = {
+    "ftype": fo.EmbeddedDocumentField,
+    "embedded_doc_type": fo.Detections,
+    "description": "The model's own detections that were explained",
+}
+
+
 def declare(dataset, objects):
     """Declares what is written on labels, and the field of the model's own detections."""
-    if objects.own_field is not None and dataset.get_field(objects.own_field) is None:
-        dataset.add_sample_field(
-            objects.own_field,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.Detections,
-            description="The model's own detections that were explained",
-        )
-    if objects.own_field is not None or objects.targets.field is not None:
+    own = objects.own_field
+    if own is not None and dataset.get_field(own) is None:
+        with writing_schema(dataset):
+            declare_fields(dataset, {own: _OWN_DETECTIONS})
+    if own is not None or objects.targets.field is not None:
         _label_attributes.declare(dataset, objects.path, objects.attributes)
 
 
