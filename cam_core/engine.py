@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ def explain(
         images: (N, 3, H, W), already preprocessed, on the model's device
         methods ("gradcam"): names, callables or pairs with options, e.g.
             ``["layercam", ("eigencam", {"component": 2}), "gradcam+aug", my_method]``; ``+aug``,
-            ``+noise``, ``+multiscale`` and ``+eigen`` smooth any of them
+            ``+noise`` and ``+multiscale`` smooth any of them, ``+eigen`` those that add up channels:
+            of a list in which some do, the others are left without it, with a warning
         targets ("predicted"): ``"predicted"``, ``"top_3"``, a class index, a tensor (N,) or (N, K), a
             callable outputs -> (N,), or a list of these, one per K
         layers (None): names, globs or modules; the family's default by default
@@ -126,6 +128,8 @@ def explain(
     """
     model = adapt(model)
     chosen = resolve_methods(methods)
+    for note in filter(None, (method.note for method in chosen)):
+        warnings.warn(f"methods: {note}", stacklevel=2)
     check_images(images, model.module)
     if fuse is not None:
         maps_.check_rule(fuse)

@@ -307,6 +307,7 @@ class CamJob:
             settings=self.used,
             statuses=self._statuses,
             labels=self.plan.labels,
+            notes=self.plan.notes,
             bytes_written=self._writer.bytes_written,
             error=error or self._writer.error,
             status=status,

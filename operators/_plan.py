@@ -40,6 +40,7 @@ class Plan:
     made_folders: list = dataclasses.field(default_factory=list)
     objects: object = None
     memory_format: str = "contiguous"
+    notes: list = dataclasses.field(default_factory=list)
 
     @property
     def labels(self):
@@ -96,6 +97,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         map_dir=_checks.map_dir(s, dataset, key),
         objects=objects,
         memory_format=s.memory_format,
+        notes=[m.note for m in methods if m.note],
     )
     item = first_image(rows, model.transforms)
     plan.trial_image, plan.trial_item = item.image[None], item

@@ -24,6 +24,7 @@ class Summary:
         labels: of each label field that is explained a dict: ``field``, how many different ``labels``
             it has, how many of them are ``known`` to the model and how many ``unknown``; ``mapped``:
             dicts ``label, count, classes, how``; ``unmapped``: dicts ``label, count, near``
+        notes: what was asked for and not done, or done in another way, a sentence each
     """
 
     cam_key: str
@@ -39,6 +40,7 @@ class Summary:
     status: str = "finished"
     resumed: int = 0
     labels: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
         """One paragraph for people."""
@@ -52,6 +54,7 @@ class Summary:
         if blank:
             text += f"; {counted(blank, 'heatmaps')} without a picture (see the attribute 'status')"
         text += "".join(map(_labels_text, self.labels))
+        text += "".join(f"; {note}" for note in self.notes)
         if self.failed:
             first = self.failed[0]
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
