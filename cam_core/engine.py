@@ -32,7 +32,8 @@ class Explanation:
 
     Attributes:
         maps: ``{(method, layer): (N, K, h, w)}`` raw maps: signed, float32, on the layer's grid; NaN
-            where ``valid`` is false. Pixel methods have the layer ``"input"``, methods that follow the
+            where ``valid`` is false, but of methods that have no class, whose map is the same for every
+            target and needs none. Pixel methods have the layer ``"input"``, methods that follow the
             attention ``"attention"``; one that makes several maps has ``{method}_{name}`` for each
         scores: (N, K) explained scores, float32
         targets: (N, K) class indices, -1 where the target is not a class
@@ -333,7 +334,12 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         logits = run.model.logits(run.outputs).detach().float()
         probabilities = run.model.probabilities(run.outputs).detach().float()
     return Explanation(
-        maps={k: m.masked_fill(void[..., None, None], torch.nan) for k, m in maps.stacked(chosen)},
+        maps={
+            key: m.masked_fill(void[..., None, None], torch.nan)
+            if method.info.class_discriminative
+            else m
+            for method, key, m in maps.stacked(chosen)
+        },
         scores=found.masked_fill(gaps, torch.nan),
         targets=torch.stack([t.class_indices(count) for t in run.targets], 1),
         valid=~gaps.cpu(),
@@ -341,7 +347,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         input_size=(run.images.shape[-2], run.images.shape[-1]),
         probabilities=probabilities,
         layers=[layer.name for layer in run.layers],
-        component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
+        component_scores={k: v.masked_fill(gaps, torch.nan) for _, k, v in numbers.stacked(chosen)},
         details=[t.details(run.outputs) for t in run.targets],
     )
 
@@ -399,7 +405,7 @@ class _Columns:
             if name == layer:
                 column.append(column[0])
 
-    def stacked(self, chosen: Sequence[Method]) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    def stacked(self, chosen: Sequence[Method]) -> Iterator[tuple[Method, tuple[str, str], Tensor]]:
         for method in chosen:
             for key, column in self._rows.get(method.key, {}).items():
-                yield key, torch.stack(column, 1)
+                yield method, key, torch.stack(column, 1)

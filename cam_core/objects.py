@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from . import maps as maps_
 from .adapters import DetectionModel, Detections, ExplainableModel, adapt, object_targets
 from .adapters.detection import MOST_OBJECTS
+from .boxes import boxes_to_image
 from .capture import exclusive, unchanged
 from .engine import Explanation, explain
+from .geometry import Window, project
 from .metrics.portrait import box_coverage
 from .metrics.regions import box_masks
 from .object_choice import ObjectChoice, missed_objects
@@ -126,7 +128,11 @@ class ObjectExplanation:
         return top.masked_fill(~wanted.any(1)[:, None, None], torch.nan)
 
     def shares(
-        self, method: str, others: Sequence[Tensor] | None = None, size: Size = (224, 224)
+        self,
+        method: str,
+        others: Sequence[Tensor] | None = None,
+        size: Size = (224, 224),
+        windows: Sequence[Window] | None = None,
     ) -> ObjectShares:
         """Says of each object's heat how much lies in its box, on other objects and elsewhere.
 
@@ -134,7 +140,9 @@ class ObjectExplanation:
             method: a key of ``maps``
             others (None): N tensors (M_i, 4) of all objects in the images, in the input's pixels, the
                 explained ones among them or not; by default the explained ones
-            size ((224, 224)): of the heat that is measured, which covers the input whatever its aspect
+            size ((224, 224)): of the heat that is measured, which covers the picture whatever its aspect
+            windows (None): what the model saw of each picture: shares are then of the heat on the
+                picture, without what lies on a letterbox's padding. By default the input is the picture
 
         Returns:
             :class:`ObjectShares`
@@ -143,10 +151,17 @@ class ObjectExplanation:
             ValueError: if the method was not computed
         """
         height, width = self.explanation.input_size
-        frame = torch.tensor([width, height, width, height], dtype=torch.float32)
-        heat = maps_.upsample(self._of(method), size)
-        rest = None if others is None else _padded(others) / frame
-        return object_shares(heat, self.boxes / frame, rest)
+        maps, rest = self._of(method), None if others is None else _padded(others)
+        seen = list(windows or [Window.whole(height, width)] * len(maps))
+        shares = []
+        for i, window in enumerate(seen):
+            # Boxes and heat of one image at a time: each has its own window.
+            frame = torch.tensor([*reversed(window.image)] * 2, dtype=torch.float32)
+            sides = (height, width)
+            own = boxes_to_image(self.boxes[i : i + 1], window, sides) / frame
+            every = None if rest is None else boxes_to_image(rest[i : i + 1], window, sides) / frame
+            shares.append(object_shares(project(maps[i : i + 1], window, size), own, every))
+        return ObjectShares(*(torch.cat(column) for column in zip(*shares, strict=True)))
 
     def _of(self, method: str) -> Tensor:
         if method not in self.maps:
@@ -316,7 +331,7 @@ def object_shares(heat: Tensor, boxes: Tensor, others: Tensor | None = None) -> 
     count, objects = heat.shape[:2]
     boxes = boxes.to(heat)
     flat, own = heat.flatten(0, 1), boxes.flatten(0, 1)
-    inside = box_coverage(flat, own).unflatten(0, (count, objects))
+    inside = box_coverage(flat, own).unflatten(0, (count, objects)).clamp(0, 1)
     every = boxes if others is None else others.to(heat)
     size = (heat.shape[-2], heat.shape[-1])
     mine = box_masks(boxes, size)
@@ -328,9 +343,12 @@ def object_shares(heat: Tensor, boxes: Tensor, others: Tensor | None = None) -> 
             apart = rest.clone()
             apart[:, k] = 0
         covered = apart.amax(1) if apart.shape[1] else torch.zeros_like(heat[:, 0])
-        outside = covered * (1 - mine[:, k])
+        # Not covered * (1 - mine): of a pixel at the edge of the object's own box, which is among
+        # all boxes, a part would count as another's.
+        outside = (covered - mine[:, k]).clamp_min(0)
         on_others[:, k] = (heat[:, k] * outside).sum((1, 2)) / heat[:, k].sum((1, 2))
-    return ObjectShares(inside, on_others, 1 - inside - on_others)
+    on_others = torch.minimum(on_others.clamp_min(0), 1 - inside)
+    return ObjectShares(inside, on_others, (1 - inside - on_others).clamp(0, 1))
 
 
 def _padded(boxes: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,8 @@ from .data.schema import declare_fields
 
 #: heatmap fields of single objects, at most
 MOST_MAPS = 5
+#: the layer of a map that is the maximum over several
+FUSED = "fused"
 
 
 @dataclasses.dataclass
@@ -23,6 +25,7 @@ class Objects:
         maps: heatmap fields of single objects per method
         own_field: where the model's own detections are stored, or None
         prefix: what the names of attributes on labels of others begin with
+        per_layer: whether layers were named, so that methods without a class have a map of each
         methods: keys of the run's methods, known after the trial
     """
 
@@ -30,6 +33,7 @@ class Objects:
     maps: int = 0
     own_field: str = None
     prefix: str = ""
+    per_layer: bool = False
     methods: list = dataclasses.field(default_factory=list)
 
     @property
@@ -105,10 +109,16 @@ def plan_objects(settings, samples, model, key):
     if settings.fuse is not None:
         raise ValueError("fuse: a detector's feature levels are one map already; leave it out")
     targets = _targets.resolve_objects(settings.targets, samples, model, settings.class_map)
+    if settings.object_maps > targets.most:
+        raise ValueError(
+            f"object_maps: {settings.object_maps} objects cannot have maps of their own where at most "
+            f"{targets.most} are explained ('most' of targets); make one of them fit the other"
+        )
+    per_layer = settings.layers is not None
     if targets.field is not None:
-        return Objects(targets, settings.object_maps, prefix=f"{key}_")
+        return Objects(targets, settings.object_maps, prefix=f"{key}_", per_layer=per_layer)
     own = f"{key}_detections" if settings.store_prediction else None
-    return Objects(targets, settings.object_maps, own_field=own)
+    return Objects(targets, settings.object_maps, own_field=own, per_layer=per_layer)
 
 
 def check_attributes(dataset, objects, key):
@@ -162,7 +172,7 @@ class Found:
         seen: per image which of the objects the model saw anything of
     """
 
-    explanation: object
+    explanation: object = None
     given: list = None
     passed: list = None
     others: list = None
@@ -191,7 +201,7 @@ def explain_detections(model, images, plan, items=None):
 
     objects = plan.objects
     targets = objects.targets
-    found = Found(None)
+    found = Found()
     chosen = {"most": targets.most if items else 1, "classes": targets.classes}
     if targets.field is not None and items is not None:
         found, chosen = _given(targets, items, images.shape[-2:])
@@ -207,7 +217,7 @@ def explain_detections(model, images, plan, items=None):
     )
     columns = _strongest(result, objects.maps)
     return Explanation(
-        maps={(method, "objects"): _with_own(result, method, columns) for method in result.maps},
+        maps=_maps(result, columns, plan),
         scores=_picked(result.scores.cpu(), result.valid.cpu(), columns),
         targets=_classes(result, columns),
         valid=_valid(result, columns),
@@ -265,16 +275,44 @@ def _strongest(result, count):
     return torch.cat([order, missing], 1)[:, :count]
 
 
+def _maps(result, columns, plan):
+    """``{(method, layer): (N, K, h, w)}``: of methods without a class one map, whatever was found."""
+    from ..cam_core.methods import resolve_methods
+
+    layers = result.explanation.layers
+    free = {
+        key
+        for method in resolve_methods(plan.methods)
+        if not method.info.class_discriminative
+        for key, _ in method.keys(layers)
+    }
+    found = {}
+    for method, maps in result.maps.items():
+        own = [key for key in result.explanation.maps if key[0] == method]
+        together = own[0][1] if len(own) == 1 else FUSED
+        if method not in free:
+            found[method, together] = _with_own(result, method, columns)
+            continue
+        found[method, together] = maps[:, :1]
+        if plan.objects.per_layer and len(own) > 1:
+            found.update({key: result.explanation.maps[key][:, :1] for key in own})
+    return found
+
+
 def _with_own(result, method, columns):
-    """(N, 1 + count, h, w) the objects together, then the strongest ones."""
+    """(N, 1 + count, h, w) the objects together, then the strongest ones; in units of the method."""
     import torch
 
     maps = result.maps[method]
+    # Each object's map counts by its own maximum; the largest of these is the peak of them together.
+    valid = result.valid.to(maps.device)
+    peaks = maps.amax((-2, -1)).masked_fill(~valid, -torch.inf).nan_to_num(nan=-torch.inf).amax(1)
+    together = result.all_objects(method) * peaks.clamp_min(0)[:, None, None]
     index = columns.clamp_min(0).to(maps.device)[..., None, None].expand(-1, -1, *maps.shape[-2:])
     own = maps.gather(1, index).masked_fill(
         (columns < 0).to(maps.device)[..., None, None], torch.nan
     )
-    return torch.cat([result.all_objects(method)[:, None], own], 1)
+    return torch.cat([together[:, None], own], 1)
 
 
 def _picked(values, valid, columns):

@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from . import _checks, _heatmaps, _models, _provenance, _runs, _zoo
-from ._detections import MOST_MAPS, check_attributes, plan_objects
+from ._detections import FUSED, MOST_MAPS, check_attributes, plan_objects
 from ._explain import ExplainStep
 from ._images import one_line
 from ._loader import block_size, load_item
@@ -141,11 +141,16 @@ def _plan_fields(plan, methods, trial, settings):
     signed = {key for m in methods if m.info.signed for key, _ in m.keys(trial.layers)}
     tags = plan.tags[:1] if plan.objects else plan.tags
     plan.fields = _for_and_against(
-        _runs.plan_fields(plan.cam_key, shown, tags, plan.classless), plan, signed
+        _runs.plan_fields(
+            plan.cam_key, shown, tags, plan.classless, FUSED if plan.objects else None
+        ),
+        plan,
+        signed,
     )
     if plan.objects:
-        plan.objects.methods = [method for method, _ in shown]
+        plan.objects.methods = list(dict.fromkeys(method for method, _ in shown))
         plan.fields = plan.objects.fields(plan.fields, plan.classless)
+        _check_object_maps(plan)
     plan.scored = [
         f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
     ]
@@ -156,6 +161,21 @@ def _plan_fields(plan, methods, trial, settings):
             f"max_fields={len(plan.fields)}"
         )
     return shown
+
+
+def _check_object_maps(plan):
+    """Maps of single objects are refused where no method has such, and said to lack where one has none."""
+    without = [m for m in plan.objects.methods if m in plan.classless]
+    if not plan.objects.maps or not without:
+        return
+    if len(without) == len(plan.objects.methods):
+        raise ValueError(
+            f"object_maps: {', '.join(without)} is the same for every object of an image; leave object_maps "
+            "out, or ask for a method that has a class, such as 'layercam'"
+        )
+    plan.notes.append(
+        f"object_maps: {', '.join(without)} is the same for every object, one field each"
+    )
 
 
 def _for_and_against(fields, plan, signed):

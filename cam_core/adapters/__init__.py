@@ -88,7 +88,7 @@ def adapt(
     *,
     task: str | None = None,
     multi_label: bool = False,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     text_features: Tensor | None = None,
     encode_image: Callable[[Tensor], Any] | None = None,
 ) -> ExplainableModel:
@@ -107,7 +107,8 @@ def adapt(
         task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``;
             recognised by default
         multi_label (False): whether an image may have several classes, each with its own sigmoid
-        threshold (0.5): probability in (0, 1) from which on such a class is predicted
+        threshold (None): probability in (0, 1) from which on such a class is predicted, 0.5 by default;
+            of a detector the confidence of a detection, 0.25 by default
         text_features (None): (K, D) encoded texts, the classes of a zero-shot classifier
         encode_image (None): images -> (N, D) features of a zero-shot classifier, if not recognised
 
@@ -115,7 +116,9 @@ def adapt(
         TypeError: if the model is neither
         ValueError: if an option is not understood or does not fit the model
     """
-    options: dict[str, Any] = {"output": output, "multi_label": multi_label, "threshold": threshold}
+    options: dict[str, Any] = {"output": output, "multi_label": multi_label}
+    if threshold is not None:
+        options["threshold"] = threshold
     texts = text_features is not None or encode_image is not None
     if not isinstance(model, nn.Module):
         given = task or output is not None or multi_label or texts

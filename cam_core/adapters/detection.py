@@ -37,6 +37,7 @@ class DetectionModel(ExplainableModel):
         levels (None): names of the layers that hold the feature levels; found by default
         background (None): a class that is never an object
         confidence (0.25): confidence in (0, 1) from which on a detection counts as predicted
+        threshold (None): the same under the name that it has of other models
         **options: of :class:`cam_core.ExplainableModel`
 
     Raises:
@@ -55,22 +56,32 @@ class DetectionModel(ExplainableModel):
         levels: Sequence[str] | None = None,
         background: int | None = None,
         confidence: float = 0.25,
+        threshold: float | None = None,
         **options: Any,
     ):
-        super().__init__(module, **options)
+        confidence = confidence if threshold is None else threshold
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be a number between 0 and 1, got {confidence}")
+        super().__init__(module, threshold=confidence, **options)
         if self.output is not None:
             raise ValueError(
                 "output: a detector has boxes beside its scores; pass DetectionModel(model, read=a "
                 "callable (outputs, images) -> one Candidates per image)"
             )
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must be a number between 0 and 1, got {confidence}")
         self.background = background
-        self.confidence = confidence
         #: the layers that hold the feature levels, once they are known; an object is found on one of
         #: them, and its score need not depend on the others
         self.levels: list[str] = list(levels or ())
         self._reader = read
+
+    @property
+    def confidence(self) -> float:
+        """The confidence from which on a detection counts as predicted: its threshold."""
+        return self.threshold
+
+    @confidence.setter
+    def confidence(self, value: float) -> None:
+        self.threshold = value
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
