@@ -32,8 +32,7 @@ class Explanation:
 
     Attributes:
         maps: ``{(method, layer): (N, K, h, w)}`` raw maps: signed, float32, on the layer's grid; NaN
-            where ``valid`` is false, but of methods that have no class, whose map is the same for every
-            target and needs none. Pixel methods have the layer ``"input"``, methods that follow the
+            where ``valid`` is false. Pixel methods have the layer ``"input"``, methods that follow the
             attention ``"attention"``; one that makes several maps has ``{method}_{name}`` for each
         scores: (N, K) explained scores, float32
         targets: (N, K) class indices, -1 where the target is not a class
@@ -45,6 +44,8 @@ class Explanation:
         layers: names of the target layers, in the order of the forward they were given in
         component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
             such as the score of a concept
+        class_free: ``{(method, layer): (N, h, w)}`` the maps of methods that have no class, which are the
+            same for every target, also of images that have none
         details: K entries: what a target's ``details(outputs)`` says, such as a detector's candidates;
             None of a target that has none
     """
@@ -59,6 +60,7 @@ class Explanation:
     layers: list[str] = dataclasses.field(default_factory=list)
     component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
     details: list[Any] = dataclasses.field(default_factory=list)
+    class_free: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
 
     def heatmaps(self, size: tuple[int, int] | None = None) -> dict[tuple[str, str], Tensor]:
         """Rectified, upsampled and normalised maps over the model's input.
@@ -150,6 +152,7 @@ def explain(
         _smooth(result, run, chosen)
     if fuse is not None:
         _fuse(result, chosen, fuse)
+    _set_apart(result, chosen)
     return result
 
 
@@ -203,6 +206,18 @@ def _fuse(result: Explanation, chosen: Sequence[Method], rule: str) -> None:
         if places.get(key, "layer") == "layer":
             stack = [m for (k, layer), m in result.maps.items() if k == key]
             result.maps[key, "fused"] = maps_.fuse(stack, rule)
+
+
+def _set_apart(result: Explanation, chosen: Sequence[Method]) -> None:
+    """Keeps the maps that need no target apart; among those of targets there is none without one."""
+    void = ~result.scores.isfinite()[..., None, None]
+    free = {
+        key for m in chosen if not m.info.class_discriminative for key, _ in m.keys(result.layers)
+    }
+    for (key, layer), maps in result.maps.items():
+        if key in free:
+            result.class_free[key, layer] = maps[:, 0]
+            result.maps[key, layer] = maps.masked_fill(void.to(maps.device), torch.nan)
 
 
 def check_images(images: Any, module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -64,6 +64,8 @@ class ObjectExplanation:
         found: (N, K, 4) its box
         ious: (N, K) how far that and the object overlap, in [0, 1]
         candidates: (N, K) its index among the image's candidates, -1 for none
+        class_free: ``{method: (N, h, w)}`` the maps of methods that have no class, the maximum over all
+            feature levels, also of images without an object
         objects: (N, K) which object of the image it is: an index into the boxes that were given, or
             into the model's own detections, the strongest first; -1 for none
         explanation: the :class:`cam_core.Explanation` with the signed maps of each level
@@ -80,6 +82,7 @@ class ObjectExplanation:
     candidates: Tensor
     objects: Tensor
     explanation: Explanation
+    class_free: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def heatmaps(self, size: Size | None = None) -> dict[str, Tensor]:
         """Upsampled maps, each divided by its maximum.
@@ -245,8 +248,9 @@ def explain_objects(
     named = adapted.default_method if methods is None else methods
     result = explain(chooser, images, named, "predicted", layers, precision=precision, seed=seed)
     rows = result.details
+    free = {key: maps[:, None] for key, maps in result.class_free.items()}
     return ObjectExplanation(
-        maps=_fused(result),
+        maps=_fused(result.maps),
         boxes=torch.stack([row.boxes for row in rows], 1),
         labels=torch.stack([row.labels for row in rows], 1),
         valid=result.valid,
@@ -257,6 +261,7 @@ def explain_objects(
         candidates=torch.stack([row.candidates for row in rows], 1),
         objects=choice.indices(),
         explanation=result,
+        class_free={m: maps[:, 0] for m, maps in _fused(free).items()},
     )
 
 
@@ -283,14 +288,14 @@ def _check_detector(model: ExplainableModel) -> None:
         )
 
 
-def _fused(result: Explanation) -> dict[str, Tensor]:
+def _fused(levels: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
     """The maximum over levels.
 
     Not of maps divided by their maxima: a level on which the object is not found would count as much
     as the one on which it is.
     """
     by_method: dict[str, list[Tensor]] = {}
-    for (method, _), maps in result.maps.items():
+    for (method, _), maps in levels.items():
         by_method.setdefault(method, []).append(maps_.rectify(maps))
     return {method: fuse_levels(maps) for method, maps in by_method.items()}
 

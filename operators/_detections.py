@@ -216,8 +216,9 @@ def explain_detections(model, images, plan, items=None):
         **chosen,
     )
     columns = _strongest(result, objects.maps)
+    maps, free = _maps(result, columns, plan)
     return Explanation(
-        maps=_maps(result, columns, plan),
+        maps=maps,
         scores=_picked(result.scores.cpu(), result.valid.cpu(), columns),
         targets=_classes(result, columns),
         valid=_valid(result, columns),
@@ -225,6 +226,7 @@ def explain_detections(model, images, plan, items=None):
         input_size=result.explanation.input_size,
         layers=result.explanation.layers,
         details=[found],
+        class_free=free,
     )
 
 
@@ -276,27 +278,21 @@ def _strongest(result, count):
 
 
 def _maps(result, columns, plan):
-    """``{(method, layer): (N, K, h, w)}``: of methods without a class one map, whatever was found."""
-    from ..cam_core.methods import resolve_methods
+    """``{(method, layer): (N, K, h, w)}``; and ``{(method, layer): (N, h, w)}`` of methods without a class.
 
-    layers = result.explanation.layers
-    free = {
-        key
-        for method in resolve_methods(plan.methods)
-        if not method.info.class_discriminative
-        for key, _ in method.keys(layers)
-    }
-    found = {}
-    for method, maps in result.maps.items():
+    Of these there is one map of all levels, and one of each level where layers were named.
+    """
+    found, free = {}, {}
+    for method in result.maps:
         own = [key for key in result.explanation.maps if key[0] == method]
         together = own[0][1] if len(own) == 1 else FUSED
-        if method not in free:
-            found[method, together] = _with_own(result, method, columns)
-            continue
-        found[method, together] = maps[:, :1]
-        if plan.objects.per_layer and len(own) > 1:
-            found.update({key: result.explanation.maps[key][:, :1] for key in own})
-    return found
+        found[method, together] = _with_own(result, method, columns)
+        if method in result.class_free:
+            free[method, together] = result.class_free[method]
+            if plan.objects.per_layer and len(own) > 1:
+                found.update({key: result.explanation.maps[key][:, :1] for key in own})
+                free.update({key: result.explanation.class_free[key] for key in own})
+    return found, free
 
 
 def _with_own(result, method, columns):

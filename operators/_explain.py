@@ -87,6 +87,8 @@ class ExplainStep:
 
     def _add_heatmaps(self, result, batch, labels, columns):
         for (method, layer), maps in result.maps.items():
+            if method in self._plan.classless:
+                maps = result.class_free[method, layer][:, None]
             own = [self._plan.fields.get((method, layer, tag)) for tag in self._plan.tags]
             against = [
                 self._plan.fields.get((method, layer, against_tag(tag))) for tag in self._plan.tags
