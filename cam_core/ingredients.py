@@ -146,12 +146,25 @@ class Kitchen:
         names = list(self._run.taps)
         found = gradients_of(score, [self._run.taps[n] for n in names], retain=not last)
         result = {}
+        elsewhere = self._found_on_one_level(found)
         for name, gradient in zip(names, found, strict=True):
-            grid = self._run.grids[name]
-            result[name] = _checked_alive(
-                self._run, name, None if gradient is None else grid.to_maps(gradient)
-            )
+            own = None if gradient is None else self._run.grids[name].to_maps(gradient)
+            if own is None and elsewhere:
+                own = torch.zeros_like(self._run.activations[name])
+            if own is None or not elsewhere:
+                own = _checked_alive(self._run, name, own)
+            result[name] = own
         return result
+
+    def _found_on_one_level(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether layers without a gradient are levels of a detector that found the object on another.
+
+        Or that found none in these images, which says nothing of its layers.
+        """
+        if not hasattr(self._run.model, "detections"):
+            return False
+        alive = any(g is not None and bool(g.any()) for g in gradients)
+        return alive or not bool(self._target.valid(self._count, self._run.outputs).any())
 
     def serve(self, method: Method, layer: Layer | None) -> Components:
         """Runs a method.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import maps as maps_
 from .adapters import DetectionModel, Detections, ExplainableModel, adapt, object_targets
 from .adapters.detection import MOST_OBJECTS
+from .adapters.readings import CONTRACT
 from .boxes import boxes_to_image
 from .capture import exclusive, unchanged
 from .engine import Explanation, explain
@@ -284,7 +285,7 @@ def _check_detector(model: ExplainableModel) -> None:
     if not hasattr(model, "detections"):
         raise ValueError(
             f"model: {type(model.module).__name__} is no detector that is recognised; pass "
-            "DetectionModel(model, read=a callable (outputs, images) -> one Candidates per image)"
+            f"adapt(model, read=a callable): {CONTRACT}"
         )
 
 

@@ -156,7 +156,7 @@ def load_model(
         preprocess (None): instead of transforms: maps an image's path to a float tensor (C, h, w), as
             transforms with an attribute ``takes_path`` do
         texts (()): prompts that will be explained: the classes of a zero-shot model that has none
-        **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``
+        **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``, ``read``
 
     Returns:
         a :class:`LoadedModel`
@@ -187,6 +187,8 @@ def _checked(loaded, options):
             raise ValueError(
                 f"{name}: has no effect on this {loaded.kind or 'model'}; leave it out"
             )
+    if "read" in options and getattr(loaded.adapted, "reader", None) is not options["read"]:
+        raise ValueError(f"read: has no effect on this {loaded.kind or 'model'}; leave it out")
     return loaded
 
 
@@ -274,7 +276,7 @@ def load_own(own, given=None):
         ValueError: if it cannot be loaded; the message says what to do
     """
     given = given or _Given(None, None, None, {})
-    given = given.after(_own_models.transforms_of(own), own.classes, own.options)
+    given = given.after(_own_models.transforms_of(own), own.classes, _own_models.options_of(own))
     found = _named_models.load(own.spec, own.classes, given.device, trusted=True)
     return _from_found(found, own.name, given)
 

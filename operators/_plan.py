@@ -108,6 +108,10 @@ def make_plan(dataset, model, settings, rows, samples=None):
         plan.prediction_field = None
     if trial.logits is not None and model.classes is not None:
         _checks.check_classes(model.classes, trial.logits.shape[1])
+    if objects and model.classes is not None and getattr(model.adapted, "reader", None):
+        known, complete = model.adapted.known_classes, model.adapted.complete
+        if complete or known > len(model.classes):
+            _checks.check_classes(model.classes, known)
     plan.layers = trial.layers or None
     shown = _plan_fields(plan, methods, trial, s)
     _runs.check_fields(dataset, plan.all_fields, key, s.overwrite)
@@ -317,7 +321,7 @@ def describe_run(plan, model, settings, samples, origin):
             [fn.cam_info.name, options] if options else fn.cam_info.name
             for fn, options in plan.methods
         ],
-        code=_provenance.describe_code(_functions(plan)),
+        code=_provenance.describe_code(_functions(plan, settings)),
         layers=list(plan.layers or []),
         num_workers=min(8, os.cpu_count() or 1) if workers is None else workers,
         precision=plan.precision,
@@ -332,9 +336,10 @@ def describe_run(plan, model, settings, samples, origin):
     return _runs.jsonable(used)
 
 
-def _functions(plan):
+def _functions(plan, settings):
     targets = plan.targets.functions if isinstance(plan.targets, RunTargets) else []
-    return [fn for fn, _ in plan.methods] + targets
+    read = [settings.read] if settings.read is not None else []
+    return [fn for fn, _ in plan.methods] + targets + read
 
 
 def batch_settings(used, batch_size):

@@ -164,7 +164,7 @@ def _version_of(name):
 # What must be the same for a run to be gone on with; the order is that of the message.
 _DECISIVE = (
     "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
-    "class_map", "output", "task", "multi_label", "threshold",
+    "class_map", "output", "task", "multi_label", "threshold", "read",
     "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format", "storage",
     "output_dir", "seed", "batch_size", "device", "plugin",
 )  # fmt: skip

@@ -12,7 +12,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 BACKENDS = ("local", "ray")
 #: what of the settings is about the model: arguments of ``cam_core.adapt``
-MODEL_OPTIONS = ("output", "task", "multi_label", "threshold")
+MODEL_OPTIONS = ("output", "task", "multi_label", "threshold", "read")
 
 
 @dataclasses.dataclass
@@ -43,6 +43,7 @@ class Settings:
     task: str = None
     multi_label: bool = None
     threshold: float = None
+    read: object = None
     memory_format: str = "contiguous"
     backend: str = "local"
     resources: dict = None
@@ -75,6 +76,8 @@ class Settings:
             raise ValueError("cam_key: needed with resume=True, the key of the run to go on with")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if self.read is not None and not callable(self.read):
+            raise ValueError(f"read: {self.read!r} is not callable")
         if self.multi_label not in (None, True, False):
             raise ValueError(f"multi_label must be True or False, got {self.multi_label!r}")
         if self.threshold is not None:
@@ -93,7 +96,9 @@ class Settings:
     def describe(self):
         """Returns the settings as JSON-able values, for the run record."""
         values = dataclasses.asdict(
-            dataclasses.replace(self, methods=None, targets=None, layers=None, output=None)
+            dataclasses.replace(
+                self, methods=None, targets=None, layers=None, output=None, read=None
+            )
         )
         del values["resume"], values["overwrite"]  # of a call, not of what is computed
         if self.output_dir is not None:
@@ -101,6 +106,7 @@ class Settings:
         values["methods"] = describe(self.methods)
         values["targets"] = describe(canonical(self.targets))
         values["output"] = describe(self.output)
+        values["read"] = describe(self.read)
         values["layers"] = describe(self.layers)
         return values
 

@@ -29,6 +29,7 @@ class RegisterModel(foo.Operator):
         task=None,
         multi_label=None,
         threshold=None,
+        read=None,
         overwrite=False,
     ):
         """Registers a model: every form shows it under My models, and a run records its name.
@@ -65,9 +66,13 @@ class RegisterModel(foo.Operator):
                 ``std``. The architecture's own by default
             classes (None): class names in the order of the outputs
             output (None): where the scores are in what the model returns: a key, an index or a path
-            task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
+            task (None): ``"classification"``, ``"regression"``, ``"segmentation"``,
+                ``"embedding"`` or ``"detection"``
             multi_label (None): whether an image may have several classes
-            threshold (None): probability in (0, 1) from which on such a class is predicted
+            threshold (None): probability in (0, 1) from which on such a class is predicted, or something
+                counts as detected
+            read (None): of a detector that is not recognised: ``"package.module:function"`` or the function
+                itself, which maps what the model returns to boxes, scores and classes; see ``compute_cams``
             overwrite (False): whether a model of the same name is replaced
 
         Returns:
@@ -85,6 +90,7 @@ class RegisterModel(foo.Operator):
             "task": task,
             "multi_label": multi_label,
             "threshold": threshold,
+            "read": _entry_point(read, "read"),
         }
         model = _own_models.OwnModel(
             name=name,

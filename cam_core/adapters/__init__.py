@@ -22,6 +22,7 @@ from .detectors_yolo import UltralyticsDetector
 from .embedding import EmbeddingModel, component_target, similarity_target
 from .object_targets import object_target, object_targets
 from .outputs import OutputPath
+from .readings import CONTRACT
 from .regression import Regressor
 from .segmentation import SegmentationModel, mask_target
 from .transformer import TransformerClassifier
@@ -59,6 +60,9 @@ _TASKS: dict[str, list[type[ExplainableModel]]] = {
     ],
 }
 
+# Overlap of two detections of a class from which on the weaker goes, unless `read` says another.
+_SUPPRESSION = 0.5
+
 __all__ = [
     "FAMILIES",
     "Candidates",
@@ -91,6 +95,7 @@ def adapt(
     threshold: float | None = None,
     text_features: Tensor | None = None,
     encode_image: Callable[[Tensor], Any] | None = None,
+    read: Callable | None = None,
 ) -> ExplainableModel:
     """Returns the explainable form of a model.
 
@@ -111,6 +116,10 @@ def adapt(
             of a detector the confidence of a detection, 0.25 by default
         text_features (None): (K, D) encoded texts, the classes of a zero-shot classifier
         encode_image (None): images -> (N, D) features of a zero-shot classifier, if not recognised
+        read (None): of a detector that is not recognised: what it returned -> boxes, scores and classes
+            for each image, before or after suppression; see :class:`DetectionModel`. Detections of a
+            class that overlap by more than half are dropped but for the strongest; an attribute
+            ``suppression`` of the callable says another overlap, or None for none
 
     Raises:
         TypeError: if the model is neither
@@ -121,10 +130,12 @@ def adapt(
         options["threshold"] = threshold
     texts = text_features is not None or encode_image is not None
     if not isinstance(model, nn.Module):
-        given = task or output is not None or multi_label or texts
+        given = task or output is not None or multi_label or texts or read is not None
         return _checked(model, bool(given))
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
+    if read is not None:
+        return _read_detector(model, read, task, texts, options)
     if texts:
         if task is not None:
             raise ValueError(
@@ -140,6 +151,11 @@ def adapt(
         raise ValueError(
             f"task: {type(model).__name__} is not recognised for {task!r}; known are "
             f"{', '.join(f.family for f in families)}"
+            + (
+                f"; for one of your own pass read=a callable: {CONTRACT}"
+                if task == "detection"
+                else ""
+            )
         )
     family = matching[0]
     if multi_label and not issubclass(family, (TransformerClassifier, CnnClassifier)):
@@ -147,6 +163,23 @@ def adapt(
             f"multi_label: is for classifiers, and this is a {family.family}; leave it out"
         )
     return family(model, **options)
+
+
+def _read_detector(
+    model: nn.Module, read: Callable, task: str | None, texts: bool, options: dict[str, Any]
+) -> DetectionModel:
+    if task not in (None, "detection") or texts:
+        other = "texts" if texts else f"task={task!r}"
+        raise ValueError(
+            f"read: is of detectors, and {other} says that this is none; leave one out"
+        )
+    if options.pop("multi_label"):
+        raise ValueError(
+            "multi_label: is for classifiers, and read= is of detectors; leave one out"
+        )
+    return DetectionModel(
+        model, read=read, suppression=getattr(read, "suppression", _SUPPRESSION), **options
+    )
 
 
 def _checked(model: Any, options: bool) -> ExplainableModel:
