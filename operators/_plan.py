@@ -109,9 +109,9 @@ def make_plan(dataset, model, settings, rows, samples=None):
     if trial.logits is not None and model.classes is not None:
         _checks.check_classes(model.classes, trial.logits.shape[1])
     if objects and model.classes is not None and getattr(model.adapted, "reader", None):
-        known, complete = model.adapted.known_classes, model.adapted.complete
-        if complete or known > len(model.classes):
-            _checks.check_classes(model.classes, known)
+        told = model.adapted.told
+        if told["complete"] or told["classes"] > len(model.classes):
+            _checks.check_classes(model.classes, told["classes"])
     plan.layers = trial.layers or None
     shown = _plan_fields(plan, methods, trial, s)
     _runs.check_fields(dataset, plan.all_fields, key, s.overwrite)

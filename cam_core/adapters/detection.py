@@ -94,8 +94,9 @@ class DetectionModel(ExplainableModel):
         self._overlap = suppression
         #: what reads the module's outputs, or None where the family knows
         self.reader = read
-        #: classes that ``read`` has told of, and whether these are all: it may name those it has found
-        self.known_classes, self.complete = 0, True
+        #: how many classes ``read`` has told of, and whether these are all: it may name those it has
+        #: found. Changed in place, as is ``levels``: a copy that explains finds out for all
+        self.told: dict[str, int] = {"classes": 0, "complete": True}
 
     @property
     def confidence(self) -> float:
@@ -142,12 +143,12 @@ class DetectionModel(ExplainableModel):
                 f"model: where {type(self.module).__name__} has its boxes is not known; pass read=a callable: "
                 f"{CONTRACT}"
             )
-        found = candidates_of(call_reader(self.reader, raw, images), images, self.known_classes)
+        found = candidates_of(call_reader(self.reader, raw, images), images, self.told["classes"])
         check_graph(found, raw)
         if torch.is_grad_enabled():
             found = rooted(found, raw)
-        self.known_classes = max(self.known_classes, *(c.logits.shape[1] for c in found))
-        self.complete = all(c.complete for c in found)
+        self.told["classes"] = max(self.told["classes"], *(c.logits.shape[1] for c in found))
+        self.told["complete"] = all(c.complete for c in found)
         return found
 
     def logits(self, outputs: DetectorOutputs) -> Tensor:
@@ -235,7 +236,7 @@ class DetectionModel(ExplainableModel):
             images: (N, 3, H, W)
         """
         if not self.levels and self.reader is not None:
-            self.levels = measured_levels(self, images)
+            self.levels.extend(measured_levels(self, images))
         return list(self.levels or super().default_layers(images))
 
     def on_input(self, maps: Tensor, image_size: tuple[int, int]) -> Tensor:
