@@ -97,7 +97,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         map_dir=_checks.map_dir(s, dataset, key),
         objects=objects,
         memory_format=s.memory_format,
-        notes=[m.note for m in methods if m.note],
+        notes=[*(m.note for m in methods if m.note), *getattr(targets, "notes", ())],
     )
     item = first_image(rows, model.transforms)
     plan.trial_image, plan.trial_item = item.image[None], item
