@@ -244,7 +244,9 @@ def gradients_of(score: Tensor, taps: list[Tensor], retain: bool) -> list[Tensor
     scale = 1024.0 if half else 1.0
     # Under autocast a backward would be cast anew, down to half where the forward was exact.
     with torch.autocast(score.device.type, enabled=False):
-        grads = torch.autograd.grad(
-            score, taps, torch.full_like(score, scale), retain_graph=retain, allow_unused=True
-        )
+        # One number, not a gradient for each score: torch checks the shapes of these with SymPy, whose
+        # import takes a second of the first call.
+        with torch.enable_grad():
+            total = (score * scale).sum() if half else score.sum()
+        grads = torch.autograd.grad(total, taps, retain_graph=retain, allow_unused=True)
     return [None if g is None else g.float() / scale if half else g.float() for g in grads]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -56,6 +57,8 @@ class Explanation:
         component_scores: ``{(method, layer): (N, K)}`` a number for each map of methods that give one,
             such as the score of a concept
         places: how and where the maps of each layer lie on the input, for those that were measured
+        class_free: ``{(method, layer): (N, h, w)}`` the maps of methods that have no class, which are the
+            same for every target, also of images that have none
         details: K entries: what a target's ``details(outputs)`` says, such as a detector's candidates;
             None of a target that has none
     """
@@ -70,6 +73,7 @@ class Explanation:
     layers: list[str] = dataclasses.field(default_factory=list)
     component_scores: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
     details: list[Any] = dataclasses.field(default_factory=list)
+    class_free: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
     places: dict[str, Place] = dataclasses.field(default_factory=dict)
 
     def window(self, layer: str, window: Window) -> Window:
@@ -139,7 +143,8 @@ def explain(
         images: (N, 3, H, W), already preprocessed, on the model's device
         methods ("gradcam"): names, callables or pairs with options, e.g.
             ``["layercam", ("eigencam", {"component": 2}), "gradcam+aug", my_method]``; ``+aug``,
-            ``+noise``, ``+multiscale`` and ``+eigen`` smooth any of them
+            ``+noise`` and ``+multiscale`` smooth any of them, ``+eigen`` those that add up channels:
+            of a list in which some do, the others are left without it, with a warning
         targets ("predicted"): ``"predicted"``, ``"top_3"``, a class index, a tensor (N,) or (N, K), a
             callable outputs -> (N,), or a list of these, one per K
         layers (None): names, globs or modules; the family's default by default
@@ -161,6 +166,8 @@ def explain(
     model = adapt(model)
     chosen = resolve_methods(methods)
     check_network(model.module, [m.key for m in chosen if m.info.needs_layer])
+    for note in filter(None, (method.note for method in chosen)):
+        warnings.warn(f"methods: {note}", stacklevel=2)
     check_images(images, model.module)
     if fuse is not None:
         maps_.check_rule(fuse)
@@ -181,6 +188,7 @@ def explain(
         _add_calls(result, placed)
     if fuse is not None:
         _fuse(result, chosen, fuse)
+    _set_apart(result, chosen)
     return result
 
 
@@ -272,6 +280,18 @@ def _add_calls(result: Explanation, placed: PlacedLayers) -> None:
                     parts = [dict(rows)[key, call] for call in calls]
                     shown[key, name], result.places[name] = add_maps(parts, places)
         result.layers = list(dict.fromkeys(name if x in calls else x for x in result.layers))
+
+
+def _set_apart(result: Explanation, chosen: Sequence[Method]) -> None:
+    """Keeps the maps that need no target apart; among those of targets there is none without one."""
+    void = ~result.scores.isfinite()[..., None, None]
+    free = {
+        key for m in chosen if not m.info.class_discriminative for key, _ in m.keys(result.layers)
+    }
+    for (key, layer), maps in result.maps.items():
+        if key in free:
+            result.class_free[key, layer] = maps[:, 0]
+            result.maps[key, layer] = maps.masked_fill(void.to(maps.device), torch.nan)
 
 
 def check_images(images: Any, module: nn.Module) -> None:
@@ -417,7 +437,12 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         logits = run.model.logits(run.outputs).detach().float()
         probabilities = run.model.probabilities(run.outputs).detach().float()
     return Explanation(
-        maps={k: m.masked_fill(void[..., None, None], torch.nan) for k, m in maps.stacked(chosen)},
+        maps={
+            key: m.masked_fill(void[..., None, None], torch.nan)
+            if method.info.class_discriminative
+            else m
+            for method, key, m in maps.stacked(chosen)
+        },
         scores=found.masked_fill(gaps, torch.nan),
         targets=torch.stack([t.class_indices(count) for t in run.targets], 1),
         valid=~gaps.cpu(),
@@ -425,7 +450,7 @@ def _cook(run: Pass, chosen: Sequence[Method]) -> Explanation:
         input_size=(run.images.shape[-2], run.images.shape[-1]),
         probabilities=probabilities,
         layers=[layer.name for layer in run.layers],
-        component_scores={k: v.masked_fill(gaps, torch.nan) for k, v in numbers.stacked(chosen)},
+        component_scores={k: v.masked_fill(gaps, torch.nan) for _, k, v in numbers.stacked(chosen)},
         details=[t.details(run.outputs) for t in run.targets],
         places=dict(run.places),
     )
@@ -484,7 +509,7 @@ class _Columns:
             if name == layer:
                 column.append(column[0])
 
-    def stacked(self, chosen: Sequence[Method]) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    def stacked(self, chosen: Sequence[Method]) -> Iterator[tuple[Method, tuple[str, str], Tensor]]:
         for method in chosen:
             for key, column in self._rows.get(method.key, {}).items():
-                yield key, torch.stack(column, 1)
+                yield method, key, torch.stack(column, 1)

@@ -163,18 +163,28 @@ class Kitchen:
         names = list(self._run.taps)
         found = gradients_of(score, [self._run.taps[n] for n in names], retain=not last)
         result = {}
+        elsewhere = self._found_on_one_level(found)
         for name, gradient in zip(names, found, strict=True):
-            if gradient is None and name not in getattr(self._run.model, "levels", ()):
-                position = names.index(name)
+            own = None if gradient is None else self._run.grids[name].to_maps(gradient)
+            if own is None and elsewhere:
+                own = torch.zeros_like(self._run.activations[name])
+            if own is None:
                 raise ValueError(
-                    f"targets: the score has no gradient at layer {name!r}: {self._why(position)} "
+                    f"targets: the score has no gradient at layer {name!r}: {self._why(names.index(name))} "
                     "(list_layers(model) shows what there is)"
                 )
-            grid = self._run.grids[name]
-            result[name] = _checked_alive(
-                self._run, name, None if gradient is None else grid.to_maps(gradient)
-            )
+            result[name] = own if elsewhere else _checked_alive(self._run, name, own)
         return result
+
+    def _found_on_one_level(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether layers without a gradient are levels of a detector that found the object on another.
+
+        Or that found none in these images, which says nothing of its layers.
+        """
+        if not hasattr(self._run.model, "detections"):
+            return False
+        alive = any(g is not None and bool(g.any()) for g in gradients)
+        return alive or not bool(self._target.valid(self._count, self._run.outputs).any())
 
     def _why(self, position: int) -> str:
         """Why the score has no gradient at a layer, by its place among the taps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from . import maps as maps_
 from .adapters import DetectionModel, Detections, ExplainableModel, adapt, object_targets
 from .adapters.detection import MOST_OBJECTS
+from .adapters.readings import CONTRACT
+from .boxes import boxes_to_image
 from .capture import exclusive, unchanged
 from .engine import Explanation, explain
+from .geometry import Window, project
 from .metrics.portrait import box_coverage
 from .metrics.regions import box_masks
 from .object_choice import ObjectChoice, missed_objects
@@ -62,6 +65,8 @@ class ObjectExplanation:
         found: (N, K, 4) its box
         ious: (N, K) how far that and the object overlap, in [0, 1]
         candidates: (N, K) its index among the image's candidates, -1 for none
+        class_free: ``{method: (N, h, w)}`` the maps of methods that have no class, the maximum over all
+            feature levels, also of images without an object
         objects: (N, K) which object of the image it is: an index into the boxes that were given, or
             into the model's own detections, the strongest first; -1 for none
         explanation: the :class:`cam_core.Explanation` with the signed maps of each level
@@ -78,6 +83,7 @@ class ObjectExplanation:
     candidates: Tensor
     objects: Tensor
     explanation: Explanation
+    class_free: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def heatmaps(self, size: Size | None = None) -> dict[str, Tensor]:
         """Upsampled maps, each divided by its maximum.
@@ -126,7 +132,11 @@ class ObjectExplanation:
         return top.masked_fill(~wanted.any(1)[:, None, None], torch.nan)
 
     def shares(
-        self, method: str, others: Sequence[Tensor] | None = None, size: Size = (224, 224)
+        self,
+        method: str,
+        others: Sequence[Tensor] | None = None,
+        size: Size = (224, 224),
+        windows: Sequence[Window] | None = None,
     ) -> ObjectShares:
         """Says of each object's heat how much lies in its box, on other objects and elsewhere.
 
@@ -134,7 +144,9 @@ class ObjectExplanation:
             method: a key of ``maps``
             others (None): N tensors (M_i, 4) of all objects in the images, in the input's pixels, the
                 explained ones among them or not; by default the explained ones
-            size ((224, 224)): of the heat that is measured, which covers the input whatever its aspect
+            size ((224, 224)): of the heat that is measured, which covers the picture whatever its aspect
+            windows (None): what the model saw of each picture: shares are then of the heat on the
+                picture, without what lies on a letterbox's padding. By default the input is the picture
 
         Returns:
             :class:`ObjectShares`
@@ -143,10 +155,17 @@ class ObjectExplanation:
             ValueError: if the method was not computed
         """
         height, width = self.explanation.input_size
-        frame = torch.tensor([width, height, width, height], dtype=torch.float32)
-        heat = maps_.upsample(self._of(method), size)
-        rest = None if others is None else _padded(others) / frame
-        return object_shares(heat, self.boxes / frame, rest)
+        maps, rest = self._of(method), None if others is None else _padded(others)
+        seen = list(windows or [Window.whole(height, width)] * len(maps))
+        shares = []
+        for i, window in enumerate(seen):
+            # Boxes and heat of one image at a time: each has its own window.
+            frame = torch.tensor([*reversed(window.image)] * 2, dtype=torch.float32)
+            sides = (height, width)
+            own = boxes_to_image(self.boxes[i : i + 1], window, sides) / frame
+            every = None if rest is None else boxes_to_image(rest[i : i + 1], window, sides) / frame
+            shares.append(object_shares(project(maps[i : i + 1], window, size), own, every))
+        return ObjectShares(*(torch.cat(column) for column in zip(*shares, strict=True)))
 
     def _of(self, method: str) -> Tensor:
         if method not in self.maps:
@@ -230,8 +249,9 @@ def explain_objects(
     named = adapted.default_method if methods is None else methods
     result = explain(chooser, images, named, "predicted", layers, precision=precision, seed=seed)
     rows = result.details
+    free = {key: maps[:, None] for key, maps in result.class_free.items()}
     return ObjectExplanation(
-        maps=_fused(result),
+        maps=_fused(result.maps),
         boxes=torch.stack([row.boxes for row in rows], 1),
         labels=torch.stack([row.labels for row in rows], 1),
         valid=result.valid,
@@ -242,6 +262,7 @@ def explain_objects(
         candidates=torch.stack([row.candidates for row in rows], 1),
         objects=choice.indices(),
         explanation=result,
+        class_free={m: maps[:, 0] for m, maps in _fused(free).items()},
     )
 
 
@@ -264,18 +285,18 @@ def _check_detector(model: ExplainableModel) -> None:
     if not hasattr(model, "detections"):
         raise ValueError(
             f"model: {type(model.module).__name__} is no detector that is recognised; pass "
-            "DetectionModel(model, read=a callable (outputs, images) -> one Candidates per image)"
+            f"adapt(model, read=a callable): {CONTRACT}"
         )
 
 
-def _fused(result: Explanation) -> dict[str, Tensor]:
+def _fused(levels: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
     """The maximum over levels.
 
     Not of maps divided by their maxima: a level on which the object is not found would count as much
     as the one on which it is.
     """
     by_method: dict[str, list[Tensor]] = {}
-    for (method, _), maps in result.maps.items():
+    for (method, _), maps in levels.items():
         by_method.setdefault(method, []).append(maps_.rectify(maps))
     return {method: fuse_levels(maps) for method, maps in by_method.items()}
 
@@ -316,7 +337,7 @@ def object_shares(heat: Tensor, boxes: Tensor, others: Tensor | None = None) -> 
     count, objects = heat.shape[:2]
     boxes = boxes.to(heat)
     flat, own = heat.flatten(0, 1), boxes.flatten(0, 1)
-    inside = box_coverage(flat, own).unflatten(0, (count, objects))
+    inside = box_coverage(flat, own).unflatten(0, (count, objects)).clamp(0, 1)
     every = boxes if others is None else others.to(heat)
     size = (heat.shape[-2], heat.shape[-1])
     mine = box_masks(boxes, size)
@@ -328,9 +349,12 @@ def object_shares(heat: Tensor, boxes: Tensor, others: Tensor | None = None) -> 
             apart = rest.clone()
             apart[:, k] = 0
         covered = apart.amax(1) if apart.shape[1] else torch.zeros_like(heat[:, 0])
-        outside = covered * (1 - mine[:, k])
+        # Not covered * (1 - mine): of a pixel at the edge of the object's own box, which is among
+        # all boxes, a part would count as another's.
+        outside = (covered - mine[:, k]).clamp_min(0)
         on_others[:, k] = (heat[:, k] * outside).sum((1, 2)) / heat[:, k].sum((1, 2))
-    return ObjectShares(inside, on_others, 1 - inside - on_others)
+    on_others = torch.minimum(on_others.clamp_min(0), 1 - inside)
+    return ObjectShares(inside, on_others, (1 - inside - on_others).clamp(0, 1))
 
 
 def _padded(boxes: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from ._bias_attributes import (
     OBJECT_ATTRIBUTES,
 )
 from ._record import now
+from .data.schema import declare_fields
 
 logger = logging.getLogger(__name__)
 
@@ -228,30 +229,29 @@ def _take_back(dataset, cam_key, record):
 def declare(dataset, cam_key, heat_fields):
     """Declares every field with its type and description, its group in the sidebar collapsed."""
     verdict, dependence, bias = field_names(cam_key)
-    dataset.add_sample_field(
-        verdict,
-        fo.StringField,
-        description="What may be said of the sample: heat finds and shows, the swap confirms",
-    )
-    dataset.add_sample_field(
-        dependence,
-        fo.FloatField,
-        description="Best estimate, 0 to 1, of how much of the score rests on the background",
-    )
-    dataset.add_sample_field(
-        bias,
-        fo.EmbeddedDocumentField,
-        embedded_doc_type=fo.DynamicEmbeddedDocument,
-        description="Every number behind the verdict",
-        fields=[_field(name, *entry) for name, entry in ATTRIBUTES.items()],
-    )
+    fields = {
+        verdict: {
+            "ftype": fo.StringField,
+            "description": "What may be said of the sample: heat finds and shows, the swap confirms",
+        },
+        dependence: {
+            "ftype": fo.FloatField,
+            "description": "Best estimate, 0 to 1, of how much of the score rests on the background",
+        },
+        bias: {
+            "ftype": fo.EmbeddedDocumentField,
+            "embedded_doc_type": fo.DynamicEmbeddedDocument,
+            "description": "Every number behind the verdict",
+            "fields": [_field(name, *entry) for name, entry in ATTRIBUTES.items()],
+        },
+    }
     for field in heat_fields:
-        dataset.add_sample_field(
-            field,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.Heatmap,
-            fields=[_field(name, *entry) for name, entry in LABEL_ATTRIBUTES.items()],
-        )
+        fields[field] = {
+            "ftype": fo.EmbeddedDocumentField,
+            "embedded_doc_type": fo.Heatmap,
+            "fields": [_field(name, *entry) for name, entry in LABEL_ATTRIBUTES.items()],
+        }
+    declare_fields(dataset, fields)
     _collapse(dataset, bias)
 
 

@@ -11,6 +11,7 @@ from . import _record, _runs
 from ._at_work import AtWork, check_free
 from ._bias_store import _field, write  # noqa: F401 - write also from here
 from ._images import one_line
+from .data.schema import declare_fields
 
 #: of the samples that were compared, the share that the view of those that split most shows
 _MOST = 0.25
@@ -239,14 +240,14 @@ def declare(dataset, field, description, labels, attributes):
         labels: heatmap fields
         attributes: ``{name: description}`` of numbers on each of them
     """
-    dataset.add_sample_field(field, fo.FloatField, description=description)
+    fields = {field: {"ftype": fo.FloatField, "description": description}}
     for label in labels:
-        dataset.add_sample_field(
-            label,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.Heatmap,
-            fields=[_field(name, fo.FloatField, text) for name, text in attributes.items()],
-        )
+        fields[label] = {
+            "ftype": fo.EmbeddedDocumentField,
+            "embedded_doc_type": fo.Heatmap,
+            "fields": [_field(name, fo.FloatField, text) for name, text in attributes.items()],
+        }
+    declare_fields(dataset, fields)
 
 
 def save_disagreement_view(dataset, cam_key, values):

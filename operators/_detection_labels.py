@@ -55,7 +55,7 @@ def detection_labels(model, result, batch, objects):
         per image ``{field: value}``: attributes for the labels of a field, or the model's detections
     """
     found = result.details[0]
-    numbers = _numbers(found, objects)
+    numbers = _numbers(found, objects, [item.window for item in batch.items])
     rows = []
     for image, item in enumerate(batch.items):
         if objects.targets.field is not None:
@@ -69,12 +69,12 @@ def detection_labels(model, result, batch, objects):
     return rows
 
 
-def _numbers(found, objects):
-    """(N, K) lists of every attribute but the status, and the statuses."""
+def _numbers(found, objects, windows):
+    """(N, K) lists of every attribute but the status, and the statuses; shares are of the pictures."""
     result = found.explanation
     values = {}
     for method in objects.methods:
-        shares = result.shares(method, found.others)
+        shares = result.shares(method, found.others, windows=windows)
         named = {
             "in_box": shares.inside, "on_others": shares.on_others, "outside": shares.elsewhere,
         }  # fmt: skip

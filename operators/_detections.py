@@ -7,9 +7,13 @@ import fiftyone as fo
 from . import _detection_targets as _targets
 from . import _label_attributes, _runs
 from ._detection_labels import attributes
+from ._lock import writing_schema
+from .data.schema import declare_fields
 
 #: heatmap fields of single objects, at most
 MOST_MAPS = 5
+#: the layer of a map that is the maximum over several
+FUSED = "fused"
 
 
 @dataclasses.dataclass
@@ -21,6 +25,7 @@ class Objects:
         maps: heatmap fields of single objects per method
         own_field: where the model's own detections are stored, or None
         prefix: what the names of attributes on labels of others begin with
+        per_layer: whether layers were named, so that methods without a class have a map of each
         methods: keys of the run's methods, known after the trial
     """
 
@@ -28,6 +33,7 @@ class Objects:
     maps: int = 0
     own_field: str = None
     prefix: str = ""
+    per_layer: bool = False
     methods: list = dataclasses.field(default_factory=list)
 
     @property
@@ -103,10 +109,16 @@ def plan_objects(settings, samples, model, key):
     if settings.fuse is not None:
         raise ValueError("fuse: a detector's feature levels are one map already; leave it out")
     targets = _targets.resolve_objects(settings.targets, samples, model, settings.class_map)
+    if settings.object_maps > targets.most:
+        raise ValueError(
+            f"object_maps: {settings.object_maps} objects cannot have maps of their own where at most "
+            f"{targets.most} are explained ('most' of targets); make one of them fit the other"
+        )
+    per_layer = settings.layers is not None
     if targets.field is not None:
-        return Objects(targets, settings.object_maps, prefix=f"{key}_")
+        return Objects(targets, settings.object_maps, prefix=f"{key}_", per_layer=per_layer)
     own = f"{key}_detections" if settings.store_prediction else None
-    return Objects(targets, settings.object_maps, own_field=own)
+    return Objects(targets, settings.object_maps, own_field=own, per_layer=per_layer)
 
 
 def check_attributes(dataset, objects, key):
@@ -128,16 +140,20 @@ def check_attributes(dataset, objects, key):
             )
 
 
+_OWN_DETECTIONS = {
+    "ftype": fo.EmbeddedDocumentField,
+    "embedded_doc_type": fo.Detections,
+    "description": "The model's own detections that were explained",
+}
+
+
 def declare(dataset, objects):
     """Declares what is written on labels, and the field of the model's own detections."""
-    if objects.own_field is not None and dataset.get_field(objects.own_field) is None:
-        dataset.add_sample_field(
-            objects.own_field,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.Detections,
-            description="The model's own detections that were explained",
-        )
-    if objects.own_field is not None or objects.targets.field is not None:
+    own = objects.own_field
+    if own is not None and dataset.get_field(own) is None:
+        with writing_schema(dataset):
+            declare_fields(dataset, {own: _OWN_DETECTIONS})
+    if own is not None or objects.targets.field is not None:
         _label_attributes.declare(dataset, objects.path, objects.attributes)
 
 
@@ -156,7 +172,7 @@ class Found:
         seen: per image which of the objects the model saw anything of
     """
 
-    explanation: object
+    explanation: object = None
     given: list = None
     passed: list = None
     others: list = None
@@ -185,7 +201,7 @@ def explain_detections(model, images, plan, items=None):
 
     objects = plan.objects
     targets = objects.targets
-    found = Found(None)
+    found = Found()
     chosen = {"most": targets.most if items else 1, "classes": targets.classes}
     if targets.field is not None and items is not None:
         found, chosen = _given(targets, items, images.shape[-2:])
@@ -200,8 +216,9 @@ def explain_detections(model, images, plan, items=None):
         **chosen,
     )
     columns = _strongest(result, objects.maps)
+    maps, free = _maps(result, columns, plan)
     return Explanation(
-        maps={(method, "objects"): _with_own(result, method, columns) for method in result.maps},
+        maps=maps,
         scores=_picked(result.scores.cpu(), result.valid.cpu(), columns),
         targets=_classes(result, columns),
         valid=_valid(result, columns),
@@ -209,6 +226,7 @@ def explain_detections(model, images, plan, items=None):
         input_size=result.explanation.input_size,
         layers=result.explanation.layers,
         details=[found],
+        class_free=free,
     )
 
 
@@ -259,16 +277,38 @@ def _strongest(result, count):
     return torch.cat([order, missing], 1)[:, :count]
 
 
+def _maps(result, columns, plan):
+    """``{(method, layer): (N, K, h, w)}``; and ``{(method, layer): (N, h, w)}`` of methods without a class.
+
+    Of these there is one map of all levels, and one of each level where layers were named.
+    """
+    found, free = {}, {}
+    for method in result.maps:
+        own = [key for key in result.explanation.maps if key[0] == method]
+        together = own[0][1] if len(own) == 1 else FUSED
+        found[method, together] = _with_own(result, method, columns)
+        if method in result.class_free:
+            free[method, together] = result.class_free[method]
+            if plan.objects.per_layer and len(own) > 1:
+                found.update({key: result.explanation.maps[key][:, :1] for key in own})
+                free.update({key: result.explanation.class_free[key] for key in own})
+    return found, free
+
+
 def _with_own(result, method, columns):
-    """(N, 1 + count, h, w) the objects together, then the strongest ones."""
+    """(N, 1 + count, h, w) the objects together, then the strongest ones; in units of the method."""
     import torch
 
     maps = result.maps[method]
+    # Each object's map counts by its own maximum; the largest of these is the peak of them together.
+    valid = result.valid.to(maps.device)
+    peaks = maps.amax((-2, -1)).masked_fill(~valid, -torch.inf).nan_to_num(nan=-torch.inf).amax(1)
+    together = result.all_objects(method) * peaks.clamp_min(0)[:, None, None]
     index = columns.clamp_min(0).to(maps.device)[..., None, None].expand(-1, -1, *maps.shape[-2:])
     own = maps.gather(1, index).masked_fill(
         (columns < 0).to(maps.device)[..., None, None], torch.nan
     )
-    return torch.cat([result.all_objects(method)[:, None], own], 1)
+    return torch.cat([together[:, None], own], 1)
 
 
 def _picked(values, valid, columns):

@@ -25,13 +25,14 @@ class ImageProcessing:
         return f"{type(self).__name__}({self._processor!r})"
 
 
-def zero_shot(model, module, prompts):
+def zero_shot(model, module, prompts, options):
     """Takes FiftyOne's wrapper of a zero-shot detector apart; its texts are tokenised once, here.
 
     Args:
         model: the wrapper
         module: its network
         prompts: ``{class: [prompt, ...]}``
+        options: of the adapter, such as ``threshold``
 
     Returns:
         a ``_wrappers.Parts``
@@ -52,7 +53,7 @@ def zero_shot(model, module, prompts):
     encoded = processor(images=blank, text=[every], **model.transforms.kwargs)
     inputs = {k: v for k, v in encoded.items() if not k.startswith("pixel_")}
     columns = _columns(processor, encoded, every, texts)
-    adapted = ZeroShotDetector(module, inputs, columns)
+    adapted = ZeroShotDetector(module, inputs, columns, **options)
     transforms = ImageProcessing(processor.image_processor)
     return Parts(module, transforms, list(prompts), adapted, _zoo.DETECTOR)
 
@@ -72,13 +73,14 @@ def _columns(processor, encoded, every, texts):
     return [[column for _ in own for column in next(rows)] for own in texts]
 
 
-def rfdetr(model, module, classes):
+def rfdetr(model, module, classes, options):
     """Takes FiftyOne's wrapper of RF-DETR apart: its package resizes and normalises on its own.
 
     Args:
         model: the wrapper
         module: its network
         classes: class names in the order of the logits, or None for the model's own
+        options: of the adapter, such as ``threshold``
 
     Returns:
         a ``_wrappers.Parts``
@@ -94,7 +96,8 @@ def rfdetr(model, module, classes):
     resize = T.Resize((side, side), antialias=False)
     steps = [T.ToTensor(), resize, T.Normalize(own.means, own.stds)]
     names = _rfdetr_classes(own, module) if classes is None else [str(name) for name in classes]
-    return Parts(module, T.Compose(steps), names, RfDetrDetector(module), _zoo.DETECTOR)
+    adapted = RfDetrDetector(module, **options)
+    return Parts(module, T.Compose(steps), names, adapted, _zoo.DETECTOR)
 
 
 def _rfdetr_classes(own, module):

@@ -87,6 +87,8 @@ class ExplainStep:
 
     def _add_heatmaps(self, result, batch, labels, columns):
         for (method, layer), maps in result.maps.items():
+            if method in self._plan.classless:
+                maps = result.class_free[method, layer][:, None]
             own = [self._plan.fields.get((method, layer, tag)) for tag in self._plan.tags]
             against = [
                 self._plan.fields.get((method, layer, against_tag(tag))) for tag in self._plan.tags
@@ -107,7 +109,8 @@ class ExplainStep:
                 if field is None:
                     continue
                 there = k < maps.shape[1]  # a prediction may have fewer classes than fields
-                valid = there and bool(result.valid[row][k])
+                free = method in self._plan.classless  # a map that needs no target
+                valid = there and (free or bool(result.valid[row][k]))
                 labels[item.id][field] = _heatmaps.make_label(
                     heats[row][k] if there else None,
                     method=method,
@@ -129,6 +132,8 @@ class ExplainStep:
             there = k < len(targets[row])
             index = targets[row][k] if there else -1
             name = columns[k].name(row, index) if columns else None
+            if name is None and k == 0 and self._plan.objects:
+                name, index = self._of_objects(result, row)
             if name is None:
                 name = self._model.label(index) if index >= 0 else self._plan.tags[k]
             ranked = index < 0 and self._plan.targets == "predicted" and name.startswith("top")
@@ -139,6 +144,15 @@ class ExplainStep:
             }
 
         return described
+
+    def _of_objects(self, result, row):
+        """Names of the classes of an image's objects, the surest first, and the index where it is one."""
+        found = result.details[0].explanation
+        sure = found.probabilities[row].nan_to_num(-1).argsort(descending=True, stable=True)
+        labels = [found.labels[row][i].item() for i in sure if found.valid[row][i]]
+        indices = list(dict.fromkeys(labels))
+        names = ", ".join(map(self._model.label, indices)) or None
+        return names, indices[0] if len(indices) == 1 else -1
 
     def _on_images(self, maps, batch, layer, result):
         """(peaks, statuses, heats) of maps (N, K, h, w); heats are (K, H, W) arrays per image."""

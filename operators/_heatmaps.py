@@ -24,6 +24,7 @@ from pymongo.write_concern import WriteConcern
 from ._colours import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
 from ._label_attributes import LabelAttributes
 from ._patience import patiently
+from .data.schema import declare_fields
 
 LONGEST_SIDE = 192
 # On real maps the median is 3.6 kB for 7 x 7 cells and 4.6 kB for 14 x 14 (benchmarks/storage.py),
@@ -139,27 +140,28 @@ def declare_schema(
         scored (()): the heatmap fields whose maps have a score of their own
         prediction_type (fo.Classification): of the labels in the prediction field
     """
+    fields = {}
     for field in heatmap_fields:
         extra = {"component_score": fo.FloatField} if field in scored else {}
-        _declare(dataset, field, fo.Heatmap, {**ATTRIBUTES, **extra})
+        fields[field] = _declared(dataset, field, fo.Heatmap, {**ATTRIBUTES, **extra})
     if prediction_field is not None:
-        _declare(dataset, prediction_field, prediction_type, {})
+        fields[prediction_field] = _declared(dataset, prediction_field, prediction_type, {})
+    declare_fields(dataset, fields)
 
 
-def _declare(dataset, field, label_type, attributes):
+def _declared(dataset, field, label_type, attributes):
+    """How a field is declared, of which none of another type may exist."""
     existing = dataset.get_field(field)
     if existing is not None and getattr(existing, "document_type", None) is not label_type:
         raise ValueError(
             f"field {field!r} exists and is no {label_type.__name__}; choose another cam_key, or "
             "delete the field"
         )
-    # One call per field: each reloads the dataset's schema.
-    dataset.add_sample_field(
-        field,
-        fo.EmbeddedDocumentField,
-        embedded_doc_type=label_type,
-        fields=[_named(kind(), name) for name, kind in attributes.items()],
-    )
+    return {
+        "ftype": fo.EmbeddedDocumentField,
+        "embedded_doc_type": label_type,
+        "fields": [_named(kind(), name) for name, kind in attributes.items()],
+    }
 
 
 def _named(field, name):

@@ -5,6 +5,7 @@ import dataclasses
 from bson import ObjectId
 
 from ._lock import writing_schema
+from .data.schema import declare_fields
 
 
 @dataclasses.dataclass
@@ -43,8 +44,11 @@ def declare(dataset, path, attributes):
     if not missing:
         return
     with writing_schema(dataset):
-        for name, (kind, description) in missing.items():
-            dataset.add_sample_field(f"{path}.{name}", kind, description=description)
+        fields = {
+            f"{path}.{name}": {"ftype": kind, "description": description}
+            for name, (kind, description) in missing.items()
+        }
+        declare_fields(dataset, fields)
 
 
 def written_by(config, key):

@@ -198,7 +198,7 @@ def load_model(
         window (None): what the transforms show of an image, where it cannot be measured: see
             :func:`._windows.check_window`
         **options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
-            ``ends_in``; and ``background``, which may be a class name here
+            ``ends_in``, ``read``; and ``background``, which may be a class name here
 
     Returns:
         a :class:`LoadedModel`
@@ -247,6 +247,8 @@ def _checked(loaded, options):
             raise ValueError(
                 f"{name}: has no effect on this {loaded.kind or 'model'}; leave it out"
             )
+    if "read" in options and getattr(loaded.adapted, "reader", None) is not options["read"]:
+        raise ValueError(f"read: has no effect on this {loaded.kind or 'model'}; leave it out")
     return loaded
 
 
@@ -348,7 +350,7 @@ def load_own(own, given=None):
         ValueError: if it cannot be loaded; the message says what to do
     """
     given = given or _Given(None, None, None, {})
-    given = given.after(_own_models.transforms_of(own), own.classes, own.options)
+    given = given.after(_own_models.transforms_of(own), own.classes, _own_models.options_of(own))
     found = _named_models.load(own.spec, own.classes, given.device, trusted=True)
     loaded = _from_found(found, own.name, given)
     loaded.window = _own_models.window_of(own)

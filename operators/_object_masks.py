@@ -114,7 +114,7 @@ def _detection(row, role):
         return "has a box without area on the image"
     if row.mask is None and not row.mask_path:
         return Part(role, "box", box, lambda size: _draw_box(box, size))
-    mask = _read(row.get_mask, row.mask_path)
+    mask = read_mask(row.get_mask, row.mask_path)
     mask = mask if mask.ndim == 2 else mask.any(-1)
     if not mask.any():
         return "has an empty mask"
@@ -127,7 +127,7 @@ def _clipped(left, top, right, bottom):
     return (left, top, right, bottom) if right > left and bottom > top else None
 
 
-def _read(get, path):
+def read_mask(get, path):
     """Reads a mask; whatever goes wrong with one file is told with its name."""
     try:
         mask = get()
@@ -222,8 +222,8 @@ def _draw_polygon(shapes, box, size):
 def _segments(label, role_of, targets, numbered):
     if label.mask is None and not label.mask_path:
         return [], []
-    mask, names = _named_values(_read(label.get_mask, label.mask_path), targets)
-    present = _values_in(mask)
+    mask, names = named_values(read_mask(label.get_mask, label.mask_path), targets)
+    present = values_in(mask)
     if names is None:
         names = _unnamed(present, numbered)
     chosen = {}
@@ -234,7 +234,7 @@ def _segments(label, role_of, targets, numbered):
     return [_region(np.isin(mask, values), role) for role, values in chosen.items()], []
 
 
-def _named_values(mask, targets):
+def named_values(mask, targets):
     """Brings a mask to whole numbers, and the names to them."""
     hexed = bool(targets) and all(isinstance(k, str) and k.startswith("#") for k in targets)
     if mask.ndim == 3 and not hexed:
@@ -249,7 +249,7 @@ def _named_values(mask, targets):
     return mask, {int(k): v for k, v in targets.items()} if targets and not hexed else None
 
 
-def _values_in(mask):
+def values_in(mask):
     if mask.dtype == np.uint8 or mask.dtype == bool:
         return np.flatnonzero(np.bincount(mask.ravel())).tolist()
     return np.unique(mask).tolist()
@@ -308,7 +308,7 @@ def _resized(mask, size):
 def _heat(label, role_of, threshold):
     if label.map is None and not label.map_path:
         return [], []
-    heat = _read(label.get_map, label.map_path)
+    heat = read_mask(label.get_map, label.map_path)
     heat = heat if heat.ndim == 2 else heat[..., 0]
     if label.range is not None:
         top = float(label.range[1])

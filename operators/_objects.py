@@ -77,6 +77,8 @@ class ObjectReader:
             dataset's
         threshold (0.5): of a heatmap field, as a share of the top of its range
         with_instances (False): whether each object's own mask is wanted, too
+        mask_targets (None): ``{field: {pixel value: class name}}`` of fields for which the dataset has
+            none
 
     Raises:
         ValueError: if an argument is not understood, or a class is in none of the fields
@@ -91,6 +93,7 @@ class ObjectReader:
         aliases=None,
         threshold=0.5,
         with_instances=False,
+        mask_targets=None,
     ):
         self.roles = check_objects(samples, objects)
         self.size = _checked_size(size)
@@ -104,7 +107,10 @@ class ObjectReader:
         self._origin = {
             name: "predicted" if known[name].predicted else "ground_truth" for name in self.roles
         }
-        self._targets = {name: samples.get_mask_targets(name) for name in self.roles}
+        self._targets = {
+            name: samples.get_mask_targets(name) or (mask_targets or {}).get(name)
+            for name in self.roles
+        }
         if isinstance(classes, str) and classes not in ("explained", "all"):
             raise ValueError(
                 f"classes: {classes!r} is unknown; choose 'explained', 'all' or a list of names"

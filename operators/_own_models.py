@@ -18,7 +18,7 @@ from . import _named_models, _zoo
 
 FILE = "cam51_models.json"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
-_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background")
+_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background", "read")
 
 
 @dataclasses.dataclass
@@ -38,7 +38,7 @@ class OwnModel:
             ``package.module:function`` that maps (height, width) to four numbers of pixels
         classes: class names in the order of the outputs, or None
         options: of ``cam_core.adapt``: ``output``, ``task``, ``multi_label``, ``threshold``,
-            ``ends_in``, ``background``
+            ``ends_in``, ``background``, and ``read`` as ``package.module:function``
     """
 
     name: str
@@ -177,6 +177,13 @@ def check(model):
     if unknown:
         raise ValueError(f"{unknown[0]}: is unknown; choose from {', '.join(_OPTIONS)}")
 
+    read = model.options.get("read")
+    if read is not None and not (isinstance(read, str) and _named_models.is_entry_point(read)):
+        raise ValueError(
+            f"read: {read!r} is not understood; give 'package.module:function', which maps the model's outputs "
+            "to boxes, scores and classes"
+        )
+
 
 def _check_architecture(model):
     scheme = str(model.architecture).partition(":")[0]
@@ -276,6 +283,14 @@ def transforms_of(model):
     if model.transforms is None:
         return None
     return _named_models.entry_point(model.transforms, "transforms")
+
+
+def options_of(model):
+    """Returns a registered model's options as ``cam_core.adapt`` takes them."""
+    options = dict(model.options)
+    if "read" in options:
+        options["read"] = _named_models.entry_point(options["read"], "read")
+    return options
 
 
 def _size(value):

@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from . import _checks, _heatmaps, _models, _provenance, _runs, _zoo
-from ._detections import MOST_MAPS, check_attributes, plan_objects
+from ._detections import FUSED, MOST_MAPS, check_attributes, plan_objects
 from ._explain import ExplainStep
 from ._images import one_line
 from ._loader import block_size, load_item
@@ -104,7 +104,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         objects=objects,
         memory_format=s.memory_format,
         measure_places=s.measure_places,
-        notes=notes,
+        notes=[*notes, *(m.note for m in methods if m.note), *getattr(targets, "notes", ())],
     )
     plan.trial_image, plan.trial_item = item.image[None], item
     trial = ExplainStep(model, plan).explain(plan.trial_image)
@@ -115,6 +115,10 @@ def make_plan(dataset, model, settings, rows, samples=None):
         plan.prediction_field = None
     if trial.logits is not None:
         check_count(model, trial.logits.shape[1])
+    if objects and model.classes is not None and getattr(model.adapted, "reader", None):
+        told = model.adapted.told
+        if told["complete"] or told["classes"] > len(model.classes):
+            check_count(model, told["classes"])
     plan.layers = trial.layers or None
     shown = _plan_fields(plan, methods, trial, s)
     _runs.check_fields(dataset, plan.all_fields, key, s.overwrite)
@@ -148,11 +152,16 @@ def _plan_fields(plan, methods, trial, settings):
     signed = {key for m in methods if m.info.signed for key, _ in m.keys(trial.layers)}
     tags = plan.tags[:1] if plan.objects else plan.tags
     plan.fields = _for_and_against(
-        _runs.plan_fields(plan.cam_key, shown, tags, plan.classless), plan, signed
+        _runs.plan_fields(
+            plan.cam_key, shown, tags, plan.classless, FUSED if plan.objects else None
+        ),
+        plan,
+        signed,
     )
     if plan.objects:
-        plan.objects.methods = [method for method, _ in shown]
+        plan.objects.methods = list(dict.fromkeys(method for method, _ in shown))
         plan.fields = plan.objects.fields(plan.fields, plan.classless)
+        _check_object_maps(plan)
     plan.scored = [
         f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
     ]
@@ -163,6 +172,21 @@ def _plan_fields(plan, methods, trial, settings):
             f"max_fields={len(plan.fields)}"
         )
     return shown
+
+
+def _check_object_maps(plan):
+    """Maps of single objects are refused where no method has such, and said to lack where one has none."""
+    without = [m for m in plan.objects.methods if m in plan.classless]
+    if not plan.objects.maps or not without:
+        return
+    if len(without) == len(plan.objects.methods):
+        raise ValueError(
+            f"object_maps: {', '.join(without)} is the same for every object of an image; leave object_maps "
+            "out, or ask for a method that has a class, such as 'layercam'"
+        )
+    plan.notes.append(
+        f"object_maps: {', '.join(without)} is the same for every object, one field each"
+    )
 
 
 def _for_and_against(fields, plan, signed):
@@ -305,7 +329,7 @@ def describe_run(plan, model, settings, samples, origin):
             [fn.cam_info.name, options] if options else fn.cam_info.name
             for fn, options in plan.methods
         ],
-        code=_provenance.describe_code(_functions(plan)),
+        code=_provenance.describe_code(_functions(plan, settings)),
         layers=list(plan.layers or []),
         places=plan.places,
         num_workers=min(8, os.cpu_count() or 1) if workers is None else workers,
@@ -322,9 +346,10 @@ def describe_run(plan, model, settings, samples, origin):
     return _runs.jsonable(used)
 
 
-def _functions(plan):
+def _functions(plan, settings):
     targets = plan.targets.functions if isinstance(plan.targets, RunTargets) else []
-    return [fn for fn, _ in plan.methods] + targets
+    read = [settings.read] if settings.read is not None else []
+    return [fn for fn, _ in plan.methods] + targets + read
 
 
 def batch_settings(used, batch_size):

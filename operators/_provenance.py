@@ -186,7 +186,7 @@ def _version_of(name):
 # What must be the same for a run to be gone on with; the order is that of the message.
 _DECISIVE = (
     "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
-    "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window",
+    "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window", "read",
     "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format",
     "measure_places", "storage",
     "output_dir", "seed", "batch_size", "device", "plugin",

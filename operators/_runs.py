@@ -143,7 +143,7 @@ def _check_unbroken(config, key):
         )
 
 
-def plan_fields(cam_key, maps, targets, classless=()):
+def plan_fields(cam_key, maps, targets, classless=(), unnamed=None):
     """Names the heatmap fields of a run.
 
     Args:
@@ -151,6 +151,7 @@ def plan_fields(cam_key, maps, targets, classless=()):
         maps: keys ``(method, layer)`` of the maps
         targets: names of the targets
         classless (()): keys of methods whose maps are the same for every target: they get one field
+        unnamed (None): a layer that a field's name leaves out, be there several
 
     Returns:
         ``{(method, layer, target): field}``, in order; a map without a class has the first target
@@ -164,7 +165,7 @@ def plan_fields(cam_key, maps, targets, classless=()):
         own = targets[:1] if method in classless else targets
         for target in own:
             parts = [cam_key, method]
-            parts += [layer] if methods.count(method) > 1 else []
+            parts += [layer] if methods.count(method) > 1 and layer != unnamed else []
             parts += [target] if len(own) > 1 else []
             fields[method, layer, target] = _plain("_".join(parts)).rstrip("_")
     names = list(fields.values())

@@ -14,7 +14,9 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 BACKENDS = ("local", "ray")
 #: what of the settings is about the model: arguments of ``load_model``
-MODEL_OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background", "window")
+MODEL_OPTIONS = (
+    "output", "task", "multi_label", "threshold", "ends_in", "background", "read", "window",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -47,6 +49,7 @@ class Settings:
     threshold: float = None
     ends_in: str = None
     background: object = None
+    read: object = None
     memory_format: str = "contiguous"
     measure_places: bool = True
     backend: str = "local"
@@ -84,6 +87,8 @@ class Settings:
             raise ValueError("cam_key: needed with resume=True, the key of the run to go on with")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if self.read is not None and not callable(self.read):
+            raise ValueError(f"read: {self.read!r} is not callable")
         if self.multi_label not in (None, True, False):
             raise ValueError(f"multi_label must be True or False, got {self.multi_label!r}")
         if self.ends_in is not None:
@@ -106,7 +111,7 @@ class Settings:
         """Returns the settings as JSON-able values, for the run record."""
         values = dataclasses.asdict(
             dataclasses.replace(
-                self, methods=None, targets=None, layers=None, output=None, window=None
+                self, methods=None, targets=None, layers=None, output=None, window=None, read=None
             )
         )
         del values["resume"], values["overwrite"]  # of a call, not of what is computed
@@ -116,6 +121,7 @@ class Settings:
         values["targets"] = describe(canonical(self.targets))
         values["output"] = describe(self.output)
         values["window"] = describe(self.window)
+        values["read"] = describe(self.read)
         values["layers"] = describe(self.layers)
         return values
 

@@ -25,7 +25,8 @@ class Summary:
             it has, how many of them are ``known`` to the model and how many ``unknown``; ``mapped``:
             dicts ``label, count, classes, how``; ``unmapped``: dicts ``label, count, near``, with
             ``several`` where classes of the model share the label
-        notes: what was found out about the network's outputs, such as that they are probabilities
+        notes: what was found out about the network's outputs, and what was asked for and not done, or
+            done in another way, a sentence each
     """
 
     cam_key: str

@@ -51,6 +51,7 @@ class RunTargets:
         tags: one per target, for the fields' names
         contrasts: those of them whose maps say what speaks against, too
         labels: what is known of label fields, for the summary: a list of dicts
+        notes: what was found out about them, a sentence each
     """
 
     def __init__(self, parts):
@@ -62,6 +63,7 @@ class RunTargets:
         self.contrasts = {tag for part, tag in pairs if part.contrast}
         summaries = [part.summary for part in parts if part.summary is not None]
         self.labels = [s for i, s in enumerate(summaries) if s not in summaries[:i]]
+        self.notes = list(dict.fromkeys(part.note for part in parts if part.note))
 
     @property
     def functions(self):
@@ -87,10 +89,12 @@ class Part:
         found: a (value, tag) for each column: equal values are given twice
         contrast: whether its maps say what speaks against, too
         summary: what is known of its label field, or None
+        note: what was found out about its field, in one sentence, or None
     """
 
     contrast = False
     summary = None
+    note = None
 
     def columns(self, items, size):
         """Returns a :class:`Column` for each of :attr:`found`."""
@@ -205,9 +209,11 @@ class Region(Part):
         region: of ``_target_regions``, draws the masks; ``"predicted"``, where the class is; ``"all"``
         pixels: outputs -> (N, C, h, w)
         name: of the class, or None
+        note: see :class:`Part`
     """
 
-    def __init__(self, value, tag, members, region, pixels, name=None):
+    def __init__(self, value, tag, members, region, pixels, name=None, note=None):
+        self.note = note
         self.found = [(value, tag)]
         self._members, self._region, self._pixels, self._name = members, region, pixels, name
 

@@ -280,6 +280,7 @@ class _Maker:
 
     def _mask(self, item):
         from ._target_regions import FieldRegion
+        from .targets.mask_values import names_of_values
 
         self._check_segmenter("mask")
         if "class" not in item:
@@ -289,7 +290,9 @@ class _Maker:
         members = self._members(item["class"])
         names = [item["class"]] if isinstance(item["class"], str) else []
         names += [self._model.label(i) for i in members]
-        return self._region(item, FieldRegion(self._samples, item["mask"], names), item["mask"])
+        values, note = names_of_values(self._samples, item["mask"], self._model, self._pixels())
+        region = FieldRegion(self._samples, item["mask"], names, values)
+        return self._region(item, region, item["mask"], note)
 
     def _box(self, item):
         from ._target_regions import BoxRegion
@@ -301,12 +304,12 @@ class _Maker:
             )
         return self._region(item, BoxRegion(item["box"]), "box")
 
-    def _region(self, item, region, where):
+    def _region(self, item, region, where, note=None):
         members = self._members(item["class"])
         name = self._tag(item["class"], members)
         key = (tuple(members), where, repr(item.get("box")))
         named = name if len(members) > 1 else None
-        return Region(key, f"{name}_{where}", members, region, self._pixels(), named)
+        return Region(key, f"{name}_{where}", members, region, self._pixels(), named, note)
 
     def _check_segmenter(self, what):
         if self._model.kind != _zoo.SEGMENTER:

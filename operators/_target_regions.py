@@ -11,15 +11,21 @@ class FieldRegion:
         samples: a :class:`fiftyone.core.collections.SampleCollection`
         field: a field of boxes, masks, polygons, segmentations or heatmaps
         names: what the class may be called there; labels without a name count, too
+        values (None): of masks, pixel value -> class name, where the dataset does not say it
     """
 
-    def __init__(self, samples, field, names):
+    def __init__(self, samples, field, names, values=None):
         from ._objects import ObjectReader
 
         self._name = names[0]
         try:
             self._reader = ObjectReader(
-                samples, field, "explained", size=_GRID, aliases={names[0]: names}
+                samples,
+                field,
+                "explained",
+                size=_GRID,
+                aliases={names[0]: names},
+                mask_targets={field: values},
             )
         except ValueError as error:
             raise ValueError(f"targets: mask: {error}") from error

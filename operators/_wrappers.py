@@ -53,9 +53,10 @@ def take_apart(model, classes=None, options=None):
     transforms = _transforms_of(model)
     kinds = {kind.__name__ for kind in type(model).__mro__}
     if "FiftyOneZeroShotTransformerForObjectDetection" in kinds:
-        return _detector_wrappers.zero_shot(model, module, prompts_of(model, classes))
+        prompts = prompts_of(model, classes)
+        return _detector_wrappers.zero_shot(model, module, prompts, _for_detector(options))
     if kinds & {"RFDETRDetectionModel", "RFDETRSegmentationModel"}:
-        return _detector_wrappers.rfdetr(model, module, names_of(classes))
+        return _detector_wrappers.rfdetr(model, module, names_of(classes), _for_detector(options))
     if kinds & {"FiftyOneZeroShotTransformer", "TorchCLIPModel", "TorchOpenClipModel"}:
         return _zero_shot(model, module, transforms, classes)
     if "FiftyOneTransformerForUniversalSegmentation" in kinds:
@@ -72,6 +73,11 @@ def take_apart(model, classes=None, options=None):
         if key != "logits":
             options.setdefault("output", key)
     return _adapted(module, transforms, names, options)
+
+
+def _for_detector(options):
+    """Of the options those that the adapter of a detector takes; others are refused by ``load_model``."""
+    return {name: value for name, value in options.items() if name == "threshold"}
 
 
 def kind_of_adapter(adapted):

@@ -58,6 +58,7 @@ class ComputeCams(foo.Operator):
         threshold=None,
         ends_in=None,
         background=None,
+        read=None,
         fuse=None,
         keep_layers=True,
         batch_size="auto",
@@ -168,16 +169,23 @@ class ComputeCams(foo.Operator):
                 exponentials; for targets by name and for labels
             output (None): where the scores are in what the model returns: a key, an index, a path such as
                 ``"head.0"``, or a callable
-            task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
+            task (None): ``"classification"``, ``"regression"``, ``"segmentation"``, ``"embedding"`` or
+                ``"detection"``
             multi_label (None): whether an image, or a pixel of a segmentation, may have several classes,
                 each with its own sigmoid; by default where the network ends in a sigmoid for each output
             threshold (None): the probability from which on such a class, or the class of a single output,
-                is predicted; 0.5
+                is predicted, 0.5; of a detector the confidence from which on something counts as detected,
+                0.25
             ends_in (None): what the scores are: ``"logits"``, or the probabilities of a ``"sigmoid"`` or a
                 ``"softmax"``. By default the network's last operation says it; the logit before it is what
                 is explained
             background (None): of segmentation, the name or index of the class that is never "predicted",
                 or False for none; by default the class that is called background
+            read (None): of a detector that is not recognised: a callable that maps what the model returns
+                to (boxes, scores, classes) for each image: boxes (Q, 4) left, top, right, bottom in pixels of
+                the model's input; scores (Q,) confidences in [0, 1], computed from the outputs with torch;
+                classes (Q,) indices. Or (boxes, scores) with scores (Q, C), one per class. Before or after
+                suppression; see ``docs/models.md``
             fuse (None): ``"layercam"`` or ``"mean"`` also fuses the layers into one field
             keep_layers (True): whether a field per layer is written too when layers are fused
             batch_size ("auto"): 16 on a CPU, probed on a GPU; halved when memory runs out

@@ -33,6 +33,7 @@ class RegisterModel(foo.Operator):
         threshold=None,
         ends_in=None,
         background=None,
+        read=None,
         overwrite=False,
     ):
         """Registers a model: every form shows it under My models, and a run records its name.
@@ -74,11 +75,15 @@ class RegisterModel(foo.Operator):
                 function itself, which maps (height, width) to four numbers of pixels
             classes (None): class names as in ``compute_cams``
             output (None): where the scores are in what the model returns: a key, an index or a path
-            task (None): ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"embedding"``
+            task (None): ``"classification"``, ``"regression"``, ``"segmentation"``,
+                ``"embedding"`` or ``"detection"``
             multi_label (None): whether an image may have several classes
-            threshold (None): probability in (0, 1) from which on such a class is predicted
+            threshold (None): probability in (0, 1) from which on such a class is predicted, or something
+                counts as detected
             ends_in (None): ``"logits"``, ``"sigmoid"`` or ``"softmax"``, where the network does not say it
             background (None): of segmentation, the name or index of the background, or False for none
+            read (None): of a detector that is not recognised: ``"package.module:function"`` or the function
+                itself, which maps what the model returns to boxes, scores and classes; see ``compute_cams``
             overwrite (False): whether a model of the same name is replaced
 
         Returns:
@@ -99,6 +104,7 @@ class RegisterModel(foo.Operator):
             "threshold": threshold,
             "ends_in": ends_in,
             "background": background,
+            "read": _entry_point(read, "read"),
         }
         model = _own_models.OwnModel(
             name=name,

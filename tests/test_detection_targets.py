@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectors_common import CLASSES, SIDE, cell, detector, labels, picture, run
+from detectors_common import CLASSES, SIDE, cell, detector, labels, picture, read, run
 from fiftyone import ViewField as V
 from operators_common import operator, small_network, transforms
 
-from cam_core import object_shares
+from cam_core import DetectionModel
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -57,17 +57,16 @@ def test_every_object_of_a_field_is_told_its_score_and_where_its_heat_lies(pictu
     near(told(pictures, "run_score"), scores)
     near(told(pictures, "run_probability"), [s if s is None else sigmoid(s) for s in scores])
     near(told(pictures, "run_iou"), [1, 1, 1, None, None])
-    # LayerCAM of one candidate is its own cell; laid out bilinearly some of it leaves the box.
+    # LayerCAM of one candidate is its own cell; laid out bilinearly some of it leaves the box. Of
+    # what it leaves for the letterbox's padding, above the picture, nothing counts.
     heat = torch.zeros(1, 1, 4, 4)
     heat[0, 0, 1, 0] = 1
-    wide = F.interpolate(heat, (224, 224), mode="bilinear")
-    boxes = torch.tensor([[[0, 0.25, 0.25, 0.5]]])
-    others = torch.tensor([[[0.75, 0.5, 1, 0.75], [0, 0.5, 0.25, 0.75], [0.5, 0.25, 0.75, 0.5],
-                            [0, 0.25, 1, 0.75]]])  # fmt: skip
-    shares = object_shares(wide, boxes, others)
+    on_picture = F.interpolate(heat, (224, 224), mode="bilinear")[0, 0, 56:168]
+    inside = float(on_picture[:56, :56].sum() / on_picture.sum())
     first = pictures.first().ground_truth.detections[0]
-    assert first.run_in_box == pytest.approx(float(shares.inside), abs=0.01)
-    assert first.run_on_others == pytest.approx(float(shares.on_others), abs=0.01)
+    assert first.run_in_box == pytest.approx(inside, abs=0.01)
+    # the other boxes cover the rest of the picture
+    assert first.run_on_others == pytest.approx(1 - inside, abs=0.01)
     assert first.run_in_box + first.run_on_others + first.run_outside == pytest.approx(1)
     assert told(pictures, "run_in_box")[3:] == [None, None]
 
@@ -75,7 +74,9 @@ def test_every_object_of_a_field_is_told_its_score_and_where_its_heat_lies(pictu
 def test_the_heatmap_shows_the_objects_together_and_lies_on_them(pictures):
     run(pictures, detector(-2.0, dark=-3.0), targets="ground_truth")
     label = pictures.first().run_layercam
-    assert (label.target, label.status) == ("ground_truth", "ok")
+    assert (label.target, label.target_index, label.status) == ("light", 1, "ok")
+    # LayerCAM at a candidate is its score without the bias
+    assert label.peak == pytest.approx(SCORES[BRIGHT] + 2.0, abs=0.02)
     assert label.score == pytest.approx(2.0, abs=0.02)
     cells = F.adaptive_avg_pool2d(torch.from_numpy(label.map.astype(np.float32))[None], (2, 4))[0]
     hot = cells > 0.5 * cells.max()
@@ -102,7 +103,7 @@ def test_missed_objects_are_explained_by_the_strongest_candidate_there(pictures)
         expected = ["found", "found", "ok", "unknown_label", "no_candidate"]
         assert told(pictures, "run_status") == expected
         near(told(pictures, "run_score"), [None, None, SCORES[REST], None, None])
-        assert pictures.first().run_layercam.target == "missed ground_truth"
+        assert pictures.first().run_layercam.target == "light"
 
 
 def test_outcomes_of_an_evaluation(pictures):
@@ -269,3 +270,24 @@ def test_object_maps_are_for_detectors(pictures):
     with pytest.raises(ValueError, match="object_maps: is for detectors"):
         run(pictures, small_network(), object_maps=1, transforms=transforms(),
             classes=[f"{c} {i}" for i in range(5) for c in CLASSES])  # fmt: skip
+
+
+def test_no_heat_is_on_others_where_there_are_none(make_dataset, tmp_path):
+    """The one object of a picture is among all of its objects: its own edge is no other's."""
+    path = picture(tmp_path / "one.png", {(0, 1): BRIGHT}, REST)
+    box = [0.26, 0.03, 0.22, 0.45]  # on no pixel's border
+    dataset = make_dataset(fo.Sample(filepath=path, ground_truth=labels(("light", box))))
+    run(dataset, detector(-2.0, dark=-3.0), targets="ground_truth")
+    (inside,), (others,) = told(dataset, "run_in_box"), told(dataset, "run_on_others")
+    assert 0 < inside < 1
+    assert others == 0
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.6, 0.9])
+def test_threshold_is_the_confidence_of_a_detection(pictures, threshold):
+    net = DetectionModel(detector(-2.0, dark=-9.0).module, read=read, threshold=threshold)
+    run(pictures, net, cam_key="t")
+    sure = [d.confidence for d in pictures.first().t_detections.detections]
+    expected = [s for s in map(sigmoid, SCORES.values()) if s >= threshold]
+    assert len(set(np.round(sure, 2))) == len(set(np.round(expected, 2)))
+    assert all(s >= threshold for s in sure)

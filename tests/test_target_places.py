@@ -106,6 +106,72 @@ def test_places_go_through_the_crop(street):
     assert values(street, "status", "outside_gradcam") == ["target_absent"] * 2
 
 
+def masks(dataset, name, of, mapping, path=None):
+    """Stores a mask of each picture, whose red columns have ``mapping["red"]`` and so on."""
+    for number, sample in enumerate(dataset):
+        colours = np.asarray(Image.open(sample.filepath).convert("RGB"), int)
+        mask = np.zeros((*colours.shape[:2], *np.shape(mapping["red"])), np.uint8)
+        mask[colours[..., 0] > 128] = mapping["red"]
+        mask[colours[..., 2] > 128] = mapping["blue"]
+        if path is None:
+            sample[name] = of(mask=mask)
+        else:
+            file = str(path / f"{name}{number}.png")
+            Image.fromarray(mask).save(file)
+            sample[name] = of(mask_path=file)
+        sample.save()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_masks_by_the_models_own_indices(street, tmp_path, shift, on_disk):
+    """What ``apply_model`` stores: class indices, of some wrappers plus one, and no mask targets."""
+    indices = {"red": 1 + shift, "blue": 2 + shift}
+    masks(street, "pred", fo.Segmentation, indices, tmp_path if on_disk else None)
+    summary = segment(street, targets={"mask": "pred", "class": "red"})
+    assert values(street, "score") == [pytest.approx(RED, rel=1e-4), None]
+    assert values(street, "status") == ["ok", "target_absent"]
+    plus = " plus 1" if shift else ""
+    assert f"'pred' has no mask_targets: its values are the model's class indices{plus}" in str(
+        summary
+    )
+
+
+def test_masks_of_one_value_mark_what_is_asked_for(street):
+    masks(street, "bin", fo.Segmentation, {"red": 255, "blue": 0})
+    summary = segment(street, targets={"mask": "bin", "class": "green"}, methods="hirescam")
+    assert values(street, "status", "run_hirescam") == ["zero", "no_label"]
+    assert "mask_targets" not in str(summary)
+
+
+def test_masks_in_another_numbering_need_names(street):
+    masks(street, "own", fo.Segmentation, {"red": 2, "blue": 1})
+    target = {"mask": "own", "class": "red"}
+    message = (
+        "values 1, 2 and the dataset no mask_targets.*dataset.mask_targets = {'own': {1: 'name'"
+    )
+    with pytest.raises(ValueError, match=message):
+        segment(street, targets=target)
+    assert not operator("list_cam_runs")(street)
+    street.mask_targets = {"own": {1: "blue", 2: "red"}}
+    street.save()
+    segment(street, targets=target)
+    assert values(street, "score") == [pytest.approx(RED, rel=1e-4), None]
+
+
+def test_coloured_masks_need_their_colours(street):
+    masks(street, "rgb", fo.Segmentation, {"red": (255, 0, 0), "blue": (0, 0, 255)})
+    target = {"mask": "rgb", "class": "red"}
+    with pytest.raises(
+        ValueError, match="masks of 'rgb' cannot be told apart: the mask is coloured"
+    ):
+        segment(street, targets=target)
+    street.mask_targets = {"rgb": {"#ff0000": "red", "#0000ff": "blue"}}
+    street.save()
+    segment(street, targets=target)
+    assert values(street, "score") == [pytest.approx(RED, rel=1e-4), None]
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

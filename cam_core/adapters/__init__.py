@@ -25,6 +25,7 @@ from .detectors_yolo import UltralyticsDetector
 from .embedding import EmbeddingModel, component_target, similarity_target
 from .object_targets import object_target, object_targets
 from .outputs import OutputPath
+from .readings import CONTRACT
 from .regression import Regressor
 from .segmentation import SegmentationModel, mask_target
 from .transformer import TransformerClassifier
@@ -62,6 +63,9 @@ _TASKS: dict[str, list[type[ExplainableModel]]] = {
     ],
 }
 
+# Overlap of two detections of a class from which on the weaker goes, unless `read` says another.
+_SUPPRESSION = 0.5
+
 __all__ = [
     "FAMILIES",
     "Candidates",
@@ -91,11 +95,12 @@ def adapt(
     *,
     task: str | None = None,
     multi_label: bool | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     ends_in: str | None = None,
     background: int | bool | None = None,
     text_features: Tensor | None = None,
     encode_image: Callable[[Tensor], Any] | None = None,
+    read: Callable | None = None,
 ) -> ExplainableModel:
     """Returns the explainable form of a model.
 
@@ -115,29 +120,34 @@ def adapt(
         multi_label (None): whether an image, or a pixel of a segmentation, may have several classes,
             each with its own sigmoid; by default it may where the network ends in a sigmoid for each of
             several outputs
-        threshold (0.5): probability in (0, 1) from which on such a class, or the class of a single
-            output, is predicted
+        threshold (None): probability in (0, 1) from which on such a class, or the class of a single
+            output, is predicted, 0.5 by default; of a detector the confidence of a detection, 0.25 by
+            default
         ends_in (None): what the scores are: ``"logits"``, or the probabilities of a ``"sigmoid"`` or a
             ``"softmax"``; a network's last operation says it by default
         background (None): of a segmentation network, the index of the class that is never "predicted";
             False for none. None is known of but torchvision's own networks
         text_features (None): (K, D) encoded texts, the classes of a zero-shot classifier
         encode_image (None): images -> (N, D) features of a zero-shot classifier, if not recognised
+        read (None): of a detector that is not recognised: what it returned -> boxes, scores and classes
+            for each image, before or after suppression; see :class:`DetectionModel`. Detections of a
+            class that overlap by more than half are dropped but for the strongest; an attribute
+            ``suppression`` of the callable says another overlap, or None for none
 
     Raises:
         TypeError: if the model is neither
         ValueError: if an option is not understood or does not fit the model
     """
-    options: dict[str, Any] = {"output": output, "multi_label": multi_label, "threshold": threshold}
-    if ends_in is not None:
-        options["ends_in"] = ends_in
-    if background is not None:
-        options["background"] = background
+    options: dict[str, Any] = {"output": output, "multi_label": multi_label}
+    given = {"threshold": threshold, "ends_in": ends_in, "background": background}
+    options.update({name: value for name, value in given.items() if value is not None})
     texts = text_features is not None or encode_image is not None
     if not isinstance(model, nn.Module):
-        said = (task, output, multi_label, ends_in, background)
+        said = (task, output, multi_label, ends_in, background, read)
         return _checked(model, texts or any(value is not None for value in said))
     model = unwrapped(model)
+    if read is not None:
+        return _read_detector(model, read, task, texts, options)
     if texts:
         if task is not None:
             raise ValueError(
@@ -154,6 +164,11 @@ def adapt(
         raise ValueError(
             f"task: {type(model).__name__} is not recognised for {task!r}; known are "
             f"{', '.join(f.family for f in families)}"
+            + (
+                f"; for one of your own pass read=a callable: {CONTRACT}"
+                if task == "detection"
+                else ""
+            )
         )
     family = matching[0]
     _check_options(family, options)
@@ -177,6 +192,26 @@ def _check_options(family: type[ExplainableModel], options: dict[str, Any]) -> N
             f"background: is for segmentation networks, and this is a {family.family}; leave it out, or say "
             "task='segmentation'"
         )
+
+
+def _read_detector(
+    model: nn.Module, read: Callable, task: str | None, texts: bool, options: dict[str, Any]
+) -> DetectionModel:
+    if task not in (None, "detection") or texts:
+        other = "texts" if texts else f"task={task!r}"
+        raise ValueError(
+            f"read: is of detectors, and {other} says that this is none; leave one out"
+        )
+    for name, what in (
+        ("multi_label", "classifiers"),
+        ("ends_in", "class scores"),
+        ("background", "segmentation"),
+    ):
+        if options.pop(name, None) is not None:
+            raise ValueError(f"{name}: is for {what}, and read= is of detectors; leave one out")
+    return DetectionModel(
+        model, read=read, suppression=getattr(read, "suppression", _SUPPRESSION), **options
+    )
 
 
 def _checked(model: Any, options: bool) -> ExplainableModel:

@@ -224,7 +224,8 @@ class ExplainableModel:
                 + ("" if self.output is None else f", and none are at output={self.output!r}")
                 + _has_pixels(outputs if self.output is None else take(outputs, self.output))
                 + "; say where they are with adapt(model, output=a key, an index or a callable), or "
-                "pass targets=a callable that maps the outputs to one score per image"
+                "pass targets=a callable that maps the outputs to one score per image; of a detector "
+                "pass read=a callable that returns boxes, scores and classes"
             )
         return value
 

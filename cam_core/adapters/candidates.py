@@ -22,18 +22,29 @@ class Candidates:
         again: one candidate's index -> its (C,) logits, computed anew from the features for it alone:
             the backward of one object does not go through the head of all candidates then. None where
             there is no shorter way than ``logits``
+        complete: whether every class of the model has a column; False where only the class of each box
+            is known, whose score at other classes is -inf
     """
 
     boxes: Tensor
     logits: Tensor
     probabilities: Tensor
     again: Callable[[int], Tensor] | None = None
+    complete: bool = True
 
     def logit(self, place: int, label: int) -> Tensor:
         """The class score of a candidate, with the shortest graph that there is."""
         if self.again is not None and torch.is_grad_enabled():
             return self.again(place)[label]
         return self.logits[place, label]
+
+    def weakest(self, label: int) -> Tensor:
+        """The lowest class score of all candidates, of any class where none has one of this; 0 of none."""
+        finite = self.logits[self.logits != -torch.inf]
+        own = self.logits[:, label] if label < self.logits.shape[1] else finite
+        own = own[own != -torch.inf]
+        own = own if len(own) else finite
+        return own.amin() if len(own) else self.logits.sum()
 
     def boxes_of(self, label: int) -> Tensor:
         """(Q, 4) the candidates' boxes for a class."""

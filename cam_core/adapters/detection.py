@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..boxes import suppress
 from ..layers import Grid
 from .base import ExplainableModel
 from .candidates import Candidates, Detections, DetectorOutputs, nothing, pick
+from .levels import measured_levels
 from .object_targets import object_targets
+from .readings import CONTRACT, call_reader, candidates_of, check_graph, rooted, tensors_in
 
 # An explanation without a choice of objects shows at most this many detections of an image.
 MOST_OBJECTS = 20
 
-Reader = Callable[[Any, Tensor], list[Candidates]]
+# Takes what a module returned, and the images where it has a second argument; see `readings`.
+Reader = Callable[..., Any]
 
 
 class DetectionModel(ExplainableModel):
@@ -25,18 +29,29 @@ class DetectionModel(ExplainableModel):
 
     Families know where a model has its candidates; for a detector of one's own ``read`` says it::
 
-        model = DetectionModel(net, read=lambda outputs, images: [Candidates(...), ...], levels=["neck"])
-        explain(model, images, targets=object_target(box, label))
+        def read(outputs):  # (N, Q, 4 + C): centre, size, and the logit of each class
+            boxes = torchvision.ops.box_convert(outputs[..., :4], "cxcywh", "xyxy")
+            return boxes, outputs[..., 4:].sigmoid()
+
+        explain_objects(DetectionModel(net, read=read), images)
 
     ``"predicted"`` explains the model's own detections; a class index explains its strongest
     candidate in each image.
 
     Args:
         module: the detector
-        read (None): ``(outputs, images) -> one Candidates per image``; known of the families
-        levels (None): names of the layers that hold the feature levels; found by default
+        read (None): what the module returned -> for each image (boxes, scores, classes): boxes (Q, 4)
+            left, top, right, bottom in the input's pixels; scores (Q,) confidences in [0, 1] that carry
+            the graph; classes (Q,) indices. Or (boxes, scores) with scores (Q, C), one per class; a dict
+            with ``boxes``, ``scores`` and ``labels``; :class:`Candidates`. A pair of batched tensors
+            (N, Q, 4) and (N, Q, C) will do. It may take the images (N, C, H, W) as a second argument.
+            Known of the families
+        levels (None): names of the layers that hold the feature levels; measured by default
+        suppression (None): overlap in (0, 1] from which on the weaker of two detections of a class is
+            dropped; None where ``read`` returns what is left after it, or a set predictor's
         background (None): a class that is never an object
         confidence (0.25): confidence in (0, 1) from which on a detection counts as predicted
+        threshold (None): the same under the name that it has of other models
         **options: of :class:`cam_core.ExplainableModel`
 
     Raises:
@@ -56,24 +71,44 @@ class DetectionModel(ExplainableModel):
         *,
         read: Reader | None = None,
         levels: Sequence[str] | None = None,
+        suppression: float | None = None,
         background: int | None = None,
         confidence: float = 0.25,
+        threshold: float | None = None,
         **options: Any,
     ):
-        super().__init__(module, **options)
-        if self.output is not None:
-            raise ValueError(
-                "output: a detector has boxes beside its scores; pass DetectionModel(model, read=a "
-                "callable (outputs, images) -> one Candidates per image)"
-            )
+        confidence = confidence if threshold is None else threshold
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must be a number between 0 and 1, got {confidence}")
+        super().__init__(module, threshold=confidence, **options)
+        if self.output is not None:
+            raise ValueError(
+                "output: a detector has boxes beside its scores; pass read=a callable that returns both: "
+                f"{CONTRACT}"
+            )
+        if read is not None and not callable(read):
+            raise ValueError(f"read: {type(read).__name__} is not callable")
+        if suppression is not None and not 0 < suppression <= 1:
+            raise ValueError(f"suppression must be an overlap in (0, 1], got {suppression}")
         self.background = background
-        self.confidence = confidence
         #: the layers that hold the feature levels, once they are known; an object is found on one of
         #: them, and its score need not depend on the others
         self.levels: list[str] = list(levels or ())
-        self._reader = read
+        self._overlap = suppression
+        #: what reads the module's outputs, or None where the family knows
+        self.reader = read
+        #: how many classes ``read`` has told of, and whether these are all: it may name those it has
+        #: found. Changed in place, as is ``levels``: a copy that explains finds out for all
+        self.told: dict[str, int] = {"classes": 0, "complete": True}
+
+    @property
+    def confidence(self) -> float:
+        """The confidence from which on a detection counts as predicted: its threshold."""
+        return self.threshold
+
+    @confidence.setter
+    def confidence(self, value: float) -> None:
+        self.threshold = value
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
@@ -106,17 +141,17 @@ class DetectionModel(ExplainableModel):
         Raises:
             ValueError: if they are not where they are expected
         """
-        if self._reader is None:
+        if self.reader is None:
             raise ValueError(
-                f"model: where {type(self.module).__name__} has its candidates is not known; pass "
-                "DetectionModel(model, read=a callable (outputs, images) -> one Candidates per image)"
+                f"model: where {type(self.module).__name__} has its boxes is not known; pass read=a callable: "
+                f"{CONTRACT}"
             )
-        found = self._reader(raw, images)
-        if not isinstance(found, list) or len(found) != len(images):
-            raise ValueError(
-                f"read: must return a list of {len(images)} Candidates, one per image, got "
-                f"{type(found).__name__}"
-            )
+        found = candidates_of(call_reader(self.reader, raw, images), images, self.told["classes"])
+        check_graph(found, raw)
+        if torch.is_grad_enabled():
+            found = rooted(found, raw)
+        self.told["classes"] = max(self.told["classes"], *(c.logits.shape[1] for c in found))
+        self.told["complete"] = all(c.complete for c in found)
         return found
 
     def logits(self, outputs: DetectorOutputs) -> Tensor:
@@ -154,10 +189,16 @@ class DetectionModel(ExplainableModel):
         Args:
             outputs: what :meth:`forward` returned
         """
-        return [self._without_suppression(c) for c in outputs.candidates]
+        found = [self._without_suppression(c) for c in outputs.candidates]
+        if self._overlap is None:
+            return found
+        kept = [suppress(d.boxes, d.scores, d.labels, self._overlap) for d in found]
+        return [
+            Detections(*(value[keep] for value in d)) for d, keep in zip(found, kept, strict=True)
+        ]
 
     def _without_suppression(self, candidates: Candidates) -> Detections:
-        """Every candidate's best class, from the confidence on."""
+        """Every candidate's best class, from the confidence on; the strongest of them."""
         probabilities = candidates.probabilities.detach()
         if probabilities.numel() == 0:
             return nothing(probabilities)
@@ -185,7 +226,11 @@ class DetectionModel(ExplainableModel):
         Args:
             outputs: what :meth:`forward` returned
         """
-        return torch.stack([c.logits.sum() for c in outputs.candidates])
+        if not any(len(c.logits) for c in outputs.candidates):
+            # Nothing was found on the probed images: what the outputs are made of is looked for.
+            return sum((t.float().sum() for t in tensors_in(outputs.raw)), torch.zeros(()))[None]
+        finite = [c.logits[c.logits != -torch.inf] for c in outputs.candidates]
+        return torch.stack([values.sum() for values in finite])
 
     def default_layers(self, images: Tensor) -> list[str]:
         """Returns all feature levels that the candidates are made of.
@@ -193,6 +238,8 @@ class DetectionModel(ExplainableModel):
         Args:
             images: (N, 3, H, W)
         """
+        if not self.levels and self.reader is not None:
+            self.levels.extend(measured_levels(self, images))
         return list(self.levels or super().default_layers(images))
 
     def on_input(self, maps: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -70,6 +70,7 @@ class TorchvisionDetector(DetectionModel):
         with (
             self._watched("transform", "backbone", head, anchors) as seen,
             self._pooling() as pooled,
+            self._down_to_threshold(),
         ):
             raw = self.module(list(images))
         features = seen["backbone"]
@@ -86,6 +87,17 @@ class TorchvisionDetector(DetectionModel):
         # Where gradients go to the pixels, rules and watchers belong to the one forward.
         own = pooled[-1] if pooled and not images.requires_grad else None
         return Parts(raw, seen["transform"][0].image_sizes, seen[head], seen[anchors], own)
+
+    @contextlib.contextmanager
+    def _down_to_threshold(self) -> Iterator[None]:
+        """Lets the module return what lies between its own least score and a lower threshold."""
+        owner: Any = self.module.get_submodule("roi_heads") if self.two_stage else self.module
+        before = owner.score_thresh
+        owner.score_thresh = min(before, self.threshold)
+        try:
+            yield
+        finally:
+            owner.score_thresh = before
 
     @contextlib.contextmanager
     def _pooling(self) -> Iterator[list[tuple]]:

@@ -169,8 +169,7 @@ class ObjectTarget:
                 scores.append(candidates.logit(match.place, label))
             else:
                 # Nothing of the object is left: as weak as the weakest, so that it stays finite.
-                mine = candidates.logits[:, label]
-                scores.append(mine.amin() if len(mine) else mine.sum())
+                scores.append(candidates.weakest(label))
         return torch.stack(scores)
 
     def valid(self, outputs: DetectorOutputs) -> Tensor:
@@ -236,6 +235,8 @@ class ObjectTarget:
     def _match(self, candidates: Candidates, row: int) -> Match:
         label, box = int(self.labels[row]), self.boxes[row]
         classes = candidates.logits.shape[1]
+        if label >= classes and not candidates.complete:
+            return Match(-1, 0.0, False)  # no box of that class
         if label >= classes:
             raise ValueError(
                 f"targets: class index {label} is out of range; the model has {classes} classes"
@@ -244,8 +245,9 @@ class ObjectTarget:
             return Match(-1, 0.0, False)
         places = candidates.boxes_of(label).detach()
         overlap = box_iou(box[None].to(places.device), places)[0]
-        near = overlap >= self.min_iou
         rank = candidates.logits[:, label].detach().float()
+        overlap = overlap.masked_fill(rank == -torch.inf, 0)  # a box of another class
+        near = overlap >= self.min_iou
         if self.prefer == "overlap":
             # Candidates that are cut off at the image's border may have the same box.
             rank = overlap + 1e-4 * candidates.probabilities[:, label].detach().float()
@@ -259,7 +261,7 @@ class ObjectTarget:
         if not hasattr(outputs, "candidates"):
             raise ValueError(
                 f"targets: object_target needs a detector, whose outputs hold candidates, not "
-                f"{type(outputs).__name__}; adapt the model with DetectionModel(model, read=...)"
+                f"{type(outputs).__name__}; adapt the model with adapt(model, read=...)"
             )
         count = len(outputs.candidates)
         if not self.per_image:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from .registry import cam_method
 
-_attention = functools.partial(cam_method, family="attention", place="attention", register=True)
+_attention = functools.partial(
+    cam_method, family="attention", place="attention", sums_channels=False, register=True
+)
 
 
 @_attention(

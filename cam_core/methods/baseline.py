@@ -11,6 +11,7 @@ from .registry import cam_method
 @cam_method(
     paper="RandomCAM of pytorch-grad-cam: a sanity baseline",
     family="baseline",
+    sums_channels=True,
     class_discriminative=False,
     cost="1F",
     register=True,

@@ -15,7 +15,7 @@ from torch import Tensor
 from .channels import channel_sum, oriented, principal_map
 from .registry import Components, cam_method
 
-_eigen = functools.partial(cam_method, family="eigen", register=True)
+_eigen = functools.partial(cam_method, family="eigen", sums_channels=False, register=True)
 
 
 def _numbered(*, components: int | None, **others: object) -> list[str] | None:
@@ -133,6 +133,7 @@ def kpcacam(activations, *, kernel="sigmoid", gamma=None, coef0=1.0, center=True
     paper="Fuad et al., Features Understanding in 3D CNNs (FEM), IPTA 2020",
     class_discriminative=False,
     cost="1F",
+    sums_channels=True,
 )
 def fem(activations, *, k=2.0):
     """Channels weighted by how much of them stands out; it has no class.

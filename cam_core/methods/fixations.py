@@ -19,6 +19,7 @@ _PAIRS = 1 << 24  # distances between fixations held at once
 @cam_method(
     paper="Mopuri, Garg & Babu, CNN Fixations, IEEE TIP 2018",
     family="structure",
+    sums_channels=False,
     signed=False,
     cost="2F, and the way back",
     times=6.0,

@@ -14,7 +14,7 @@ from torch import Tensor
 from .channels import channel_sum
 from .registry import cam_method
 
-_gradient = functools.partial(cam_method, family="gradient", register=True)
+_gradient = functools.partial(cam_method, family="gradient", sums_channels=True, register=True)
 
 
 @_gradient(paper="Selvaraju et al., Grad-CAM, ICCV 2017")

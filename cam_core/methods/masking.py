@@ -23,7 +23,7 @@ from .registry import cam_method
 
 Look = Callable[[Tensor, Tensor], Tensor]
 
-_masking = functools.partial(cam_method, family="perturbation", register=True)
+_masking = functools.partial(cam_method, family="perturbation", sums_channels=True, register=True)
 
 
 @_masking(paper="Wang et al., Score-CAM, CVPRW 2020", cost="(1+C)F", times=1000.0, signed=False)
@@ -222,7 +222,12 @@ def _enlarged(maps: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor
     return large, low, torch.where(high == low, 1, high - low)
 
 
-@_masking(paper="Zhang et al., Group-CAM, arXiv 2103.13859", cost="(2+G)F+1B, G groups", times=34.0)
+@_masking(
+    paper="Zhang et al., Group-CAM, arXiv 2103.13859",
+    cost="(2+G)F+1B, G groups",
+    times=34.0,
+    sums_channels=False,
+)
 def groupcam(activations, gradients, images, forward, *, groups=32, percentile=70.0, batch_size=32):
     """Groups of channels as masks over the image, weighted by what they add to a blurred one.
 

@@ -15,11 +15,15 @@ from ..chunks import Chunks, check_count, in_format_of
 from .channels import channel_sum
 from .registry import cam_method
 
-_perturbation = functools.partial(cam_method, family="perturbation", register=True)
+_perturbation = functools.partial(
+    cam_method, family="perturbation", sums_channels=False, register=True
+)
 
 
 @_perturbation(
-    paper="Desai & Ramaswamy, Ablation-CAM, WACV 2020", cost="1F+C T (1F before a linear head)"
+    paper="Desai & Ramaswamy, Ablation-CAM, WACV 2020",
+    cost="1F+C T (1F before a linear head)",
+    sums_channels=True,
 )
 def ablationcam(activations, score, head, tail, *, batch_size=64):
     """Channels weighted by the score that is lost without them.

@@ -19,7 +19,9 @@ from ..chunks import Chunks, check_count, in_format_of
 from .channels import channel_sum
 from .registry import cam_method
 
-_pixel = functools.partial(cam_method, family="pixel", place="input", register=True)
+_pixel = functools.partial(
+    cam_method, family="pixel", place="input", sums_channels=False, register=True
+)
 
 _RULES = ("gausslegendre", "riemann_right", "riemann_middle")
 
@@ -79,6 +81,7 @@ def guided_backprop(images, guided_gradient):
     signed=False,
     cost="2F+2B",
     times=3,
+    sums_channels=True,
 )
 def guided_gradcam(images, guided_gradient, layers):
     """Guided backpropagation where Grad-CAM of the last target layer is positive.

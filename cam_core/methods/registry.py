@@ -81,6 +81,8 @@ class MethodInfo:
         aliases: other names it is known by
         target_transform: another scalar to differentiate, or None
         component_names: options -> names of the maps, for a method that makes several; or None
+        sums_channels: whether it ends in :func:`channel_sum`, which ``smooth="eigen"`` replaces; None
+            where that shows only when it runs
     """
 
     name: str
@@ -97,6 +99,7 @@ class MethodInfo:
     aliases: tuple[str, ...] = ()
     target_transform: Callable | None = None
     component_names: Callable[..., Sequence[str] | None] | None = None
+    sums_channels: bool | None = None
 
     @property
     def needs_backward(self) -> bool:
@@ -129,6 +132,7 @@ class Method:
         info: its :class:`MethodInfo`
         options: what the user set
         smooth: the smoothings around it, see :mod:`cam_core.smoothing`
+        note: what was asked for and is not done, in one sentence; None where all of it is
     """
 
     key: str
@@ -136,6 +140,7 @@ class Method:
     info: MethodInfo
     options: Mapping[str, Any]
     smooth: tuple[str, ...] = ()
+    note: str | None = None
 
     def places(self, layers: Sequence[str]) -> list[str]:
         """Under which layer names the maps of this method are found.
@@ -189,6 +194,7 @@ def cam_method(
     place: str = "layer",
     target_transform: Callable | None = None,
     component_names: Callable[..., Sequence[str] | None] | None = None,
+    sums_channels: bool | None = None,
     aliases: Sequence[str] = (),
     register: bool = False,
 ) -> Callable:
@@ -217,6 +223,8 @@ def cam_method(
             class indices (B,) -> (B,), which may take the method's options by name
         component_names (None): for a method that returns :class:`Components`: a callable that takes
             its options by name and returns the names of its maps, or None where it makes one
+        sums_channels (None): whether it ends in ``cam_core.methods.channel_sum``, so that ``+eigen``
+            applies to it; by default that is seen when it runs
         aliases (()): other names it is known by; case, hyphens and ``++`` never matter
         register (False): whether its name is added to the names ``explain`` knows
 
@@ -245,6 +253,7 @@ def cam_method(
             aliases=tuple(aliases),
             target_transform=target_transform,
             component_names=component_names,
+            sums_channels=sums_channels,
         )
         if register:
             _METHODS[fn.cam_info.name] = fn
@@ -314,17 +323,19 @@ def resolve_methods(methods: Any) -> list[Method]:
         methods: a name, a callable, a pair ``(name or callable, options)``, or a list of these
 
     Returns:
-        a list of :class:`Method` with unique keys
+        a list of :class:`Method` with unique keys. Smoothing ``"eigen"`` that is asked for a whole list
+        is left out of the methods that add up no channels, and their ``note`` says so
 
     Raises:
-        ValueError: if a name or an option is unknown, or ``methods`` is empty
+        ValueError: if a name or an option is unknown, or ``methods`` is empty; if ``"eigen"`` is
+            asked for methods only that add up no channels
     """
     items = methods if isinstance(methods, list) else [methods]
     if isinstance(methods, tuple) and not _is_pair(methods):
         items = list(methods)
     if not items:
         raise ValueError("methods is empty; name at least one, for example 'gradcam'")
-    chosen = [_resolve(item) for item in items]
+    chosen = _with_eigen_where_it_applies([_resolve(item) for item in items])
     names = [_with_smoothing(m.info.name, m.smooth) for m in chosen]
     result: dict[str, Method] = {}
     for method, name in zip(chosen, names, strict=True):
@@ -336,6 +347,26 @@ def resolve_methods(methods: Any) -> list[Method]:
             raise ValueError(f"methods: {key!r} is given twice")
         result[key] = dataclasses.replace(method, key=key)
     return list(result.values())
+
+
+def _with_eigen_where_it_applies(chosen: list[Method]) -> list[Method]:
+    """Leaves ``"eigen"`` out of methods that have no sum over channels, beside others that have."""
+    asked = [m for m in chosen if "eigen" in m.smooth]
+    without = [m.key for m in asked if m.info.sums_channels is False]
+    if without and len(without) == len(asked):
+        raise ValueError(
+            f"methods: smoothing 'eigen' does not apply to {', '.join(map(repr, without))}, which adds "
+            "up no channels for a principal component to replace; leave '+eigen' out"
+        )
+    return [_without_eigen(m) if m in asked and m.key in without else m for m in chosen]
+
+
+def _without_eigen(method: Method) -> Method:
+    return dataclasses.replace(
+        method,
+        smooth=tuple(name for name in method.smooth if name != "eigen"),
+        note=f"{method.key}: smoothing 'eigen' was left out, as it adds up no channels",
+    )
 
 
 def _with_smoothing(name: str, smooth: Sequence[str]) -> str:

@@ -16,7 +16,12 @@ from ..nmf import factorise
 from .registry import Components, cam_method
 
 _structure = functools.partial(
-    cam_method, family="structure", class_discriminative=False, signed=False, register=True
+    cam_method,
+    family="structure",
+    class_discriminative=False,
+    signed=False,
+    sums_channels=False,
+    register=True,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_core import (
@@ -20,6 +21,7 @@ from cam_core import (
     object_targets,
 )
 from cam_core.adapters.candidates import Detections
+from cam_core.geometry import Window
 from cam_core.objects import fuse_levels
 
 PATCH, SIZE, CHANNELS, CLASSES = 8, 32, 3, 3
@@ -417,6 +419,51 @@ class TestTogether:
         assert shares.on_others[0, 0] == 0
         others = [torch.tensor([[0.0, 0, SIZE, SIZE]])] * 2
         assert result.shares("layercam", others).elsewhere[0, 0] == pytest.approx(0, abs=1e-5)
+
+    def test_shares_are_of_the_picture_and_not_of_its_padding(self, net, images):
+        """A picture in the middle rows of a letterbox: heat above and below it counts nowhere."""
+        box = fine_box(1, 1)
+        result = explain_objects(model_of(net), images, [box[None]] * 2, [torch.tensor([0])] * 2)
+        window = Window((SIZE // 2, SIZE), 0, -SIZE / 4, SIZE, 3 * SIZE / 4)
+        shares = result.shares("layercam", size=(SIZE // 2, SIZE), windows=[window] * 2)
+        heat = F.interpolate(result.maps["layercam"], (SIZE, SIZE), mode="bilinear")[0, 0]
+        on_picture = heat[SIZE // 4 : 3 * SIZE // 4]
+        left, top, right, bottom = (int(v) for v in box)
+        inside = heat[max(top, SIZE // 4) : bottom, left:right].sum() / on_picture.sum()
+        assert shares.inside[0, 0] == pytest.approx(float(inside), abs=1e-4)
+        assert shares.on_others[0, 0] == 0
+        total = sum(float(s[0, 0]) for s in shares)
+        assert total == pytest.approx(1)
+
+    def test_own_box_among_all_boxes_is_no_other(self):
+        """Random boxes, off the pixels' borders: shares lie in [0, 1] and sum to 1."""
+        generator = torch.Generator().manual_seed(0)
+        heat = torch.rand(8, 1, 7, 9, generator=generator)
+        corners = torch.rand(8, 1, 4, generator=generator).sort(-1).values[..., [0, 1, 2, 3]]
+        shares = object_shares(heat, corners, corners)
+        assert (shares.on_others == 0).all()
+        more = torch.cat([corners, torch.rand(8, 3, 4, generator=generator).sort(-1).values], 1)
+        shares = object_shares(heat, corners, more)
+        for share in shares:
+            assert ((share >= 0) & (share <= 1)).all()
+        torch.testing.assert_close(sum(shares), torch.ones(8, 1))
+
+    def test_a_map_without_a_class_is_there_without_an_object(self, net, images):
+        none = [torch.zeros(0, 4)] * 2
+        result = explain_objects(
+            model_of(net),
+            images,
+            none,
+            [torch.zeros(0, dtype=torch.long)] * 2,
+            ["eigencam", "layercam"],
+        )
+        assert not result.valid.any()
+        assert all(maps.isnan().all() for maps in result.maps.values())
+        found = explain_objects(
+            model_of(net), images, [fine_box(1, 1)[None]] * 2, [torch.tensor([0])] * 2, "eigencam"
+        )
+        assert list(result.class_free) == ["eigencam"]
+        assert torch.equal(result.class_free["eigencam"], found.maps["eigencam"][:, 0])
 
     def test_fusion_keeps_the_units(self):
         strong, weak = torch.full((1, 1, 2, 2), 4.0), torch.full((1, 1, 4, 4), 0.5)

@@ -95,6 +95,17 @@ def test_callables_are_explained(net, images):
     torch.testing.assert_close(maps[:, 0], maps[:, 1] - maps[:, 2])  # linear in the gradient
 
 
+@pytest.mark.parametrize("name", ["eigencam", "eigencam+aug", "fem", "activations"])
+def test_a_map_without_a_class_is_there_without_a_target(net, images, name):
+    none = explain(net, images, [name, "gradcam"], torch.full((2, 2), -1), fuse="mean")
+    some = explain(net, images, name, torch.tensor([[4, 0], [2, 1]]), fuse="mean")
+    assert list(none.class_free) == list(some.maps)
+    for key, maps in some.maps.items():
+        assert none.maps[key].isnan().all()
+        assert torch.equal(none.class_free[key], maps[:, 0])
+        assert torch.equal(some.class_free[key], maps[:, 1])
+
+
 def test_minus_one_means_nothing_to_explain(net, images):
     methods = ["gradcam", "eigencam", "ablationcam"]
     spec = torch.tensor([[4, -1, 6], [-1, -1, 2]])

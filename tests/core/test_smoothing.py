@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from method_lists import ALL, INFOS
+from perturbation_common import QUICK
 
 from cam_core import cam_method, explain
 from cam_core.methods import channel_sum, resolve_methods
+from cam_core.methods.channels import eigen_smoothing
 from cam_core.methods.eigen import eigengradcam
 from cam_core.smoothing import GAINS, SAMPLES, SCALES, average, variants
 
@@ -211,3 +216,41 @@ def test_a_targets_mask_is_mirrored_with_its_image():
     ).maps[key]
     # An even width on a stride of two: the mirrored grid is half a cell off, so inside only.
     close(other.flip(-1), one, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whether_eigen_applies_is_declared_right(net, images, name):
+    """What a method says of itself, and whether channels are added up when it runs."""
+    refused = pytest.raises(ValueError, match="adds up no channels")
+    with contextlib.nullcontext() if INFOS[name].sums_channels else refused, eigen_smoothing(name):
+        explain(net, images[:1], (name, QUICK.get(name, {})), 1)
+
+
+EIGHT = [
+    "gradcam",
+    "gradcampp",
+    "xgradcam",
+    "layercam",
+    "ablationcam",
+    "hirescam",
+    "eigencam",
+    "fem",
+]
+
+
+def test_a_list_with_one_that_has_no_sum_is_smoothed_and_that_one_left(net, images):
+    with pytest.warns(UserWarning, match="eigencam: smoothing 'eigen' was left out"):
+        result = explain(net, images, [f"{m}+aug+eigen" for m in EIGHT], 1, ["layer2"])
+    keys = [method for method, _ in result.maps]
+    assert keys == [f"{m}_aug_eigen" if m != "eigencam" else "eigencam_aug" for m in EIGHT]
+    alone = explain(net, images, ["eigencam+aug", "gradcam+aug+eigen"], 1, ["layer2"]).maps
+    for key in alone:
+        close(result.maps[key], alone[key])
+
+
+def test_eigen_for_none_that_has_a_sum_is_refused(net, images):
+    message = "'eigencam', 'rise', which adds up no channels"
+    with pytest.raises(ValueError, match=message):
+        explain(net, images, ["eigencam+eigen", "rise+aug+eigen", "gradcam"], 1, ["layer2"])
+    with pytest.raises(ValueError, match="'eigencam_aug' is given twice"):
+        explain(net, images, ["eigencam+aug", "eigencam+aug+eigen", "fem+eigen"], 1, ["layer2"])
