@@ -186,9 +186,9 @@ def explain(
         result = _cook(run, plain)
         _smooth(result, run, chosen, measure_places)
         _add_calls(result, placed)
-    if fuse is not None:
-        _fuse(result, chosen, fuse)
-    _set_apart(result, chosen)
+        if fuse is not None:
+            _fuse(result, chosen, fuse)
+        _set_apart(result, chosen)
     return result
 
 

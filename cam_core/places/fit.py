@@ -9,8 +9,10 @@ import numpy as np
 from .extent import Rectangle
 from .trace import Points
 
-# Cells by which a pixel may miss its cell and still speak for the fitted mapping.
-_NEAR = 0.5
+# Cells by which a pixel may miss its cell and still speak for the fitted mapping: it may lie anywhere in it.
+_NEAR = 0.75
+# Cells by which a token may miss its place in a lattice.
+_UNEVEN = 0.5
 # Share of the pixels' energy that has to agree; the rest is what pooling and gates spread.
 _AGREED = 0.85
 # What the other axis may contribute across the whole input, in cells.
@@ -234,7 +236,7 @@ def _lattice(tokens: np.ndarray, places: np.ndarray, total: int) -> Fit:
             continue
         slope, start = np.polyfit(np.arange(len(levels)), levels, 1)
         rest = np.abs(start + slope * index[axis] - places[:, axis]).max() / slope
-        if rest > _NEAR:
+        if rest > _UNEVEN:
             raise Unclear("its tokens do not lie at equal distances on the image")
         error = max(error, float(rest))
         sides.append((start - slope / 2, start + slope * (len(levels) - 0.5)))

@@ -39,6 +39,9 @@ _MAPS = {"NCHW": 2, "NHWC": 1}
 # in as many as there are cells would be.
 _CONFIRMED = 0.75
 
+# Cells that are traced alone, and how far from their places, in cells, they may look.
+_SINGLES = 5
+_AROUND = 1.0
 # Earlier calls of a module that are tried where the last has no place.
 _MOST_TRIES = 4
 
@@ -192,19 +195,19 @@ class Measurement:
         trace = traces[0]
         shape = tuple(call.tap.shape)
         assumed = self._model._find_grid(layer.name, shape, self._size)
-        layouts = _layouts(layer.module, shape, trace.rows, assumed)
+        layouts = _layouts(layer.module, shape, assumed)
         if not layouts:
             sizes = ", ".join(map(str, shape[1:]))
-            if shape[:1] == (trace.rows,):
+            if shape[:1] == (1,):
                 raise NoGrid(f"its output has shape (N, {sizes})")
             raise NoGrid(
-                f"its output has shape {shape} for {trace.rows} images: it works on windows or crops of "
-                "them; choose a layer around it"
+                f"its output has shape {shape} for one image, so its first dimension is not that of the images "
+                "(windows or crops of them, say); choose a layer around it"
             )
         reasons = []
         likeliest = layouts[0]
-        trials = [(likeliest, "apart"), (likeliest, "together")]
-        trials += [(layout, "apart") for layout in layouts[1:]]
+        trials = [(likeliest, "together"), (likeliest, "apart")]
+        trials += [(layout, "together") for layout in layouts[1:]]
         for layout, way in [*trials, (likeliest, "digits")]:
             try:
                 fit = _fit(traces, layer, call, layout, way)
@@ -221,17 +224,17 @@ class Measurement:
         raise reasons[0]
 
 
-def _layouts(module: nn.Module, shape: tuple, rows: int, assumed: Grid | None) -> list[str]:
+def _layouts(module: nn.Module, shape: tuple, assumed: Grid | None) -> list[str]:
     """The layouts that an output may have, the likeliest first."""
     if is_recurrent(module):
         return []
     certain = is_channels_first(module)
-    if len(shape) == 4 and shape[0] == rows:
+    if len(shape) == 4 and shape[0] == 1:
         layouts = ["NCHW"] if certain else ["NCHW", "NHWC", "NTLC"]
     elif len(shape) == 3:
-        layouts = ["NLC"] if shape[0] == rows else []
-        layouts += ["LNC"] if shape[1] == rows else []
-        if certain and shape[0] == rows:
+        layouts = ["NLC"] if shape[0] == 1 else []
+        layouts += ["LNC"] if shape[1] == 1 else []
+        if certain and shape[0] == 1:
             layouts = ["NCL"]
     else:
         return []
@@ -270,8 +273,7 @@ def _confirmed(trace: Trace, call: Call, grid: Grid) -> float | None:
     wanted = sorted(set(cells))
     with torch.enable_grad():
         maps = grid.to_maps(call.tap)
-    parts = [wanted[k : k + trace.rows] for k in range(0, len(wanted), trace.rows)]
-    energy = torch.cat([trace.energies(call, maps, part) for part in parts])
+    energy = trace.energies(maps, wanted)
     # Some parts of the input pass on more than others, whoever looks: only what is a cell's own counts.
     energy = (energy / energy.mean(0).clamp_min(1e-30)).flatten(1)
     best = energy.argmax(1)
@@ -312,9 +314,44 @@ def _judged(fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call) -> Pl
     if upright and behind == 0 and order == tuple(range(order[0], order[0] + len(order))):
         grid = Grid(layout, height, width, prefix=order[0])
     off = fit.distance(WHOLE.cells)
+    if off <= _AGREES and grid.order is None:
+        return Place(grid, WHOLE, "measured", off)
+    # Nobody expected this: single cells have to say the same.
+    if not _seen_there(trace, call, grid, fit.cells):
+        raise Unclear("single cells of it do not look where its grid seems to lie")
     if off <= _AGREES:
         return Place(grid, WHOLE, "measured", off)
     return Place(grid, Extent(fit.cells, _seen(fit, trace, call)), "measured", fit.error)
+
+
+def _seen_there(
+    trace: Trace, call: Call, grid: Grid, cells: tuple[float, float, float, float]
+) -> bool:
+    """Whether cells, each traced alone, look where a measured grid has them."""
+    with torch.enable_grad():
+        maps = grid.to_maps(call.tap)
+    left, top, right, bottom = cells
+    down, across = (bottom - top) / grid.height, (right - left) / grid.width
+    inside = [
+        (i, j)
+        for i in range(grid.height)
+        for j in range(grid.width)
+        if 0 <= top + (i + 0.5) * down <= 1 and 0 <= left + (j + 0.5) * across <= 1
+    ]
+    if len(inside) < 2:
+        return False
+    picked = [inside[k * (len(inside) - 1) // (_SINGLES - 1)] for k in range(_SINGLES)]
+    height, width = trace.size
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    good = 0
+    for i, j in picked:
+        energy = trace.seen_by(maps, (i, j))
+        near = ((rows - top) / down - i - 0.5).abs() <= _AROUND
+        beside = ((columns - left) / across - j - 0.5).abs() <= _AROUND
+        there = energy[near][:, beside].sum()
+        good += bool(there > 0.5 * energy.sum())
+    return good >= _CONFIRMED * _SINGLES
 
 
 def _seen(fit: Fit, trace: Trace, call: Call) -> tuple[float, float, float, float]:

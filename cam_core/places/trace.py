@@ -1,8 +1,8 @@
 """Traces the cells of layers to the pixels that they are computed from.
 
-Every cell is given a code: its own two indices. One backward carries, for each pixel of the input, the
-sum of what the cells say that see it; three of them (weight one, weighted by row, weighted by column)
-give the indices back by division. So a handful of backwards measures all cells of a layer at once.
+Every cell is given a code: its own two indices. A backward carries, to each pixel of the input, the sum
+of what the cells say that see it; three of them (weight one, weighted by row, weighted by column) give
+the indices back by division. So a handful of backwards measures all cells of a layer at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..forward_call import is_scripted
 from ..layers import Layer
 from .transport import places_only
 
-# Rows of the batch that belong to one image: weight one, by row, by column.
-_CODES = 3
 # What is weaker than this beside the strongest pixel is rounding.
 _FAINT = 1e-8
 # A digit is read from a ratio that should be -1 or 1.
@@ -28,7 +27,7 @@ _UNSURE = 0.3
 _MOST_POINTS = 100_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Call:
     """One call of a module in a forward.
 
@@ -41,7 +40,7 @@ class Call:
     number: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Points:
     """The pixels that see cells, and which ones.
 
@@ -79,8 +78,8 @@ class Trace:
         seed: int = 0,
     ):
         self.size = (images.shape[-2], images.shape[-1])
-        self._images = _noise(images, seed)
-        self.rows = len(self._images)
+        self._image = _noise(images, seed)
+        self._seed = seed
         self.calls: dict[str, list[Call]] = {layer.name: [] for layer in layers}
         counts: dict[Layer, int] = {}
         handles = []
@@ -88,10 +87,11 @@ class Trace:
             parameter.requires_grad_(False)
         try:
             for layer in layers:
-                handles.append(layer.module.register_forward_hook(self._hook(layer, counts)))
+                if not is_scripted(layer.module):  # the tap says so
+                    handles.append(layer.module.register_forward_hook(self._hook(layer, counts)))
             plain = torch.autocast(images.device.type, enabled=False)
             with torch.enable_grad(), plain, places_only():
-                forward(self._images)
+                forward(self._image.clone())  # which it may write into
         finally:
             for handle in handles:
                 handle.remove()
@@ -133,7 +133,7 @@ class Trace:
 
         Args:
             call: of a traced layer
-            cells: brings the call's tensor to (rows of the batch, C, h, w)
+            cells: brings the call's tensor to (1, C, h, w)
             way ("apart"): ``"apart"`` gives every cell channels of its own, so that normalisation over
                 the grid leaves something; ``"together"`` all the same, so that a pixel between two
                 cells says their mean; ``"digits"`` asks for the binary digits of the indices one by
@@ -152,9 +152,7 @@ class Trace:
             return _points(gradient[0], [ratio - 1 for ratio in _ratios(gradient)])
         codes = [_digit(height, k)[:, None].expand(height, width) for k in range(_bits(height))]
         codes += [_digit(width, k)[None].expand(height, width) for k in range(_bits(width))]
-        codes += codes[: len(codes) % 2]
-        parts = [self._gradient(maps, codes[k : k + 2]) for k in range(0, len(codes), 2)]
-        gradients = torch.cat([parts[0][:1], *(part[1:] for part in parts)])
+        gradients = self._gradient(maps, codes)
         ratios = _ratios(gradients)
         signs = [ratio > 0 for ratio in ratios]
         # Near zero the digit is anybody's: several cells have equal parts of the pixel.
@@ -165,13 +163,25 @@ class Trace:
         )
         return _points(gradients[0] * sure, [rows, columns])
 
-    def energies(self, call: Call, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
+    def seen_by(self, maps: Tensor, cell: tuple[int, int]) -> Tensor:
+        """Returns the (H, W) gradient energy that a single cell carries to the input.
+
+        Args:
+            maps: (1, C, h, w) a call's tensor on its grid
+            cell: row and column of the cell
+        """
+        seed = torch.zeros(maps.shape)
+        generator = torch.Generator().manual_seed(1 + cell[0] * maps.shape[-1] + cell[1])
+        seed[0, :, cell[0], cell[1]] = torch.randn(maps.shape[1], generator=generator)
+        with places_only():
+            return self._backward(maps, seed).double().pow(2).sum(0)
+
+    def energies(self, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
         """Traces single cells, each alone, with the network's own gradient.
 
         Args:
-            call: of a traced layer
-            maps: (rows of the batch, C, h, w) the call's tensor on the grid that is assumed
-            cells: row and column of the cells to trace, at most as many as rows of the batch
+            maps: (1, C, h, w) a call's tensor on the grid that is assumed
+            cells: row and column of the cells to trace
 
         Returns:
             (len(cells), h, w) gradient energy of each cell in the parts of the input, divided like
@@ -179,47 +189,37 @@ class Trace:
         """
         height, width = maps.shape[-2:]
         generator = torch.Generator().manual_seed(height * width)
-        seeds = torch.zeros(maps.shape)
-        for row, (i, j) in enumerate(cells):
-            seeds[row, :, i, j] = torch.randn(maps.shape[1], generator=generator)
-        if not maps.requires_grad:
-            return torch.zeros(len(cells), height, width)
-        (gradient,) = torch.autograd.grad(
-            maps, self._images, seeds.to(maps), retain_graph=True, allow_unused=True
-        )
-        if gradient is None:
-            return torch.zeros(len(cells), height, width)
-        energy = gradient[: len(cells)].float().nan_to_num(0).pow(2).sum(1, keepdim=True).cpu()
-        return F.adaptive_avg_pool2d(energy, (height, width))[:, 0]
+        found = []
+        for i, j in cells:
+            seed = torch.zeros(maps.shape)
+            seed[0, :, i, j] = torch.randn(maps.shape[1], generator=generator)
+            energy = self._backward(maps, seed).pow(2).sum(0)[None, None]
+            found.append(F.adaptive_avg_pool2d(energy, (height, width))[0, 0])
+        return torch.stack(found)
 
     def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
-        """(3, C, H, W) gradients at the input of what all cells say, coded thrice."""
+        """(1 + codes, C, H, W) gradients at the input of what all cells say: as it is, and coded."""
+        with places_only():
+            return torch.stack(
+                [self._backward(maps, seed) for seed in _seeds(maps, codes, together, self._seed)]
+            )
+
+    def _backward(self, maps: Tensor, seed: Tensor) -> Tensor:
+        """(C, H, W) float32 gradient at the input, on the CPU; zeros where there is none."""
         gradient = None
         if maps.requires_grad:
-            with places_only():
-                (gradient,) = torch.autograd.grad(
-                    maps,
-                    self._images,
-                    _seeds(maps, codes, together),
-                    retain_graph=True,
-                    allow_unused=True,
-                )
+            (gradient,) = torch.autograd.grad(
+                maps, self._image, seed.to(maps).view_as(maps), retain_graph=True, allow_unused=True
+            )
         if gradient is None:
-            return torch.zeros(self._images.shape)
-        return gradient.float().cpu()
+            return torch.zeros(self._image.shape[1:])
+        return gradient[0].float().nan_to_num(0).cpu()
 
     def reach(self, call: Call) -> tuple[int, int, int, int] | None:
         """Returns (left, top, right, bottom) of the pixels that any cell of a call depends on."""
-        if not call.tap.requires_grad:
-            return None
         generator = torch.Generator().manual_seed(call.tap.numel())
-        seed = torch.randn(call.tap.shape, generator=generator).to(call.tap)
-        (gradient,) = torch.autograd.grad(
-            call.tap, self._images, seed, retain_graph=True, allow_unused=True
-        )
-        if gradient is None:
-            return None
-        energy = gradient.float().pow(2).sum((0, 1)).nan_to_num(0)
+        seed = torch.randn(call.tap.shape, generator=generator)
+        energy = self._backward(call.tap, seed).pow(2).sum(0)
         rows, columns = torch.nonzero(energy > 1e-12 * energy.max(), as_tuple=True)
         if not len(rows):
             return None
@@ -229,24 +229,25 @@ class Trace:
 
 
 def _noise(images: Tensor, seed: int) -> Tensor:
-    """Noise with the images' own range, once for every code."""
+    """One image of noise with the images' own range."""
     generator = torch.Generator().manual_seed(51 + seed)
     noise = torch.randn((1, *images.shape[1:]), generator=generator).to(images.device)
     values = images.detach().float()
     mean, spread = values.mean((0, 2, 3), keepdim=True), values.std((0, 2, 3), keepdim=True)
     noise = mean + spread.nan_to_num(1).clamp_min(1e-3) * noise
-    return noise.to(images.dtype).repeat(_CODES, 1, 1, 1).requires_grad_()
+    # in the images' own memory format
+    return torch.empty_like(images[:1]).copy_(noise).requires_grad_()
 
 
-def _seeds(maps: Tensor, codes: list[Tensor], together: bool) -> Tensor:
-    """What each cell says: the same random numbers in every row of an image, times each code."""
+def _seeds(maps: Tensor, codes: list[Tensor], together: bool, seed: int) -> Tensor:
+    """(1 + codes, C, h, w) what each cell says: random numbers, and the same times each code."""
     _, channels, height, width = maps.shape
-    generator = torch.Generator().manual_seed(height * width + channels)
+    generator = torch.Generator().manual_seed(7919 * seed + height * width + channels)
     said = torch.randn((channels, height, width), generator=generator)
     if together:
         said = said[:, :1, :1]
     coded = torch.stack([torch.ones(height, width), *codes])
-    return (coded[:, None] * said).to(device=maps.device, dtype=maps.dtype)
+    return coded[:, None] * said
 
 
 def _shares(count: int) -> Tensor:
@@ -271,14 +272,14 @@ def _number(digits: list[Tensor], like: Tensor) -> Tensor:
 
 def _ratios(gradients: Tensor) -> list[Tensor]:
     """What each coded gradient (C, H, W) is of the first, as one factor per pixel (H, W)."""
-    one, *coded = gradients.nan_to_num(0).double()
+    one, *coded = gradients.double()
     energy = one.pow(2).sum(0).clamp_min(1e-300)
     return [(c * one).sum(0) / energy for c in coded]
 
 
 def _points(one: Tensor, cells: list[Tensor]) -> Points:
     """The pixels that have a gradient, with the cells (shares of rows and columns) read there."""
-    weights = one.nan_to_num(0).double().pow(2).sum(0)
+    weights = one.double().pow(2).sum(0)
     strongest = float(weights.max())
     if not strongest > 0 or not math.isfinite(strongest):
         empty = torch.zeros(0, 2, dtype=torch.float64)

@@ -98,7 +98,7 @@ class _Rules(TorchDispatchMode):
             return _identity(args[0])
         if func is _aten.convolution_backward.default:
             gradient, images, weight, *rest = args
-            return func(gradient, images, _middle(weight), *rest, **kwargs)
+            return func(gradient, images, _middle(weight, images.shape[1]), *rest, **kwargs)
         if func is _aten.max_pool2d_with_indices_backward.default:
             gradient, images, kernel, stride, padding = args[:5]
             return _through_window(gradient, images, kernel, stride, padding)
@@ -148,7 +148,7 @@ def _identity(scores: Tensor) -> Tensor:
     return eye.expand(scores.shape).contiguous()
 
 
-def _middle(weight: Tensor) -> Tensor:
+def _middle(weight: Tensor, channels: int) -> Tensor:
     """A kernel with all of its weight in the middle, with random factors and unit gain.
 
     The factors are random so that neither a normalisation nor a few equal channels take the gradient
@@ -157,7 +157,7 @@ def _middle(weight: Tensor) -> Tensor:
     strength = weight.detach().abs().flatten(2).sum(2).float()
     generator = torch.Generator(weight.device).manual_seed(strength.numel())
     strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)
-    gain = strength.pow(2).sum(0).mean().sqrt()
+    gain = (strength.pow(2).sum() / channels).sqrt()
     strength = strength / gain.clamp_min(torch.finfo(torch.float32).tiny)
     middle: Any = (slice(None), slice(None))
     count = 1

@@ -299,7 +299,7 @@ class TestMatching:
             DetectionModel(net, output="head")
         with pytest.raises(ValueError, match="confidence must be"):
             DetectionModel(net, confidence=25)
-        with pytest.raises(ValueError, match="where PatchDetector has its candidates"):
+        with pytest.raises(ValueError, match="where PatchDetector has its boxes"):
             explain(DetectionModel(net), torch.rand(1, 3, SIZE, SIZE))
 
 

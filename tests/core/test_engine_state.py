@@ -136,12 +136,13 @@ def raising(activations, gradients):
     raise Stop
 
 
-def raise_in_second_forward(net):
+def raise_in_a_replay(net):
     calls = []
 
     def hook(module, args):
         calls.append(1)
-        if len(calls) == 2:
+        # 1: what its outputs mean, 2 and 3: where its cells lie, 4: the forward that is explained
+        if len(calls) == 5:
             raise Stop
 
     net.fc.register_forward_pre_hook(hook)
@@ -156,7 +157,7 @@ def raise_in_second_forward(net):
         (lambda net: None, ["gradcam", raising], 0),
         (lambda net: None, METHODS, raise_stop),
         (lambda net: None, METHODS, [0, raise_stop]),
-        (raise_in_second_forward, METHODS, 0),
+        (raise_in_a_replay, METHODS, 0),
     ],
     ids=["forward", "forward_before_tap", "method", "target", "second_target", "replay"],
 )

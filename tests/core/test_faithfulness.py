@@ -415,9 +415,10 @@ def test_values_do_not_depend_on_what_is_beside(scene):
 )
 @pytest.mark.parametrize("baseline", [None, "blur"])
 def test_the_cost_is_what_was_planned(scene, names, baseline):
-    adapt(scene.net).read_outputs(scene.images)  # once per network, not per measurement
     seen = []
     scene.net.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    adapt(scene.net).read_outputs(scene.images)  # once per network, not per measurement
+    seen.clear()
     options = {
         "steps": 4,
         "samples": 5,

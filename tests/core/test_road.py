@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cam_core import faithfulness
+from cam_core import adapt, faithfulness
 from cam_core.metrics.road import impute
 
 WEIGHTS = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]]) / 12
@@ -203,6 +203,8 @@ def test_ties_remove_exactly_the_share(toys, kind):
         heat[heat < 0.3] = 0  # other libraries then impute all pixels at 20 %
     watch = Watch(toys.GapNet())
     images = torch.randn(1, 3, 20, 20)
+    adapt(watch).read_outputs(images)  # once per network, not per measurement
+    watch.seen.clear()
     faithfulness(watch, images, heat, 0, ["road_morf", "road_lerf"], percentiles=(20, 55, 80))
     batches = torch.cat(watch.seen[1:])
     changed = (batches != images).any(1)

@@ -136,7 +136,7 @@ def test_list_of_layers_prints_as_a_table_of_blocks(toys):
     net = toys.resnet()
     rows = list_layers(net, torch.randn(1, 3, 64, 64))
     lines = str(rows).splitlines()
-    assert lines[0].split() == ["layer", "type", "channels", "grid", "inside"]
+    assert lines[0].split() == ["layer", "type", "channels", "grid", "place", "inside"]
     assert len(lines) < len(rows) / 2
     marked = [line.split()[1] for line in lines[1:-1] if line.startswith("*")]
     assert marked == ["layer4"]
