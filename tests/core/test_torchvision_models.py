@@ -149,6 +149,8 @@ def test_list_of_layers_prints_as_a_table_of_blocks(toys):
         "8",
         "x",
         "8",
+        "measured",
+        "±0.4",
         str(inside),
     ]
     assert not any("layer2.0.conv1" in line for line in lines)
