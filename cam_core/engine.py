@@ -28,6 +28,7 @@ from .places.choose import PlacedLayers, add_maps, on_input, place_layers
 from .places.extent import WHOLE, Extent
 from .places.place import Place
 from .plain_run import plain_layers
+from .signature import one_signature
 from .targets import Target, TransformedTarget, resolve_targets
 
 # Layers in a part that the forward itself runs without gradients, per module: the graph has to be on
@@ -176,6 +177,7 @@ def explain(
         torch.inference_mode(False),
         torch.no_grad(),
         unchanged(model.module),
+        one_signature(model.module),
         autocast(images, precision),
     ):
         images = images.clone() if images.is_inference() else images.detach()

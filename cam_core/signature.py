@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +120,35 @@ def _part(value: Any) -> Hashable:
     return reference
 
 
+# Signatures of the models that this thread is at work on, by id.
+_AT_HAND = threading.local()
+
+
+@contextlib.contextmanager
+def one_signature(module: nn.Module) -> Iterator[None]:
+    """Inside, a model's signature is read once: what happens to it meanwhile is no edit.
+
+    Nor is what it does to itself when it runs, such as counting its calls.
+
+    Args:
+        module: the model, inside :func:`cam_core.plain_run.plain_run` where that matters
+    """
+    known: dict[int, Hashable] = getattr(_AT_HAND, "known", {})
+    if id(module) in known:
+        yield
+        return
+    before = signature(module)
+    _AT_HAND.known = {**known, id(module): before}
+    try:
+        yield
+    finally:
+        _AT_HAND.known = known
+        after = signature(module)
+        if after != before:
+            for cache in ModelCache.all:
+                cache.rename(module, before, after)
+
+
 class ModelCache:
     """What was found out about models, forgotten when a model goes or is another one by now.
 
@@ -130,7 +161,11 @@ class ModelCache:
     Of each model only what belongs to its present state is kept.
     """
 
+    #: every cache
+    all: ClassVar[weakref.WeakSet[ModelCache]] = weakref.WeakSet()
+
     def __init__(self) -> None:
+        ModelCache.all.add(self)
         self._states: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, dict]] = (
             weakref.WeakKeyDictionary()
         )
@@ -141,8 +176,21 @@ class ModelCache:
         Args:
             module: the model
         """
-        key = signature(module)
+        known = getattr(_AT_HAND, "known", {}).get(id(module))
+        key = signature(module) if known is None else known
         state = self._states.get(module)
         if state is None or state[0] != key:
             state = self._states[module] = (key, {})
         return state[1]
+
+    def rename(self, module: nn.Module, before: Hashable, after: Hashable) -> None:
+        """Keeps the entries of a model under another signature.
+
+        Args:
+            module: the model
+            before: its signature when the entries were made
+            after: its signature now
+        """
+        state = self._states.get(module)
+        if state is not None and state[0] == before:
+            self._states[module] = (after, state[1])

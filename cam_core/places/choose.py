@@ -62,6 +62,13 @@ def place_layers(
             continue
         calls = usable_calls(layer, found[layer.name])
         single = len(calls) == 1 and calls[0].last
+        if not single and layer.entry is not None:
+            raise ValueError(
+                _unknown(
+                    layer.name, "its module is called several times and returns several tensors"
+                )
+                + "; choose another layer, list_layers(model) shows them"
+            )
         names = [layer.name if single else f"{layer.name}:{call.number}" for call in calls]
         for name, call in zip(names, calls, strict=True):
             entry = layer.entry if single else str(call.number)

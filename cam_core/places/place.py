@@ -248,7 +248,7 @@ def _fit(traces: list[Trace], layer: Layer, call: Call, layout: str, way: str) -
         cells = functools.partial(_as_square, layout=layout)
     shape = tuple(cells(call.tap.detach()).shape[-2:])
     if shape[0] * shape[1] < 2:
-        raise NoGrid(f"its output has shape {('N', *call.tap.shape[1:])}, a single cell")
+        raise NoGrid(f"its output has shape (N, {', '.join(map(str, call.tap.shape[1:]))})")
     fits = []
     for trace in traces:
         again = [c for c in trace.calls[layer.name] if c.number == call.number]

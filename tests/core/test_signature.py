@@ -9,6 +9,7 @@ import torch
 import torch.nn.utils.prune
 from torch import nn
 
+from cam_core import explain
 from cam_core.signature import ModelCache, signature
 
 
@@ -131,3 +132,27 @@ def test_weights_that_come_and_go_at_one_address_are_not_taken_for_each_other():
         net[5].weight = nn.Parameter(torch.ones(3, 4))
         seen.append(signature(net))
     assert all(a != b for i, a in enumerate(seen) for b in seen[:i])
+
+
+def test_what_a_model_does_to_itself_when_it_runs_is_no_edit(monkeypatch):
+    from cam_core.places import place
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head, self.calls = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 2), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.head(self.conv(x).mean((2, 3)))
+
+    counted = []
+    trace = place.Trace
+    monkeypatch.setattr(place, "Trace", lambda *a: counted.append(1) or trace(*a))
+    net = Counting().eval()
+    for _ in range(3):
+        explain(net, torch.rand(2, 3, 16, 16), targets=0, layers="conv")
+    assert len(counted) == 2  # two images of noise, once
+    net.conv.stride = (2, 2)
+    explain(net, torch.rand(2, 3, 16, 16), targets=0, layers="conv")
+    assert len(counted) == 4
