@@ -40,8 +40,14 @@ _MAPS = {"NCHW": 2, "NHWC": 1}
 _CONFIRMED = 0.75
 
 # Cells that are traced alone, and how far from their places, in cells, they may look.
-_SINGLES = 5
+_SINGLES = 8
 _AROUND = 1.0
+# A cell with less of the gradient than this, beside the strongest, sees nothing of its own.
+_BLIND = 1e-3
+# Mean distance of pixels from their cells, in cells, up to which a fit needs no comparison with another,
+# and up to which it is one at all.
+_CLEAN = 0.3
+_UNCLEAN = 0.6
 # Earlier calls of a module that are tried where the last has no place.
 _MOST_TRIES = 4
 
@@ -204,7 +210,8 @@ class Measurement:
                 f"its output has shape {shape} for one image, so its first dimension is not that of the images "
                 "(windows or crops of them, say); choose a layer around it"
             )
-        reasons = []
+        reasons: list[Unclear] = []
+        best: tuple[Fit, str] | None = None
         likeliest = layouts[0]
         trials = [(likeliest, "together"), (likeliest, "apart")]
         trials += [(layout, "together") for layout in layouts[1:]]
@@ -214,9 +221,17 @@ class Measurement:
             except Unclear as error:
                 reasons.append(error)
                 continue
+            if best is None or fit.error < best[0].error:
+                best = fit, layout
+            if fit.error <= _CLEAN:
+                break
+        if best is not None and best[0].error <= _UNCLEAN:
+            fit, layout = best
             if assumed is not None and assumed.layout == layout and layout not in _MAPS:
                 fit = fit.completed(assumed.height, assumed.width, assumed.prefix)
             return _judged(fit, layout, shape, trace, call)
+        if best is not None:
+            reasons.insert(0, Unclear("a pixel is seen by cells that are far from each other"))
         if assumed is not None and assumed.layout == layouts[0]:
             off = _confirmed(trace, call, assumed)
             if off is not None:
@@ -341,17 +356,21 @@ def _seen_there(
     if len(inside) < 2:
         return False
     picked = [inside[k * (len(inside) - 1) // (_SINGLES - 1)] for k in range(_SINGLES)]
+    energies = [trace.seen_by(maps, cell) for cell in picked]
+    strongest = max(float(energy.sum()) for energy in energies)
     height, width = trace.size
     rows = (torch.arange(height) + 0.5) / height
     columns = (torch.arange(width) + 0.5) / width
-    good = 0
-    for i, j in picked:
-        energy = trace.seen_by(maps, (i, j))
+    good = blind = 0
+    for (i, j), energy in zip(picked, energies, strict=True):
+        if float(energy.sum()) <= _BLIND * strongest:
+            blind += 1  # of what a network masks, its cells see nothing
+            continue
         near = ((rows - top) / down - i - 0.5).abs() <= _AROUND
         beside = ((columns - left) / across - j - 0.5).abs() <= _AROUND
         there = energy[near][:, beside].sum()
         good += bool(there > 0.5 * energy.sum())
-    return good >= _CONFIRMED * _SINGLES
+    return good >= max(2, _CONFIRMED * (_SINGLES - blind))
 
 
 def _seen(fit: Fit, trace: Trace, call: Call) -> tuple[float, float, float, float]:
