@@ -132,10 +132,13 @@ def _line(places: np.ndarray, index: np.ndarray, points: Points, count: int) -> 
     weights = points.weights.numpy()
     weights = np.sqrt(weights / weights.max())
     use = weights.copy()
+    before = np.full(3, np.inf)
     for _ in range(25):
         solved = np.linalg.lstsq(design * use[:, None], index * use, rcond=None)[0]
         rest = np.abs(design @ solved - index)
-        use = weights / (1 + (rest / _NEAR) ** 2)
+        if np.abs(solved - before).max() < 1e-4:
+            break
+        use, before = weights / (1 + (rest / _NEAR) ** 2), solved
     energy = weights**2
     agreed = energy[rest < _NEAR].sum() / energy.sum()
     if agreed < _AGREED:

@@ -173,7 +173,7 @@ class Trace:
         seed = torch.zeros(maps.shape)
         generator = torch.Generator().manual_seed(1 + cell[0] * maps.shape[-1] + cell[1])
         seed[0, :, cell[0], cell[1]] = torch.randn(maps.shape[1], generator=generator)
-        with places_only():
+        with torch.enable_grad(), places_only():
             return self._backward(maps, seed).double().pow(2).sum(0)
 
     def energies(self, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
@@ -199,7 +199,7 @@ class Trace:
 
     def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
         """(1 + codes, C, H, W) gradients at the input of what all cells say: as it is, and coded."""
-        with places_only():
+        with torch.enable_grad(), places_only():
             return torch.stack(
                 [self._backward(maps, seed) for seed in _seeds(maps, codes, together, self._seed)]
             )
@@ -208,8 +208,10 @@ class Trace:
         """(C, H, W) float32 gradient at the input, on the CPU; zeros where there is none."""
         gradient = None
         if maps.requires_grad:
+            with torch.enable_grad():  # a sum: for given gradients PyTorch would import SymPy
+                total = (maps * seed.to(maps).view_as(maps)).sum()
             (gradient,) = torch.autograd.grad(
-                maps, self._image, seed.to(maps).view_as(maps), retain_graph=True, allow_unused=True
+                total, self._image, retain_graph=True, allow_unused=True
             )
         if gradient is None:
             return torch.zeros(self._image.shape[1:])

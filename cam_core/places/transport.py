@@ -90,6 +90,10 @@ class _Attached(TorchFunctionMode):
 class _Rules(TorchDispatchMode):
     """The rules, below autograd: the network's own code stays as it is."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so PyTorch would import its compiler, for seconds
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in _ACTIVATIONS:
