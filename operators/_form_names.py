@@ -82,11 +82,6 @@ class _Classes:
     def __init__(self, classes):
         self.classes = classes
 
-    def label(self, index):
-        from ..cam_core.targets import distinct_names
-
-        return distinct_names(self.classes)[index]
-
 
 def say_mapped(inputs, ctx, prop, field, lookup):
     """Says how many of a field's labels are classes of the model, and what the others may mean."""

@@ -8,7 +8,7 @@ from ._panel_views import BACKGROUND
 
 ROWS = 25
 # Letters of a reason beside a verdict.
-_REASON = 60
+_REASON = 16
 #: what can be asked for, with what people call it
 KINDS = {
     "wrong_reason": "Right for the wrong reason",

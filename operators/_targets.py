@@ -193,8 +193,10 @@ class Lookup:
 
     def __init__(self, model, class_map=None):
         from ..cam_core import ClassNames
+        from ..cam_core.targets import distinct_names
 
-        self._model = model
+        # Their names, not the model: targets are sent to workers.
+        self._labels = None if model.classes is None else distinct_names(model.classes)
         self.names = None if model.classes is None else ClassNames(model.classes)
         self.groups = {}
         for name, classes in _checked_map(class_map).items():
@@ -254,7 +256,8 @@ class Lookup:
 
     def label(self, members):
         """Names one class, or several that count as one."""
-        return " or ".join(self._model.label(i) for i in members)
+        labels = self._labels or ()
+        return " or ".join(labels[i] if i < len(labels) else f"class {i}" for i in members)
 
 
 def _key(name):

@@ -88,7 +88,7 @@ def cut_off(outputs):
         ({"read": logits}, r"read: scores must be confidences in \[0, 1\]"),
         ({"read": cut_off}, "read: the scores of image 0 of the batch carry no graph"),
         ({"read": lambda outputs: None}, "read: got a NoneType for 1 images"),
-        ({"read": read, "classes": ["dark"]}, "classes has 1 names, the model has 2 outputs"),
+        ({"read": read, "classes": ["dark"]}, "classes has 1 name, the model has 2 outputs"),
         ({"read": read, "task": "segmentation"}, "read: is of detectors, and task='segmentation'"),
         ({"read": read, "multi_label": True}, "multi_label: is for classifiers"),
         ({"read": read, "output": 0}, "output: a detector has boxes beside its scores"),

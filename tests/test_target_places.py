@@ -306,7 +306,7 @@ def test_a_run_with_preprocess_is_done_again_with_it(depths):
     given = dict(classes=["near", "far"], targets=0)
     explain(depths, Grey(), preprocess=depth, **given)
     again = operator("rerun_cams")
-    with pytest.raises(ValueError, match="transforms= or preprocess="):
+    with pytest.raises(ValueError, match="give model= again, with preprocess="):
         again(depths, "run", "none")
     with pytest.raises(ValueError, match="give transforms or preprocess, not both"):
         again(depths, "run", "both", model=Grey(), preprocess=depth, transforms=T.ToTensor())

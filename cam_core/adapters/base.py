@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import exclusive, unchanged
-from ..forward_call import run_forward
+from ..forward_call import check_network, run_forward
 from ..layer_list import outermost_layers
 from ..layers import Grid, Layer, LayerInfo, describe, infer_grid, is_passive, observe
 from ..places.layout import certain_grid, is_channels_first, is_recurrent
@@ -136,6 +136,7 @@ class ExplainableModel:
         Raises:
             ValueError: if an option contradicts what was found, or the network fails for one image
         """
+        check_network(self.module)
         if not self._returns_scores():
             return
         # In eval mode, as a run is: training mode is another state of the network.

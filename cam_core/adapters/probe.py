@@ -13,7 +13,7 @@ from ..gradient_path import why_no_gradient
 from ..places.place import Measurement
 
 if TYPE_CHECKING:
-    from .base import ExplainableModel
+    from .base import Candidate, ExplainableModel
 
 # Enough to get past the layers behind a last attention; each tap keeps one activation alive.
 _DEPTH = 24
@@ -32,7 +32,7 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
     module: nn.Module = model.module
     with torch.inference_mode(False), torch.no_grad(), unchanged(module):
         images = images.clone() if images.is_inference() else images
-        rows = model.probe_candidates(images)[-_DEPTH:]
+        rows = _last(model.probe_candidates(images))
         if not rows:
             raise ValueError(_none_found(f"no layer of it returns a spatial grid{_flat(module)}"))
         taps = Taps([row.layer for row in rows], early=module)
@@ -43,7 +43,10 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
         gradients: list[Tensor | None] = [None] * len(rows)
         if score.requires_grad:
             gradients = gradients_of(score, [taps.outputs[row.name] for row in rows], retain=False)
-        measurement, reasons = None if model.knows_places else Measurement(model, images), []
+        reasons: list[str] = []
+        measurement = None if model.knows_places else Measurement(model, images)
+        if measurement is not None:
+            measurement.watch([row.layer for row in rows])
         for row, gradient in zip(reversed(rows), reversed(gradients), strict=True):
             if gradient is None or not bool(gradient.any()):
                 continue
@@ -69,6 +72,12 @@ def last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
     raise ValueError(
         _none_found("the gradient of its score is zero at every layer with a spatial grid")
     )
+
+
+def _last(rows: list[Candidate]) -> list[Candidate]:
+    """The last candidates: so many that seem to have a grid, and what lies between them."""
+    seeming = [k for k, row in enumerate(rows) if row.grid is not None][-_DEPTH:]
+    return rows[min([*seeming[:1], max(0, len(rows) - _DEPTH)]) :]
 
 
 def _score(model: ExplainableModel, outputs: Any) -> Tensor:

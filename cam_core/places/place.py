@@ -129,6 +129,8 @@ class Measurement:
         self._model = model
         self._images = images
         self._size = (images.shape[-2], images.shape[-1])
+        self._watched: list[Layer] = []
+        self._traces: list[Trace] = []
         self._found = _MEASURED.of(model.module).setdefault(
             (type(model).__name__, repr(model.output), images.shape[1:], images.dtype), {}
         )
@@ -148,15 +150,38 @@ class Measurement:
             self._measure(new)
         return {layer.name: self._found[layer.name] for layer in layers}
 
+    def watch(self, layers: Sequence[Layer]) -> None:
+        """Says which layers may be asked for one after the other: one trace serves them all.
+
+        Args:
+            layers: the layers
+        """
+        self._watched = list(layers)
+
+    def _traced(self, layers: list[Layer]) -> list[Trace]:
+        """A trace for each image of noise: a network whose geometry depends on the image gives two answers."""
+        watched = {layer.name for layer in self._watched}
+        together = all(layer.name in watched for layer in layers)
+        if together and self._traces:
+            return self._traces
+        traces = [
+            Trace(
+                self._model.module,
+                self._model.forward,
+                self._images,
+                self._watched if together else layers,
+                seed,
+            )
+            for seed in range(_IMAGES)
+        ]
+        self._traces = traces if together else []
+        return traces
+
     def _measure(self, layers: list[Layer]) -> None:
         module = self._model.module
         with unchanged(module), torch.no_grad():
             try:
-                # A network whose geometry depends on the image gives two answers.
-                traces = [
-                    Trace(module, self._model.forward, self._images, layers, seed)
-                    for seed in range(_IMAGES)
-                ]
+                traces = self._traced(layers)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # the network's own code, under rules that it does not know

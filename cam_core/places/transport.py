@@ -34,6 +34,7 @@ _ACTIVATIONS = {
     _aten.elu_backward.default,
     _aten.leaky_relu_backward.default,
 }
+_GATES = {_aten.sigmoid_backward.default, _aten.hardsigmoid_backward.default}
 _SOFTMAX = {_aten._softmax.default, _aten._safe_softmax.default}
 
 
@@ -98,6 +99,13 @@ class _Rules(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in _ACTIVATIONS:
             return args[0].clone()
+        if func in _GATES:
+            # A gate over whole channels passes on what all places say together: of no place.
+            gradient = args[0]
+            whole = gradient.dim() <= 2 or gradient[0, 0].numel() == 1
+            return torch.zeros_like(gradient) if whole else gradient.clone()
+        if func is _aten.native_batch_norm_backward.default and not args[7]:
+            return args[0].clone(), None, None
         if func in _SOFTMAX and _is_self_attention(args[0], args[1]):
             return _identity(args[0])
         if func is _aten.convolution_backward.default:

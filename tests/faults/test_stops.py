@@ -74,7 +74,7 @@ class Interrupting(torch.nn.Module):
 
 
 def test_ctrl_c(dataset, rooms):
-    model = Interrupting(at=4)
+    model = Interrupting(at=7)  # in a batch: before it the model is read, measured and tried
     given = dict(model=model, layers=f"net.{LAYER}", batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         compute_tiny(dataset, **given)
