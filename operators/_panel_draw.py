@@ -384,9 +384,8 @@ def _samples(panel, handlers, state):
         variant="outlined",
         on_click=handlers.on_listed,
     )
-    opens = {
-        "name": "open", "on_click": handlers.on_sample, "label": "Open", "icon": "open_in_new",
-    }  # fmt: skip
+    # Without an icon: beside the grid of a laptop there is no room for both.
+    opens = {"name": "open", "on_click": handlers.on_sample, "label": "Open"}
     columns = _panel_samples.columns_of(state["kind"], state.get("bias_status"))
     _table(panel, "samples", columns, actions=[opens], actions_label=" ")
 

@@ -7,8 +7,6 @@ from ._bias_store import field_names, record_of
 from ._panel_views import BACKGROUND
 
 ROWS = 25
-# Letters of a reason beside a verdict.
-_REASON = 16
 #: what can be asked for, with what people call it
 KINDS = {
     "wrong_reason": "Right for the wrong reason",
@@ -121,13 +119,12 @@ def _row(row, key):
 
 
 def _verdict(verdict, reason):
-    """A verdict; where nothing can be said, with the reason in short."""
+    """A verdict; of a prediction that is hardly one with its score, which fits beside a grid."""
     from ..cam_core.verdicts import CANNOT_SAY
 
-    if verdict != CANNOT_SAY or not reason:
-        return verdict or ""
-    short = reason.split(":")[0]
-    return f"{verdict}: {short if len(short) <= _REASON else short[: _REASON - 1] + '…'}"
+    short = (reason or "").split(":")[0]
+    unsure = verdict == CANNOT_SAY and short.startswith("unsure")
+    return f"{verdict}: {short}" if unsure else verdict or ""
 
 
 def _number(value):
