@@ -184,20 +184,23 @@ class AttentionPass:
         return grid.to_maps(tokens[..., None])[:, 0]
 
     def _place(self, length: int) -> Place:
-        """Where the tokens of the last attention lie on the input."""
+        """Where the tokens of the last attention lie on the input: where its block's do."""
         name = self._capture.names[-1]
-        module = self._run.model.module.get_submodule(name)
         measurement = Measurement(self._run.model, self._run.images)
-        reason = "its output has other tokens than its attention"
-        for layer in (Layer(name, module), Layer(f"{name}:0", module, "0")):
-            calls = measurement.calls([layer])[layer.name]
-            if not calls:
-                continue
-            call = calls[-1]
-            if call.place is None:
-                reason = call.reason
-            elif call.place.grid.layout in ("NLC", "LNC") and call.tokens == length:
-                return call.place
+        reason = "no module around it returns as many tokens"
+        block = name.rpartition(".")[0]
+        while block:
+            module = self._run.model.module.get_submodule(block)
+            for layer in (Layer(block, module), Layer(f"{block}:0", module, "0")):
+                calls = measurement.calls([layer])[layer.name]
+                if not calls:
+                    continue
+                call = calls[-1]
+                if call.place is None:
+                    reason = call.reason
+                elif call.place.grid.layout in ("NLC", "LNC") and call.tokens == length:
+                    return call.place
+            block = block.rpartition(".")[0]
         raise ValueError(
             f"methods: the tokens of the attention {name!r} cannot be laid on the image: {reason}; choose "
             "other methods, or pass measure_places=False to take the places that their number suggests"

@@ -242,8 +242,20 @@ def _again(
     sizes = (run.images.shape[-2], run.images.shape[-1]), (images.shape[-2], images.shape[-1])
     targets = [t.moved(variant.flipped, *sizes) for t in run.targets]
     placed = place_layers(run.model, run.layers, images, measure_places)
+    if variant.flipped or sizes[0] != sizes[1]:
+        _check_centred([*run.places.items(), *placed.places.items()])
     changed = _forward(run.model, images, methods, targets, placed, run.seed)
     return _cook(changed, methods).maps
+
+
+def _check_centred(places: Sequence[tuple[str, Place]]) -> None:
+    """Raises a ValueError where maps of a flipped or resized image cannot be laid on those of the image."""
+    for name, place in places:
+        if place.extent != WHOLE:
+            raise ValueError(
+                f"methods: +aug and +multiscale flip or resize the image, and the cells of {name!r} do not lie "
+                "evenly on it (padding, a crop); leave them out, use +noise, or choose another layer"
+            )
 
 
 def _rank(key: str, order: dict[str, int]) -> int:

@@ -21,6 +21,8 @@ from .geometry import Window, project
 from .metrics.portrait import box_coverage
 from .metrics.regions import box_masks
 from .object_choice import ObjectChoice, missed_objects
+from .places.extent import WHOLE
+from .places.place import Place
 
 __all__ = [
     "ObjectExplanation",
@@ -251,7 +253,7 @@ def explain_objects(
     rows = result.details
     free = {key: maps[:, None] for key, maps in result.class_free.items()}
     return ObjectExplanation(
-        maps=_fused(result.maps),
+        maps=_fused(result.maps, result.places),
         boxes=torch.stack([row.boxes for row in rows], 1),
         labels=torch.stack([row.labels for row in rows], 1),
         valid=result.valid,
@@ -262,7 +264,7 @@ def explain_objects(
         candidates=torch.stack([row.candidates for row in rows], 1),
         objects=choice.indices(),
         explanation=result,
-        class_free={m: maps[:, 0] for m, maps in _fused(free).items()},
+        class_free={m: maps[:, 0] for m, maps in _fused(free, result.places).items()},
     )
 
 
@@ -289,14 +291,21 @@ def _check_detector(model: ExplainableModel) -> None:
         )
 
 
-def _fused(levels: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
+def _fused(
+    levels: Mapping[tuple[str, str], Tensor], places: Mapping[str, Place]
+) -> dict[str, Tensor]:
     """The maximum over levels.
 
     Not of maps divided by their maxima: a level on which the object is not found would count as much
     as the one on which it is.
     """
     by_method: dict[str, list[Tensor]] = {}
-    for (method, _), maps in levels.items():
+    for (method, layer), maps in levels.items():
+        if layer in places and places[layer].extent != WHOLE:
+            raise ValueError(
+                f"layers: the cells of {layer!r} do not tile the input (the detector pads or crops on its own: "
+                f"{places[layer].describe()}); pad or crop in the transforms instead"
+            )
         by_method.setdefault(method, []).append(maps_.rectify(maps))
     return {method: fuse_levels(maps) for method, maps in by_method.items()}
 

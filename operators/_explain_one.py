@@ -276,7 +276,7 @@ class _OneStep(ExplainStep):
 
 def _step(dataset, model, cam_key, best, other):
     """The step for four targets: two classes and their contrast both ways."""
-    methods, layers, fuse, primary, precision, seed = _recipe(dataset, cam_key, model)
+    methods, layers, fuse, primary, precision, seed, measure = _recipe(dataset, cam_key, model)
     logits = model.adapted.logits
 
     def contrast_for(outputs):
@@ -293,7 +293,7 @@ def _step(dataset, model, cam_key, best, other):
         cam_key=CAM_KEY, methods=methods, targets=[best, other, contrast_for, contrast_against],
         tags=tags, layers=layers, fuse=fuse,
         fields=_Fields(zip(tags, FIELDS.values(), strict=True), primary), prediction_field=None,
-        precision=precision, heatmap_size=_heatmaps.LONGEST_SIDE, seed=seed,
+        precision=precision, heatmap_size=_heatmaps.LONGEST_SIDE, seed=seed, measure_places=measure,
     )  # fmt: skip
     step = _OneStep(model, plan)
     step.primary = primary
@@ -332,9 +332,10 @@ def _recipe(dataset, cam_key, model):
         plan = plan_of_run(dataset, cam_key, model, own_target=False)
         if plan.primary is not None:
             chosen = [m for m in plan.methods if _made_by(m, plan.primary[0])] or plan.methods
-            return chosen, plan.layers, plan.fuse, plan.primary, plan.precision, plan.seed
+            same = plan.precision, plan.seed, plan.measure_places
+            return chosen, plan.layers, plan.fuse, plan.primary, *same
     method = model.adapted.default_method
-    return [method], None, None, (method, None), "float32", 51
+    return [method], None, None, (method, None), "float32", 51, True
 
 
 def _made_by(method, key):

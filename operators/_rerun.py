@@ -79,6 +79,8 @@ def _arguments(then, given):
     for name in ("methods", "targets"):
         value = given.get(name)
         arguments[name] = _stored(name, then[name], then) if value is None else value
+    # Before there was a choice, places were taken from shapes.
+    arguments["measure_places"] = bool(then.get("measure_places"))
     return arguments
 
 

@@ -90,8 +90,6 @@ class ExplainableModel:
     plain_scores = True
     #: whether its scores are quantities, which are what they are
     quantities = False
-    #: whether this class itself says where layers lie on the input; else it is measured
-    knows_places = False
     #: dimensions of the scores of a batch
     score_dims: tuple[int, ...] = (2,)
 
@@ -332,6 +330,11 @@ class ExplainableModel:
         keep = values >= self.cut
         keep[:, 0] = True
         return _without_empty_columns(indices.masked_fill(~keep, -1)).cpu()
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether this class itself says where layers lie on the input; else it is measured."""
+        return type(self).grid is not ExplainableModel.grid
 
     @functools.cached_property
     def structure(self) -> TokenStructure:

@@ -58,8 +58,6 @@ class DetectionModel(ExplainableModel):
         ValueError: if an option does not fit a detector
     """
 
-    #: where feature levels lie on the input is a part of what is known of a family
-    knows_places = True
     family = "detector"
     plain_scores = False
     # The score of an object depends on a few places only: weights by place, not their mean.
@@ -231,6 +229,11 @@ class DetectionModel(ExplainableModel):
             return sum((t.float().sum() for t in tensors_in(outputs.raw)), torch.zeros(()))[None]
         finite = [c.logits[c.logits != -torch.inf] for c in outputs.candidates]
         return torch.stack([values.sum() for values in finite])
+
+    @property
+    def knows_places(self) -> bool:
+        """Where feature levels lie on the input is a part of what is known of a family."""
+        return getattr(self, "reader", None) is None
 
     def default_layers(self, images: Tensor) -> list[str]:
         """Returns all feature levels that the candidates are made of.

@@ -19,6 +19,8 @@ _AGREED = 0.85
 _SKEW = 0.5
 # A token with less gradient than this share of the usual one has no place of its own.
 _ACCIDENT = 1e-4
+# A single row or column of cells that sees this much of the input's side stands for all of it.
+_WHOLE_SIDE = 0.9
 # Share of the cells that have to be seen: of a grid of two pictures one half is.
 _LEAST_SEEN = 0.2
 
@@ -66,6 +68,19 @@ class Fit:
         order = first + np.arange(height * width).reshape(height, width)
         return Fit(order, (x0, y0, x0 + width * across, y0 + height * down), self.error)
 
+    def within(self, reach: Rectangle) -> Fit:
+        """Lets a single row or column of cells lie on what they see, which nothing else says.
+
+        Args:
+            reach: (left, top, right, bottom) of what the cells see of the input, in shares
+        """
+        left, top, right, bottom = self.cells
+        if self.order.shape[1] == 1 and reach[2] - reach[0] < _WHOLE_SIDE:
+            left, right = reach[0], reach[2]
+        if self.order.shape[0] == 1 and reach[3] - reach[1] < _WHOLE_SIDE:
+            top, bottom = reach[1], reach[3]
+        return dataclasses.replace(self, cells=(left, top, right, bottom))
+
     def distance(self, cells: Rectangle) -> float:
         """The largest distance of a cell's centre from where another rectangle has it, in cells."""
         height, width = self.order.shape
@@ -93,6 +108,7 @@ def fit_map(points: Points, shape: tuple[int, int], size: tuple[int, int]) -> Fi
         Unclear: if there is none; the message says what was measured
     """
     _check_reached(points)
+    _check_together(points, shape)
     places = points.places.numpy() / np.asarray(size, float)
     lines = [_line(places, points.cells[:, axis].numpy() * n, points, n)
              for axis, n in enumerate(shape)]  # fmt: skip
@@ -161,6 +177,17 @@ def _line(places: np.ndarray, index: np.ndarray, points: Points, count: int) -> 
         )
     low, high = -middle / slopes[axis], (count - middle) / slopes[axis]
     return _Line(axis, float(low), float(high), float(np.average(rest, weights=energy)))
+
+
+def _check_together(points: Points, shape: tuple[int, int]) -> None:
+    """A mean of two places is linear as well: the cells that see a pixel have to lie together."""
+    one_cell = np.sqrt(sum(1 / n**2 for n in shape if n > 1))
+    apart = points.spread.numpy() > one_cell
+    energy = points.weights.numpy()
+    if energy[apart].sum() > (1 - _AGREED) * energy.sum():
+        raise Unclear(
+            "pixels are seen by cells that are far from each other: a cell sees several places"
+        )
 
 
 def _check_reached(points: Points) -> None:

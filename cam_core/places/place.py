@@ -17,7 +17,7 @@ from ..capture import unchanged
 from ..forward_call import run_forward
 from ..layers import Grid, Layer, flat_cells
 from ..signature import ModelCache
-from .extent import WHOLE, Extent
+from .extent import WHOLE, Extent, Rectangle
 from .fit import Fit, Unclear, fit_map, fit_tokens
 from .layout import is_channels_first, is_recurrent
 from .trace import Call, Trace
@@ -30,6 +30,9 @@ _IMAGES = 2
 # Up to this many cells an assumed place may be off before the measured one is used. Strided
 # convolutions with symmetric padding see up to half a cell up and left of where their cells are drawn.
 _AGREES = 0.55
+# Up to this many it tiles the input whatever else; beyond, what the cells see has to reach its borders.
+_SURE = 0.25
+_SLACK = 0.01
 # How far the places measured on two images may be apart, in cells.
 _SAME = 0.5
 
@@ -41,6 +44,9 @@ _CONFIRMED = 0.75
 
 # Cells that are traced alone, and how far from their places, in cells, they may look.
 _SINGLES = 8
+# How much more of a token's own part of the input it must see than of any other, where all are mixed.
+_AHEAD = 1.5
+_OWN = 0.8
 _AROUND = 1.0
 # A cell with less of the gradient than this, beside the strongest, sees nothing of its own.
 _BLIND = 1e-3
@@ -186,13 +192,16 @@ class Measurement:
                 raise
             except Exception as error:  # the network's own code, under rules that it does not know
                 run_forward(self._model, self._images[:1])  # where that fails, the network says why
-                text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                failed = CallPlace(0, True, None, f"tracing its cells to the image failed: {text}")
-                self._found.update({layer.name: [failed] for layer in layers})
+                self._found.update({layer.name: [_failed(error)] for layer in layers})
                 return
             self._places: dict[tuple, tuple[Place | None, str]] = {}
             for layer in layers:
-                self._found[layer.name] = self._calls(traces, layer)
+                try:
+                    self._found[layer.name] = self._calls(traces, layer)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # a backward of the network's own code
+                    self._found[layer.name] = [_failed(error)]
 
     def _calls(self, traces: list[Trace], layer: Layer) -> list[CallPlace]:
         calls = traces[0].calls[layer.name]
@@ -236,7 +245,7 @@ class Measurement:
                 "(windows or crops of them, say); choose a layer around it"
             )
         reasons: list[Unclear] = []
-        best: tuple[Fit, str] | None = None
+        best: tuple[Fit, str, str] | None = None
         likeliest = layouts[0]
         trials = [(likeliest, "together"), (likeliest, "apart")]
         trials += [(layout, "together") for layout in layouts[1:]]
@@ -247,21 +256,27 @@ class Measurement:
                 reasons.append(error)
                 continue
             if best is None or fit.error < best[0].error:
-                best = fit, layout
+                best = fit, layout, way
             if fit.error <= _CLEAN:
                 break
         if best is not None and best[0].error <= _UNCLEAN:
-            fit, layout = best
+            fit, layout, way = best
             if assumed is not None and assumed.layout == layout and layout not in _MAPS:
                 fit = fit.completed(assumed.height, assumed.width, assumed.prefix)
-            return _judged(fit, layout, shape, trace, call)
+            # Digits are those of the strongest place of a pixel, however strong the others are.
+            return _judged(fit, layout, shape, trace, call, sure=way != "digits")
         if best is not None:
             reasons.insert(0, Unclear("a pixel is seen by cells that are far from each other"))
-        if assumed is not None and assumed.layout == layouts[0]:
+        if assumed is not None and assumed.layout == layouts[0] not in _MAPS:
             off = _confirmed(trace, call, assumed)
             if off is not None:
                 return Place(assumed, WHOLE, "measured", off)
         raise reasons[0]
+
+
+def _failed(error: Exception) -> CallPlace:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return CallPlace(0, True, None, f"tracing its cells to the image failed: {text}")
 
 
 def _layouts(module: nn.Module, shape: tuple, assumed: Grid | None) -> list[str]:
@@ -316,7 +331,10 @@ def _confirmed(trace: Trace, call: Call, grid: Grid) -> float | None:
     energy = trace.energies(maps, wanted)
     # Some parts of the input pass on more than others, whoever looks: only what is a cell's own counts.
     energy = (energy / energy.mean(0).clamp_min(1e-30)).flatten(1)
-    best = energy.argmax(1)
+    strongest, order = energy.topk(2, dim=1)
+    if float((strongest[:, 0] / strongest[:, 1].clamp_min(1e-30)).median()) < _AHEAD:
+        return None  # there is a second place that is seen as much
+    best = order[:, 0]
     found = torch.stack([best // columns, best % columns], 1)
     off = (found - torch.tensor(wanted)).abs().amax(1)
     if len(wanted) < 4 or (off == 0).float().mean() < _CONFIRMED:
@@ -343,7 +361,9 @@ def _as_square(output: Tensor, layout: str) -> Tensor:
     return F.pad(cells, (0, rows * side - cells.shape[-1])).unflatten(2, (rows, side))
 
 
-def _judged(fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call) -> Place:
+def _judged(
+    fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call, sure: bool = True
+) -> Place:
     """The grid that was measured; its cells tile the input where they nearly do."""
     height, width = fit.order.shape
     order = tuple(fit.order.flatten().tolist())
@@ -354,14 +374,40 @@ def _judged(fit: Fit, layout: str, shape: tuple, trace: Trace, call: Call) -> Pl
     if upright and behind == 0 and order == tuple(range(order[0], order[0] + len(order))):
         grid = Grid(layout, height, width, prefix=order[0])
     off = fit.distance(WHOLE.cells)
-    if off <= _AGREES and grid.order is None:
+    if sure and off <= _SURE and grid.order is None and min(height, width) > 1:
+        return Place(grid, WHOLE, "measured", off)
+    reach = _reach(trace, call)
+    fit = fit.within(reach)
+    off = fit.distance(WHOLE.cells)
+    tiles = off <= _AGREES and _covers(reach, fit)
+    if sure and tiles and grid.order is None:
         return Place(grid, WHOLE, "measured", off)
     # Nobody expected this: single cells have to say the same.
     if not _seen_there(trace, call, grid, fit.cells):
         raise Unclear("single cells of it do not look where its grid seems to lie")
-    if off <= _AGREES:
+    if tiles:
         return Place(grid, WHOLE, "measured", off)
-    return Place(grid, Extent(fit.cells, _seen(fit, trace, call)), "measured", fit.error)
+    left, top = (min(c, r) for c, r in zip(fit.cells[:2], reach[:2], strict=True))
+    right, bottom = (max(c, r) for c, r in zip(fit.cells[2:], reach[2:], strict=True))
+    return Place(grid, Extent(fit.cells, (left, top, right, bottom)), "measured", fit.error)
+
+
+def _reach(trace: Trace, call: Call) -> Rectangle:
+    """(left, top, right, bottom) of what the cells of a call see of the input, in shares."""
+    height, width = trace.size
+    left, top, right, bottom = trace.reach(call) or (0, 0, width, height)
+    return left / width, top / height, right / width, bottom / height
+
+
+def _covers(reach: Rectangle, fit: Fit) -> bool:
+    """Whether what is seen of the input leaves out less than half a cell at each side."""
+    height, width = fit.order.shape
+    left, top, right, bottom = fit.cells
+    down, across = (bottom - top) / height, (right - left) / width
+    return (
+        max(reach[0], 1 - reach[2]) <= across / 2 + _SLACK
+        and max(reach[1], 1 - reach[3]) <= down / 2 + _SLACK
+    )
 
 
 def _seen_there(
@@ -394,19 +440,5 @@ def _seen_there(
         near = ((rows - top) / down - i - 0.5).abs() <= _AROUND
         beside = ((columns - left) / across - j - 0.5).abs() <= _AROUND
         there = energy[near][:, beside].sum()
-        good += bool(there > 0.5 * energy.sum())
+        good += bool(there > _OWN * energy.sum())
     return good >= max(2, _CONFIRMED * (_SINGLES - blind))
-
-
-def _seen(fit: Fit, trace: Trace, call: Call) -> tuple[float, float, float, float]:
-    """What the cells see of the input: their receptive fields, or at least the cells themselves."""
-    height, width = trace.size
-    reach = trace.reach(call)
-    parts = (0, 0, width, height) if reach is None else reach
-    left, top = (
-        min(c, p / n) for c, p, n in zip(fit.cells[:2], parts[:2], (width, height), strict=True)
-    )
-    right, bottom = (
-        max(c, p / n) for c, p, n in zip(fit.cells[2:], parts[2:], (width, height), strict=True)
-    )
-    return left, top, right, bottom

@@ -2,7 +2,8 @@
 
 Every cell is given a code: its own two indices. A backward carries, to each pixel of the input, the sum
 of what the cells say that see it; three of them (weight one, weighted by row, weighted by column) give
-the indices back by division. So a handful of backwards measures all cells of a layer at once.
+the indices back by division, and a fourth, weighted by their squares, how far apart the cells are that
+see one pixel. So a handful of backwards measures all cells of a layer at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .transport import places_only
 # What is weaker than this beside the strongest pixel is rounding.
 _FAINT = 1e-8
 # A digit is read from a ratio that should be -1 or 1.
-_UNSURE = 0.3
+_UNSURE = 0.6
 _MOST_POINTS = 100_000
 
 
@@ -48,11 +49,14 @@ class Points:
         places: (P, 2) rows and columns of pixels, at their centres
         cells: (P, 2) centres of the cells seen there, as shares of the map's height and width
         weights: (P,) gradient energy
+        spread: (P,) how far the cells seen there are from each other, in the same shares: the standard
+            deviation; zeros where it is not known
     """
 
     places: Tensor
     cells: Tensor
     weights: Tensor
+    spread: Tensor
 
 
 class Trace:
@@ -146,10 +150,13 @@ class Trace:
             maps = cells(call.tap)
         height, width = maps.shape[-2:]
         if way != "digits":
-            codes = [1 + _shares(height)[:, None].expand(height, width),
-                     1 + _shares(width)[None].expand(height, width)]  # fmt: skip
+            down = _shares(height)[:, None].expand(height, width)
+            across = _shares(width)[None].expand(height, width)
+            codes = [1 + down, 1 + across, 1 + down**2 + across**2]
             gradient = self._gradient(maps, codes, way == "together")
-            return _points(gradient[0], [ratio - 1 for ratio in _ratios(gradient)])
+            rows, columns, squares = (ratio - 1 for ratio in _ratios(gradient))
+            spread = squares - rows**2 - columns**2
+            return _points(gradient[0], [rows, columns], spread.clamp_min(0).sqrt())
         codes = [_digit(height, k)[:, None].expand(height, width) for k in range(_bits(height))]
         codes += [_digit(width, k)[None].expand(height, width) for k in range(_bits(width))]
         gradients = self._gradient(maps, codes)
@@ -161,7 +168,7 @@ class Trace:
             (_number(signs[start : start + _bits(n)], signs[0]) + 0.5) / n
             for start, n in ((0, height), (_bits(height), width))
         )
-        return _points(gradients[0] * sure, [rows, columns])
+        return _points(gradients[0] * sure, [rows, columns], torch.zeros(sure.shape))
 
     def seen_by(self, maps: Tensor, cell: tuple[int, int]) -> Tensor:
         """Returns the (H, W) gradient energy that a single cell carries to the input.
@@ -279,17 +286,17 @@ def _ratios(gradients: Tensor) -> list[Tensor]:
     return [(c * one).sum(0) / energy for c in coded]
 
 
-def _points(one: Tensor, cells: list[Tensor]) -> Points:
+def _points(one: Tensor, cells: list[Tensor], spread: Tensor) -> Points:
     """The pixels that have a gradient, with the cells (shares of rows and columns) read there."""
     weights = one.double().pow(2).sum(0)
     strongest = float(weights.max())
     if not strongest > 0 or not math.isfinite(strongest):
         empty = torch.zeros(0, 2, dtype=torch.float64)
-        return Points(empty, empty, empty[:, 0])
+        return Points(empty, empty, empty[:, 0], empty[:, 0])
     chosen = torch.nonzero(weights.flatten() > _FAINT * strongest)[:, 0]
     if len(chosen) > _MOST_POINTS:
         chosen = chosen[weights.flatten()[chosen].topk(_MOST_POINTS).indices]
     width = one.shape[-1]
     places = torch.stack([chosen // width, chosen % width], 1).double() + 0.5
     read = torch.stack([c.flatten()[chosen] for c in cells], 1)
-    return Points(places, read, weights.flatten()[chosen])
+    return Points(places, read, weights.flatten()[chosen], spread.flatten()[chosen].double())

@@ -3,7 +3,8 @@
 The true gradient of a cell spreads over its whole receptive field, which in a deep network is larger
 than the image. For the *place* of a cell only the centre of that field matters. So the backward is run
 with rules of its own: convolutions and pooling pass the gradient on through the middle of their kernel,
-activations let it through, and every token attends to itself only. Everything that moves values
+activations let it through, and attention passes on nothing: what lets a token keep its place is the
+connection around it. Everything that moves values
 (padding, strides, flips, crops, permutations, windows, resizing) stays as the network has it, however
 it is written.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,17 +39,22 @@ _GATES = {_aten.sigmoid_backward.default, _aten.hardsigmoid_backward.default}
 _SOFTMAX = {_aten._softmax.default, _aten._safe_softmax.default}
 
 
+# Some of what is switched is the process's, not the thread's.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextlib.contextmanager
 def places_only() -> Iterator[None]:
     """Forwards and backwards inside follow the rules above; parts run without a graph get one."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # The fused kernels of attention hide its softmax.
-        with sdpa_kernel(SDPBackend.MATH), _no_inference_mode(), _Attached(), _Rules():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with _ONE_AT_A_TIME:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            # The fused kernels of attention hide its softmax.
+            with sdpa_kernel(SDPBackend.MATH), _no_inference_mode(), _Attached(), _Rules():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
@@ -107,13 +113,12 @@ class _Rules(TorchDispatchMode):
         if func is _aten.native_batch_norm_backward.default and not args[7]:
             return args[0].clone(), None, None
         if func in _SOFTMAX and _is_self_attention(args[0], args[1]):
-            return _identity(args[0])
+            return torch.zeros_like(args[0])
         if func is _aten.convolution_backward.default:
             gradient, images, weight, *rest = args
             return func(gradient, images, _middle(weight, images.shape[1]), *rest, **kwargs)
         if func is _aten.max_pool2d_with_indices_backward.default:
-            gradient, images, kernel, stride, padding = args[:5]
-            return _through_window(gradient, images, kernel, stride, padding)
+            return _through_window(*args[:6])
         if func is _aten.avg_pool2d_backward.default:
             return _through_window(*args[:5])
         if func is _aten.grid_sampler_2d_backward.default:
@@ -124,20 +129,27 @@ class _Rules(TorchDispatchMode):
 
 
 def _through_window(
-    gradient: Tensor, images: Tensor, kernel: list[int], stride: list[int], padding: list[int]
+    gradient: Tensor,
+    images: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: Sequence[int] = (1, 1),
 ) -> Tensor:
     """The gradient of pooling through the middle of each window."""
-    pairs = [
-        (v * 2 if len(v) == 1 else v) for v in (list(kernel), list(stride or kernel), list(padding))
-    ]
+    given = (list(kernel), list(stride or kernel), list(padding), list(dilation))
+    pairs = [(v * 2 if len(v) == 1 else v) for v in given]
     room = [
-        max(size + 2 * pad, step * (cells - 1) + width)
-        for size, cells, width, step, pad in zip(
+        max(size + 2 * pad, step * (cells - 1) + apart * (width - 1) + 1)
+        for size, cells, width, step, pad, apart in zip(
             images.shape[-2:], gradient.shape[-2:], *pairs, strict=True
         )
     ]
     result = gradient.new_zeros((*images.shape[:-2], *room))
-    middles = [{(width - 1) // 2, width // 2} for width in pairs[0]]
+    middles = [
+        {apart * ((width - 1) // 2), apart * (width // 2)}
+        for width, apart in zip(pairs[0], pairs[3], strict=True)
+    ]
     down, across = pairs[1]
     for top in middles[0]:
         for left in middles[1]:
@@ -155,11 +167,6 @@ def _is_self_attention(scores: Tensor, dim: int) -> bool:
     return scores.dim() >= 3 and last and scores.shape[-1] == scores.shape[-2] > 1
 
 
-def _identity(scores: Tensor) -> Tensor:
-    eye = torch.eye(scores.shape[-1], dtype=scores.dtype, device=scores.device)
-    return eye.expand(scores.shape).contiguous()
-
-
 def _middle(weight: Tensor, channels: int) -> Tensor:
     """A kernel with all of its weight in the middle, with random factors and unit gain.
 
@@ -167,7 +174,9 @@ def _middle(weight: Tensor, channels: int) -> Tensor:
     away; the gain is one so that neither depth nor trained weights make it vanish.
     """
     strength = weight.detach().abs().flatten(2).sum(2).float()
-    generator = torch.Generator(weight.device).manual_seed(strength.numel())
+    # Of two convolutions of one shape each has factors of its own, and the same at every call.
+    seed = (strength.numel() + int(float(strength.sum()) * 1e6)) & 0x7FFFFFFF
+    generator = torch.Generator(weight.device).manual_seed(seed)
     strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)
     gain = (strength.pow(2).sum() / channels).sqrt()
     strength = strength / gain.clamp_min(torch.finfo(torch.float32).tiny)

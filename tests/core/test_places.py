@@ -489,3 +489,113 @@ def test_perturbation_methods_follow_a_reordered_grid():
         assert math.isfinite(float(result.maps[method, "blocks.1"].sum()))
     plain = adapt(net).grid if hasattr(adapt(net), "grid") else None
     assert plain is not None
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.8, 1.0, 1.5])
+def test_a_mean_of_two_places_is_no_place(share):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.other = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(3, 4, 4, 4)
+            self.last, self.head = nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x):
+            both = self.conv(x) + share * self.other(x.flip(-1))
+            return self.head(self.last(both).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net = Mixed().eval()
+    images = torch.rand(1, 3, 64, 64)
+    if share > 0.1:
+        with pytest.raises(ValueError, match="cannot be laid on the image"):
+            explain(net, images, targets=0, layers="last")
+    else:  # the other place has a hundredth of the energy
+        found = explain(net, images, targets=0, layers="last").places["last"]
+        assert found.extent.cells == pytest.approx((0, 0, 1, 1), abs=0.05)
+
+
+def test_one_row_of_cells_lies_on_what_it_sees():
+    class Top(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, (16, 8), (16, 8)), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(x[..., :16, :]).mean((2, 3)))
+
+    place = explain(Top().eval(), torch.rand(1, 3, 64, 64), targets=0, layers="conv").places["conv"]
+    assert place.extent.cells == pytest.approx((0, 0, 1, 0.25), abs=0.02)
+
+
+def test_a_coarse_grid_on_a_part_of_the_image_is_not_all_of_it():
+    class Middle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 16, 16), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(x[..., 16:48, 16:48]).mean((2, 3)))
+
+    net = Middle().eval()
+    place = explain(net, torch.rand(1, 3, 64, 64), targets=0, layers="conv").places["conv"]
+    assert place.extent.cells == pytest.approx((0.25, 0.25, 0.75, 0.75), abs=0.02)
+    with pytest.raises(ValueError, match="do not lie evenly"):
+        explain(Off().eval(), torch.rand(1, 3, 64, 64), "gradcam+aug", 0, "conv")
+
+
+class Off(nn.Module):
+    """Looks at the left half."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 8, 8), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(x[..., :32]).mean((2, 3)))
+
+
+def test_dilated_pooling_and_attention_without_a_way_around_it():
+    pooled = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.MaxPool2d(3, 1, dilation=4), nn.Conv2d(4, 4, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    ).eval()  # fmt: skip
+    place = explain(pooled, torch.rand(1, 3, 32, 32), targets=0, layers="2").places["2"]
+    assert place.extent.cells == pytest.approx((1 / 8, 1 / 8, 7 / 8, 7 / 8), abs=0.02)
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 2)
+            self.attn, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8)
+
+        def forward(self, x):
+            tokens = self.embed(x).flatten(2).transpose(1, 2)
+            return self.head(self.last(self.attn(tokens, tokens, tokens)[0]).mean(1))
+
+    with pytest.raises(ValueError, match="no gradient leads from its cells"):
+        explain(Bare().eval(), torch.rand(1, 3, 64, 64), targets=0, layers="last")
+
+
+def test_models_are_measured_in_threads_of_their_own():
+    import threading
+
+    enter = torch.inference_mode.__enter__
+    nets = [Brightness([((4, 4), (4, 4), 0)] + [((3, 3), (1, 1), 1)] * 4).eval() for _ in range(4)]
+    errors = []
+
+    def run(net):
+        try:
+            explain(net, torch.rand(1, 3, 64, 64), targets=0, layers="features")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(net,)) for net in nets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert torch.inference_mode.__enter__ is enter
+    assert torch.backends.mha.get_fastpath_enabled()
+    with torch.inference_mode():
+        assert torch.is_inference_mode_enabled()
