@@ -200,8 +200,20 @@ def test_ctrl_c_inside_a_batch(compared):
         time.sleep(0.1)
 
     network.register_forward_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        compare(compared, network=network, metrics=["deletion", "road"], batch_size=2)
+    for _ in range(3):  # a signal may arrive inside a callback of Python's own, where it is lost
+        sent.clear()
+        try:
+            compare(
+                compared,
+                network=network,
+                metrics=["deletion", "road"],
+                batch_size=2,
+                overwrite=True,
+            )
+        except KeyboardInterrupt:
+            break
+    else:
+        pytest.fail("Ctrl-C did not end the comparison")
     assert sent
     assert inner("_compare_store").record_of(compared, "run")["status"] == "interrupted"
     assert "run_disagreement" not in compared.get_field_schema()

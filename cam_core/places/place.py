@@ -48,6 +48,8 @@ _SINGLES = 8
 _AHEAD = 1.5
 _OWN = 0.8
 _AROUND = 1.0
+# And in pixels, of cells that are smaller: enlarging a picture mixes so many.
+_PIXELS = 2.5
 # A cell with less of the gradient than this, beside the strongest, sees nothing of its own.
 _BLIND = 1e-3
 # Mean distance of pixels from their cells, in cells, up to which a fit needs no comparison with another,
@@ -437,8 +439,10 @@ def _seen_there(
         if float(energy.sum()) <= _BLIND * strongest:
             blind += 1  # of what a network masks, its cells see nothing
             continue
-        near = ((rows - top) / down - i - 0.5).abs() <= _AROUND
-        beside = ((columns - left) / across - j - 0.5).abs() <= _AROUND
+        near = (rows - top - (i + 0.5) * down).abs() <= max(_AROUND * down, _PIXELS / height)
+        beside = (columns - left - (j + 0.5) * across).abs() <= max(
+            _AROUND * across, _PIXELS / width
+        )
         there = energy[near][:, beside].sum()
         good += bool(there > _OWN * energy.sum())
     return good >= max(2, _CONFIRMED * (_SINGLES - blind))

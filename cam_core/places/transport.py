@@ -44,14 +44,19 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def places_only() -> Iterator[None]:
-    """Forwards and backwards inside follow the rules above; parts run without a graph get one."""
+def places_only(attention: float = 0.0) -> Iterator[None]:
+    """Forwards and backwards inside follow the rules above; parts run without a graph get one.
+
+    Args:
+        attention (0): what all tokens of an attention together pass on; more than zero for networks that
+            normalise their attention once more
+    """
     with _ONE_AT_A_TIME:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             # The fused kernels of attention hide its softmax.
-            with sdpa_kernel(SDPBackend.MATH), _no_inference_mode(), _Attached(), _Rules():
+            with sdpa_kernel(SDPBackend.MATH), _no_inference_mode(), _Attached(), _Rules(attention):
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -97,6 +102,10 @@ class _Attached(TorchFunctionMode):
 class _Rules(TorchDispatchMode):
     """The rules, below autograd: the network's own code stays as it is."""
 
+    def __init__(self, attention: float):
+        super().__init__()
+        self._attention = attention
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, and to say so PyTorch would import its compiler, for seconds
@@ -113,7 +122,7 @@ class _Rules(TorchDispatchMode):
         if func is _aten.native_batch_norm_backward.default and not args[7]:
             return args[0].clone(), None, None
         if func in _SOFTMAX and _is_self_attention(args[0], args[1]):
-            return torch.zeros_like(args[0])
+            return torch.full_like(args[0], self._attention / args[0].shape[-1])
         if func is _aten.convolution_backward.default:
             gradient, images, weight, *rest = args
             return func(gradient, images, _middle(weight, images.shape[1]), *rest, **kwargs)
