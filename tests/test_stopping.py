@@ -200,7 +200,7 @@ def test_ctrl_c_inside_a_batch(compared):
         time.sleep(0.1)
 
     network.register_forward_hook(interrupt)
-    for _ in range(3):  # a signal may arrive inside a callback of Python's own, where it is lost
+    for _ in range(3):  # it did not arrive in some full runs; why is not known
         sent.clear()
         try:
             compare(

@@ -431,7 +431,7 @@ class ExplainableModel:
             if len(shape) not in (3, 4) or is_passive(layer.module):
                 continue
             # Steps of a sequence are no places, nor is what is made of them.
-            if is_recurrent(layer.module) or (stepwise and len(shape) == 3):
+            if stepwise and len(shape) == 3:
                 continue
             grid = self._find_grid(layer.name, shape, size)
             first = grid is not None and grid.layout == "LNC"

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..capture import frozen
 from ..forward_call import is_scripted
 from ..layers import Layer
 from .transport import places_only
@@ -89,8 +90,6 @@ class Trace:
         self.calls: dict[str, list[Call]] = {layer.name: [] for layer in layers}
         counts: dict[Layer, int] = {}
         handles = []
-        for parameter in module.parameters():
-            parameter.requires_grad_(False)
         try:
             for layer in layers:
                 if not is_scripted(layer.module):  # the tap says so
@@ -100,7 +99,7 @@ class Trace:
                 for calls in self.calls.values():
                     calls.clear()
                 counts.clear()
-                with torch.enable_grad(), plain, places_only(attention):
+                with frozen(module), torch.enable_grad(), plain, places_only(attention):
                     forward(self._image.clone())  # which it may write into
                 if all(
                     bool(c.tap.isfinite().all()) for calls in self.calls.values() for c in calls
