@@ -46,8 +46,11 @@ _CONFIRMED = 0.75
 _SINGLES = 8
 # How much more of a token's own part of the input it must see than of any other, where all are mixed.
 _AHEAD = 1.5
-_OWN = 0.8
 _AROUND = 1.0
+# Share of its gradient that a cell must have there, the rest being spread out by attention; and what
+# any other place of that size may have, beside it: a cell that sees two places has no place.
+_OWN = 0.3
+_OTHER = 0.25
 # And in pixels, of cells that are smaller: enlarging a picture mixes so many.
 _PIXELS = 2.5
 # A cell with less of the gradient than this, beside the strongest, sees nothing of its own.
@@ -443,6 +446,16 @@ def _seen_there(
         beside = (columns - left - (j + 0.5) * across).abs() <= max(
             _AROUND * across, _PIXELS / width
         )
-        there = energy[near][:, beside].sum()
-        good += bool(there > _OWN * energy.sum())
+        good += _mostly_there(energy, near, beside)
     return good >= max(2, _CONFIRMED * (_SINGLES - blind))
+
+
+def _mostly_there(energy: torch.Tensor, near: torch.Tensor, beside: torch.Tensor) -> bool:
+    """Whether the energy (H, W) of a cell has its place in these rows and columns, and no other one."""
+    there = float(energy[near][:, beside].sum())
+    if there <= _OWN * float(energy.sum()):
+        return False
+    rest = energy.masked_fill(near[:, None] & beside, 0.0)
+    window = (max(1, int(near.sum())), max(1, int(beside.sum())))
+    elsewhere = F.avg_pool2d(rest[None, None], window, 1) * (window[0] * window[1])
+    return float(elsewhere.max()) <= _OTHER * there

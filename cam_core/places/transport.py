@@ -183,8 +183,10 @@ def _middle(weight: Tensor, channels: int) -> Tensor:
     away; the gain is one so that neither depth nor trained weights make it vanish.
     """
     strength = weight.detach().abs().flatten(2).sum(2).float()
-    # Of two convolutions of one shape each has factors of its own, and the same at every call.
-    seed = (strength.numel() + int(float(strength.sum()) * 1e6)) & 0x7FFFFFFF
+    # Of two convolutions of one shape each has factors of its own, and the same at every call. Not from
+    # their sum: how it is rounded depends on the number of threads.
+    ends = weight.detach().flatten()[[0, -1]].tolist()
+    seed = hash((strength.numel(), *ends)) & 0x7FFFFFFF
     generator = torch.Generator(weight.device).manual_seed(seed)
     strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)
     gain = (strength.pow(2).sum() / channels).sqrt()
