@@ -6,7 +6,7 @@ with plain autograd, which knows nothing of it: of sampled cells each must have 
 the other cells', strongest within a cell and a half of where it is said to lie. Random weights of both signs
 spread the gradient of some networks over most of the image. In these the weights are made positive, and
 layer norms and attention are taken out, which moves nothing: a gradient then counts the paths from a pixel
-to a cell, and the centroid of what a cell sees must be within a cell of its place.
+to a cell, and the centroid of what a cell in the middle sees must be within a cell of its place.
 
 Writes ``bench_output/places.json`` and ``.md``.
 """
@@ -149,7 +149,7 @@ def _count_paths(net: nn.Module) -> None:
             elif name == "bias":
                 values.zero_()
     for module in net.modules():
-        if re.search("attention|attn|mla", type(module).__name__.lower()):
+        if re.search("attention|attn|mla|xca", type(module).__name__.lower()):
             last = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
             for layer in last:
                 layer.weight.data.zero_()
@@ -176,7 +176,7 @@ def _sampled(place: Place, border: int = 0) -> list[tuple[int, int, float, float
             y = top + (row + 0.5) / height * (bottom - top)
             x = left + (column + 0.5) / width * (right - left)
             away = min(row, height - 1 - row, column, width - 1 - column)
-            if 0 <= y < 1 and 0 <= x < 1 and away >= min(border, (min(height, width) - 1) // 2):
+            if 0 <= y < 1 and 0 <= x < 1 and away >= border:
                 found.append((row, column, y, x))
     chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
     return [found[k] for k in chosen[:SAMPLED].tolist()]
@@ -209,11 +209,11 @@ def plain_gradients(net: nn.Module, layer, place: Place, images: torch.Tensor) -
 def path_centroids(net: nn.Module, layer, place: Place, images: torch.Tensor) -> float:
     """Share of sampled cells whose paths are centred within a cell of where the place says.
 
-    Not of cells at the border: the paths of these that would leave the image are missing.
+    Of the cells in the middle: the paths that would leave the image are missing, there on all sides alike.
     """
     x, maps = _maps_of(net, layer, place, images)
     height, width = maps.shape[-2:]
-    cells, good = _sampled(place, border=2), 0
+    cells, good = _sampled(place, border=(min(height, width) - 1) // 2 - 1), 0
     for row, column, y, x_ in cells:
         seed = torch.zeros_like(maps)
         seed[0, :, row, column] = 1

@@ -149,7 +149,7 @@ class Grid:
     height: int
     width: int
     prefix: int = 0
-    order: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True)
+    order: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True, repr=False)
 
     def to_maps(self, output: Tensor) -> Tensor:
         """Brings a layer's output to (N, C, h, w); other tokens are left out."""

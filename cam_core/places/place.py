@@ -41,12 +41,13 @@ _MAPS = {"NCHW": 2, "NHWC": 1}
 # Share of the single cells that have to be found where a grid is assumed to have them; by chance one
 # in as many as there are cells would be.
 _CONFIRMED = 0.75
+_SINGLES_CONFIRMED = 0.85
 
 # Cells that are traced alone, and how far from their places, in cells, they may look.
-_SINGLES = 8
+_SINGLES = 12
 # How much more of a token's own part of the input it must see than of any other, where all are mixed.
 _AHEAD = 1.5
-_AROUND = 1.0
+_AROUND = 1.5
 # Share of its gradient that a cell must have there, the rest being spread out by attention; and what
 # any other place of that size may have, beside it: a cell that sees two places has no place.
 _OWN = 0.3
@@ -431,7 +432,9 @@ def _seen_there(
     ]
     if len(inside) < 2:
         return False
-    picked = [inside[k * (len(inside) - 1) // (_SINGLES - 1)] for k in range(_SINGLES)]
+    # At random: evenly spaced ones may all be of one column, or of the diagonal.
+    drawn = torch.randperm(len(inside), generator=torch.Generator().manual_seed(len(inside)))
+    picked = [inside[k] for k in drawn[:_SINGLES].tolist()]
     energies = [trace.seen_by(maps, cell) for cell in picked]
     strongest = max(float(energy.sum()) for energy in energies)
     height, width = trace.size
@@ -447,7 +450,7 @@ def _seen_there(
             _AROUND * across, _PIXELS / width
         )
         good += _mostly_there(energy, near, beside)
-    return good >= max(2, _CONFIRMED * (_SINGLES - blind))
+    return good >= max(2, _SINGLES_CONFIRMED * (len(picked) - blind))
 
 
 def _mostly_there(energy: torch.Tensor, near: torch.Tensor, beside: torch.Tensor) -> bool:

@@ -166,6 +166,18 @@ def agrees(
     return bool((np.sign(shown) == expected)[strong].mean() >= 0.95)
 
 
+def can_be_checked(window: Window, size: tuple[int, int]) -> bool:
+    """Whether :func:`agrees` has pixels to look at: of an image of a few pixels it may have none.
+
+    Args:
+        window: what the model is thought to see
+        size: (h, w) of the model's input
+    """
+    pattern = _random_cells(window, size)
+    expected, considered = _expected(pattern, pattern.inverse(), window, size)
+    return len(np.unique(expected[considered])) > 1
+
+
 def _random_cells(window: Window, size: tuple[int, int]) -> Pattern:
     """Cells of five pixels of the input or more, two dozen along what the model sees."""
     shape = size[::-1] if window.transposed else size
@@ -314,7 +326,7 @@ def _read(
             number = number * 2 + ((ratio < 0) ^ (number & 1).astype(bool))
         valid = valid & (number < count)
         numbers.append(number)
-    if valid.sum() < max(2, 0.002 * valid.size):
+    if valid.sum() < max(min(2, valid.size), 0.002 * valid.size):
         raise Unplaced("leaves nothing of which the place could be read")
     return _fit(numbers, valid, board, size)
 
@@ -339,7 +351,7 @@ def _fit(
     lines = [_line(t, e, n) for t, e, n in zip(tables[transposed], edges, pixels, strict=True)]
     ends, flips = [], []
     for line, n in zip(lines, pixels, strict=True):
-        first, last = line.start, line.start + line.slope * n
+        first, last = round(line.start, 9), round(line.start + line.slope * n, 9)
         ends.append((min(first, last), max(first, last)))
         flips.append(bool(line.slope < 0))
     window = Window(

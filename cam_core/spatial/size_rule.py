@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..geometry import Window
-from .places import TOLERANCE, Measured, Pattern, Show, Unplaced, agrees, measure
+from .places import TOLERANCE, Measured, Pattern, Show, Unplaced, agrees, can_be_checked, measure
 
 Rule = Callable[[int, int], "Window | None"]
 # Landscape and portrait; a rule that was found at both is tried on a third shape.
@@ -123,6 +123,8 @@ class SizeRule:
         height, width = window.image
         if size is None:
             size = self._size_of(height, width)
+        if not can_be_checked(window, size):
+            return False  # measured itself, then
         answers = (agrees(show, window, size) for show in self._shows)
         return bool(next((answer for answer in answers if answer is not None), False))
 
