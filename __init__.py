@@ -11,7 +11,7 @@ def register(plugin):
     Args:
         plugin: the :class:`fiftyone.plugins.context.PluginContext` to register with
     """
-    from .operators import OPERATORS, PANELS
+    from .operators.registry import OPERATORS, PANELS
 
     for cls in (*OPERATORS, *PANELS):
         plugin.register(cls)

@@ -29,12 +29,12 @@ from torch import nn
 from benchmarks import planted
 from benchmarks.timing import machine
 from cam_core import explain
-from cam_core.bias import Assessment, ClassRow, assess, class_table, model_line
-from cam_core.calibration import calibrate, heat_features
-from cam_core.checks import SwapCheck, swap_check
-from cam_core.metrics import measure
-from cam_core.statistics import auroc, spearman
-from cam_core.verdicts import HARMLESS, HIDDEN, OBJECT, RELIES
+from cam_core.bias.assessment import Assessment, ClassRow, assess, class_table, model_line
+from cam_core.bias.calibration import calibrate, heat_features
+from cam_core.bias.swap_test import SwapCheck, swap_check
+from cam_core.bias.verdicts import HARMLESS, HIDDEN, OBJECT, RELIES
+from cam_core.metrics.localization import measure
+from cam_core.stats.resampling import auroc, spearman
 
 #: fresh renderings behind the truth, and apart from them those of the oracle
 TRUTH, ORACLE = 24, 6

@@ -110,13 +110,13 @@ def _registered(definition: Any, context: Any) -> None:
 def family_of(entry: Any) -> tuple[str, Callable[[], nn.Module] | None, int]:
     """(family, how to build one with random weights or None, side of its input) of a zoo entry."""
     details = (entry.default_deployment_config_dict or {}).get("config") or {}
-    wrapper, _ = plugin("operators._zoo")._wrapper(entry)
+    wrapper, _ = plugin("operators.models.zoo")._wrapper(entry)
     if wrapper == "TorchvisionImageModel":
         return _torchvision(details["entrypoint_fcn"])
     if wrapper in ("FiftyOneYOLOModel", "FiftyOneYOLOEVPModel", "FiftyOneRTDETRModel"):
         return _ultralytics(details["entrypoint_args"]["model"])
     label = next((label for pattern, label in _BY_NAME if re.search(pattern, entry.name)), None)
-    if label in BUILDERS and plugin("operators._zoo").kind_of(entry) is not None:
+    if label in BUILDERS and plugin("operators.models.zoo").kind_of(entry) is not None:
         return (label, *BUILDERS[label])
     return re.sub(r"(ForImage|Model|FiftyOne)", "", wrapper) or "other", None, 0
 
@@ -166,7 +166,7 @@ def adapted(module: nn.Module, kind: str) -> Any:
     if universal.matches(module):
         one = type(module).__name__.startswith("OneFormer")
         return universal(module, {"task_inputs": torch.ones(1, 7)} if one else None)
-    zero_shot = plugin("cam_core.adapters").ZeroShotDetector
+    zero_shot = plugin("cam_core.adapters.zero_shot_detection").ZeroShotDetector
     if zero_shot.matches(module):
         return zero_shot(module, *networks.asked(module))
     if kind != "zero-shot classifier":
@@ -235,7 +235,7 @@ def _every_method(result: Any, holds: Callable[[torch.Tensor], Any]) -> bool:
 
 def judge(runs: bool, only: str | None) -> list[dict[str, Any]]:
     """One row per zoo entry that is a PyTorch model."""
-    zoo, rows = plugin("operators._zoo"), []
+    zoo, rows = plugin("operators.models.zoo"), []
     done: dict[str, dict[str, Any]] = {}
     for name, entry in zoo.entries().items():
         if not entry.has_tag("torch") or (only and not re.search(only, name)):

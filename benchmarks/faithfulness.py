@@ -21,8 +21,8 @@ from benchmarks.engine import build
 from benchmarks.sanity import PHOTOS, chosen_methods
 from benchmarks.timing import interleave, machine
 from cam_core import agreement, explain, faithfulness, list_methods, noise_floor
-from cam_core.metrics import METRICS, planned_forwards
-from cam_core.statistics import bootstrap_mean, sign_flip_p
+from cam_core.metrics.catalogue import METRICS, planned_forwards
+from cam_core.stats.resampling import bootstrap_mean, sign_flip_p
 from examples.lite0 import lite0_module, lite0_tensor
 from examples.measure import load_image
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from benchmarks import timing
 from cam_core import adapt
-from cam_core.layers import find_layers
+from cam_core.layers.find import find_layers
 from cam_core.places.choose import place_layers
 from cam_core.places.place import Place
 
@@ -246,7 +246,9 @@ def table(rows: list[Row]) -> str:
             row.result + (", reordered" if row.reordered else "") + (", moved" if row.moved else "")
         )
         off = "" if row.off is None else f"{row.off:.2f}"
-        agreed, paths = ("" if share is None else f"{share:.0%}" for share in (row.agreed, row.paths))
+        agreed, paths = (
+            "" if share is None else f"{share:.0%}" for share in (row.agreed, row.paths)
+        )
         what = row.layer if row.layer else row.reason.replace("|", "/")
         lines.append([row.family, row.model, how, what, row.grid, off, agreed, paths])
     return timing.table(header, lines)

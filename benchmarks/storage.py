@@ -1,4 +1,4 @@
-"""Size, write and read speed of ways to store heatmaps: what ``operators/_heatmaps.py`` rests on.
+"""Size, write and read speed of ways to store heatmaps: what ``operators/data/heatmap_writer.py`` rests on.
 
 Run ``python -m benchmarks.storage`` from the checkout; needs FiftyOne and its MongoDB. Makes and
 deletes a temporary dataset. The maps are real: five methods on the 24 photos by EfficientNet-Lite0
@@ -27,10 +27,10 @@ from PIL import Image
 
 from benchmarks.timing import save, spread, table
 from cam_core import explain
-from cam_core.maps import normalise, rectify, upsample
+from cam_core.spatial.maps import normalise, rectify, upsample
 from examples.dataset import load_photos
 from examples.lite0 import MEAN, STD, lite0_module
-from operators import _heatmaps
+from operators.data import heatmap_writer
 
 # cells of the last grid on a side -> input size of the network
 INPUTS = {7: 224, 13: 416, 14: 448}
@@ -57,7 +57,7 @@ def raw_maps(cells: int) -> list[tuple[torch.Tensor, tuple[int, int]]]:
 def heats(cells: int, longest: int) -> list[np.ndarray]:
     """Heatmaps of the photos, before they are rounded."""
     return [
-        normalise(upsample(rectify(raw), _heatmaps.heatmap_size(*size, longest)))[0, 0].numpy()
+        normalise(upsample(rectify(raw), heatmap_writer.heatmap_size(*size, longest)))[0, 0].numpy()
         for raw, size in raw_maps(cells)
     ]
 
@@ -78,7 +78,7 @@ def sizes_found(grids: list[int]) -> list[dict]:
             sizes = []
             for heat in heats(cells, longest):
                 start = time.perf_counter()
-                sizes.append(stored_bytes(_heatmaps.quantise(heat, levels)) / 1000)
+                sizes.append(stored_bytes(heatmap_writer.quantise(heat, levels)) / 1000)
                 seconds.append(time.perf_counter() - start)
             row[cells] = [statistics.median(sizes), float(np.percentile(sizes, 90))]
         spent = 1000 * statistics.median(seconds)
@@ -90,7 +90,10 @@ def size_table(found: list[dict], grids: list[int]) -> str:
     """What :func:`sizes_found` returned, as Markdown."""
     lines = []
     for row in found:
-        default = (row["longest"], row["levels"]) == (_heatmaps.LONGEST_SIDE, _heatmaps.LEVELS)
+        default = (row["longest"], row["levels"]) == (
+            heatmap_writer.LONGEST_SIDE,
+            heatmap_writer.LEVELS,
+        )
         name = f"{row['longest']} @ {row['levels']}" + (" **(default)**" if default else "")
         sizes = [f"{row['kb'][c][0]:.1f} / {row['kb'][c][1]:.1f}" for c in grids]
         lines.append([name, *sizes, f"{row['ms_to_encode']:.2f}"])
@@ -101,12 +104,12 @@ def size_table(found: list[dict], grids: list[int]) -> str:
 def label(heat: np.ndarray) -> fo.Heatmap:
     """A label as ``compute_cams`` makes it."""
     source = dict(method="gradcam", layer="layer4", target="cat", target_index=3, cam_key="k")
-    return _heatmaps.make_label(heat, score=1.0, peak=1.0, status="ok", **source)
+    return heatmap_writer.make_label(heat, score=1.0, peak=1.0, status="ok", **source)
 
 
 def by_writer(dataset, ids, maps, batch, folder=None, threads=None):
     """The plugin's writer: encoding in threads, one atomic update per sample."""
-    with _heatmaps.Writer(dataset, folder, threads) as writer:
+    with heatmap_writer.Writer(dataset, folder, threads) as writer:
         for start in range(0, len(ids), batch):
             part = range(start, min(start + batch, len(ids)))
             writer.put({ids[i]: {"one": label(maps[i]), "two": label(maps[i])} for i in part})
@@ -155,7 +158,7 @@ def bytes_per_map(dataset, folder: str) -> float:
 
 def speeds_found(count: int, batch: int, rounds: int) -> list[dict]:
     """Samples per second, two heatmap fields each, 192 pixels long from a 7 x 7 grid."""
-    real = heats(7, _heatmaps.LONGEST_SIDE)
+    real = heats(7, heatmap_writer.LONGEST_SIDE)
     maps = [real[i % len(real)] for i in range(count)]
     ways = {
         BASE: by_save,
@@ -205,7 +208,7 @@ def _timed(way, maps, batch, folder) -> tuple[float, float, float]:
         dataset.add_samples(
             [fo.Sample(filepath=f"/none/{i}.jpg") for i in range(len(maps))], progress=False
         )
-        _heatmaps.declare_schema(dataset, ["one", "two"])
+        heatmap_writer.declare_schema(dataset, ["one", "two"])
         ids = dataset.values("id")
         start = time.perf_counter()
         way(dataset, ids, maps, batch)

@@ -1,27 +1,12 @@
-"""The plugin's operators and panels: the only room that imports FiftyOne.
+"""The plugin's operators and panels: the only package that imports FiftyOne.
 
-Importing this package imports no torch: FiftyOne does so whenever the App starts or an operator is
-looked up. Every operator imports what it computes with inside the function that needs it.
+Importing this package imports nothing else, and :mod:`operators.registry` no torch: FiftyOne does so
+whenever the App starts or an operator is looked up. Every operator imports what it computes with inside
+the function that needs it.
 """
 
-from . import cam_runs
-from .cam_panel import CamPanel, OpenCamPanel
-from .compare_cams import CompareCams
-from .compute_cams import ComputeCams, ReopenComputeCams
-from .explain_sample import ExplainSample, FreeModel, ShowPeers
-from .find_background_bias import FindBackgroundBias
-from .heat_to_detections import HeatToDetections
-from .list_layers import ListLayers
-from .register_model import ListModels, RegisterModel, RemoveModel
-from .rerun_cams import RerunCams
-from .same_scale import SameScale
-from .show_heatmaps import ShowHeatmaps
-from .test_region import TestRegion
+import os
 
-OPERATORS = [
-    ComputeCams, FindBackgroundBias, TestRegion, ShowHeatmaps, ListLayers, *cam_runs.OPERATORS, RerunCams,
-    ReopenComputeCams, RegisterModel, RemoveModel, ListModels,
-    CompareCams, OpenCamPanel, SameScale, ExplainSample, ShowPeers, FreeModel,
-    HeatToDetections,
-]  # fmt: skip
-PANELS = [CamPanel]
+#: the plugin's folder, and its package: FiftyOne gives it a name of its own
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE = __name__.rpartition(".")[0]

@@ -3,9 +3,6 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-_CHANGING = dict(risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium")
-_READING = dict(risk_level=foo.RiskLevel.LOW if hasattr(foo, "RiskLevel") else "low")
-
 
 def _config(name, label, description, risk, **options):
     return foo.OperatorConfig(
@@ -14,16 +11,17 @@ def _config(name, label, description, risk, **options):
         description=description,
         unlisted=True,
         dynamic=True,
-        **{**risk, **options},
+        risk_level=risk,
+        **options,
     )
 
 
 def _dataset(samples):
     """The dataset of samples, as it is now: its runs may have been made in the App."""
-    from . import _runs
+    from .runs import keys
 
     dataset = samples._dataset
-    _runs.refresh(dataset)
+    keys.refresh(dataset)
     return dataset
 
 
@@ -37,7 +35,7 @@ class ListCamRuns(foo.Operator):
             "list_cam_runs",
             "List CAM runs",
             "The CAM runs of this dataset: how far they are, of which model",
-            _READING,
+            types.RiskLevel.LOW,
         )
 
     def __call__(self, samples):
@@ -55,9 +53,9 @@ class ListCamRuns(foo.Operator):
             a list of ``CamRun`` with ``key``, ``status``, ``done``, ``total``, ``failed``, ``model``,
             ``methods``, ``fields``, ``started`` and ``ended``, sorted by key
         """
-        from . import _run_info
+        from .runs import info as run_info
 
-        return _run_info.list_runs(_dataset(samples))
+        return run_info.list_runs(_dataset(samples))
 
     def execute(self, ctx):
         """Returns the runs as rows of a table."""
@@ -89,16 +87,16 @@ class GetCamRunInfo(foo.Operator):
             "get_cam_run_info",
             "Look at a CAM run",
             "How a CAM run was made, how far it is and what failed",
-            _READING,
+            types.RiskLevel.LOW,
         )
 
     def resolve_input(self, ctx):
         """Which run."""
-        from . import _run_forms
+        from .forms import runs
 
         inputs = types.Object()
-        _run_forms.choose_run(inputs, ctx)
-        return _run_forms.form(inputs, self.config.label)
+        runs.choose_run(inputs, ctx)
+        return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key):
         """Says everything that is known of a CAM run; what is done is asked of its samples.
@@ -114,9 +112,9 @@ class GetCamRunInfo(foo.Operator):
         Raises:
             ValueError: if there is no such run
         """
-        from . import _run_info
+        from .runs import info as run_info
 
-        return _run_info.info_of(_dataset(samples), cam_key)
+        return run_info.info_of(_dataset(samples), cam_key)
 
     def execute(self, ctx):
         """Returns it as text and as data."""
@@ -142,19 +140,20 @@ class LoadCamView(foo.Operator):
             "load_cam_view",
             "Show the samples of a CAM run",
             "All samples that a CAM run covers, or those that are done, missing or failed",
-            _READING,
+            types.RiskLevel.LOW,
         )
 
     def resolve_input(self, ctx):
         """Which run, and which of its samples."""
-        from . import _run_forms, _run_info
+        from .forms import runs
+        from .runs import info as run_info
 
         inputs, choices = types.Object(), types.RadioGroup()
-        _run_forms.choose_run(inputs, ctx)
-        for part in _run_info.PARTS:
+        runs.choose_run(inputs, ctx)
+        for part in run_info.PARTS:
             choices.add_choice(part, label=part)
         inputs.enum("part", choices.values(), default="all", label="Samples", view=choices)
-        return _run_forms.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key, part="all", only_its_fields=False):
         """Returns a view of the samples of a CAM run, in its order.
@@ -171,9 +170,9 @@ class LoadCamView(foo.Operator):
         Raises:
             ValueError: if there is no such run, or no such part
         """
-        from . import _run_info
+        from .runs import info as run_info
 
-        return _run_info.view_of(_dataset(samples), cam_key, part, only_its_fields)
+        return run_info.view_of(_dataset(samples), cam_key, part, only_its_fields)
 
     def execute(self, ctx):
         """Shows the view."""
@@ -191,17 +190,18 @@ class StopCamRun(foo.Operator):
             "stop_cam_run",
             "Stop a CAM run",
             "A running CAM run, comparison or examination, also in a queue's process, stops after two batches",
-            _CHANGING,
+            types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         """Which of the runs at work, and what of it where there are several things."""
-        from . import _run_forms, _runs, _stopping
+        from .forms import runs
+        from .runs import keys, lease
 
         inputs, none = types.Object(), "No CAM run is at work on this dataset"
-        running = {k: _stopping.at_work(ctx.dataset, k) for k in _runs.list_runs(ctx.dataset)}
+        running = {k: lease.running_on(ctx.dataset, k) for k in keys.list_runs(ctx.dataset)}
         running = {k: [kind for kind, _ in found] for k, found in running.items() if found}
-        key = _run_forms.choose_run(inputs, ctx, running, none)
+        key = runs.choose_run(inputs, ctx, running, none)
         if key is not None:
             choices = types.RadioGroup()
             for kind in dict.fromkeys(running[key]):
@@ -209,7 +209,7 @@ class StopCamRun(foo.Operator):
             inputs.enum(
                 "what", choices.values(), default=running[key][0], label="What", view=choices
             )
-        return _run_forms.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key, what=None):
         """Asks a CAM run to stop: it does after two batches at most, and can be gone on with.
@@ -227,9 +227,9 @@ class StopCamRun(foo.Operator):
         Raises:
             ValueError: if there is no such run, or if nothing is at work on it
         """
-        from . import _stopping
+        from .runs import lease
 
-        _stopping.ask_to_stop(_dataset(samples), cam_key, what)
+        lease.ask_to_stop(_dataset(samples), cam_key, what)
 
     def execute(self, ctx):
         """Asks it to stop."""
@@ -249,17 +249,17 @@ class RenameCamRun(foo.Operator):
             "rename_cam_run",
             "Rename a CAM run",
             "Gives a CAM run another key: its fields, attributes, files and record",
-            _CHANGING,
+            types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         """Which run, and its new key."""
-        from . import _run_forms
+        from .forms import runs
 
         inputs = types.Object()
-        if _run_forms.choose_run(inputs, ctx) is not None:
-            _run_forms.new_key(inputs, ctx, "new_key")
-        return _run_forms.form(inputs, self.config.label)
+        if runs.choose_run(inputs, ctx) is not None:
+            runs.new_key(inputs, ctx, "new_key")
+        return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key, new_key):
         """Renames a CAM run: its fields, the attribute ``cam_key``, its files, colours and record.
@@ -276,9 +276,9 @@ class RenameCamRun(foo.Operator):
             ValueError: if there is no such run, if it is at work, compared or examined at this moment,
                 or if the new key or a field of its is taken; nothing was renamed then
         """
-        from . import _runs
+        from .runs import rename
 
-        return _runs.rename_run(_dataset(samples), cam_key, new_key)
+        return rename.rename_run(_dataset(samples), cam_key, new_key)
 
     def execute(self, ctx):
         """Renames it and reloads the dataset; what was shown is shown under its new name."""
@@ -299,18 +299,19 @@ class DeleteCamRun(foo.Operator):
             "delete_cam_run",
             "Delete a CAM run",
             "Deletes a CAM run and everything that it wrote: fields, files, views, record",
-            dict(risk_level=foo.RiskLevel.HIGH if hasattr(foo, "RiskLevel") else "high"),
+            types.RiskLevel.HIGH,
         )
 
     def resolve_input(self, ctx):
         """Which run; what goes is said."""
-        from . import _run_forms, _runs
+        from .forms import runs
+        from .runs import keys
 
         inputs = types.Object()
-        key = _run_forms.choose_run(inputs, ctx)
+        key = runs.choose_run(inputs, ctx)
         if key is not None:
-            fields = ", ".join(_runs.fields_of(ctx.dataset, key))
-            views = ", ".join(_runs.config_of(ctx.dataset, key).saved_views)
+            fields = ", ".join(keys.fields_of(ctx.dataset, key))
+            views = ", ".join(keys.config_of(ctx.dataset, key).saved_views)
             views = f"the saved views {views}" if views else "its saved views"
             inputs.view(
                 "notice",
@@ -319,7 +320,7 @@ class DeleteCamRun(foo.Operator):
                     description=f"and {views}, the files and the record of the run",
                 ),
             )
-        return _run_forms.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key):
         """Deletes a CAM run and everything that it wrote, and nothing else.
@@ -338,9 +339,9 @@ class DeleteCamRun(foo.Operator):
         Raises:
             ValueError: if there is no such run, or if it is at work, compared or examined at this moment
         """
-        from . import _deletion
+        from .runs import info
 
-        return _deletion.delete(_dataset(samples), cam_key)
+        return info.delete(_dataset(samples), cam_key)
 
     def execute(self, ctx):
         """Deletes it, says what went, and reloads the dataset."""

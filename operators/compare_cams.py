@@ -1,9 +1,10 @@
 """Which heatmap can be believed: how faithful each method is to the model, and where they disagree."""
 
 import fiftyone.operators as foo
+import fiftyone.operators.types as types
 
-from ._job_messages import job_messages, run_with_bar
-from ._settings import checked_options, split_model
+from .base import job_messages, run_with_bar
+from .compute.params import checked_options, split_model
 
 
 class CompareCams(foo.Operator):
@@ -23,14 +24,14 @@ class CompareCams(foo.Operator):
             allow_delegated_execution=True,
             default_choice_to_delegated=False,
             unlisted=False,
-            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _app_words, _compare_forms
+        from .forms import compare, messages
 
-        return _app_words.put(_compare_forms.compare_cams_form(ctx), self.config.name)
+        return messages.put(compare.compare_cams_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -150,21 +151,21 @@ class CompareCams(foo.Operator):
         return run_with_bar(_job(samples, arguments, origin="python"), progress)
 
     def _delegate(self, samples, arguments):
-        from . import _compare_forms
+        from .forms import compare
 
-        params = _compare_forms.params_of(arguments)
+        params = compare.params_of(arguments)
         ctx = {"view": samples.view()}
         return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
 
     def execute(self, ctx):
         """Runs the form's job; closing the App's tab interrupts it."""
-        from ._pipeline import stream
+        from .base import stream
 
         return stream(self._messages(ctx))
 
     def _messages(self, ctx):
         """A live progress bar, then what was found."""
-        from . import _compare_forms
+        from .forms import compare
 
         job = yield from job_messages(
             ctx, self.config.name, lambda origin: self._form_job(ctx, origin)
@@ -174,30 +175,30 @@ class CompareCams(foo.Operator):
         yield ctx.ops.reload_dataset()
         yield ctx.ops.notify(job.summary.lines()[0], variant="success")
         if not ctx.delegated:
-            outputs, results = _compare_forms.output_of(job.summary)
+            outputs, results = compare.output_of(job.summary)
             yield ctx.ops.show_output(outputs=outputs, results=results)
 
     def _form_job(self, ctx, origin):
-        from . import _compare_forms
+        from .forms import compare
 
         view = ctx.target_view(require_flat=True)
-        return _job(view, _compare_forms.arguments_of(ctx.params), origin)
+        return _job(view, compare.arguments_of(ctx.params), origin)
 
 
 def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
-    from ._compare_settings import CompareSettings
+    from .compare.params import CompareSettings
 
     given, arguments = split_model(arguments)
     given["models"] = arguments.pop("models", None)
     settings = CompareSettings(**arguments)
     if given["models"] is None:
-        from ._compare_job import CompareJob
+        from .compare.methods_job import MethodComparison
 
         del given["models"]
-        return CompareJob(samples, settings=settings, origin=origin, **given)
-    from ._compare_models_job import ModelsJob
+        return MethodComparison(samples, settings=settings, origin=origin, **given)
+    from .compare.models_job import ModelComparison
 
     if given.pop("model") is not None:
         raise ValueError("model: give models= or model=, not both")
-    return ModelsJob(samples, settings=settings, origin=origin, **given)
+    return ModelComparison(samples, settings=settings, origin=origin, **given)

@@ -4,9 +4,10 @@ import time
 
 import fiftyone as fo
 import fiftyone.operators as foo
+import fiftyone.operators.types as types
 
-from ._job_messages import job_messages, move_bar
-from ._settings import Settings
+from .base import job_messages, move_bar
+from .compute.params import Settings
 
 _URI = "@cam51/heatmaps/compute_cams"
 #: how long the App may take to close the form of a run that has ended
@@ -29,14 +30,15 @@ class ComputeCams(foo.Operator):
             allow_immediate_execution=True,
             allow_delegated_execution=True,
             default_choice_to_delegated=False,
-            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _app_words, _forms
+        from .forms import compute
+        from .forms import messages as form_messages
 
-        return _app_words.put(_forms.compute_cams_form(ctx), self.config.name)
+        return form_messages.put(compute.compute_cams_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -241,22 +243,22 @@ class ComputeCams(foo.Operator):
         return job.summary
 
     def _delegate(self, samples, arguments):
-        from . import _forms
+        from .forms import compute
 
-        params = _forms.params_of(arguments)
+        params = compute.params_of(arguments)
         ctx = {"view": samples.view()}
         return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
 
     def execute(self, ctx):
         """Runs the form's job; closing the App's tab interrupts it."""
-        from ._pipeline import stream
+        from .base import stream
 
         return stream(messages(ctx, lambda origin: self._form_job(ctx, origin), self))
 
     def _form_job(self, ctx, origin):
-        from . import _forms
+        from .forms import compute
 
-        arguments = _forms.arguments_of(ctx.params)
+        arguments = compute.arguments_of(ctx.params)
         if ctx.params.get("resume"):
             arguments["resume"] = True
         return _job(ctx.target_view(require_flat=True), arguments, origin)
@@ -269,7 +271,10 @@ class ReopenComputeCams(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="reopen_compute_cams", label="Open the form again", unlisted=True, risk_level="low"
+            name="reopen_compute_cams",
+            label="Open the form again",
+            unlisted=True,
+            risk_level=types.RiskLevel.LOW,
         )
 
     def execute(self, ctx):
@@ -291,7 +296,7 @@ def messages(ctx, make_job, operator):
     Yields:
         messages to the App
     """
-    from . import _app_words
+    from .forms import messages as form_messages
 
     name = operator.config.name
 
@@ -305,14 +310,14 @@ def messages(ctx, make_job, operator):
     yield ctx.trigger("set_color_scheme", {"fields": job.colours})
     yield ctx.ops.set_active_fields(job.active_fields)
     unfinished = job.summary.failed or job.summary.status != "finished"
-    said = _app_words.in_app(job.summary, name)
+    said = form_messages.in_app(job.summary, name)
     yield ctx.ops.notify(said, variant="warning" if unfinished else "success")
 
 
 def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
-    from ._compute import CamJob
-    from ._wrappers import given_transforms
+    from .compute.job import CamJob
+    from .models.unwrap import given_transforms
 
     arguments = dict(arguments)
     model = arguments.pop("model", None)

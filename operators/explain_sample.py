@@ -19,7 +19,7 @@ class ExplainSample(foo.Operator):
             icon="psychology_alt",
             dynamic=True,
             unlisted=True,
-            risk_level="low",
+            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_placement(self, ctx):
@@ -31,9 +31,9 @@ class ExplainSample(foo.Operator):
 
     def resolve_input(self, ctx):
         """Run or model: nothing has to be chosen where there is a run."""
-        from . import _explain_form
+        from .forms import sample
 
-        return _explain_form.form(ctx)
+        return sample.form(ctx)
 
     def __call__(
         self,
@@ -90,25 +90,26 @@ class ExplainSample(foo.Operator):
             ValueError: if an argument is wrong, the sample cannot be read or the model is no
                 classifier; nothing was written then
         """
-        from . import _explain_one, _runs
-        from ._settings import checked_options
-        from .models.recorded import GivenModel
+        from .compute.params import checked_options
+        from .compute.recorded_model import GivenModel
+        from .runs import keys
+        from .sample import explain
 
         dataset, sample_id = dataset._dataset, getattr(sample_id, "id", sample_id)
-        _runs.refresh(dataset)
+        keys.refresh(dataset)
         if cam_key is None and model is None:
-            cam_key = next(iter(_explain_one.usable_runs(dataset)), None)
+            cam_key = next(iter(explain.usable_runs(dataset)), None)
         given = GivenModel(
             model, transforms, preprocess, classes, device, checked_options(model_options)
         )
-        loaded = _explain_one.load(dataset, cam_key, given)
-        return _explain_one.explain_one(dataset, sample_id, loaded, cam_key, objects, donors, seed)
+        loaded = explain.load(dataset, cam_key, given)
+        return explain.explain_one(dataset, sample_id, loaded, cam_key, objects, donors, seed)
 
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
-        from . import _explain_form
+        from .forms import sample
 
-        arguments = _explain_form.arguments_of(ctx)
+        arguments = sample.arguments_of(ctx)
         found = self(ctx.dataset, **arguments)
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded anew to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
@@ -117,13 +118,13 @@ class ExplainSample(foo.Operator):
         # of the scheme of this session, only the fields' colours are replaced
         colours = ctx.dataset.app_config.color_scheme.fields
         ctx.trigger("set_color_scheme", {"fields": colours})
-        return _explain_form.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        return sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
 
     def resolve_output(self, ctx):
         """The sentence, the composites with their predictions, and what can be done next."""
-        from . import _explain_form
+        from .forms import sample
 
-        return _explain_form.output(ctx)
+        return sample.output(ctx)
 
 
 class ShowPeers(foo.Operator):
@@ -133,7 +134,10 @@ class ShowPeers(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="show_peers", label="Show peers of a sample", unlisted=True, risk_level="low"
+            name="show_peers",
+            label="Show peers of a sample",
+            unlisted=True,
+            risk_level=types.RiskLevel.LOW,
         )
 
     def __call__(self, dataset, sample_id, cam_key=None, model=None, *, count=8, **loading):
@@ -158,21 +162,21 @@ class ShowPeers(foo.Operator):
 
     def _find(self, dataset, sample_id, cam_key, model, count=8, **loading):
         """The view, and why there is nobody but the sample itself in it."""
-        from . import _explain_one, _explain_peers
-        from ._settings import checked_options
-        from .models.recorded import GivenModel
+        from .compute.params import checked_options
+        from .compute.recorded_model import GivenModel
+        from .sample import explain, peers
 
-        cam_key = cam_key or next(iter(_explain_one.usable_runs(dataset)), None)
+        cam_key = cam_key or next(iter(explain.usable_runs(dataset)), None)
         whole = ("transforms", "preprocess", "classes", "device")
         named = {name: loading.pop(name) for name in whole if name in loading}
         given = GivenModel(model, **named, options=checked_options(loading))
-        loaded = _explain_one.load(dataset, cam_key, given)
-        name, layer = _explain_one.class_and_layer(dataset, sample_id, loaded, cam_key)
-        ids = _explain_peers.peers_of(dataset, sample_id, loaded, cam_key, name, layer, count)
+        loaded = explain.load(dataset, cam_key, given)
+        name, layer = explain.class_and_layer(dataset, sample_id, loaded, cam_key)
+        ids = peers.peers_of(dataset, sample_id, loaded, cam_key, name, layer, count)
         view = dataset.select([sample_id, *ids], ordered=True)
         if ids:
             return view, None
-        why = _explain_peers.candidates(dataset, sample_id, loaded, cam_key, name)[1]
+        why = peers.candidates(dataset, sample_id, loaded, cam_key, name)[1]
         return view, why or "No peers: none of the pictures that could be meant can be read."
 
     def resolve_input(self, ctx):
@@ -185,7 +189,7 @@ class ShowPeers(foo.Operator):
 
     def execute(self, ctx):
         """Shows the peers in the grid, with their heatmaps."""
-        from . import _runs
+        from .runs import keys
 
         params = {k: ctx.params.get(k) or None for k in ("sample_id", "cam_key", "model")}
         view, why = self._find(ctx.dataset, **params)
@@ -193,7 +197,7 @@ class ShowPeers(foo.Operator):
             ctx.ops.notify(why, variant="info")
             return
         key = params["cam_key"]
-        fields = _runs.heatmap_fields_of(ctx.dataset, key)[:1] if key else []
+        fields = keys.heatmap_fields_of(ctx.dataset, key)[:1] if key else []
         ctx.ops.close_sample()
         ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or []), *fields])))
         ctx.ops.set_view(view)
@@ -207,7 +211,7 @@ class FreeModel(foo.Operator):
         """The operator's configuration."""
         return foo.OperatorConfig(
             name="free_model", label="Free the model of Explain this sample", unlisted=True,
-            risk_level="low",
+            risk_level=types.RiskLevel.LOW,
         )  # fmt: skip
 
     def __call__(self):
@@ -216,9 +220,9 @@ class FreeModel(foo.Operator):
         Returns:
             its name, or None if none was kept
         """
-        from . import _explain_one
+        from .sample import explain
 
-        return _explain_one.CACHE.free()
+        return explain.CACHE.free()
 
     def execute(self, ctx):
         """Frees the model of the App's server."""

@@ -1,10 +1,11 @@
 """The question behind the heatmaps: does the model's score rest on the object or on its surroundings?"""
 
 import fiftyone.operators as foo
+import fiftyone.operators.types as types
 
-from ._bias_settings import BiasSettings
-from ._job_messages import job_messages, run_with_bar
-from ._settings import checked_options, split_model
+from .base import job_messages, run_with_bar
+from .bias.params import BiasSettings
+from .compute.params import checked_options, split_model
 
 
 class FindBackgroundBias(foo.Operator):
@@ -23,14 +24,14 @@ class FindBackgroundBias(foo.Operator):
             allow_immediate_execution=True,
             allow_delegated_execution=True,
             default_choice_to_delegated=False,
-            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         """The form."""
-        from . import _app_words, _bias_forms
+        from .forms import bias, messages
 
-        return _app_words.put(_bias_forms.find_background_bias_form(ctx), self.config.name)
+        return messages.put(bias.find_background_bias_form(ctx), self.config.name)
 
     def __call__(
         self,
@@ -182,15 +183,16 @@ class FindBackgroundBias(foo.Operator):
         return run_with_bar(_job(samples, arguments, origin="python"), progress)
 
     def _delegate(self, samples, arguments):
-        from . import _bias_forms, _runs
+        from .forms import bias
+        from .runs import keys
 
-        params = _bias_forms.params_of(arguments, _runs.list_runs(samples._dataset))
+        params = bias.params_of(arguments, keys.list_runs(samples._dataset))
         ctx = {"view": samples.view()}
         return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
 
     def execute(self, ctx):
         """Runs the form's job; closing the App's tab interrupts it."""
-        from ._pipeline import stream
+        from .base import stream
 
         return stream(self._messages(ctx))
 
@@ -210,15 +212,15 @@ class FindBackgroundBias(foo.Operator):
         yield ctx.ops.notify(" ".join(lines[:2]), variant="success")
 
     def _form_job(self, ctx, origin):
-        from . import _bias_forms
+        from .forms import bias
 
         view = ctx.target_view(require_flat=True)
-        return _job(view, _bias_forms.arguments_of(ctx.params), origin)
+        return _job(view, bias.arguments_of(ctx.params), origin)
 
 
 def _job(samples, arguments, origin):
     """Checks the arguments and builds the job."""
-    from ._bias_job import BiasJob
+    from .bias.job import BiasJob
 
     model, arguments = split_model(arguments)
     return BiasJob(samples, settings=BiasSettings(**arguments), origin=origin, **model)

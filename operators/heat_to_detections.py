@@ -22,17 +22,19 @@ class HeatToDetections(foo.Operator):
             allow_immediate_execution=True,
             allow_delegated_execution=True,
             default_choice_to_delegated=False,
-            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         """Run, field, threshold, least area, tags."""
-        from . import _app_words, _detection_drafts, _run_forms, _runs
+        from .data import box_drafts
+        from .forms import messages, runs
+        from .runs import keys
 
         inputs = types.Object()
         ctx.target_view(require_flat=True)
-        key = _run_forms.choose_run(inputs, ctx)
-        fields = _runs.heatmap_fields_of(ctx.dataset, key) if key is not None else []
+        key = runs.choose_run(inputs, ctx)
+        fields = keys.heatmap_fields_of(ctx.dataset, key) if key is not None else []
         if fields:
             chosen = ctx.params.get("field")
             field = chosen if chosen in fields else fields[0]
@@ -56,11 +58,11 @@ class HeatToDetections(foo.Operator):
             inputs.list("tags", types.String(), default=["draft"], label="Tags of the boxes")
             inputs.str("out", default=f"{field}_boxes", label="Field", description="is written")
             inputs.bool("overwrite", default=False, label="Replace earlier drafts")
-            self._check(inputs, ctx, key, field, _detection_drafts)
+            self._check(inputs, ctx, key, field, box_drafts)
         elif key is not None:
             prop = inputs.view("problem", types.Warning(label="The run has no heatmap fields"))
             prop.invalid, prop.error_message = True, "no heatmap fields"
-        return _app_words.put(_run_forms.form(inputs, self.config.label), self.config.name)
+        return messages.put(runs.form(inputs, self.config.label), self.config.name)
 
     @staticmethod
     def _check(inputs, ctx, key, field, drafts):
@@ -137,7 +139,7 @@ class HeatToDetections(foo.Operator):
         return step[-1]
 
     def _run(self, samples, cam_key, field, threshold, min_area, out, tags, overwrite):
-        from . import _detection_drafts as drafts
+        from .data import box_drafts as drafts
 
         dataset = samples._dataset
         cam_key, field = drafts.choose_field(dataset, cam_key, field)
@@ -149,7 +151,7 @@ class HeatToDetections(foo.Operator):
 
     def execute(self, ctx):
         """Drafts, then shows the boxes."""
-        from ._pipeline import stream
+        from .base import stream
 
         return stream(self._messages(ctx))
 

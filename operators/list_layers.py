@@ -1,6 +1,7 @@
 """The layers of a model that can be explained."""
 
 import fiftyone.operators as foo
+import fiftyone.operators.types as types
 
 
 class ListLayers(foo.Operator):
@@ -9,7 +10,12 @@ class ListLayers(foo.Operator):
     @property
     def config(self):
         """The operator's configuration."""
-        return foo.OperatorConfig(name="list_layers", label="List layers of a model", unlisted=True)
+        return foo.OperatorConfig(
+            name="list_layers",
+            label="List layers of a model",
+            unlisted=True,
+            risk_level=types.RiskLevel.LOW,
+        )
 
     def __call__(
         self,
@@ -58,11 +64,11 @@ class ListLayers(foo.Operator):
                 says what was tried
         """
         from ..cam_core import list_layers
-        from . import _models
+        from .models import load
 
         given = transforms is not None or preprocess is not None
         options = {"output": output, "task": task}
-        loaded = _models.load_model(
+        loaded = load.load_model(
             model,
             transforms if given or _needs_transforms(image) else _unused,
             classes,
@@ -102,7 +108,7 @@ def _tensor(image, loaded):
     if image is None:
         return None
     if isinstance(image, (str, os.PathLike)):
-        from ._images import decode_image
+        from .data.images import decode_image
 
         if not os.path.isfile(image):
             raise ValueError(f"image: there is no file {os.fspath(image)!r}")

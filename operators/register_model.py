@@ -1,6 +1,7 @@
 """Registering models of one's own, once, so that every form and every operator knows them by name."""
 
 import fiftyone.operators as foo
+import fiftyone.operators.types as types
 
 _PYTHON_ONLY = (
     "models are registered and removed from Python on the server's machine only, because a registered model "
@@ -14,7 +15,12 @@ class RegisterModel(foo.Operator):
     @property
     def config(self):
         """The operator's configuration."""
-        return foo.OperatorConfig(name="register_model", label="Register a model", unlisted=True)
+        return foo.OperatorConfig(
+            name="register_model",
+            label="Register a model",
+            unlisted=True,
+            risk_level=types.RiskLevel.MEDIUM,
+        )
 
     def __call__(
         self,
@@ -94,7 +100,7 @@ class RegisterModel(foo.Operator):
         """
         import dataclasses
 
-        from . import _own_models
+        from .models import registered
         from .models.classes import read_classes
 
         options = {
@@ -106,7 +112,7 @@ class RegisterModel(foo.Operator):
             "background": background,
             "read": _entry_point(read, "read"),
         }
-        model = _own_models.OwnModel(
+        model = registered.OwnModel(
             name=name,
             loader=_entry_point(loader, "loader"),
             architecture=architecture,
@@ -117,10 +123,10 @@ class RegisterModel(foo.Operator):
             classes=read_classes(classes),
             options={key: value for key, value in options.items() if value is not None},
         )
-        _own_models.check(model)
-        _own_models.check_free(name, overwrite)
+        registered.check(model)
+        registered.check_free(name, overwrite)
         _try(model)
-        _own_models.register(model, overwrite)
+        registered.register(model, overwrite)
         return dataclasses.asdict(model)
 
     def execute(self, ctx):
@@ -134,7 +140,12 @@ class RemoveModel(foo.Operator):
     @property
     def config(self):
         """The operator's configuration."""
-        return foo.OperatorConfig(name="remove_model", label="Remove a model", unlisted=True)
+        return foo.OperatorConfig(
+            name="remove_model",
+            label="Remove a model",
+            unlisted=True,
+            risk_level=types.RiskLevel.HIGH,
+        )
 
     def __call__(self, name):
         """Forgets a registered model; its files, and what it computed, stay.
@@ -145,9 +156,9 @@ class RemoveModel(foo.Operator):
         Raises:
             ValueError: if there is none of that name
         """
-        from . import _own_models
+        from .models import registered
 
-        _own_models.remove(name)
+        registered.remove(name)
 
     def execute(self, ctx):
         """Refuses, as registering does."""
@@ -160,7 +171,9 @@ class ListModels(foo.Operator):
     @property
     def config(self):
         """The operator's configuration."""
-        return foo.OperatorConfig(name="list_models", label="List models", unlisted=True)
+        return foo.OperatorConfig(
+            name="list_models", label="List models", unlisted=True, risk_level=types.RiskLevel.LOW
+        )
 
     def __call__(self):
         """Lists registered models, then the zoo's.
@@ -169,24 +182,24 @@ class ListModels(foo.Operator):
             a list of dicts with ``name``, ``source`` (``"registered"`` or ``"zoo"``), ``yields`` (what
             of it is explained, None for nothing) and ``refused`` (why it is not, or None)
         """
-        from . import _models, _outlines, _zoo
+        from .models import load, preview, zoo
 
         rows = [
             {
                 "name": name,
                 "source": "registered",
-                "yields": _outlines.kind_of_name(name),
+                "yields": preview.kind_of_name(name),
                 "refused": None,
             }
-            for name in _models.own_models()
+            for name in load.own_models()
         ]
-        for name, model in _zoo.entries().items():
+        for name, model in zoo.entries().items():
             rows.append(
                 {
                     "name": name,
                     "source": "zoo",
-                    "yields": _zoo.kind_of(model),
-                    "refused": _zoo.refusal(model),
+                    "yields": zoo.kind_of(model),
+                    "refused": zoo.refusal(model),
                 }
             )
         return rows
@@ -218,6 +231,6 @@ def _absolute(path):
 
 def _try(model):
     """Loads a model once, so that what is wrong with it is said to the person who registers it."""
-    from . import _models
+    from .models import load
 
-    _models.load_own(model)
+    load.load_own(model)

@@ -17,7 +17,7 @@ class RerunCams(foo.Operator):
             description="A CAM run's settings on another view, or an interrupted run gone on with",
             unlisted=True,
             dynamic=True,
-            risk_level=foo.RiskLevel.MEDIUM if hasattr(foo, "RiskLevel") else "medium",
+            risk_level=types.RiskLevel.MEDIUM,
             execute_as_generator=True,
             allow_immediate_execution=True,
             allow_delegated_execution=True,
@@ -26,18 +26,21 @@ class RerunCams(foo.Operator):
 
     def resolve_input(self, ctx):
         """Which run, go on or anew, and the new key."""
-        from . import _app_words, _models, _run_forms, _runs
+        from .compute import recorded_model
+        from .forms import messages as form_messages
+        from .forms import runs
+        from .runs import keys
 
         inputs = types.Object()
         zoo = [
             key
-            for key in _runs.list_runs(ctx.dataset)
-            if _models.is_reloadable(_runs.config_of(ctx.dataset, key).settings)
+            for key in keys.list_runs(ctx.dataset)
+            if recorded_model.is_reloadable(keys.config_of(ctx.dataset, key).settings)
         ]
         none = "No CAM run of a zoo model; those of other models are done again from Python"
-        key = _run_forms.choose_run(inputs, ctx, zoo, none)
+        key = runs.choose_run(inputs, ctx, zoo, none)
         if key is not None:
-            unfinished = _runs.status_of(ctx.dataset, key) in ("interrupted", "failed")
+            unfinished = keys.status_of(ctx.dataset, key) in ("interrupted", "failed")
             inputs.bool(
                 "resume",
                 default=unfinished,
@@ -45,9 +48,9 @@ class RerunCams(foo.Operator):
                 description="do what is missing; otherwise the same is done under a new key",
             )
             if not ctx.params.get("resume", unfinished):
-                _run_forms.new_key(inputs, ctx, "new_key", _runs.next_key(ctx.dataset, key))
+                runs.new_key(inputs, ctx, "new_key", keys.next_key(ctx.dataset, key))
             ctx.target_view(require_flat=True)
-        return _app_words.put(_run_forms.form(inputs, self.config.label), self.config.name)
+        return form_messages.put(runs.form(inputs, self.config.label), self.config.name)
 
     def __call__(
         self,
@@ -97,8 +100,8 @@ class RerunCams(foo.Operator):
         Raises:
             ValueError: if there is no such run, or if what is given is not what it had
         """
-        from ._rerun import rerun_job
-        from ._settings import checked_options
+        from .compute.params import checked_options
+        from .compute.rerun import rerun_job
 
         given = dict(
             model=model, transforms=transforms, preprocess=preprocess, classes=classes,
@@ -114,8 +117,8 @@ class RerunCams(foo.Operator):
 
     def execute(self, ctx):
         """Runs the job; closing the App's tab interrupts it."""
-        from ._pipeline import stream
-        from ._rerun import rerun_job
+        from .base import stream
+        from .compute.rerun import rerun_job
         from .compute_cams import messages
 
         params = ctx.params

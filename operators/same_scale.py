@@ -16,7 +16,7 @@ class SameScale(foo.Operator):
             description="Weak evidence looks weak: heatmaps of a field share one scale",
             icon="tonality",
             unlisted=True,
-            risk_level="low",
+            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def __call__(self, dataset, cam_key, on=True):
@@ -43,16 +43,16 @@ class SameScale(foo.Operator):
         Raises:
             ValueError: if there is no such run
         """
-        from . import _same_scale
+        from .data import same_scale
 
-        return _same_scale.set_scale(dataset._dataset, cam_key, on)
+        return same_scale.set_scale(dataset._dataset, cam_key, on)
 
     def resolve_input(self, ctx):
         """Run and switch."""
-        from . import _runs
+        from .runs import keys
 
         inputs = types.Object()
-        runs = _runs.list_runs(ctx.dataset)
+        runs = keys.list_runs(ctx.dataset)
         inputs.enum("cam_key", runs, required=True, label="Run", default=runs[-1] if runs else None)
         inputs.bool("on", default=True, label="Same scale for all samples", view=types.SwitchView())
         return types.Property(inputs, view=types.View(label="Same scale for all samples"))

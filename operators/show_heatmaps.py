@@ -3,6 +3,9 @@
 import os
 
 import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+from .data.heatmap_reader import heat_of
 
 
 class ShowHeatmaps(foo.Operator):
@@ -16,7 +19,7 @@ class ShowHeatmaps(foo.Operator):
             label="Show heatmaps as a figure",
             description="Photos with the heatmaps of a run side by side, for notebooks",
             unlisted=True,
-            risk_level="low",
+            risk_level=types.RiskLevel.LOW,
         )
 
     def __call__(self, samples, cam_key, n=12, methods=None):
@@ -64,10 +67,10 @@ class ShowHeatmaps(foo.Operator):
 
 
 def _chosen_fields(samples, cam_key, methods):
-    from . import _runs
+    from .runs import keys
 
-    _runs.refresh(samples._dataset)  # the run may have been made in the App
-    fields = _runs.heatmap_fields_of(samples._dataset, cam_key)
+    keys.refresh(samples._dataset)  # the run may have been made in the App
+    fields = keys.heatmap_fields_of(samples._dataset, cam_key)
     if methods is None:
         return fields
     methods = [methods] if isinstance(methods, str) else list(methods)
@@ -107,7 +110,7 @@ def _figure(rows, fields, cam_key):
 
 
 def _draw_row(line, sample, fields, cam_key):
-    from ._images import decode_image
+    from .data.images import decode_image
 
     photo = decode_image(sample.filepath)
     photo.thumbnail((400, 400))
@@ -117,7 +120,7 @@ def _draw_row(line, sample, fields, cam_key):
     for axis, field in zip(line[1:], fields, strict=True):
         axis.imshow(photo)
         label = sample[field]
-        heat = _heat(label)
+        heat = heat_of(label)
         if heat is not None:
             axis.imshow(
                 heat,
@@ -130,18 +133,6 @@ def _draw_row(line, sample, fields, cam_key):
         axis.set_title(_caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8)
     for axis in line:
         axis.axis("off")
-
-
-def _heat(label):
-    """The heat of a label in [0, 1], from the database or its file; None if it has no map."""
-    import cv2
-
-    if label is None:
-        return None
-    values = label.map
-    if values is None and label.map_path is not None:
-        values = cv2.imread(label.map_path, cv2.IMREAD_GRAYSCALE)
-    return None if values is None else values / 255.0
 
 
 def _caption(label, name):

@@ -70,7 +70,7 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
     Returns:
         (ids, columns of :func:`numbers`)
     """
-    runs, heatmaps = inner("_runs"), inner("_heatmaps")
+    runs, heatmaps = inner("runs.keys"), inner("data.heatmap_writer")
     columns = numbers(count, seed)
     heatmaps.declare_schema(dataset, FIELDS, "net_prediction")
     dataset.add_sample_field("label", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
@@ -79,12 +79,12 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
         "methods": ["gradcam", "layercam", "eigencam"], "layers": ["layer4"], "device": "cpu",
         "samples": count,
     }  # fmt: skip
-    runs.register(
+    inner("runs.record").register(
         dataset, KEY, settings, [*FIELDS, "net_prediction"], dataset, heatmap_fields=FIELDS
     )
     ids = [ObjectId() for _ in range(count)]
     if examined:
-        store = inner("_bias_store")
+        store = inner("bias.schema")
         store.register(dataset, KEY, {"scenes": None, "probe": "auto"})
         store.declare(dataset, KEY, FIELDS)
     insert(dataset, ids, paths, columns, maps, examined)
@@ -96,12 +96,13 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
     runs.save_results(dataset, KEY, summary=summary)
     ids = [str(i) for i in ids]
     if examined:
+        store.add_index(dataset, KEY)
         store.finish(dataset, KEY, "finished", bias_summary(ids, columns))
     if compared:
         runs.save_results(dataset, KEY, compare=comparison(ids))
     dataset.reload()
-    inner("_colours").colour_fields(dataset, FIELDS)
-    inner("_colours").activate_fields(dataset, FIELDS[:1])
+    inner("runs.app_style").colour_fields(dataset, FIELDS)
+    inner("runs.app_style").activate_fields(dataset, FIELDS[:1])
     return ids, columns
 
 
@@ -181,7 +182,7 @@ def bias_summary(ids, columns):
         "wrong_background": int((~right & relies).sum()), "unknown": 0,
     }  # fmt: skip
     share = {"mean": 0.8, "low": 0.75, "high": 0.85, "n": len(ids)}
-    summary = inner("_bias_summary").BiasSummary(
+    summary = inner("bias.summary").BiasSummary(
         cam_key=KEY, samples=len(ids), tested=len(ids), classes=classes,
         model={
             "accuracy": share, "mixed_rand": share, "mixed_same": share, "bg_gap": share,
@@ -208,7 +209,7 @@ def bias_summary(ids, columns):
 
 def clusters(ids, columns):
     """One cluster per class, with all of its samples as members."""
-    pack = inner("_run_results").pack_ids
+    pack = inner("runs.results").pack_ids
     out = []
     for k in range(4):
         members = [sample for sample, kind in zip(ids, columns["kind"], strict=True) if kind == k]

@@ -61,7 +61,7 @@ def test_a_session_without_a_server_fails_rather_than_skips(tmp_path):
     own = ("FIFTYONE_DATABASE_URI", "CAM51_TESTS_URI")
     environ = {k: v for k, v in os.environ.items() if k not in own}
     environ.update(PYTHONPATH=str(tmp_path), PATH=str(tmp_path))
-    arguments = ["-q", "-p", "no:cacheprovider", "-k", "manifest_lists", "tests/test_house.py"]
+    arguments = ["-q", "-p", "no:cacheprovider", "-k", "manifest_lists", "tests/test_repository.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Makes the README's pictures anew: ``python tools/make_pictures.py``.
+"""Makes the pictures of the README and the docs again: ``python tools/make_pictures.py``.
 
 The App runs in a headless browser on the demo's photos. The heatmaps are those of EfficientNet-Lite0
 with its real weights; the form names a ResNet-18 with random ones, and nothing is computed with it.

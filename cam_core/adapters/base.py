@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capture import exclusive, unchanged
-from ..forward_call import check_network, run_forward
-from ..layer_list import outermost_layers
-from ..layers import Grid, Layer, LayerInfo, describe, infer_grid, is_passive, observe
+from ..capture.gradient_path import why_no_gradient
+from ..capture.taps import Taps, exclusive, gradients_of, unchanged
+from ..layers.find import LayerInfo, is_passive, observe
+from ..layers.grid import Grid, infer_grid
+from ..layers.layer import Layer, describe
+from ..layers.listing import outermost_layers
+from ..network.forward_call import check_network, run_forward
+from ..network.plain_run import plain_run
+from ..network.signature import ModelCache, settings_of
 from ..places.layout import certain_grid, is_channels_first, is_recurrent
 from ..places.place import Measurement
-from ..plain_run import plain_run
-from ..signature import ModelCache, settings_of
 from .ending import Ending, ScoredOutputs, are_scored, check_ends_in, scored
 from .outputs import OutputPath, find_scores, take
 from .read_ending import read_ending
@@ -33,7 +36,7 @@ class Candidate:
         module: its module
         shape: of its tensor
         grid: the grid that its type, its family or its shape suggests; None if they suggest none
-        entry: see :class:`~cam_core.layers.Layer`
+        entry: see :class:`~cam_core.layers.layer.Layer`
     """
 
     name: str
@@ -50,6 +53,9 @@ class Candidate:
 
 # Default layers found by probing, per model and image size: a probe costs a forward and a backward.
 _PROBED = ModelCache()
+
+# Layers that are probed: enough to get past those behind a last attention; each keeps one activation.
+_PROBED_LAYERS = 24
 
 # How networks end, found with a forward of two images.
 _ENDINGS = ModelCache()
@@ -82,7 +88,7 @@ class ExplainableModel:
         ValueError: if the threshold is no probability, or ``ends_in`` is not known
     """
 
-    #: what a person would call the family, for tables and messages
+    #: what a user would call the family, for tables and messages
     family = "network"
     #: the method that is right for this family unless the user chooses
     default_method = "gradcam"
@@ -159,7 +165,7 @@ class ExplainableModel:
         self.ending = ending
 
     def _returns_scores(self) -> bool:
-        """Whether what the module returns is read by this class, not by a subclass of a person's own."""
+        """Whether what the module returns is read by this class, not by a subclass of a user's own."""
         if not self.plain_scores or type(self).forward is not ExplainableModel.forward:
             return False
         names = ("logits", "raw_scores", "candidates", "predicted", "probabilities", "probe_score")
@@ -356,7 +362,7 @@ class ExplainableModel:
         Raises:
             ValueError: if the layer has no spatial grid
         """
-        grid = self._find_grid(name, shape, image_size)
+        grid = self.assumed_grid(name, shape, image_size)
         if grid is None:
             raise ValueError(
                 f"layer {name!r} has no spatial grid: its output has shape {tuple(shape)}; "
@@ -364,10 +370,11 @@ class ExplainableModel:
             )
         return grid
 
-    def _find_grid(
+    def assumed_grid(
         self, name: str, shape: tuple[int, ...], image_size: tuple[int, int]
     ) -> Grid | None:
-        module = self._modules.get(name.partition(":")[0])
+        """Returns how a layer's output lies on the image by its shape and type; None if it has no grid."""
+        module = self._module_of(name)
         if is_channels_first(module):
             return certain_grid(module, shape)
         tokens = self.token_grid(image_size)
@@ -384,9 +391,12 @@ class ExplainableModel:
             tokens_first=self.structure.is_tokens_first(name),
         )
 
-    @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return dict(self.module.named_modules())
+    def _module_of(self, name: str) -> nn.Module | None:
+        """The module of a layer, whose name may go on with an entry of what it returns."""
+        try:
+            return self.module.get_submodule(name.partition(":")[0])
+        except AttributeError:
+            return None
 
     def named_default(self) -> str | None:
         """Returns the family's default layer by name, or None to have it probed."""
@@ -433,7 +443,7 @@ class ExplainableModel:
             # Steps of a sequence are no places, nor is what is made of them.
             if stepwise and len(shape) == 3:
                 continue
-            grid = self._find_grid(layer.name, shape, size)
+            grid = self.assumed_grid(layer.name, shape, size)
             first = grid is not None and grid.layout == "LNC"
             # Windows folded into the batch are no images.
             whole = images.shape[0] in (shape[:2] if grid is None else shape[first : first + 1])
@@ -473,9 +483,7 @@ class ExplainableModel:
 
     def _probe(self, images: Tensor) -> str:
         """The last layer with a spatial grid whose positions have a non-zero gradient."""
-        from .probe import last_layer_with_gradient
-
-        return last_layer_with_gradient(self, images)
+        return _last_layer_with_gradient(self, images)
 
     def list_layers(self, images: Tensor, measure: bool = True) -> list[LayerInfo]:
         """Lists the layers that can be explained.
@@ -554,3 +562,81 @@ def _without_empty_columns(indices: Tensor) -> Tensor:
     filled = (indices >= 0).any(0)
     filled[0] = True
     return indices[:, : int(filled.nonzero().max()) + 1]
+
+
+def _last_layer_with_gradient(model: ExplainableModel, images: Tensor) -> str:
+    """The last layer with a spatial grid whose positions the prediction depends on."""
+    module: nn.Module = model.module
+    with torch.inference_mode(False), torch.no_grad(), unchanged(module):
+        images = images.clone() if images.is_inference() else images
+        rows = _last_candidates(model.probe_candidates(images))
+        if not rows:
+            raise ValueError(_none_found(f"no layer of it returns a spatial grid{_flat(module)}"))
+        taps = Taps([row.layer for row in rows], early=module)
+        with taps:
+            outputs = run_forward(model, images)
+        with torch.enable_grad():
+            score = _probe_score(model, outputs)
+        gradients: list[Tensor | None] = [None] * len(rows)
+        if score.requires_grad:
+            gradients = gradients_of(score, [taps.outputs[row.name] for row in rows], retain=False)
+        reasons: list[str] = []
+        measurement = None if model.knows_places else Measurement(model, images)
+        if measurement is not None:
+            measurement.watch([row.layer for row in rows])
+        for row, gradient in zip(reversed(rows), reversed(gradients), strict=True):
+            if gradient is None or not bool(gradient.any()):
+                continue
+            if row.grid is not None and not bool(row.grid.to_maps(gradient).any()):
+                continue  # only the tokens beside the grid count, such as a class token
+            if measurement is None:
+                return row.name
+            calls = measurement.calls([row.layer])[row.name]
+            if not calls:
+                continue
+            reasons.append(f"{row.name!r}: {calls[-1].reason}")
+            if any(c.place and bool(c.place.grid.to_maps(gradient).any()) for c in calls):
+                return row.name
+        if reasons:
+            raise ValueError(
+                _none_found(
+                    "of none of its layers can the cells be laid on the image: " + reasons[0]
+                )
+            )
+        if all(gradient is None for gradient in gradients):
+            why = why_no_gradient(model, images, rows[-1].layer, model.probe_score)
+            raise ValueError(_none_found(f"no layer of it has a gradient: {why}"))
+    raise ValueError(
+        _none_found("the gradient of its score is zero at every layer with a spatial grid")
+    )
+
+
+def _last_candidates(rows: list[Candidate]) -> list[Candidate]:
+    """The last candidates: so many that seem to have a grid, and what lies between them."""
+    seeming = [k for k, row in enumerate(rows) if row.grid is not None][-_PROBED_LAYERS:]
+    return rows[min([*seeming[:1], max(0, len(rows) - _PROBED_LAYERS)]) :]
+
+
+def _probe_score(model: ExplainableModel, outputs: Any) -> Tensor:
+    try:
+        return model.probe_score(outputs)
+    except ValueError as error:
+        raise ValueError(
+            f"layers: {error}; and there is no default layer then: name one (list_layers(model) shows what there is)"
+        ) from None
+
+
+def _flat(module: nn.Module) -> str:
+    """What is said of an exported network, whose operations are in no modules any more."""
+    if not isinstance(module, torch.fx.GraphModule):
+        return ""
+    if not any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes):
+        return ""
+    return ", as it is a graph of operations (torch.export) without modules: give the module it was made from"
+
+
+def _none_found(reason: str) -> str:
+    return (
+        "layers: no layer with a spatial grid was found whose gradient is not zero: "
+        f"{reason}; name one (list_layers(model) shows what there is)"
+    )

@@ -19,7 +19,7 @@ class Candidates:
             has a box of its own
         logits: (Q, C) class scores, with the graph they were computed in
         probabilities: (Q, C) the confidences that the detector makes of them, in [0, 1]
-        again: one candidate's index -> its (C,) logits, computed anew from the features for it alone:
+        again: one candidate's index -> its (C,) logits, computed again from the features for it alone:
             the backward of one object does not go through the head of all candidates then. None where
             there is no shorter way than ``logits``
         complete: whether every class of the model has a column; False where only the class of each box
@@ -134,11 +134,11 @@ def trace(candidates: Candidates, boxes: Tensor, labels: Tensor, scores: Tensor)
     """
     result = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
     for label in labels.unique().tolist():
-        mine = (labels == label).nonzero()[:, 0]
-        away = torch.cdist(boxes[mine].float(), candidates.boxes_of(label).float(), p=torch.inf)
-        other = (scores[mine, None] - candidates.probabilities.detach()[None, :, label]).abs()
+        own = (labels == label).nonzero()[:, 0]
+        away = torch.cdist(boxes[own].float(), candidates.boxes_of(label).float(), p=torch.inf)
+        other = (scores[own, None] - candidates.probabilities.detach()[None, :, label]).abs()
         # A pixel weighs as much as a confidence of 0.001: candidates share neither exactly.
-        result[mine] = (away + 1000 * other.float()).argmin(1)
+        result[own] = (away + 1000 * other.float()).argmin(1)
     return result
 
 

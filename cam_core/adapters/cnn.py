@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..layers import is_passive
+from ..layers.find import is_passive
 from .base import ExplainableModel
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..boxes import suppress
-from ..layers import Grid
+from ..layers.grid import Grid
+from ..spatial.boxes import suppress
 from .base import ExplainableModel
 from .candidates import Candidates, Detections, DetectorOutputs, nothing, pick
 from .levels import measured_levels
@@ -257,12 +257,13 @@ class DetectionModel(ExplainableModel):
         """
         return maps
 
-    def _find_grid(
+    def assumed_grid(
         self, name: str, shape: tuple[int, ...], image_size: tuple[int, int]
     ) -> Grid | None:
+        """Returns how a layer's output lies on the image by its shape and type; None if it has no grid."""
         if len(shape) == 4 and name in self.levels:
             return Grid("NCHW", shape[2], shape[3])  # be it a single cell
-        return super()._find_grid(name, shape, image_size)
+        return super().assumed_grid(name, shape, image_size)
 
 
 class _Attached(TorchFunctionMode):

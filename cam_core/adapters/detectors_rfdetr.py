@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..boxes import corners
+from ..spatial.boxes import corners
 from .candidates import Candidates, Detections, DetectorOutputs, pick_pairs
 from .detection import DetectionModel
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..capture import unchanged
-from ..geometry import Window, project
-from ..layers import Grid
+from ..capture.taps import unchanged
+from ..layers.grid import Grid
+from ..spatial.geometry import Window, project
 from .base import Candidate
 from .candidates import Candidates, Detections, DetectorOutputs, trace
 from .detection import DetectionModel
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
         head: the class and box predictions
         anchors: what these are relative to: anchors of each image, or the proposals' network's result
         pooled: of an R-CNN the levels, proposals and sizes that its box head saw, to compute the
-            scores of one proposal anew; None where rules are around the forward
+            scores of one proposal again; None where rules are around the forward
     """
 
     found: list[dict[str, Tensor]]
@@ -151,11 +151,9 @@ class TorchvisionDetector(DetectionModel):
         return rows
 
     def _again(self, pooled: tuple, image: int, place: int) -> Tensor:
-        """(C,) the class scores of one proposal of an image, by the head for it alone.
-
-        Proposals do not see each other in the head, so these are the scores that it has among all; a
-        backward through the head of a thousand takes seconds.
-        """
+        """(C,) the class scores of one proposal of an image, by the head for it alone."""
+        # Proposals do not see each other in the head, so these are the scores that it has among
+        # all; a backward through the head of a thousand takes seconds.
         levels, proposals, sizes = pooled
         heads: Any = self.module.get_submodule("roi_heads")
         chosen = [p[place : place + 1] if i == image else p[:0] for i, p in enumerate(proposals)]
@@ -227,8 +225,9 @@ class TorchvisionDetector(DetectionModel):
                 rows.append(Candidate(name, backbone, shape, grid, entry))
         return rows
 
-    def _find_grid(self, name: str, shape: tuple[int, ...], image_size: Size) -> Grid | None:
-        return super()._find_grid(name, shape, self._geometry(image_size)[1])
+    def assumed_grid(self, name: str, shape: tuple[int, ...], image_size: Size) -> Grid | None:
+        """Returns how a layer's output lies on the image by its shape and type; None if it has no grid."""
+        return super().assumed_grid(name, shape, self._geometry(image_size)[1])
 
     def on_input(self, maps: Tensor, image_size: Size) -> Tensor:
         """Cuts off what the module pads its resized images with.

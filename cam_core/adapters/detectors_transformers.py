@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..boxes import corners
-from ..layers import Grid
+from ..layers.grid import Grid
+from ..spatial.boxes import corners
 from .candidates import Candidates, Detections, DetectorOutputs, pick_pairs
 from .detection import DetectionModel
 
@@ -95,9 +95,10 @@ class TransformersDetector(DetectionModel):
             return super().detections(outputs)
         return [pick_pairs(c, self.confidence, len(c.logits)) for c in outputs.candidates]
 
-    def _find_grid(
+    def assumed_grid(
         self, name: str, shape: tuple[int, ...], image_size: tuple[int, int]
     ) -> Grid | None:
+        """Returns how a layer's output lies on the image by its shape and type; None if it has no grid."""
         config: Any = self.module.config
         behind = getattr(config, "num_detection_tokens", 0)
         if behind and len(shape) == 3:
@@ -109,7 +110,7 @@ class TransformersDetector(DetectionModel):
             if shape[1] == 1 + rows * columns + behind and rows * columns > 1:
                 return _FrontGrid("NLC", rows, columns, 1, behind=behind)
             return None
-        return super()._find_grid(name, shape, image_size)
+        return super().assumed_grid(name, shape, image_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..boxes import corners, enclosing, suppress
-from ..layers import describe
+from ..layers.layer import describe
+from ..spatial.boxes import corners, enclosing, suppress
 from .candidates import Candidates, Detections, DetectorOutputs, pick, trace
 from .detection import DetectionModel
 
@@ -60,7 +60,7 @@ class UltralyticsDetector(DetectionModel):
 
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[None]:
-        """Lets the head lay out its positions anew: those of an inference tensor have no gradient."""
+        """Lets the head lay out its positions again: those of an inference tensor have no gradient."""
         own = self.head.__dict__
         before = {name: own.pop(name) for name in _REMEMBERED if name in own}
         try:

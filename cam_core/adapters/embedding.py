@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import describe, entries_of
+from ..layers.layer import describe, entries_of
 from .base import ExplainableModel
 from .outputs import OutputPath, take
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-#: what a person may say that the scores are
+#: what a user may say that the scores are
 ENDINGS = ("logits", "sigmoid", "softmax")
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..capture import Taps, gradients_of, unchanged
-from .base import Candidate
+from ..capture.taps import Taps, gradients_of, unchanged
+from .base import Candidate, ExplainableModel
 from .candidates import Candidates, DetectorOutputs
-
-if TYPE_CHECKING:
-    from .detection import DetectionModel
 
 # The last layers that are looked at; each tap keeps one activation alive.
 _DEPTH = 160
@@ -24,7 +21,7 @@ _FIRST, _NEXT, _ROUNDS = 8, 4, 4
 _NOISE = 0.01
 
 
-def measured_levels(model: DetectionModel, images: Tensor) -> list[str]:
+def measured_levels(model: ExplainableModel, images: Tensor) -> list[str]:
     """Returns the layers that every candidate's score depends on one of.
 
     Of some candidates, evenly spread over all, the gradient is looked at: a level is the last layer
@@ -93,7 +90,7 @@ def _last_spread(rows: Sequence[Candidate], gradients: Sequence[Tensor | None]) 
 
 
 def _unchanged_by(
-    model: DetectionModel, images: Tensor, levels: Sequence[Candidate], before: Candidates
+    model: ExplainableModel, images: Tensor, levels: Sequence[Candidate], before: Candidates
 ) -> Tensor:
     """(M,) candidates whose scores stay as they were when the levels change; none if it cannot be seen."""
     handles = []

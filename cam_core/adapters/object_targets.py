@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..boxes import box_iou, check_boxes
+from ..spatial.boxes import box_iou, check_boxes
 from .candidates import Candidates, DetectorOutputs
 
 PREFERENCES = ("score", "overlap")

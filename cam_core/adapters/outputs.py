@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers import describe, entries_of, entry_of
+from ..layers.layer import describe, entries_of, entry_of
 
 #: how ``output=`` names the scores: a key, a position, a path ("head.0"), or a callable
 OutputPath = str | int | Sequence[str | int] | Callable[[Any], Any] | None
@@ -75,10 +75,9 @@ def find_scores(outputs: Any, dims: int = 2) -> Tensor | None:
 
 
 def _before_softmax(first: Tensor, second: Tensor) -> Tensor | None:
-    """Which of two tensors the other is the softmax of; None if neither.
-
-    A classifier may return its probabilities beside its logits, as Ultralytics' does in eval mode.
-    """
+    """Which of two tensors the other is the softmax of; None if neither."""
+    # A classifier may return its probabilities beside its logits, as Ultralytics' does in eval
+    # mode.
     if first.shape != second.shape or first.dim() != 2:
         return None
     for logits, other in ((second, first), (first, second)):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers import describe
+from ..layers.layer import describe
 from .ending import FORWARD, Ending, Watch
 
 #: ``(outputs, dimensions or None) ->`` the scores in what a network returned, or None
@@ -48,13 +48,13 @@ def read_ending(
         find: finds the scores in what it returns, of the wanted number of dimensions or, for None, of
             those that scores of a batch have
         images: (N, C, H, W), of which two are used; of one image it and its mirror image
-        ends_in (None): what a person says that the scores are, one of :data:`ENDINGS`
+        ends_in (None): what a user says that the scores are, one of :data:`ENDINGS`
         quantities (False): whether the scores are quantities, which are what they are
 
     Returns:
         an :class:`Ending`; with a ``refusal`` if dimension 0 of the scores is not the batch, if an
         image's scores depend on the images beside it, or if the scores may be probabilities and nothing
-        tells: a person's own function of the outputs may be explained all the same
+        tells: a user's own function of the outputs may be explained all the same
 
     Raises:
         ValueError: if ``ends_in`` contradicts what was found, or if the network fails for one image
@@ -232,10 +232,8 @@ def _parents(node: Any) -> list[Any]:
 
 
 def _ends_of(node: Any, reshaped: bool = True) -> Iterator[tuple[str, Any, bool]]:
-    """What values come from: ``(kind, node, whether they are only reshaped since)`` for each source.
-
-    Of probabilities that were scaled, subtracted and the like the kind is ``"changed"``.
-    """
+    """What values come from: ``(kind, node, whether they are only reshaped since)`` for each source."""
+    # Of probabilities that were scaled, subtracted and the like the kind is ``"changed"``.
     name = _name_of(node)
     if name in _LAST:
         yield _LAST[name], node, reshaped
@@ -395,7 +393,7 @@ def _stressed(call: Callable[[Tensor], Any], find: Find, images: Tensor) -> Tens
 
 
 def _check_given(ends_in: str, known: str, scores: Tensor) -> None:
-    """Raises a ValueError if what a person says contradicts what was found."""
+    """Raises a ValueError if what a user says contradicts what was found."""
     if ends_in == known or (ends_in == "logits" and known not in ("sigmoid", "softmax")):
         return
     if known in FORWARD:

@@ -1,4 +1,4 @@
-"""What a person's ``read`` returns of a detector's outputs, checked and made candidates."""
+"""What a user's ``read`` returns of a detector's outputs, checked and made candidates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers import describe
+from ..layers.layer import describe
 from .candidates import Candidates
 
 #: what ``read`` returns, in one sentence for messages

@@ -10,8 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import describe
-from ..target_kinds import predicted_masks
+from ..layers.layer import describe
+from ..targets.composite import predicted_masks
 from .base import Candidate, ExplainableModel
 from .ending import Ending, are_scored
 from .outputs import OutputPath, find_scores, take
@@ -256,11 +256,9 @@ _BACKGROUNDS = {"background", "back ground", "bg", "backgr", "unlabeled", "unlab
 
 
 def _background_of(module: nn.Module) -> int | None:
-    """The background as the network itself says it: by the names in its configuration, or its family.
-
-    All weights of torchvision's networks of 21 classes have Pascal VOC's, the first of which is
-    ``"__background__"``.
-    """
+    """The background as the network itself says it: by the names in its configuration, or its family."""
+    # All weights of torchvision's networks of 21 classes have Pascal VOC's, the first of which is
+    # ``"__background__"``.
     for kind in type(module).__mro__:
         if kind.__module__.startswith("torchvision.models.segmentation."):
             wide = (m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))

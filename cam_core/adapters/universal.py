@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers import describe, entries_of
+from ..layers.layer import describe, entries_of
 from .base import Candidate
 from .segmentation import SegmentationModel
 

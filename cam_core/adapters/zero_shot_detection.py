@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..boxes import corners, suppress
+from ..spatial.boxes import corners, suppress
 from .candidates import Candidates, Detections, DetectorOutputs, pick_pairs
 from .detectors_transformers import TransformersDetector
 
@@ -66,7 +66,7 @@ class ZeroShotDetector(TransformersDetector):
             raise ValueError("columns: each class needs at least one column of the logits")
         self.columns = None if columns is None else [list(own) for own in columns]
         self._name = _kind(module) or ""
-        self._said: dict[Any, Any] = {}
+        self._answers: dict[Any, Any] = {}
 
     @classmethod
     def matches(cls, module: nn.Module) -> bool:
@@ -105,12 +105,12 @@ class ZeroShotDetector(TransformersDetector):
         forward = tower.forward
 
         def answer(*args: Any, **kwargs: Any) -> Any:
-            if key not in self._said:
+            if key not in self._answers:
                 own = [_first(a, count) for a in args]
                 named = {k: _first(v, count) for k, v in kwargs.items()}
                 with torch.no_grad():
-                    self._said[key] = forward(*own, **named)
-            return _tiled(self._said[key], count)
+                    self._answers[key] = forward(*own, **named)
+            return _tiled(self._answers[key], count)
 
         before = tower.__dict__.get("forward")
         tower.__dict__["forward"] = answer

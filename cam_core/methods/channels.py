@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..decompose import eigen
+from ..linalg import eigen
 
 _EIGEN: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("eigen", default=None)
 
@@ -57,7 +57,7 @@ def eigen_smoothing(method: str) -> Iterator[None]:
     if not used:
         raise ValueError(
             f"methods: smoothing 'eigen' does not apply to {method!r}, which adds up no channels "
-            "(a method of your own does so through cam_core.methods.channel_sum)"
+            "(a method of your own does so through cam_core.methods.channels.channel_sum)"
         )
 
 

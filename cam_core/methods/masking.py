@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..chunks import Chunks, check_count, in_format_of
+from ..batching import Chunks, check_count, in_format_of
 from .channels import channel_sum
 from .registry import cam_method
 
+# (3, H, W) image, (m, 1, H, W) masks -> (m, 3, H, W) what the model sees.
 Look = Callable[[Tensor, Tensor], Tensor]
 
 _masking = functools.partial(cam_method, family="perturbation", sums_channels=True, register=True)
@@ -131,21 +132,7 @@ def _score_weighted(
     top_channels: int | None,
     batch_size: int,
 ) -> Tensor:
-    """(N, h, w) the sum of channels, each weighted by the score of the image seen through it.
-
-    Args:
-        activations: (N, C, h, w)
-        images: (N, 3, H, W)
-        forward: images, rows, probability -> (B,) scores
-        looks: (3, H, W) image, (m, 1, H, W) masks -> (m, 3, H, W) what the model sees
-        share: what each look counts
-        weighting: ``"logit"`` or ``"probability"``
-        top_channels: only so many channels per image, or None
-        batch_size: how many masks run at once
-
-    Raises:
-        ValueError: if an option is not understood
-    """
+    """(N, h, w) the sum of channels, each weighted by the score of the image seen through it."""
     if weighting not in ("logit", "probability"):
         raise ValueError(f"weighting: {weighting!r} is unknown; choose 'logit' or 'probability'")
     chunks = Chunks(batch_size)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..chunks import Chunks, check_count, in_format_of
+from ..batching import Chunks, check_count, in_format_of
 from .channels import channel_sum
 from .registry import cam_method
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..chunks import Chunks, check_count, in_format_of
+from ..batching import Chunks, check_count, in_format_of
 from .channels import channel_sum
 from .registry import cam_method
 
@@ -175,7 +175,7 @@ def fullgrad(images, full_gradient):
     psi takes the size, rescales it to [0, 1] per image and layer, and upsamples it bilinearly. As in the
     paper psi is applied to the input's term too; the authors' code adds 1e-6 to the range, which makes
     small gradients count less, and aligns corners. What else counts as a bias: see
-    :func:`cam_core.pixel_passes.full_gradient`.
+    :func:`cam_core.engine.input_gradients.full_gradient`.
     """
     gradient, terms = full_gradient
     result = _rescaled(images.float() * gradient)
@@ -220,18 +220,7 @@ def _weighted_gradients(
     weights: Tensor,
     batch_size: int,
 ) -> Tensor:
-    """Sums the gradients at variants of each image.
-
-    Args:
-        images: (N, C, H, W)
-        differentiate: the ingredient
-        variant: makes variants ``draws`` of images ``rows``, both of length B: (B, C, H, W)
-        weights: (S,) of the variants of each image
-        batch_size: how many variants pass at once
-
-    Returns:
-        (N, C, H, W) float32
-    """
+    """(N, C, H, W) weighted sums of the gradients at ``variant(rows, draws)``, one draw per weight."""
     draws = len(weights)
     total = torch.zeros_like(images, dtype=torch.float32)
 

@@ -7,8 +7,6 @@ only what is asked for. Keyword-only arguments with defaults are its options.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -131,7 +129,7 @@ class Method:
         function: the method itself
         info: its :class:`MethodInfo`
         options: what the user set
-        smooth: the smoothings around it, see :mod:`cam_core.smoothing`
+        smooth: the smoothings around it, see :mod:`cam_core.engine.smoothing`
         note: what was asked for and is not done, in one sentence; None where all of it is
     """
 
@@ -178,8 +176,9 @@ class Components:
     scores: Tensor | None = None
 
 
-_METHODS: dict[str, Callable] = {}
-_NAMES: dict[str, str] = {}  # every name and alias, in its plain form
+# The methods that explain knows by name, filled by the families that :mod:`.catalogue` imports.
+METHODS: dict[str, Callable] = {}
+NAMES: dict[str, str] = {}  # every name and alias, in its plain form
 
 
 def cam_method(
@@ -223,7 +222,7 @@ def cam_method(
             class indices (B,) -> (B,), which may take the method's options by name
         component_names (None): for a method that returns :class:`Components`: a callable that takes
             its options by name and returns the names of its maps, or None where it makes one
-        sums_channels (None): whether it ends in ``cam_core.methods.channel_sum``, so that ``+eigen``
+        sums_channels (None): whether it ends in ``cam_core.methods.channels.channel_sum``, so that ``+eigen``
             applies to it; by default that is seen when it runs
         aliases (()): other names it is known by; case, hyphens and ``++`` never matter
         register (False): whether its name is added to the names ``explain`` knows
@@ -239,7 +238,7 @@ def cam_method(
         needs, options = _signature(fn)
         doc = inspect.getdoc(fn) or ""
         fn.cam_info = MethodInfo(
-            name=_identifier(fn.__name__),
+            name=identifier(fn.__name__),
             family=family,
             class_discriminative=class_discriminative,
             signed=signed,
@@ -256,9 +255,9 @@ def cam_method(
             sums_channels=sums_channels,
         )
         if register:
-            _METHODS[fn.cam_info.name] = fn
+            METHODS[fn.cam_info.name] = fn
             for name in (fn.cam_info.name, *fn.cam_info.aliases):
-                _NAMES[_plain(name)] = fn.cam_info.name
+                NAMES[plain_name(name)] = fn.cam_info.name
         return fn
 
     return decorate(function) if function is not None else decorate
@@ -289,150 +288,11 @@ def info_of(function: Any) -> MethodInfo:
     return function.cam_info
 
 
-class MethodList(list):
-    """A list of :class:`MethodInfo` that prints as a table."""
-
-    def __repr__(self) -> str:
-        rows = [("name", "family", "class", "signed", "gradient", "cost", "times", "what it shows")]
-        for m in self:
-            rows.append((
-                m.name, m.family, "yes" if m.class_discriminative else "no",
-                "yes" if m.signed else "no", "no" if m.gradient_free else "yes", m.cost,
-                f"x{m.times:g}", m.summary,
-            ))  # fmt: skip
-        widths = [max(len(row[i]) for row in rows) for i in range(7)]
-        return "\n".join(
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[7]])
-            for row in rows
-        )
-
-
-def list_methods() -> MethodList:
-    """Lists the methods that ``explain`` knows by name; prints as a table.
-
-    Returns:
-        a list of :class:`MethodInfo`, gradient methods first
-    """
-    return MethodList(info_of(fn) for fn in _METHODS.values())
-
-
-def resolve_methods(methods: Any) -> list[Method]:
-    """Turns what the user gave into methods.
-
-    Args:
-        methods: a name, a callable, a pair ``(name or callable, options)``, or a list of these
-
-    Returns:
-        a list of :class:`Method` with unique keys. Smoothing ``"eigen"`` that is asked for a whole list
-        is left out of the methods that add up no channels, and their ``note`` says so
-
-    Raises:
-        ValueError: if a name or an option is unknown, or ``methods`` is empty; if ``"eigen"`` is
-            asked for methods only that add up no channels
-    """
-    items = methods if isinstance(methods, list) else [methods]
-    if isinstance(methods, tuple) and not _is_pair(methods):
-        items = list(methods)
-    if not items:
-        raise ValueError("methods is empty; name at least one, for example 'gradcam'")
-    chosen = _with_eigen_where_it_applies([_resolve(item) for item in items])
-    names = [_with_smoothing(m.info.name, m.smooth) for m in chosen]
-    result: dict[str, Method] = {}
-    for method, name in zip(chosen, names, strict=True):
-        # A plain name stays the key; options tell apart what would collide.
-        options = method.options.items() if names.count(name) > 1 else ()
-        suffix = _identifier("_".join(f"{k}{v}" for k, v in options)) if options else ""
-        key = f"{name}_{suffix}" if suffix else name
-        if key in result:
-            raise ValueError(f"methods: {key!r} is given twice")
-        result[key] = dataclasses.replace(method, key=key)
-    return list(result.values())
-
-
-def _with_eigen_where_it_applies(chosen: list[Method]) -> list[Method]:
-    """Leaves ``"eigen"`` out of methods that have no sum over channels, beside others that have."""
-    asked = [m for m in chosen if "eigen" in m.smooth]
-    without = [m.key for m in asked if m.info.sums_channels is False]
-    if without and len(without) == len(asked):
-        raise ValueError(
-            f"methods: smoothing 'eigen' does not apply to {', '.join(map(repr, without))}, which adds "
-            "up no channels for a principal component to replace; leave '+eigen' out"
-        )
-    return [_without_eigen(m) if m in asked and m.key in without else m for m in chosen]
-
-
-def _without_eigen(method: Method) -> Method:
-    return dataclasses.replace(
-        method,
-        smooth=tuple(name for name in method.smooth if name != "eigen"),
-        note=f"{method.key}: smoothing 'eigen' was left out, as it adds up no channels",
-    )
-
-
-def _with_smoothing(name: str, smooth: Sequence[str]) -> str:
-    return "_".join([name, *smooth])
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping)
-
-
-def _resolve(item: Any) -> Method:
-    options: dict[str, Any] = {}
-    if isinstance(item, Sequence) and len(item) == 2 and isinstance(item[1], Mapping):
-        item, options = item[0], dict(item[1])
-    smooth: list[str] = []
-    if isinstance(item, str):
-        item, *smooth = item.replace("++", "pp").split("+")
-    function = item if callable(item) else _METHODS[_known(item)]
-    if not hasattr(function, "cam_info"):
-        function = _undecorated(function)
-    info = info_of(function)
-    if "smooth" in options and "smooth" not in info.options:
-        given = options.pop("smooth") or []
-        smooth += [given] if isinstance(given, str) else list(given)
-    for name in options:
-        if name not in info.options:
-            offer = ", ".join([*info.options, "smooth"])
-            raise ValueError(f"method {info.name!r} has no option {name!r}; it has: {offer}")
-    return Method(info.name, function, info, options, _checked_smooth(smooth))
-
-
-def _checked_smooth(names: Sequence[str]) -> tuple[str, ...]:
-    plain = [str(name).strip().lower() for name in names]
-    for name in plain:
-        if name not in SMOOTHINGS:
-            raise ValueError(
-                f"methods: smoothing {name!r} is unknown; choose from {', '.join(SMOOTHINGS)}"
-            )
-    return tuple(known for known in SMOOTHINGS if known in plain)
-
-
-def _undecorated(function: Callable) -> Callable:
-    """A user's plain function: its info is read off its signature, it is not changed."""
-
-    @functools.wraps(function, updated=())
-    def method(*args, **kwargs):
-        return function(*args, **kwargs)
-
-    method.__name__ = getattr(function, "__name__", type(function).__name__)
-    return cam_method(method)
-
-
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name as it is compared: without case, spaces, hyphens and dots, ``++`` as ``pp``."""
     return re.sub(r"[\s_.-]+", "", name.lower().replace("++", "pp"))
 
 
-def _known(name: Any) -> str:
-    if not isinstance(name, str):
-        raise ValueError(f"methods: {name!r} is neither a name nor a callable")
-    plain = _plain(name)
-    if plain in _NAMES:
-        return _NAMES[plain]
-    near = [_NAMES[n] for n in difflib.get_close_matches(plain, _NAMES, n=2, cutoff=0.6)]
-    hint = f" (did you mean {' or '.join(dict.fromkeys(near))}?)" if near else ""
-    raise ValueError(f"method {name!r} is unknown{hint}; choose from {', '.join(sorted(_METHODS))}")
-
-
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
+    """A text as a part of a field's name."""
     return re.sub(r"\W+", "_", text).strip("_") or "custom"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..nmf import factorise
+from ..linalg import factorise
 from .registry import Components, cam_method
 
 _structure = functools.partial(

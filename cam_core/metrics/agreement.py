@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..chunks import check_count
-from ..maps import normalise, rectify, upsample
-from ._fills import count_of, gaussian
-from ._orders import pearson, ranks_from_top, seeded, standing
+from ..batching import check_count
+from ..spatial.maps import normalise, rectify, upsample
+from .fills import count_of, gaussian
+from .ranking import pearson, ranks_from_top, seeded, standing
 
 MEASURES = ("spearman", "top_iou", "ssim")
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..maps import normalise, rectify, status
+from ..spatial.maps import normalise, rectify, status
+from ..spatial.masks import Regions, Size, resize_heat, split
 from .measures import CENTRE, object_area
-from .regions import Regions, Size, resize_heat, split
 
 _CHUNK = 256
 
@@ -97,8 +97,8 @@ def shuffled(
         rows = slice(start, start + _CHUNK)
         own: list[Any] = [None if m is None else m[rows].to(heat) for m in masks]
         regions = split(*own)
-        mine = torch.arange(len(maps), device=maps.device)[rows, None] == usable
-        parts.append(_mean_share(regions, heat, mine))
+        is_own = torch.arange(len(maps), device=maps.device)[rows, None] == usable
+        parts.append(_mean_share(regions, heat, is_own))
     return torch.cat(parts) if parts else heat.new_zeros(0)
 
 

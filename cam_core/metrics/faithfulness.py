@@ -14,19 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters import ExplainableModel, adapt
-from ..capture import exclusive, unchanged
-from ..chunks import Chunks, check_count
-from ..engine import autocast, check_images
-from ..targets import Target, resolve_targets
-from ._fills import Baseline, check_baseline
-from ._trial import ExplainAgain, Options, Trial, probability
-from .catalogue import DEFAULT_METRICS, METRICS, MetricInfo, check_metrics, planned_forwards
-from .masked_scores import masked_score
-from .measures import entropy, gini
-from .perturbation_curves import curve_area
-from .road import road
-from .robustness import adcc, coherency, infidelity, max_sensitivity
+from ..adapters.adapt import adapt
+from ..adapters.base import ExplainableModel
+from ..batching import Chunks, check_count
+from ..capture.taps import exclusive, unchanged
+from ..engine.explain import autocast, check_images
+from ..targets.base import Target, resolve_targets
+from .catalogue import DEFAULT_METRICS, validated_metrics
+from .fills import Baseline, check_baseline
+from .registry import REGISTERED
+from .trial import ExplainAgain, Options, Trial, probability
 
 
 @dataclasses.dataclass
@@ -37,7 +34,7 @@ class Faithfulness:
         values: ``{metric: (N, M)}`` float32, NaN where it is undefined or there is no map
         scores: (N,) probability of the explained class in the unperturbed image; NaN without a target
         forwards: ``{metric: images}`` pushed through the model; what metrics share counts for the
-            first of them in the order of :data:`~cam_core.metrics.METRICS`, the unperturbed images under
+            first of them in the order of :data:`~cam_core.metrics.catalogue.METRICS`, the unperturbed images under
             ``"unperturbed"``
         curves: probabilities the values are made of, with the unperturbed one: ``"deletion"`` and
             ``"insertion"`` (N, M, steps + 1) over equal shares of pixels; ``"road_morf"`` and
@@ -48,50 +45,6 @@ class Faithfulness:
     scores: Tensor
     forwards: dict[str, int]
     curves: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-
-
-__all__ = [
-    "DEFAULT_METRICS",
-    "METRICS",
-    "Faithfulness",
-    "MetricInfo",
-    "faithfulness",
-    "planned_forwards",
-]
-
-
-def _sparseness(trial: Trial, metric: str) -> Tensor:
-    return _of_heat(gini, trial)
-
-
-def _complexity(trial: Trial, metric: str) -> Tensor:
-    return _of_heat(entropy, trial)
-
-
-def _of_heat(measure: Callable[[Tensor, Tensor], Tensor], trial: Trial) -> Tensor:
-    """A measure of the map alone, of its magnitude; all pixels were seen."""
-    heat = trial.heats.abs().double().flatten(0, 1)
-    found = measure(heat, torch.ones_like(heat)).view_as(trial.usable).float()
-    return found.masked_fill(~trial.usable, torch.nan)
-
-
-_COMPUTE: dict[str, Callable[[Trial, str], Tensor]] = {
-    "deletion": curve_area,
-    "insertion": curve_area,
-    "road_morf": road,
-    "road_lerf": road,
-    "road": road,
-    "average_drop": masked_score,
-    "increase": masked_score,
-    "confidence_change": masked_score,
-    "drop_in_deletion": masked_score,
-    "infidelity": infidelity,
-    "max_sensitivity": max_sensitivity,
-    "sparseness": _sparseness,
-    "complexity": _complexity,
-    "coherency": coherency,
-    "adcc": adcc,
-}
 
 
 def faithfulness(
@@ -124,7 +77,7 @@ def faithfulness(
         found.values["deletion"]                                         # (N, 2)
 
     Pixels of equal heat are changed in a random order, one and the same for all maps: see
-    :func:`~cam_core.metrics._orders.ranks_from_top`. All random numbers depend on the seed and the
+    :func:`~cam_core.metrics.ranking.ranks_from_top`. All random numbers depend on the seed and the
     image's size only, so that a map's value does not depend on the images and maps beside it. The
     model is measured in eval mode, without gradients, and left as it came.
 
@@ -137,7 +90,7 @@ def faithfulness(
             part over its maximum, sparseness and complexity its magnitude
         targets ("predicted"): as in :func:`~cam_core.explain`, one per image; of several predicted
             labels the first
-        metrics (DEFAULT_METRICS): names out of :data:`~cam_core.metrics.METRICS`
+        metrics (DEFAULT_METRICS): names out of :data:`~cam_core.metrics.catalogue.METRICS`
         steps (20): of deletion and insertion
         baseline (None): what replaces pixels: ``"mean"`` (of each image's channels), ``"blur"``,
             ``"zero"`` or a callable images -> images; None is each metric's own: the mean for
@@ -166,7 +119,7 @@ def faithfulness(
     model = adapt(model)
     check_images(images, model.module)
     _check_heats(heats, images)
-    chosen = check_metrics(metrics, explain_again is not None)
+    chosen = validated_metrics(metrics, explain_again is not None)
     shares = tuple(percentiles)
     options = Options(steps, baseline, shares, noise, samples, repeats, radius, seed)
     _check_options(options)
@@ -199,7 +152,7 @@ def faithfulness(
         for name in chosen:
             trial.metric = name
             trial.forwards[name] = 0
-            values[name] = _COMPUTE[name](trial, name)
+            values[name] = REGISTERED[name].function(trial)
     return Faithfulness(
         {name: values[name] for name in dict.fromkeys(metrics)},
         scores,

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..geometry import Window
-from ..maps import normalise, rectify, status
+from ..spatial.geometry import Window
+from ..spatial.maps import normalise, rectify, status
+from ..spatial.masks import Regions, Size, grow, on_images, resize_heat, resize_masks, split
 from . import measures
-from ._ranks import Ranked
-from .regions import Regions, Size, grow, on_images, resize_heat, resize_masks, split
+from .ranking import Ranked
 
 # Beyond these the numbers are computed, but say little: the object fills the picture, or is smaller
 # than this many cells of the map.
@@ -132,7 +132,7 @@ def measure(
         seen (None): (N, H, W) what the model saw, for maps that were laid back on the image already;
             what it never saw (cropped away) counts nowhere
         instances (None): N tensors (k, H, W), one mask per instance of the class; k may be 0
-        windows (None): N :class:`~cam_core.geometry.Window`; maps are laid on the image through
+        windows (None): N :class:`~cam_core.spatial.geometry.Window`; maps are laid on the image through
             them, and say themselves what was seen
         size (None): (H, W) of the grid to measure on; None: that of the masks
         cell (None): the size of one cell of the layer's grid in pixels of the masks, which the

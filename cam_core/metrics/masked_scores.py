@@ -7,19 +7,52 @@ training set. Another baseline b gives ``x * M + b * (1 - M)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ._trial import Trial
+from .registry import Parts, Workload, metric
+from .trial import Trial
+
+_PAPER = "Chattopadhay et al., Grad-CAM++, WACV 2018"
 
 
-def masked_score(trial: Trial, metric: str) -> Tensor:
-    """One of the measures that compare a masked image with the whole one, (N, M)."""
+def inside(work: Workload) -> Parts:
+    """The images seen through their maps: one for each map."""
+    return [("inside", work.pairs)]
+
+
+@metric(better="lower", label="Average drop", paper=_PAPER, forwards=inside, default=True)
+def average_drop(trial: Trial) -> Tensor:
+    """Share of the probability lost in the image seen through the map; 0 to 1."""
     whole = trial.scores[:, None]
-    seen = _through(trial, "outside" if metric == "drop_in_deletion" else "inside")
-    return _MEASURES[metric](whole, seen)
+    return (whole - _through(trial, "inside")).clamp_min(0) / _positive(whole)
+
+
+@metric(
+    better="higher", label="Increase in confidence", paper=_PAPER, forwards=inside, default=True
+)
+def increase(trial: Trial) -> Tensor:
+    """Whether the probability is higher in the image seen through the map; 0 or 1."""
+    seen = _through(trial, "inside")
+    return (seen > trial.scores[:, None]).float().masked_fill(seen.isnan(), torch.nan)
+
+
+@metric(better="higher", label="Change of confidence", paper=_PAPER, forwards=inside)
+def confidence_change(trial: Trial) -> Tensor:
+    """Probability of the image seen through the map minus the image's; -1 to 1."""
+    return _through(trial, "inside") - trial.scores[:, None]
+
+
+@metric(
+    better="higher",
+    label="Drop in deletion",
+    paper="Jung and Oh, LIFT-CAM, ICCV 2021",
+    forwards=lambda work: [("outside", work.pairs)],
+)
+def drop_in_deletion(trial: Trial) -> Tensor:
+    """Share of the probability lost in the image without what the map shows; at most 1."""
+    whole = trial.scores[:, None]
+    return (whole - _through(trial, "outside")) / _positive(whole)
 
 
 def _through(trial: Trial, part: str) -> Tensor:
@@ -34,30 +67,6 @@ def _through(trial: Trial, part: str) -> Tensor:
     return trial.once(part, lambda: trial.per_map(1, changed)[..., 0])
 
 
-def _average_drop(whole: Tensor, seen: Tensor) -> Tensor:
-    return (whole - seen).clamp_min(0) / _positive(whole)
-
-
-def _increase(whole: Tensor, seen: Tensor) -> Tensor:
-    return (seen > whole).float().masked_fill(seen.isnan(), torch.nan)
-
-
-def _confidence_change(whole: Tensor, seen: Tensor) -> Tensor:
-    return seen - whole
-
-
-def _drop_in_deletion(whole: Tensor, seen: Tensor) -> Tensor:
-    return (whole - seen) / _positive(whole)
-
-
 def _positive(whole: Tensor) -> Tensor:
     """A drop is relative to the score: of a score that is not positive there is none."""
     return whole.masked_fill(~(whole > 0), torch.nan)
-
-
-_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "average_drop": _average_drop,
-    "increase": _increase,
-    "confidence_change": _confidence_change,
-    "drop_in_deletion": _drop_in_deletion,
-}

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._ranks import Ranked
-from .regions import Regions, coverage, resize_masks, within
+from ..spatial.masks import Regions, coverage, resize_masks, within
+from .ranking import Ranked
 
 # The border of a picture: this share of its sides, at each edge.
 RING = 0.12
@@ -29,7 +29,7 @@ def obj_energy(heat: Tensor, regions: Regions) -> Tensor:
 
     Args:
         heat: (N, H, W) non-negative
-        regions: :class:`~cam_core.metrics.regions.Regions` on the same grid
+        regions: :class:`~cam_core.spatial.masks.Regions` on the same grid
     """
     inside = _sum(heat, regions.object)
     return inside / (inside + _sum(heat, regions.background))
@@ -77,7 +77,7 @@ def pointing(heat: Tensor, regions: Regions, tolerance: float = 15.0) -> Tensor:
 
     Args:
         heat: (N, H, W) non-negative
-        regions: :class:`~cam_core.metrics.regions.Regions` on the same grid
+        regions: :class:`~cam_core.spatial.masks.Regions` on the same grid
         tolerance (15.0): in pixels of a picture of 224 x 224, scaled along each axis
     """
     # an object smaller than a pixel is where it covers most
@@ -158,7 +158,7 @@ def top_instance(heat: Tensor, regions: Regions, instances: Sequence[Tensor] | N
 
     Args:
         heat: (N, H, W) non-negative
-        regions: :class:`~cam_core.metrics.regions.Regions` on the same grid
+        regions: :class:`~cam_core.spatial.masks.Regions` on the same grid
         instances: N tensors (k, H', W') of masks in [0, 1], on any grid
     """
     best = torch.full_like(heat[:, 0, 0], torch.nan)

@@ -1,4 +1,4 @@
-"""Does a map depend on what the network learned? Its weights are drawn anew, layer by layer.
+"""Does a map depend on what the network learned? Its weights are redrawn layer by layer.
 
 Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018.
 """
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..adapters import ExplainableModel, adapt
-from ..capture import exclusive, unchanged
-from ..chunks import Chunks
-from ..engine import explain
-from ..forward_call import is_scripted
-from ..maps import rectify
-from ._orders import spearman
+from ..adapters.adapt import adapt
+from ..adapters.base import ExplainableModel
+from ..batching import Chunks
+from ..capture.taps import exclusive, unchanged
+from ..engine.explain import explain
+from ..network.forward_call import is_scripted
+from ..spatial.maps import rectify
+from .ranking import spearman
 
 Stages = Sequence[tuple[str, Sequence[nn.Module]]]
 
@@ -42,7 +43,7 @@ class Randomisation:
     """The result of :func:`randomisation`.
 
     Attributes:
-        steps: S names of what was drawn anew, from the head to the stem
+        steps: S names of what was redrawn, from the head to the stem
         correlations: ``{(method, layer): (S, N)}`` rank correlation of each map with the intact
             network's, NaN where one of them does not vary
         mode: ``"cascading"`` or ``"independent"``
@@ -71,12 +72,12 @@ def randomisation(
     seed: int = 51,
     precision: str | None = None,
 ) -> Randomisation:
-    """Correlates maps with those of the network with weights drawn anew.
+    """Correlates maps with those of the network with weights redrawn.
 
     A map that still correlates when the whole network is random shows the image or the architecture,
     not what was learned. Weights are drawn as for a new network; batch norms among them get the
     statistics of the images, so that the signal passes on. They are drawn in the model itself, which
-    nobody else may use meanwhile (:func:`~cam_core.capture.exclusive`), and put back bit for bit.
+    nobody else may use meanwhile (:func:`~cam_core.capture.taps.exclusive`), and put back bit for bit.
 
     Args:
         model: a module or an :class:`ExplainableModel`
@@ -128,7 +129,7 @@ def randomisation(
 
 @dataclasses.dataclass
 class _Look:
-    """How the network is looked at, intact and drawn anew."""
+    """How the network is looked at, intact and redrawn."""
 
     model: ExplainableModel
     images: Tensor
@@ -183,7 +184,7 @@ def _whole(stages: Stages) -> list[tuple[str, list[nn.Module]]]:
 
 
 def redraw(layers: Sequence[nn.Module], forward: Callable[[], object]) -> None:
-    """Draws the own weights of layers anew, from the global generator.
+    """Draws the own weights of layers, from the global generator.
 
     By their ``reset_parameters``; parameters of modules without get normal numbers of the mean and
     standard deviation they had. Batch norms among them are fitted to what they get to see.
@@ -206,7 +207,7 @@ def _redraw_layer(layer: nn.Module) -> None:
     if reset is not None:
         reset()
     for parameter, old in zip(own, before, strict=True):
-        # no rule of its own, or one that sets what parametrisations compute anew
+        # no rule of its own, or one that sets what parametrisations compute again
         if parameter.numel() > 1 and torch.equal(parameter, old) and float(old.float().std()) > 0:
             parameter.normal_(float(old.float().mean()), float(old.float().std()))
 
@@ -266,11 +267,9 @@ def _title(names: list[str]) -> str:
 
 
 def _in_order(model: ExplainableModel, images: Tensor) -> list[str]:
-    """Names of the modules that own parameters, in the order their forwards begin.
-
-    What a container owns itself, such as the class token and position embedding of a transformer,
-    comes before what lies in it.
-    """
+    """Names of the modules that own parameters, in the order their forwards begin."""
+    # What a container owns itself, such as the class token and position embedding of a transformer,
+    # comes before what lies in it.
     times: dict[str, int] = {}
 
     def note(name: str) -> Callable[..., None]:

@@ -9,32 +9,65 @@ Laplace equation. Unlike a grey patch the result has no edge that tells the netw
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._fills import count_of
-from ._orders import seeded
-from ._trial import Trial
+from .fills import count_of
+from .ranking import seeded
+from .registry import Parts, Workload, metric
+from .trial import Trial
 
 # Below so many pixels a side the equations are relaxed instead of coarsened further.
 _COARSEST = 4
 _RELAXATIONS = 8
 
 
-def road(trial: Trial, metric: str) -> Tensor:
-    """Mean probability after imputing growing shares of pixels, (N, M).
+_PAPER = "Rong et al., ROAD, ICML 2022"
 
-    ``road_morf`` imputes the most relevant first, ``road_lerf`` the least relevant first, ``road`` is
-    half their difference.
-    """
-    if metric != "road":
-        return _removal(trial, metric)
+
+def _removals(*orders: str) -> Callable[[Workload], Parts]:
+    return lambda work: [(order, work.pairs * len(work.options.percentiles)) for order in orders]
+
+
+@metric(
+    better="lower",
+    label="ROAD, most relevant first",
+    paper=_PAPER,
+    forwards=_removals("road_morf"),
+)
+def road_morf(trial: Trial) -> Tensor:
+    """Mean probability with the hottest pixels imputed from their neighbours; 0 to 1."""
+    return _removal(trial, "road_morf")
+
+
+@metric(
+    better="higher",
+    label="ROAD, least relevant first",
+    paper=_PAPER,
+    forwards=_removals("road_lerf"),
+)
+def road_lerf(trial: Trial) -> Tensor:
+    """Mean probability with the coldest pixels imputed from their neighbours; 0 to 1."""
+    return _removal(trial, "road_lerf")
+
+
+@metric(
+    better="higher",
+    label="ROAD",
+    paper=_PAPER,
+    forwards=_removals("road_morf", "road_lerf"),
+    default=True,
+)
+def road(trial: Trial) -> Tensor:
+    """Half of what imputing the coldest pixels leaves more than imputing the hottest; -.5 to .5."""
     return (_removal(trial, "road_lerf") - _removal(trial, "road_morf")) / 2
 
 
 def _removal(trial: Trial, order: str) -> Tensor:
+    """Mean probability after imputing growing shares of pixels, in one of two orders."""
     return trial.once(order, lambda: _run(trial, order))
 
 

@@ -1,24 +1,33 @@
-"""Infidelity, max-sensitivity, coherency and ADCC: changed images and the maps of changed images."""
+"""Infidelity and max-sensitivity: what changes of the image do to the score, and to the map.
+
+Yeh, Hsieh, Suggala, Inouye, Ravikumar: On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..maps import rectify
-from ._orders import pearson, seeded
-from ._trial import Trial
-from .masked_scores import masked_score
+from .ranking import seeded
+from .registry import metric
+from .trial import Trial
 
+_PAPER = "Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019"
 # Sides of the squares that are removed for infidelity, as shares of the image's shorter side.
 _SQUARES = (1 / 8, 1 / 2)
 
 
-def infidelity(trial: Trial, metric: str) -> Tensor:
-    """How badly the heat of a square foretells what removing the square costs, (N, M).
+@metric(
+    better="lower",
+    label="Infidelity",
+    paper=_PAPER,
+    forwards=lambda work: [("infidelity", work.images * work.options.samples)],
+)
+def infidelity(trial: Trial) -> Tensor:
+    """Mean squared error of foretelling from the map what removing a random square costs; 0 to 1.
 
     ``E[(beta * sum of the heat in the square - (p(x) - p(x without the square)))^2]`` over random
-    squares (Yeh et al., NeurIPS 2019, square removal, with the attribution counting as multiplied by
+    squares (square removal, with the attribution counting as multiplied by
     its input). beta makes it independent of the map's scale as in the authors' code: the best one,
     but not below 0, for a map that foretells the contrary is no good map.
     """
@@ -68,11 +77,18 @@ def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def max_sensitivity(trial: Trial, metric: str) -> Tensor:
-    """The largest change of the map, relative to it, under small uniform noise, (N, M).
+@metric(
+    better="lower",
+    label="Max-sensitivity",
+    paper=_PAPER,
+    forwards=lambda work: [("max_sensitivity", work.images * (work.options.repeats + 1))],
+    needs_explain=True,
+)
+def max_sensitivity(trial: Trial) -> Tensor:
+    """Largest relative change of the map under small noise; from 0.
 
     ``max |h(x + d) - h(x)| / |h(x)|`` over ``repeats`` draws of d, each pixel within ``radius``
-    standard deviations of the image (Yeh et al., NeurIPS 2019). Both maps are computed here, so that
+    standard deviations of the image. Both maps are computed here, so that
     rounding of stored ones does not count.
     """
     images = trial.images
@@ -95,40 +111,3 @@ def max_sensitivity(trial: Trial, metric: str) -> Tensor:
     found[rows] = changes.amax(1) / base.flatten(2).norm(dim=-1)
     # of a map without heat there is no relative change
     return found.masked_fill(~(found.isfinite() & trial.usable), torch.nan)
-
-
-def coherency(trial: Trial, metric: str) -> Tensor:
-    """Correlation of the map with the map of the image seen through it, as (r + 1) / 2, (N, M)."""
-    return trial.once("coherency", lambda: _coherency(trial))
-
-
-def _coherency(trial: Trial) -> Tensor:
-    pairs = trial.usable.nonzero()
-    empty = trial.filled("zero")
-
-    def changed(index: Tensor) -> tuple[Tensor, Tensor]:
-        image, map_ = pairs[index].unbind(1)
-        mask = trial.masks[image, map_][:, None]
-        return trial.images[image].float() * mask + empty[image].float() * (1 - mask), image
-
-    def own(maps: Tensor, index: Tensor) -> Tensor:
-        return maps[torch.arange(len(maps), device=maps.device), pairs[index, 1]]
-
-    after = rectify(trial.maps_again(len(pairs), changed, own))
-    found = torch.full_like(trial.heats[..., 0, 0], torch.nan)
-    before = trial.masks[trial.usable]
-    found[trial.usable] = (pearson(before.flatten(1), after.flatten(1)) + 1) / 2
-    return found
-
-
-def adcc(trial: Trial, metric: str) -> Tensor:
-    """Harmonic mean of coherency, 1 - mean of the map in [0, 1], and 1 - average drop, (N, M).
-
-    Poppi, Cornia, Baraldi, Cucchiara: Revisiting the Evaluation of Class Activation Mapping for
-    Explainability, CVPRW 2021.
-    """
-    simple = 1 - trial.masks.mean((-2, -1))
-    kept = 1 - masked_score(trial, "average_drop")
-    parts = torch.stack([coherency(trial, metric), simple, kept])
-    mean = len(parts) / parts.clamp_min(torch.finfo(parts.dtype).tiny).reciprocal().sum(0)
-    return mean.masked_fill(parts.isnan().any(0), torch.nan)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..geometry import Window, project
-from ..layers import Layer
-from .extent import WHOLE
-from .place import CallPlace, Measurement, Place
-
-if TYPE_CHECKING:
-    from ..adapters import ExplainableModel
+from ..layers.layer import Layer
+from ..spatial.extent import WHOLE
+from ..spatial.geometry import Window, project
+from .place import CallPlace, Measurement, Place, PlaceableModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +32,12 @@ class PlacedLayers:
 
 
 def place_layers(
-    model: ExplainableModel, layers: Sequence[Layer], images: Tensor, measure: bool = True
+    model: PlaceableModel, layers: Sequence[Layer], images: Tensor, measure: bool = True
 ) -> PlacedLayers:
     """Finds out where the cells of layers lie on the input.
 
     Args:
-        model: an :class:`cam_core.adapters.ExplainableModel`
+        model: an :class:`cam_core.ExplainableModel`
         layers: the layers asked for
         images: (N, C, H, W) of the run
         measure (True): whether to measure it; else a layer is taken to lie as its shape suggests

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from .extent import Rectangle
+from ..spatial.extent import Rectangle
 from .trace import Points
 
 # Cells by which a pixel may miss its cell and still speak for the fitted mapping: it may lie anywhere in it.

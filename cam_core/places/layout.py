@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..layers import Grid
+from ..layers.grid import Grid
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..capture import frozen
-from ..forward_call import is_scripted
-from ..layers import Layer
+from ..capture.taps import frozen
+from ..layers.layer import Layer
+from ..network.forward_call import is_scripted
 from .transport import places_only
 
 # What is weaker than this beside the strongest pixel is rounding.

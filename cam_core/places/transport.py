@@ -36,6 +36,9 @@ _ACTIVATIONS = {
     _aten.leaky_relu_backward.default,
 }
 _GATES = {_aten.sigmoid_backward.default, _aten.hardsigmoid_backward.default}
+_NUMBERS = {
+    Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__float__, Tensor.__index__, Tensor.__int__
+}  # fmt: skip
 _SOFTMAX = {_aten._softmax.default, _aten._safe_softmax.default}
 
 
@@ -96,6 +99,8 @@ class _Attached(TorchFunctionMode):
             return None
         if func is Tensor.detach:
             return args[0]
+        if func in _NUMBERS:  # of what was detached above, too: that is no reason to warn
+            return func(args[0].data, *args[1:], **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -177,15 +182,13 @@ def _is_self_attention(scores: Tensor, dim: int) -> bool:
 
 
 def _middle(weight: Tensor, channels: int) -> Tensor:
-    """A kernel with all of its weight in the middle, with random factors and unit gain.
-
-    The factors are random so that neither a normalisation nor a few equal channels take the gradient
-    away; the gain is one so that neither depth nor trained weights make it vanish.
-    """
+    """A kernel with all of its weight in the middle, with random factors and unit gain."""
+    # The factors are random so that neither a normalisation nor a few equal channels take the
+    # gradient away; the gain is one so that neither depth nor trained weights make it vanish.
     strength = weight.detach().abs().flatten(2).sum(2).float()
     # Of two convolutions of one shape each has factors of its own, and the same at every call. Not from
     # their sum: how it is rounded depends on the number of threads.
-    ends = weight.detach().flatten()[[0, -1]].tolist()
+    ends = weight.data.flatten()[[0, -1]].tolist()
     seed = hash((strength.numel(), *ends)) & 0x7FFFFFFF
     generator = torch.Generator(weight.device).manual_seed(seed)
     strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..geometry import Window
+from .geometry import Window
 
 #: An edge of the window may be off by this share of the model input's side: half a cell of a 16 x 16 grid.
 TOLERANCE = 1 / 32

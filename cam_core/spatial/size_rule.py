@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..geometry import Window
+from .geometry import Window
 from .places import TOLERANCE, Measured, Pattern, Show, Unplaced, agrees, can_be_checked, measure
 
 Rule = Callable[[int, int], "Window | None"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..geometry import Window
+from .geometry import Window
 
 Size = tuple[int, int]
 # (new size, zoom, shift): pixel p of the result shows pixel p * zoom + shift of what came in.

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-#: a multi-label prediction has maps of at most so many classes
-MAPPED = 3
+from ..compute.recorded_plan import MAPPED
+
 #: and so many are tested where no maps are needed
 SCORED = 16
 # Where every sample has a class from the model's threshold on, it has it from here on.
@@ -23,7 +23,7 @@ class ClassUnits:
         model: the :class:`LoadedModel`
         target: ``"predicted"`` or a class index
         classes: how many classes the model has
-        labels: the :class:`~operators._bias_labels.Labels`, or None
+        labels: the :class:`~operators.targets.true_labels.Labels`, or None
 
     Attributes:
         multi_label: whether classes do not exclude each other
@@ -148,7 +148,7 @@ class ClassUnits:
 
         Args:
             scan: the :class:`Scan`
-            tested: the :class:`Tested`
+            tested: the :class:`Probe`
 
         Returns:
             keyword arguments of ``swap_check`` and ``region_check``

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .._images import open_image
+from .images import open_image
 
 # What a mode holds: the type, the colour channels, whether there is an alpha channel after them.
 _MODES = {

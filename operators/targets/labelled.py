@@ -2,21 +2,14 @@
 
 import dataclasses
 
-from .._target_columns import (
-    ABSENT,
-    CORRECT,
-    Column,
-    Part,
-    missing_labels,
-    padded,
-)
+from .columns import ABSENT, CORRECT, Column, Part, missing_labels, padded
 
 
 class MissedLabels(Part):
     """The labelled classes of each sample that the network does not give it.
 
     Args:
-        labels: the ``_target_fields.LabelField``
+        labels: the ``label_field.LabelField``
         present: see ``cam_core.classes_target``
     """
 

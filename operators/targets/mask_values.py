@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from .._loader import load_item
-from .._object_masks import Unreadable, named_values, read_mask, values_in
-from .._target_regions import carry
-from .._windows import Geometry
+from ..data.geometry import TransformGeometry
+from ..data.loader import load_item
+from ..data.object_masks import Unreadable, named_values, read_mask, values_in
+from .regions import carry
 
 # Masks that are looked at, and those of them that are compared with what the model predicts.
 _LOOKED_AT, _COMPARED = 50, 4
@@ -106,10 +106,12 @@ def _predicted(sample, model, pixels):
     import torch
 
     try:
-        item = load_item(sample.id, sample.filepath, model.transforms, Geometry(model.transforms))
+        item = load_item(
+            sample.id, sample.filepath, model.transforms, TransformGeometry(model.transforms)
+        )
     except Exception:  # recorded when the run comes to it
         return None
-    from ...cam_core.capture import exclusive, unchanged
+    from ...cam_core.capture.taps import exclusive, unchanged
 
     module = model.adapted.module
     like = next(module.parameters(), None)

@@ -18,12 +18,12 @@ WIDTH, HEIGHT = 400, 300
 
 @pytest.fixture
 def heatmaps(plugin):
-    return importlib.import_module(f"{PLUGIN}.operators._heatmaps")
+    return importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
 
 
 @pytest.fixture
 def colours(plugin):
-    return importlib.import_module(f"{PLUGIN}.operators._colours")
+    return importlib.import_module(f"{PLUGIN}.operators.runs.app_style")
 
 
 @pytest.fixture

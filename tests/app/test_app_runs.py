@@ -60,7 +60,7 @@ def field_of(dialog, label):
 
 def status(dataset, key):
     dataset.reload()
-    runs = inner("_runs")
+    runs = inner("runs.keys")
     return runs.status_of(dataset, key) if key in runs.list_runs(dataset) else None
 
 
@@ -93,7 +93,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     app.page.get_by_text("renamed (finished)").wait_for()  # the panel has noticed
     lost = dataset.limit(2)
     lost.clear_sample_field("renamed_gradcam")
-    inner("_runs").update(dataset, "renamed", status="interrupted")
+    inner("runs.keys").update(dataset, "renamed", status="interrupted")
     app.page.get_by_role("button", name="Reset grid").click()  # reads what is true by now
     app.page.get_by_text("renamed (interrupted)").wait_for()
     dialog = app.press("Show its samples", "Show the samples of a CAM run")

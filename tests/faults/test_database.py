@@ -45,8 +45,8 @@ if __name__ == "__main__":
     import importlib
     from operators_common import operator
     operator()
-    patience = importlib.import_module({plugin!r} + ".operators._patience")
-    patience.PATIENCE_SECONDS = {patience}
+    patience = importlib.import_module({plugin!r} + ".operators.runs.locking")
+    patience.WAIT_SECONDS = {patience}
     paths = write_pictures(pathlib.Path({folder!r}), {count})
     made = []
     for name in ("whole", "parts"):
@@ -164,8 +164,8 @@ def test_frozen_database(server, tmp_path):
 
 def test_run_waits_for_its_database(plugin, make_dataset, tmp_path, monkeypatch):
     """Every write fails twice, and the run does not notice."""
-    heatmaps = importlib.import_module(f"{PLUGIN}.operators._heatmaps")
-    patience = importlib.import_module(f"{PLUGIN}.operators._patience")
+    heatmaps = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
+    patience = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
     monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
     real, calls = heatmaps.fod.bulk_write, []
 
@@ -185,10 +185,10 @@ def test_run_waits_for_its_database(plugin, make_dataset, tmp_path, monkeypatch)
 
 
 def test_database_that_is_gone_leaves_a_resumable_run(plugin, make_dataset, tmp_path, monkeypatch):
-    heatmaps = importlib.import_module(f"{PLUGIN}.operators._heatmaps")
-    patience = importlib.import_module(f"{PLUGIN}.operators._patience")
-    runs = importlib.import_module(f"{PLUGIN}.operators._runs")
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
+    heatmaps = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
+    patience = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
+    runs = importlib.import_module(f"{PLUGIN}.operators.runs.keys")
+    monkeypatch.setattr(patience, "WAIT_SECONDS", 0.2)
     real, calls = heatmaps.fod.bulk_write, []
 
     def failing(*args, **kwargs):

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("plugin")
 
 @pytest.fixture(scope="module")
 def rooms(plugin):
-    names = ("_runs", "_record", "_checks", "_settings")
+    names = ("runs.keys", "runs.record", "compute.checks", "compute.params")
     return types.SimpleNamespace(
-        **{n: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
+        **{n.rpartition(".")[2]: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
     )
 
 
@@ -66,7 +66,7 @@ def test_names_of_targets_and_layers_are_no_paths(two, tmp_path):
 
 def hostile_record(rooms, dataset, **changes):
     """Changes a record behind the plugin's back, as a file from elsewhere could."""
-    document = rooms._record.document_id(dataset, "run")
+    document = rooms.record.document_id(dataset, "run")
     entries = {f"config.{name}": value for name, value in changes.items()}
     fo.core.odm.get_db_conn().runs.update_one({"_id": document}, {"$set": entries})
 
@@ -109,7 +109,7 @@ def test_nothing_of_a_record_is_executed(two, rooms, tmp_path):
     proof = tmp_path / "executed"
     trap.write_text(f"open({str(proof)!r}, 'w').close()\nclass RunConfig: pass\n")
     stage = {"_cls": "trap.RunConfig", "kwargs": [["path", str(proof)]]}
-    document = rooms._record.document_id(dataset, "run")
+    document = rooms.record.document_id(dataset, "run")
     fo.core.odm.get_db_conn().runs.update_one(
         {"_id": document},
         {"$set": {"config.cls": "trap.RunConfig", "view_stages": [json.dumps(stage)]}},
@@ -137,7 +137,7 @@ def test_record_of_odd_values_is_survived(two, rooms):
         {"progress": {}, "failures": []},
     ):
         hostile_record(rooms, dataset, **changes)
-        assert rooms._runs.status_of(dataset, "run") in ("interrupted", "finished")
+        assert rooms.keys.status_of(dataset, "run") in ("interrupted", "finished")
         assert len(operator("list_cam_runs")(dataset)) == 1
     operator("delete_cam_run")(dataset, "run")
     assert not dataset.list_runs()
@@ -148,7 +148,7 @@ def test_record_of_odd_values_is_survived(two, rooms):
 
 def test_heatmaps_that_do_not_fit_a_document_are_foreseen(two, rooms, monkeypatch):
     dataset = two()
-    monkeypatch.setattr(rooms._checks, "DOCUMENT_BYTES", 30_000)
+    monkeypatch.setattr(rooms.checks, "DOCUMENT_BYTES", 30_000)
     message = (
         r"2 heatmaps of 400 x 300 pixels need about 0\.\d MB per sample .*and the samples have up to "
         r"0\.0 MB already: more than the 0\.0 MB of a MongoDB document\. Use storage='disk'"
@@ -160,7 +160,7 @@ def test_heatmaps_that_do_not_fit_a_document_are_foreseen(two, rooms, monkeypatc
 
 def test_what_is_on_the_samples_already_counts(two, rooms, monkeypatch):
     dataset = two()
-    monkeypatch.setattr(rooms._checks, "DOCUMENT_BYTES", 400_000)
+    monkeypatch.setattr(rooms.checks, "DOCUMENT_BYTES", 400_000)
     compute_tiny(dataset, cam_key="first", heatmap_size=400)
     dataset.set_values("notes", ["x" * 399_000, ""])
     with pytest.raises(ValueError, match=r"the samples have up to 0\.\d MB already"):
@@ -172,7 +172,7 @@ def test_largest_heatmaps_are_refused_with_the_real_limit(two, rooms):
     ids, shape = dataset.values("id"), (3072, 4096)
     noise = np.random.default_rng(0).random(shape, np.float32)
     smooth = np.linspace(0, 1, shape[0] * shape[1], dtype=np.float32).reshape(shape)
-    check = rooms._checks.check_document_size
+    check = rooms.checks.check_document_size
     with pytest.raises(
         ValueError, match=r"3 heatmaps of 4096 x 3072 .*than the 16\.0 MB of a Mongo"
     ):
@@ -224,7 +224,7 @@ def test_slice_of_a_grouped_dataset_goes_through_everything(make_dataset, tmp_pa
 def test_id_that_is_none(rooms):
     from bson.errors import InvalidId
 
-    results = importlib.import_module(f"{PLUGIN}.operators._run_results")
+    results = importlib.import_module(f"{PLUGIN}.operators.runs.results")
     ids = [str(ObjectId()) for _ in range(1000)]
     assert results.unpack_ids(results.pack_ids(ids)) == ids
     assert results.unpack_ids(None) == []

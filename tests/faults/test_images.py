@@ -84,7 +84,7 @@ def test_file_without_permission(make_dataset, good, tmp_path, monkeypatch):
     path.write_bytes(Path(good[0]).read_bytes())
     path.chmod(0)
     if os.geteuid() == 0:  # who may read everything
-        images = importlib.import_module(f"{PLUGIN}.operators._images")
+        images = importlib.import_module(f"{PLUGIN}.operators.data.images")
         real = images.open_image
 
         def denied(file):
@@ -146,8 +146,8 @@ def test_more_pixels_than_pillow_allows(make_dataset, good, tmp_path, monkeypatc
 
 
 def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch):
-    images = importlib.import_module(f"{PLUGIN}.operators._images")
-    loader = importlib.import_module(f"{PLUGIN}.operators._loader")
+    images = importlib.import_module(f"{PLUGIN}.operators.data.images")
+    loader = importlib.import_module(f"{PLUGIN}.operators.data.loader")
     monkeypatch.setattr(images, "_LARGE_PIXELS", 100)
     at_once, most, lock = [0], [0], threading.Lock()
     decoded = images._decoded

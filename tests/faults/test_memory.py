@@ -27,8 +27,8 @@ if __name__ == "__main__":
         del rows
     operator()
     rooms = PLUGIN + ".operators."
-    Settings = importlib.import_module(rooms + "_settings").Settings
-    CamJob = importlib.import_module(rooms + "_compute").CamJob
+    Settings = importlib.import_module(rooms + "compute.params").Settings
+    CamJob = importlib.import_module(rooms + "compute.job").CamJob
     settings = Settings(cam_key="run", methods="gradcam", layers=LAYER, heatmap_size=24, batch_size=32)
     job = CamJob(dataset, tiny_network(), settings, picture_transforms(), CLASSES)
     process, seen = psutil.Process(), []

@@ -26,7 +26,7 @@ def import_as(make_dataset, folder, name="copy"):
 @pytest.mark.parametrize("storage", ["database", "disk"])
 @pytest.mark.parametrize("complete", [True, False])
 def test_export_and_import(make_dataset, tmp_path, storage, complete):
-    runs = importlib.import_module(f"{PLUGIN}.operators._runs")
+    runs = importlib.import_module(f"{PLUGIN}.operators.runs.keys")
     paths = write_pictures(tmp_path / "pictures", 4)
     dataset = make_dataset(*(fo.Sample(filepath=p) for p in paths))
     where = {"storage": storage}

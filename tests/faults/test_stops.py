@@ -31,9 +31,17 @@ COUNT = 12
 
 @pytest.fixture(scope="module")
 def rooms(plugin):
-    names = ("_compute", "_settings", "_runs", "_heatmaps", "_pipeline", "_lease", "_record")
+    names = (
+        "compute.job",
+        "compute.params",
+        "runs.keys",
+        "data.heatmap_writer",
+        "base",
+        "runs.lease",
+        "runs.record",
+    )
     return types.SimpleNamespace(
-        **{n: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
+        **{n.rpartition(".")[2]: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
     )
 
 
@@ -53,10 +61,10 @@ def expected(make_dataset, tmp_path):
 
 
 def job_of(rooms, samples, key="run", **arguments):
-    settings = rooms._settings.Settings(
+    settings = rooms.params.Settings(
         cam_key=key, methods=["gradcam", "layercam"], layers=LAYER, batch_size=2, **arguments
     )
-    return rooms._compute.CamJob(samples, tiny_network(), settings, picture_transforms(), CLASSES)
+    return rooms.job.CamJob(samples, tiny_network(), settings, picture_transforms(), CLASSES)
 
 
 class Interrupting(torch.nn.Module):
@@ -78,7 +86,7 @@ def test_ctrl_c(dataset, rooms):
     given = dict(model=model, layers=f"net.{LAYER}", batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         compute_tiny(dataset, **given)
-    assert rooms._runs.status_of(dataset, "run") == "interrupted"
+    assert rooms.keys.status_of(dataset, "run") == "interrupted"
     done = len(dataset.exists("run_gradcam"))
     assert 0 < done < COUNT
     assert not [t for t in threading.enumerate() if t.name.startswith("cam51-")]
@@ -94,7 +102,7 @@ def test_closed_tab(dataset, rooms, expected):
         async with anyio.create_task_group() as group:
 
             async def read():
-                async for state in rooms._pipeline.stream(job.run()):
+                async for state in rooms.base.stream(job.run()):
                     received.append(state.done)
                     if len(received) == 2:
                         group.cancel_scope.cancel()
@@ -102,7 +110,7 @@ def test_closed_tab(dataset, rooms, expected):
             group.start_soon(read)
 
     asyncio.run(main())
-    assert rooms._runs.status_of(dataset, "run") == "interrupted"
+    assert rooms.keys.status_of(dataset, "run") == "interrupted"
     assert job.summary.done <= received[-1] + 2 * 2
     compute_tiny(dataset, batch_size=2, resume=True)
     assert stored(dataset) == expected
@@ -118,10 +126,10 @@ def test_full_disk(dataset, rooms, tmp_path, monkeypatch):
         real(source, target)
 
     where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
-    monkeypatch.setattr(rooms._heatmaps.os, "replace", full)
+    monkeypatch.setattr(rooms.heatmap_writer.os, "replace", full)
     with pytest.raises(OSError, match="No space left on device.*make room.*resume=True"):
         compute_tiny(dataset, batch_size=2, **where)
-    config = rooms._runs.config_of(dataset, "run")
+    config = rooms.keys.config_of(dataset, "run")
     assert config.status == "failed"
     assert "No space left" in config.error
     done = dataset.exists("run_gradcam")
@@ -175,7 +183,7 @@ def test_dataset_deleted_while_it_runs(dataset, rooms):
     steps = job_of(rooms, dataset).run()
     next(steps)
     dataset.delete()
-    with pytest.raises((rooms._lease.Lost, ValueError), match="is deleted|the dataset is gone"):
+    with pytest.raises((rooms.lease.LeaseLost, ValueError), match="is deleted|the dataset is gone"):
         for _ in range(COUNT):
             next(steps)
     assert dataset.name not in fo.list_datasets()
@@ -190,7 +198,7 @@ def test_dataset_deleted_by_another_process(dataset, rooms):
     fo.Dataset._instances[dataset.name] = dataset
     assert theirs is not dataset
     theirs.delete()
-    with pytest.raises(rooms._lease.Lost, match="the dataset is gone"):
+    with pytest.raises(rooms.lease.LeaseLost, match="the dataset is gone"):
         for _ in range(COUNT):
             next(steps)
     assert dataset.name not in fo.list_datasets()
@@ -222,7 +230,7 @@ def test_two_runs_at_once(dataset, rooms, expected):
     dataset.reload()
     assert stored(dataset) == expected
     for key in ("run", "other"):
-        assert rooms._runs.status_of(dataset, key) == "finished"
+        assert rooms.keys.status_of(dataset, key) == "finished"
         assert dataset.values(f"{key}_gradcam.cam_key") == [key] * COUNT
     schema = dataset.get_field_schema()
     assert {"run_gradcam", "other_gradcam", "run_prediction", "other_prediction"} <= set(schema)

@@ -52,7 +52,7 @@ def test_two_runs_at_once(plugin, make_dataset, tmp_path):
 
 def test_writer_that_was_killed_holds_nobody_up(plugin, make_dataset):
     """The lock of a process that is gone is taken at once, that of one far away after a while."""
-    lock = importlib.import_module(f"{PLUGIN}.operators._lock")
+    lock = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
     dataset, locks = make_dataset(), fo.core.odm.get_db_conn()[lock._COLLECTION]
     child = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
@@ -64,14 +64,14 @@ def test_writer_that_was_killed_holds_nobody_up(plugin, make_dataset):
     ):
         locks.insert_one({"_id": dataset._doc.id, "token": "theirs", **whose})
         start = time.monotonic()
-        with lock.writing_schema(dataset):
+        with lock.schema_lock(dataset):
             assert locks.find_one({"_id": dataset._doc.id})["pid"] == os.getpid()
         assert time.monotonic() - start < 5
         assert locks.count_documents({"_id": dataset._doc.id}) == 0
 
 
 def test_writer_at_work_is_waited_for(plugin, make_dataset):
-    lock = importlib.import_module(f"{PLUGIN}.operators._lock")
+    lock = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
     dataset, locks = make_dataset(), fo.core.odm.get_db_conn()[lock._COLLECTION]
     now = datetime.datetime.now(datetime.timezone.utc)
     theirs = {"_id": dataset._doc.id, "token": "theirs", "host": "far away", "pid": 1, "since": now}
@@ -79,6 +79,6 @@ def test_writer_at_work_is_waited_for(plugin, make_dataset):
     release = threading.Timer(0.5, locks.delete_one, ({"token": "theirs"},))
     start = time.monotonic()
     release.start()
-    with lock.writing_schema(dataset):
+    with lock.schema_lock(dataset):
         assert time.monotonic() - start >= 0.4
     release.join()

@@ -1,0 +1,1 @@
+"""What a forward leaves: the outputs of layers, the tail that is replayed, the linear head."""

@@ -1,0 +1,1 @@
+"""Explanations of a detector's objects, one by one."""

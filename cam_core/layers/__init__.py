@@ -1,0 +1,1 @@
+"""Layers and the grids of their outputs."""

@@ -1,0 +1,1 @@
+"""Running any ``nn.Module``: as plain modules, on trial images, known by a signature."""

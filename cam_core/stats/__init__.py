@@ -1,0 +1,1 @@
+"""Statistics of samples, methods and maps: resampling, ranking, clustering."""

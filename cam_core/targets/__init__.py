@@ -1,0 +1,1 @@
+"""What is explained: classes, contrasts, masks, anything that gives one score per image."""

@@ -1,0 +1,1 @@
+"""What stored heatmaps are worth: methods, checkpoints and models compared."""

@@ -1,0 +1,328 @@
+"""From the numbers of a comparison to its leaderboard, matrix of agreement and recommendation."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from ..data.heatmap_reader import BASELINES
+from ..text import counted, number, too_few
+
+# What says how far a map is the model's reason; the others describe the map.
+_FAITHFUL = (
+    "deletion", "insertion", "road", "road_morf", "road_lerf", "average_drop", "increase",
+    "confidence_change", "drop_in_deletion", "infidelity",
+)  # fmt: skip
+_PARTS_OF_ROAD = ("road_morf", "road_lerf")
+#: ids that are kept of the samples on which two methods split most
+_PAIR_IDS = 50
+#: (h, w) that ranks are compared on: of finer grids neighbours say the same again
+GRID = (14, 14)
+MEASURES = ("spearman", "top_iou", "ssim")
+
+
+def ranked_metrics(metrics):
+    """The metrics that methods are ranked by.
+
+    Args:
+        metrics: names
+
+    Returns:
+        those of them that measure faithfulness; the halves of ROAD do not count beside it
+
+    Raises:
+        ValueError: if none does
+    """
+    found = [name for name in metrics if name in _FAITHFUL]
+    if "road" in found:
+        found = [name for name in found if name not in _PARTS_OF_ROAD]
+    if not found:
+        raise ValueError(
+            f"metrics: none of {', '.join(metrics)} says how faithful a map is, so nothing can be ranked; "
+            f"add one of {', '.join(_FAITHFUL)}"
+        )
+    return found
+
+
+def label_of(column, columns):
+    """A short name that tells a column from the others."""
+    same = [c for c in columns if c.method == column.method]
+    parts = [column.method]
+    if len({c.cam_key for c in same}) > 1:
+        parts.insert(0, column.cam_key)
+    if len({c.layer for c in same if c.cam_key == column.cam_key}) > 1:
+        parts.append(column.layer)
+    label = " ".join(parts)
+    doubles = [
+        c for c in same if (c.cam_key, c.layer) == (column.cam_key, column.layer) and c != column
+    ]
+    return column.field if doubles else label
+
+
+class Ranking:
+    """The methods of a scan, compared on the same samples.
+
+    Args:
+        scan: the :class:`~operators.compare.methods_scan.Scan`
+        plan: its plan
+        seed: of bootstrap and signs
+
+    Attributes:
+        names: M + B fields, or names of baselines
+        labels: what people read
+        ranks: (n, M + B) mean rank over the metrics
+        order: indices, the best first
+        pairs: of :func:`cam_core.stats.ranking.compare_pairs`
+        baselines: indices of the baselines
+    """
+
+    def __init__(self, scan, plan, seed):
+        from ...cam_core.metrics.catalogue import METRICS
+        from ...cam_core.stats.ranking import compare_pairs, mean_ranks, nan_mean
+
+        self.scan, self.plan, self.seed = scan, plan, seed
+        self.names = [c.field for c in plan.columns] + plan.baselines
+        self.labels = [label_of(c, plan.columns) for c in plan.columns]
+        self.labels += [BASELINES[name] for name in plan.baselines]
+        self.better = {name: METRICS[name].better for name in plan.metrics}
+        self.ranked = ranked_metrics(plan.metrics)
+        self.ranks = mean_ranks({n: scan.values[n] for n in self.ranked}, self.better)
+        mean = nan_mean(self.ranks, 0)
+        self.order = np.argsort(np.where(np.isfinite(mean), mean, np.inf), kind="stable").tolist()
+        self.pairs = compare_pairs(self.ranks, "lower", seed)
+        own = [i for i, c in enumerate(plan.columns) if c.baseline]
+        self.baselines = own + list(range(len(plan.columns), plan.maps))
+
+    def pair(self, i, j):
+        """What i is ahead of j; positive where i is better."""
+        if (i, j) in self.pairs:
+            return self.pairs[i, j]
+        p = self.pairs[j, i]
+        return dataclasses.replace(p, mean=-p.mean, low=-p.high, high=-p.low)
+
+    def rows(self, seconds):
+        """The leaderboard, best first.
+
+        Args:
+            seconds: M seconds per image, or None
+        """
+        return [self._row(place + 1, i, seconds) for place, i in enumerate(self.order)]
+
+    def _row(self, place, i, seconds):
+        from ...cam_core.stats.resampling import bootstrap_mean
+
+        values = {n: table[:, i] for n, table in self.scan.values.items()}
+        column = self.plan.columns[i] if i < len(self.plan.columns) else None
+        done = self.scan.done
+        shown = np.isfinite(np.stack(list(values.values()))).any(0)
+        return {
+            "field": self.names[i],
+            "label": self.labels[i],
+            "method": self.labels[i] if column is None else column.method,
+            "layer": None if column is None else column.layer,
+            "cam_key": None if column is None else column.cam_key,
+            "class_discriminative": column is not None and column.class_discriminative,
+            "baseline": i in self.baselines,
+            "n": int((done & shown).sum()),
+            "blank": int((done & ~shown).sum()),
+            "rank": place,
+            "mean_rank": dataclasses.asdict(bootstrap_mean(self.ranks[:, i], seed=self.seed)),
+            "metrics": {
+                name: dataclasses.asdict(bootstrap_mean(v, seed=self.seed))
+                for name, v in values.items()
+            },
+            "wins": self._wins(i),
+            "over_baseline": {self.names[b]: self._over(i, b) for b in self.baselines if b != i},
+            "seconds_per_image": None if column is None else seconds[i],
+            "forwards": round(self.scan.shares[i]),
+        }
+
+    def _wins(self, i):
+        """Beside each other method: on which share of the samples this one ranks better, by how much."""
+        wins = {}
+        for j, name in enumerate(self.names):
+            if j == i:
+                continue
+            mine, theirs = self.ranks[:, i], self.ranks[:, j]
+            both = np.isfinite(mine) & np.isfinite(theirs)
+            share = float((mine[both] < theirs[both]).mean()) if both.any() else math.nan
+            wins[name] = {"share": share, **dataclasses.asdict(self.pair(i, j))}
+        return wins
+
+    def _over(self, i, b):
+        """How much better than a baseline, per metric, on the same samples; positive is better."""
+        from ...cam_core.stats.ranking import paired
+
+        return {
+            name: dataclasses.asdict(paired(table[:, i], table[:, b], self.better[name], self.seed))
+            for name, table in self.scan.values.items()
+        }
+
+    def recommendation(self):
+        """Which method to show, and on what evidence."""
+        methods = [i for i in self.order if i not in self.baselines]
+        known = [i for i in methods if np.isfinite(self.ranks[:, i]).any()]
+        if not known:
+            return {
+                "field": None, "method": None, "within_noise": False, "evidence": [],
+                "sentence": "No method can be recommended: no sample has two maps that could be compared.",
+            }  # fmt: skip
+        best, *rest = known
+        tied = [i for i in rest if not self.pair(best, i).decided]
+        return {
+            "field": self.names[best],
+            "method": self.plan.columns[best].method,
+            "within_noise": bool(tied)
+            or self._too_few(int(np.isfinite(self.ranks[:, best]).sum())),
+            "sentence": self._sentence(best, rest, tied),
+            "evidence": self._evidence(best, rest),
+        }
+
+    def _sentence(self, best, rest, tied):
+        count = int(np.isfinite(self.ranks[:, best]).sum())
+        floor = [b for b in self.baselines if not self._beats(best, b)]
+        floors = [self._floor(b) for b in self.baselines]
+        if self._too_few(count):
+            few = f"{counted(count, 'samples')} {'is' if count == 1 else 'are'} too few to"
+            if rest:
+                return f"{few} tell methods apart; {self.labels[best]} has the best mean rank."
+            return f"{few} say whether {self.labels[best]} is better than {_listed(floors, 'or')}."
+        what = f"over {_listed([self.plan_label(n) for n in self.ranked])} on {count:,} samples"
+        if floor:
+            names = _listed([self._floor(b) for b in floor], "or")
+            if not rest:
+                return (
+                    f"{self.labels[best]} is not shown to be better than {names} {what}, so its heatmaps are "
+                    "not to be believed on this evidence; there is no other method to compare it with."
+                )
+            return (
+                f"No method is shown to be better than {names} {what}, so none of these heatmaps is to be "
+                f"believed on this evidence; the best of them is {self.labels[best]}."
+            )
+        if not rest:
+            return (
+                f"{self.labels[best]} is better than {_listed(floors)} "
+                f"{what}; there is no other method to compare it with."
+            )
+        if tied:
+            names = _listed([self.labels[i] for i in (best, *tied)])
+            return (
+                f"Within noise: {names} cannot be told apart {what}; {self.labels[best]} has the best "
+                "mean rank."
+            )
+        others = "every other method" if len(rest) > 1 else self.labels[rest[0]]
+        return f"Recommended: {self.labels[best]}, better than {others} {what}."
+
+    def _floor(self, b):
+        """A baseline within a sentence."""
+        return f"a {self.labels[b]}" if self.names[b] in BASELINES else self.labels[b]
+
+    def _too_few(self, count):
+        """Whether even the same winner on every sample could be chance, after adjusting for the pairs."""
+        return too_few(count, max(1, len(self.pairs)))
+
+    def plan_label(self, name):
+        """The label of a metric within a sentence."""
+        from ...cam_core.metrics.catalogue import METRICS
+
+        label = METRICS[name].label
+        return label if label.isupper() else label[0].lower() + label[1:]
+
+    def _how_sure(self, pair, what=""):
+        """How far a difference may be chance; of few samples no interval and no p are claimed."""
+        if self._too_few(pair.n):
+            return f"n = {pair.n}, too few for a test"
+        return f"{what}{number(pair.low)} to {number(pair.high)}, n = {pair.n}, p = {pair.adjusted:.2g}"
+
+    def _beats(self, i, b):
+        pair = self.pair(i, b)
+        return pair.decided and pair.mean > 0
+
+    def _evidence(self, best, rest):
+        found = []
+        for i in rest[:1]:
+            p = self.pair(best, i)
+            found.append(
+                f"{self.labels[best]} ranks {number(abs(p.mean))} places {_way(p.mean)} than the runner-up "
+                f"{self.labels[i]} ({self._how_sure(p, '95 % interval of the paired difference ')})."
+            )
+        for b in self.baselines:
+            p = self.pair(best, b)
+            found.append(
+                f"Against the baseline {self.labels[b]}: {number(abs(p.mean))} places {_way(p.mean)} "
+                f"({self._how_sure(p)})."
+            )
+        if best < len(self.plan.columns) and not self.plan.columns[best].class_discriminative:
+            found.append(
+                f"{self.labels[best]} is the same for every class: it shows what stands out in the picture, "
+                "not what speaks for this class."
+            )
+        return found
+
+
+def _way(value):
+    return "better" if value >= 0 else "worse"
+
+
+def _listed(names, word="and"):
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def agreement_of(scan, columns, seed):
+    """How alike the stored maps are, where they explain the same class.
+
+    Args:
+        scan: the :class:`~operators.compare.methods_scan.Scan`
+        columns: M :class:`~operators.compare.columns.Column`
+        seed: of ties and of the noise floor
+
+    Returns:
+        a ``cam_core.metrics.agreement.Agreement`` of (n, M, M)
+    """
+    import torch
+
+    from ...cam_core.metrics.agreement import Agreement, agreement
+
+    found = agreement(torch.from_numpy(scan.maps), grid=GRID, seed=seed)
+    other = torch.from_numpy(scan.targets[:, :, None] != scan.targets[:, None, :])
+    return Agreement(**{m: getattr(found, m).masked_fill(other, torch.nan) for m in MEASURES})
+
+
+def agreement_table(found, scan, columns, seed):
+    """The matrix that is stored: means over the samples, how many, and the noise floor."""
+    import torch
+
+    from ...cam_core.metrics.agreement import noise_floor
+
+    floor = noise_floor(torch.from_numpy(scan.maps), grid=GRID, seed=seed)
+    table = {
+        "fields": [c.field for c in columns],
+        "labels": [label_of(c, columns) for c in columns],
+        "n": found.matrix("spearman")[1].tolist(),
+        "noise_floor": {name: float(values.nanmean()) for name, values in floor.items()},
+    }
+    for measure in MEASURES:
+        table[measure] = found.matrix(measure)[0].tolist()
+    return table
+
+
+def pairs_of(found, scan, columns):
+    """``{"fieldA|fieldB": ids}``: per pair the samples on which they agree least, those first."""
+    pairs = {}
+    values = found.spearman.numpy()
+    for i, one in enumerate(columns):
+        for j in range(i + 1, len(columns)):
+            order = np.argsort(values[:, i, j], kind="stable")
+            known = [k for k in order if np.isfinite(values[k, i, j])]
+            pairs[f"{one.field}|{columns[j].field}"] = [scan.ids[k] for k in known[:_PAIR_IDS]]
+    return pairs
+
+
+def disagreements(found, columns):
+    """(n,) how much the class-discriminative methods disagree; NaN where fewer than two have a map."""
+    from ...cam_core.metrics.agreement import disagreement
+
+    which = [i for i, c in enumerate(columns) if c.class_discriminative and not c.baseline]
+    if len(which) < 2:
+        return np.full(len(found.spearman), np.nan)
+    return disagreement(found, which).numpy()

@@ -1,0 +1,1 @@
+"""The job that makes heatmaps: parameters, plan, step, record, rerun, Ray."""

@@ -1,0 +1,357 @@
+"""``compute_cams`` without the App: check, plan, register, run, summarise.
+
+The operator's form and its ``__call__`` both end here.
+"""
+
+import contextlib
+import dataclasses
+import os
+import socket
+
+import fiftyone as fo
+import pymongo
+from pymongo.errors import PyMongoError
+
+from ..data import heatmap_writer, same_scale
+from ..data.loader import Failure, Loader
+from ..data.samples import check_samples
+from ..jobs.pipeline import Progress
+from ..jobs.pipeline import run as run_pipeline
+from ..models import load, preview
+from ..models.classes import read_classes
+from ..runs import artifacts, keys, lease, provenance, record, resume
+from ..runs.app_style import shown_of
+from ..runs.locking import retry_on_disconnect, schema_lock
+from ..runs.predictions import prediction_type
+from ..runs.run import Run
+from ..targets.spec import texts_of
+from ..text import one_line
+from . import objects, ray_driver, ray_settings
+from .blocks import plan_blocks
+from .plan import batch_settings, choose_batch_size, describe_run, make_plan
+from .recorded_model import describe_given
+from .step import ExplainStep
+from .summary import Summary
+
+
+class CamJob:
+    """One call of ``compute_cams``: built with everything checked, then run.
+
+    Args:
+        samples: a dataset or view of images
+        model: what the user gave as model
+        settings: the :class:`Settings`
+        transforms (None): of a plain module
+        classes (None): class names of a plain module
+        origin (None): what the run record says about where it was started
+
+    Raises:
+        ValueError: if anything is wrong with an argument; nothing was written then
+    """
+
+    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
+        check_samples(samples)
+        self.samples = samples
+        self.dataset = samples._dataset
+        self.settings = settings
+        classes = read_classes(classes)
+        self.given_model, self.given_transforms, self.given_classes = model, transforms, classes
+        self.model = load.load_model(
+            model, transforms, classes, ray_settings.planning_device(settings), texts=texts_of(settings.targets),
+            **settings.model_options,
+        )  # fmt: skip
+        self.origin = origin
+        self.failures = []
+        self.summary = None
+        self.colours = self.active_fields = None
+        self._statuses = {}
+        self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
+        with load.on_device(self.model):
+            self.plan = make_plan(self.dataset, self.model, settings, self.rows, samples)
+            if settings.layers is None and self.plan.layers:
+                preview.remember_default(self.model.name, self.plan.layers)
+            self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
+            self.used.update(
+                describe_given(self.model, transforms, classes, settings.model_options)
+            )
+        if settings.backend == "ray":
+            ray_settings.describe(settings, self.used, self.model)
+        self._look_up()
+
+    def _look_up(self):
+        """Finds out what an earlier call has done, and refuses to go on with other settings."""
+        key, ids = self.plan.cam_key, [sample_id for sample_id, _ in self.rows]
+        self._record, self._lists, self._done = None, [ids], set()
+        if self.settings.resume and key in keys.list_runs(self.dataset):
+            self._record = keys.config_of(self.dataset, key)
+            self._check_same()
+            self._done = resume.done_ids(Run(self.dataset, key, self._record))
+            self._lists = resume.covered(self.dataset, key)
+            covered = {i for part in self._lists for i in part}
+            new = [i for i in ids if i not in covered]
+            self._lists += [new] if new else []
+        everything = {i for part in self._lists for i in part}
+        self._before, self._covered = len(self._done & everything), len(everything)
+        self.todo = {i for i in ids if i not in self._done}
+
+    def _check_same(self):
+        then = dict(self._record.settings)
+        different = provenance.differences(then, self.used)
+        stored = getattr(self._record, "heatmap_fields", None)
+        if not different and stored != list(self.plan.fields.values()):
+            different = [f"fields: {stored} then, {list(self.plan.fields.values())} now"]
+        if different:
+            raise ValueError(
+                f"resume: the run {self.plan.cam_key!r} has other settings ({'; '.join(different)}); give "
+                "those that it has, choose another cam_key, or pass overwrite=True to begin anew"
+            )
+        if self._record.own:
+            self.plan.map_dir = self.used["map_dir"] = then.get("map_dir")
+            self.plan.made_folders = self._record.made_folders
+
+    @property
+    def total(self):
+        """Samples that this call has to explain."""
+        return len(self.todo)
+
+    def run(self):
+        """Runs the job; afterwards :attr:`summary` is set.
+
+        Closing the generator stops the run: what was computed is stored, and the run is marked
+        ``interrupted``. A run that :func:`lease.ask_to_stop` was called for ends the same way.
+
+        Yields:
+            a :class:`Progress` after each batch
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(load.on_device(self.model))
+            loader, team = self._loader(), None
+            if self.settings.backend == "ray":
+                stack.close()  # the network is the workers' now
+                team = stack.enter_context(ray_driver.Team(self))
+            writer = heatmap_writer.Writer(self.dataset, self.plan.map_dir)
+            token = self._begin(writer.stamp)
+            self._now = Progress(total=self.total)
+            self._writer = writer
+            status, error = "interrupted", None
+            try:
+                with lease.RunLease(self.dataset, self.plan.cam_key, token, self._state) as held:
+                    self._declare()
+                    states = team.run(loader, writer, token) if team else self._here(loader, writer)
+                    with contextlib.closing(states):
+                        for now in states:
+                            self._now = now
+                            held.check()
+                            yield now
+                    self._declare()  # another run may have written over the schema it did not know
+                status = "finished"
+            except lease.Stopped as stopped:
+                error = str(stopped)  # that is what was asked for
+            except Exception as failed:
+                status, error = "failed", one_line(failed)
+                raise
+            finally:
+                self.used["batch_size_left"] = loader.batch_size
+                self._note_lost(writer)
+                self._finish(status, error, token)
+
+    def _here(self, loader, writer):
+        """Computes the run in this process; yields a :class:`Progress` after each batch."""
+        step = self._counted(ExplainStep(self.model, self.plan))
+        with writer:
+            yield from run_pipeline(loader, step, writer, self.total, self.failures)
+
+    def _loader(self):
+        """The batches that are to be computed: of a run that goes on, the same ones as in its first call."""
+        used, then = self.used, self._record.settings if self._record else None
+        if then is None:
+            size = choose_batch_size(self.plan, self.model, self.settings, len(self.rows))
+            batch_settings(used, size)
+        else:
+            used["block_size"], used["batch_size"] = then["block_size"], then["batch_size"]
+            # Where memory ran out, it would run out again.
+            size = self._record.progress.get("batch_size") or then["batch_size"]
+        self.blocks = plan_blocks(
+            self.dataset, self.rows, self._lists, self.todo, used["block_size"]
+        )
+        self._loader_used = Loader(
+            None, self.model.transforms, size, used["num_workers"], blocks=self.blocks,
+            geometry=self.model.geometry,
+        )  # fmt: skip
+        return self._loader_used
+
+    def _begin(self, stamp):
+        """Registers the run, or takes up the one there is; returns its token."""
+        key, dataset, plan = self.plan.cam_key, self.dataset, self.plan
+        session = {
+            "started": record.now(),
+            "origin": self.origin,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "samples": self.total,
+            "backend": self.settings.backend,
+            "versions": self.used["versions"],
+        }
+        if self._record is None:
+            if self.settings.overwrite:
+                artifacts.clear(dataset, key)
+            token = record.register(
+                dataset,
+                key,
+                self.used,
+                plan.all_fields,
+                samples=self.samples,
+                heatmap_fields=list(plan.fields.values()),
+                prediction_field=plan.prediction_field,
+                label_attributes=plan.objects.label_attributes if plan.objects else [],
+                made_folders=plan.made_folders,
+                stamps=[stamp],
+                sessions=[session],
+            )
+            resume.save_covered(dataset, key, self._lists)
+            return token
+        old = self._record
+        token = record.claim(
+            dataset,
+            key,
+            "running",
+            # The files of a run that was copied here are not this dataset's to delete.
+            stamps=[*(getattr(old, "stamps", None) or [] if old.own else []), stamp],
+            sessions=[*old.sessions, session],
+            settings={**old.settings, "map_dir": plan.map_dir},
+            made_folders=plan.made_folders,
+            dataset_id=str(dataset._doc.id),
+            extended=old.extended or len(self._lists) > 1,
+            error=None,
+            shards={},
+        )
+        resume.save_covered(dataset, key, self._lists)
+        return token
+
+    def _state(self):
+        """What the record is told while the run is at work."""
+        progress = {
+            "done": self._before + self._writer.samples_written,
+            "total": self._covered,
+            "failed": len(self.failures),
+            "bytes": self._writer.bytes_written,
+            "batch_size": self._loader_used.batch_size,
+        }
+        return progress, [dataclasses.asdict(f) for f in self.failures[: lease.FAILURES_KEPT]]
+
+    def _declare(self):
+        """Declares the schema and makes the fields look like heat, unless that is so already."""
+        heatmaps = list(self.plan.fields.values())
+        if self.plan.objects:
+            objects.declare(self.dataset, self.plan.objects)
+        if not record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
+            if self.colours is None:
+                self.colours = self.dataset.app_config.color_scheme.fields
+                self.active_fields = self._activate(heatmaps)
+            return
+        colours = {  # what speaks against has a colour of its own
+            field: (method, tag in self.plan.tags)
+            for (method, _, tag), field in self.plan.fields.items()
+        }
+        with schema_lock(self.dataset):
+            heatmap_writer.declare_schema(
+                self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
+                prediction_type(self.model),
+            )  # fmt: skip
+            self.colours = heatmap_writer.colour_fields(self.dataset, colours)
+            self.active_fields = self._activate(heatmaps)
+
+    def _activate(self, heatmaps):
+        """Shows the first heatmap, instead of those of other runs."""
+        runs = keys.list_runs(self.dataset)
+        ours = [f for key in runs for f in keys.heatmap_fields_of(self.dataset, key)]
+        others = [field for field in ours if field not in heatmaps]
+        shown = shown_of(self.dataset, others)
+        if shown:
+            # they come back when this run is deleted
+            keys.update(self.dataset, self.plan.cam_key, shown_before=shown)
+        return heatmap_writer.activate_fields(self.dataset, heatmaps[:1], instead=others)
+
+    def _counted(self, step):
+        """Counts the statuses of the labels that a step returns."""
+
+        def counted(batch):
+            results = step(batch)
+            wanted = {item.id for item in batch.items if item.wanted}
+            for labels in (results[i] for i in results if i in wanted):
+                for field, label in labels.items():
+                    if isinstance(label, fo.Heatmap):
+                        counts = self._statuses.setdefault(field, {})
+                        counts[label.status] = counts.get(label.status, 0) + 1
+            return results
+
+        return counted
+
+    def _note_lost(self, writer):
+        paths = dict(self.rows)
+        reasons = dict.fromkeys(writer.vanished, "the sample was deleted during the run")
+        for sample_id, reason in {**reasons, **writer.refused}.items():
+            self.failures.append(Failure(sample_id, paths.get(sample_id, ""), reason))
+
+    def _finish(self, status, error, token):
+        """Makes the summary and stores it; the record is only touched while it is this run's."""
+        resumed = len(self.rows) - len(self.todo)
+        seconds, written = self._now.seconds, self._writer.samples_written
+        self.summary = Summary(
+            cam_key=self.plan.cam_key,
+            done=resumed + written,
+            failed=[dataclasses.asdict(f) for f in self.failures],
+            fields=self.plan.all_fields,
+            seconds=seconds,
+            images_per_second=written / seconds if seconds else 0.0,
+            settings=self.used,
+            statuses=self._statuses,
+            labels=self.plan.labels,
+            notes=self.plan.notes,
+            bytes_written=self._writer.bytes_written,
+            error=error or self._writer.error,
+            status=status,
+            resumed=resumed,
+        )
+        if self.dataset.deleted:
+            return  # nothing is left to record it in; the error on its way says so
+        if status == "finished":
+            retry_on_disconnect(self._store_end, token)
+            return
+        try:
+            # Another error is on its way: it is not to wait for a database that may be gone.
+            with pymongo.timeout(10):
+                self._store_end(token)
+        except PyMongoError as failed:
+            self.summary.error = f"{self.summary.error or ''}; not recorded: {one_line(failed)}"
+
+    def _store_end(self, token):
+        key, s = self.plan.cam_key, self.summary
+        if not record.holds(self.dataset, key, token):
+            return
+        if self._record is not None or self.settings.backend != "local":
+            s.statuses = resume.statuses(self.dataset, key, list(self.plan.fields.values()))
+        progress, failures = self._state()
+        if s.status == "finished" and self._leaves_some():
+            s.status = "interrupted"
+        keys.save_results(self.dataset, key, summary=dataclasses.asdict(s))
+        # The results first: a run that is marked as ended has them.
+        record.update(
+            self.dataset,
+            key,
+            status=s.status,
+            ended=record.now(),
+            error=s.error,
+            progress=progress,
+            failures=failures,
+        )
+        # Last: of a run that failed the record is worth more, and there is little time for both.
+        same_scale.renew_scale(self.dataset, key)
+
+    def _leaves_some(self):
+        """Whether samples of the run that are not in this call's view still lack something."""
+        if self._record is None or self._record.status == "finished":
+            return False
+        mine = {sample_id for sample_id, _ in self.rows}
+        left = {i for part in self._lists for i in part} - mine - self._done
+        return any(True for _ in resume.present(self.dataset, left))

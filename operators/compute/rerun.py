@@ -1,0 +1,104 @@
+"""A run once more, on other samples or to its end, with the settings of its record."""
+
+from ..models import load
+from ..runs import keys, provenance
+from .params import Settings
+from .recorded_model import GivenModel, completed, is_function, to_give
+
+# What is taken from the record as it is; the rest is resolved below or belongs to one call.
+_SAME = (
+    "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
+    "max_fields", "seed", "memory_format", "measure_places", "class_map",
+)  # fmt: skip
+# Of another dataset or machine these may differ, and the numbers stay the same.
+_MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
+
+
+def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, origin=None, **given):
+    """Builds the job that does again what a run did.
+
+    Args:
+        samples: a dataset or view of images
+        cam_key: the key of the run whose settings are used
+        new_key (None): the key of the new run; ``cam_key``, counted up
+        source (None): the dataset that has the run; by default that of the samples
+        resume (False): whether the run itself is gone on with, under its own key
+        origin (None): what the record says about where it was started
+        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``options`` of the model,
+            ``methods`` and ``targets`` where the record cannot hold them: modules and functions
+
+    Returns:
+        a :class:`CamJob`
+
+    Raises:
+        ValueError: if there is no such run, if something must be given, or if what is given is not what
+            the run had; nothing was written then
+    """
+    from ..data.samples import check_samples
+    from .job import CamJob
+
+    check_samples(samples)
+    dataset = samples._dataset
+    source = source or dataset
+    keys.refresh(source)
+    then = keys.config_of(source, cam_key).settings
+    names = ("model", "transforms", "preprocess", "classes")
+    said = GivenModel(**{n: given.get(n) for n in names}, options=given.get("options") or {})
+    reason = load.unregistered_name(then) if said.model is None else None
+    if reason is not None:
+        listed = " and ".join(f"{name}=" for name in to_give(then)[1:])
+        raise ValueError(f"model: {reason}; or give model= again{listed and f', with {listed}'}")
+    model = completed(then, cam_key, said)
+    arguments = {**_arguments(then, given), **model.options}
+    if resume:
+        if new_key not in (None, cam_key) or source is not dataset:
+            raise ValueError("resume: a run is gone on with under its own key, on its own dataset")
+        arguments.update(cam_key=cam_key, resume=True, output_dir=then.get("output_dir"))
+    else:
+        arguments["cam_key"] = new_key or keys.next_key(dataset, cam_key)
+    job = CamJob(
+        samples,
+        model.model,
+        Settings(**arguments),
+        model.transforms,
+        model.classes,
+        origin=origin,
+    )
+    different = provenance.differences(then, job.used)
+    different = [d for d in different if not d.startswith(_MAY_DIFFER)]
+    if different:
+        raise ValueError(
+            f"cam_key: this is not what the run {cam_key!r} did ({'; '.join(different)}); give what it "
+            "had, or call compute_cams with settings of your own"
+        )
+    return job
+
+
+def _arguments(then, given):
+    arguments = {name: then[name] for name in _SAME if name in then}
+    arguments["layers"] = then.get("layers") or None
+    for name in ("methods", "targets"):
+        value = given.get(name)
+        arguments[name] = _stored(name, then[name], then) if value is None else value
+    # Before there was a choice, places were taken from shapes.
+    arguments["measure_places"] = bool(then.get("measure_places"))
+    return arguments
+
+
+def _stored(name, value, then):
+    """Methods or targets of a record; raises a ValueError where they were functions."""
+    if name == "methods":
+        names = {text.rpartition(" ")[0] for text in then.get("code", [])}
+        own = [m if isinstance(m, str) else m[0] for m in value]
+        functions = [m for m in own if m in names]
+        methods = [m if isinstance(m, str) else tuple(m) for m in value]
+    else:
+        items = value if isinstance(value, list) else [value]
+        functions = [t for t in items if is_function(t)]
+        methods = value
+    if functions:
+        raise ValueError(
+            f"{name}: the run used the function {functions[0]!r}, which its record cannot hold; "
+            f"give {name}="
+        )
+    return methods

@@ -1,0 +1,176 @@
+"""Boxes drafted from stored heat: read the heatmaps, cut them at a threshold, write detections."""
+
+import dataclasses
+
+import fiftyone as fo
+
+from ..runs import keys
+
+_AT_ONCE = 500
+
+
+@dataclasses.dataclass
+class Drafts:
+    """What was drafted.
+
+    Attributes:
+        field: the field of the detections
+        samples: how many have at least one
+        detections: how many there are
+        without_map: samples whose heatmap has no picture: nothing was written for them
+    """
+
+    field: str
+    samples: int = 0
+    detections: int = 0
+    without_map: int = 0
+
+    def __str__(self):
+        """One line for people."""
+        text = f"{self.field}: {self.detections} boxes drafted on {self.samples} samples"
+        return f"{text}; {self.without_map} without a heatmap" if self.without_map else text
+
+
+def choose_field(dataset, cam_key=None, field=None):
+    """Finds the heatmaps that boxes are drafted from.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key (None): the run; that of the field by default
+        field (None): the heatmap field; that of the run by default
+
+    Returns:
+        the key and the field
+
+    Raises:
+        ValueError: if it is not clear which, or no run wrote the field
+    """
+    keys.refresh(dataset)
+    if cam_key is None and field is None:
+        raise ValueError("cam_key: name a CAM run, or a heatmap field of one")
+    if cam_key is not None:
+        fields = keys.heatmap_fields_of(dataset, cam_key)
+    else:
+        runs = {key: keys.heatmap_fields_of(dataset, key) for key in keys.list_runs(dataset)}
+        cam_key = next((key for key, names in runs.items() if field in names), None)
+        if cam_key is None:
+            known = [name for names in runs.values() for name in names]
+            raise ValueError(
+                f"field: {field!r} is no heatmap field of a CAM run; there are: {', '.join(known) or 'none'}"
+            )
+        fields = runs[cam_key]
+    if field is None and len(fields) != 1:
+        raise ValueError(
+            f"field: the run {cam_key!r} has {len(fields)} heatmap fields; name one: {', '.join(fields)}"
+        )
+    field = fields[0] if field is None else field
+    if field not in fields:
+        raise ValueError(
+            f"field: the run {cam_key!r} has no heatmap field {field!r}; it has: {', '.join(fields)}"
+        )
+    return cam_key, field
+
+
+def check_values(threshold, min_area, tags):
+    """Raises a ValueError unless the numbers are shares and the tags are names."""
+    for name, value in (("threshold", threshold), ("min_area", min_area)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(f"{name} must be a share from 0 to below 1, got {value!r}")
+    if threshold == 0:
+        raise ValueError("threshold must be a share above 0: at 0 the whole image is one box")
+    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in tags):
+        raise ValueError(f"tags must be a list of names, got {tags!r}")
+
+
+def check_out(samples, cam_key, field, out, overwrite):
+    """Returns the name of the field to write; raises a ValueError if it is taken for these samples."""
+    dataset = samples._dataset
+    out = f"{field}_boxes" if out is None else out
+    if not isinstance(out, str) or not out.isidentifier() or not out.startswith(f"{cam_key}_"):
+        raise ValueError(
+            f"out: a field of the run {cam_key!r} begins with {cam_key + '_'!r}, got {out!r}"
+        )
+    config = keys.config_of(dataset, cam_key)
+    keys.check_idle(config, cam_key)
+    if dataset.get_field(out) is not None:
+        if out not in (getattr(config, "drafts", None) or []):
+            raise ValueError(f"out: the field {out!r} exists and holds no drafts; choose another")
+        if not overwrite and len(samples.exists(out).limit(1)):
+            raise ValueError(
+                f"out: {out!r} has drafts of these samples already; pass overwrite=True to draft anew, which "
+                "drops what a person changed in them, or choose another field"
+            )
+    return out
+
+
+def draft(samples, cam_key, field, out, threshold, min_area, tags):
+    """Drafts boxes, a few hundred samples at a time.
+
+    Args:
+        samples: a dataset or view
+        cam_key: the run's key
+        field: its heatmap field
+        out: the field to write, checked with :func:`check_out`
+        threshold: share of a map's maximum from which on a pixel belongs to a part
+        min_area: share of the image that a part covers at least
+        tags: of every detection
+
+    Yields:
+        ``(samples done, samples in all, Drafts)``
+    """
+    dataset = samples._dataset
+    ids = samples.values("id")
+    config = keys.config_of(dataset, cam_key)
+    drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
+    keys.update(dataset, cam_key, drafts=drafts)
+    keys.add_written(dataset, cam_key, fields=[out])  # first: whatever is written goes with the run
+    if dataset.get_field(out) is None:
+        dataset.add_sample_field(
+            out,
+            fo.EmbeddedDocumentField,
+            embedded_doc_type=fo.Detections,
+            description=f"Boxes drafted from {field} at {threshold:g} of its maximum",
+        )
+    else:  # those of other samples stay, and what a person changed in them
+        samples.select(ids).clear_sample_field(out)
+    done = Drafts(out)
+    for start in range(0, len(ids), _AT_ONCE):
+        part = samples.select(ids[start : start + _AT_ONCE]).select_fields(field)
+        rows = {}
+        for sample in part.iter_samples():
+            boxes = _boxes(sample[field], threshold, min_area, tags)
+            done.without_map += boxes is None
+            if boxes is not None:
+                rows[sample.id] = fo.Detections(detections=boxes)
+                done.samples += bool(boxes)
+                done.detections += len(boxes)
+        dataset.set_values(out, rows, key_field="id", progress=False)
+        yield min(start + _AT_ONCE, len(ids)), len(ids), done
+
+
+def _boxes(label, threshold, min_area, tags):
+    """The detections of one heatmap; None if it has no picture."""
+    import torch
+
+    from ...cam_core import heat_to_boxes
+    from .heatmap_reader import heat_of
+
+    heat = heat_of(label)
+    if heat is None:
+        return None
+    height, width = heat.shape
+    rows = heat_to_boxes(torch.from_numpy(heat), threshold, min_area * height * width)
+    return [
+        fo.Detection(
+            label=label.target or label.method,
+            bounding_box=[
+                left / width,
+                top / height,
+                (right - left) / width,
+                (bottom - top) / height,
+            ],
+            confidence=share,
+            tags=list(tags),
+        )
+        for left, top, right, bottom, share in rows.tolist()
+    ]

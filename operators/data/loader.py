@@ -1,0 +1,244 @@
+"""From files to batches: decode, transform, remember the geometry, group equal sizes.
+
+Decoding runs in threads: Pillow and torch release the GIL, nothing has to be pickled, and the App's
+server is no place to fork workers.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+
+from ..text import one_line
+from .geometry import TransformGeometry
+from .images import decode_image
+
+_WAITING_BYTES = 1_000_000_000
+# Blocks hold this many batches: enough to fill batches of mixed sizes, little to do again on resuming.
+_BATCHES_PER_BLOCK = 16
+
+
+@dataclasses.dataclass
+class Failure:
+    """A sample that could not be explained, and why.
+
+    Attributes:
+        id: the sample's id
+        filepath: its image
+        reason: one line
+    """
+
+    id: str
+    filepath: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Item:
+    """A decoded image.
+
+    Attributes:
+        id: the sample's id
+        filepath: its file
+        image: (C, h, w) tensor; None once it is part of a batch
+        window: the window of the original that it shows
+        wanted: False if it only completes a batch, and what is computed for it is thrown away
+    """
+
+    id: str
+    filepath: str
+    image: object
+    window: object
+    wanted: bool = True
+
+
+@dataclasses.dataclass
+class Block:
+    """Rows among which batches form: whenever a block is computed, it makes the same batches.
+
+    Attributes:
+        rows: list of ``(id, filepath)``
+        wanted: ids of those whose results are wanted; None for all
+    """
+
+    rows: list
+    wanted: set = None
+
+    def wants(self, sample_id):
+        """Whether the results of a sample are wanted."""
+        return self.wanted is None or sample_id in self.wanted
+
+
+def block_size(batch_size):
+    """Rows of a block for a batch size."""
+    return _BATCHES_PER_BLOCK * batch_size
+
+
+@dataclasses.dataclass
+class Batch:
+    """Images of one size.
+
+    Attributes:
+        items: the :class:`Item` of each row
+        images: (N, C, h, w) tensor on the CPU
+    """
+
+    items: list
+    images: object
+
+    def __len__(self):
+        return len(self.items)
+
+    def split(self, size):
+        """Yields batches of at most ``size`` of the same images."""
+        for start in range(0, len(self.items), size):
+            yield Batch(self.items[start : start + size], self.images[start : start + size])
+
+
+def load_item(sample_id, path, transforms, geometry):
+    """Decodes and transforms one image.
+
+    Returns:
+        an :class:`Item`
+
+    Raises:
+        OSError: if the file cannot be read
+        ValueError: if the transform returns no (C, h, w) float tensor, or cannot be inverted
+    """
+    import torch
+
+    if not os.path.isfile(path):
+        raise FileNotFoundError("the file does not exist")
+    if getattr(transforms, "takes_path", False):
+        width, height = geometry.upright_size(path)
+        image = transforms.from_path(path)
+    else:
+        picture = decode_image(path)
+        width, height = picture.size
+        image = transforms(picture)
+        del picture  # not needed while the window is looked for, which may take as much memory
+    if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
+        got = (
+            f"{image.dtype} {tuple(image.shape)}"
+            if isinstance(image, torch.Tensor)
+            else type(image).__name__
+        )
+        raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
+    if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
+        image = image.as_subclass(torch.Tensor)
+    return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
+
+
+class Loader:
+    """Iterates over batches of equal size and failures, decoding ahead of the consumer.
+
+    Args:
+        rows: list of ``(id, filepath)``
+        transforms: maps a PIL image to a tensor
+        batch_size: images per batch; may be lowered while iterating
+        num_workers: decoding threads; 0 decodes in the consumer's thread
+        blocks (None): list of :class:`Block` instead of ``rows``
+        geometry (None): the :class:`TransformGeometry` of the transforms, where there is one that has learned
+    """
+
+    def __init__(self, rows, transforms, batch_size, num_workers, blocks=None, geometry=None):
+        self.batch_size = batch_size
+        size = block_size(batch_size)
+        if blocks is None:
+            blocks = [Block(rows[i : i + size]) for i in range(0, len(rows), size)]
+        self._blocks = blocks
+        self._transforms = transforms
+        self._geometry = geometry or TransformGeometry(transforms)
+        self._num_workers = num_workers
+
+    def __iter__(self):
+        """Yields :class:`Batch` and :class:`Failure`."""
+        for _, outcomes in itertools.groupby(self._items(), key=lambda pair: pair[0]):
+            yield from self._batches(outcome for _, outcome in outcomes)
+
+    def _batches(self, outcomes):
+        """The batches of one block; those of which nothing is wanted are left out."""
+        waiting = {}
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                yield outcome
+                continue
+            group = waiting.setdefault(tuple(outcome.image.shape), [])
+            group.append(outcome)
+            if len(group) >= self.batch_size:
+                yield from self._batch(waiting.pop(tuple(outcome.image.shape)))
+            elif self._too_many(waiting):
+                # Many sizes: the largest group goes, so that memory stays bounded.
+                yield from self._batch(waiting.pop(max(waiting, key=lambda k: len(waiting[k]))))
+        for group in waiting.values():
+            yield from self._batch(group)
+
+    def _too_many(self, waiting):
+        """Whether images of different sizes that wait for company take too much memory."""
+        sizes = [len(group) * group[0].image.nbytes for group in waiting.values()]
+        return sum(map(len, waiting.values())) >= 4 * self.batch_size or sum(sizes) > _WAITING_BYTES
+
+    @staticmethod
+    def _batch(items):
+        import torch
+
+        if not any(item.wanted for item in items):
+            return
+        images = torch.stack([item.image for item in items])
+        for item in items:
+            item.image = None
+        yield Batch(items, images)
+
+    def _items(self):
+        """Yields (number of the block, :class:`Item` or :class:`Failure`), in order."""
+        if self._num_workers == 0:
+            for number, block in enumerate(self._blocks):
+                for row in self._rows_of(block):
+                    yield from self._wanted(number, self._load(row, block))
+            return
+        ahead = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(self._num_workers, "cam51-decode") as pool:
+            try:
+                for number, block in enumerate(self._blocks):
+                    for row in self._rows_of(block):
+                        ahead.append((number, pool.submit(self._load, row, block)))
+                        limit = self.batch_size + min(self.batch_size, 64) + self._num_workers
+                        if len(ahead) >= limit:
+                            yield from self._wanted(*_result(ahead.popleft()))
+                while ahead:
+                    yield from self._wanted(*_result(ahead.popleft()))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    @staticmethod
+    def _wanted(number, outcome):
+        """Why a picture cannot be read is only said of those that are wanted."""
+        if outcome is not None:
+            yield number, outcome
+
+    def _rows_of(self, block):
+        """The rows to load: all, unless none of the wanted ones can be read.
+
+        A block may be looked at again for one broken file; the others need not be decoded for that.
+        """
+        wanted = [row for row in block.rows if block.wants(row[0])]
+        if len(wanted) == len(block.rows):
+            return block.rows
+        readable = any(not isinstance(self._load(row, block), Failure) for row in wanted)
+        return block.rows if readable else wanted
+
+    def _load(self, row, block):
+        sample_id, path = row
+        wanted = block.wants(sample_id)
+        try:
+            item = load_item(sample_id, path, self._transforms, self._geometry)
+        except Exception as error:  # one bad image is recorded, the run goes on
+            return Failure(sample_id, path, one_line(error)) if wanted else None
+        item.wanted = wanted
+        return item
+
+
+def _result(pair):
+    number, future = pair
+    return number, future.result()

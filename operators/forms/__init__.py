@@ -1,0 +1,1 @@
+"""Parameters as the App shows them."""

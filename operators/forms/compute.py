@@ -1,0 +1,381 @@
+"""Forms: inputs with validation, and what they will do said before they do it."""
+
+import json
+import zlib
+
+import fiftyone as fo
+import fiftyone.operators.types as types
+
+from ..compute.params import PRECISIONS, STORAGES, Settings, as_list, describe
+from ..models import load as model_load
+from ..models import preview, zoo
+from ..runs import keys
+from .methods import add_methods, methods_of
+from .model import add_model, given_model, model_of, model_params
+from .objects import add_object_maps, object_fields
+from .targets import add_targets, given_targets, tags_of, target_params
+
+# What Execute hands over, in the order of the copied Python call; the rest is layout.
+_ARGUMENTS = (
+    "model", "classes", "methods", "cam_key", "targets", "class_map", "output", "task", "multi_label",
+    "threshold", "ends_in", "background", "window",
+    "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
+    "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
+    "memory_format", "measure_places", "backend", "resources", "object_maps",
+)  # fmt: skip
+
+
+def arguments_of(params):
+    """Turns a form's parameters into the arguments of ``compute_cams``.
+
+    Args:
+        params: ``ctx.params``
+
+    Returns:
+        a dict of the arguments that were given
+    """
+    given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
+    given.pop("classes", None)
+    given.update(given_model(params))
+    given.pop("targets", None)
+    given.pop("class_map", None)
+    given.update(given_targets(params))
+    if params.get("method_set") or params.get("methods"):
+        given["methods"] = _methods(params)
+        if params.get("method_set") == "all":
+            given.setdefault("max_fields", 100)  # they were asked for
+    for name in ("batch_size", "object_maps"):
+        if given.get(name) == 0:
+            del given[name]
+    return given
+
+
+def _methods(params):
+    """The methods that a form asks for; the recommended one is that of the model's family."""
+    name = model_of(params)
+    if (
+        name
+        and params.get("method_set", "recommended") == "recommended"
+        and not params.get("methods")
+    ):
+        return [preview.default_method(name)]
+    return methods_of(params, preview.is_transformer(name))
+
+
+def params_of(arguments):
+    """Turns arguments of ``compute_cams`` into a form's parameters: the way into a queue.
+
+    Args:
+        arguments: names and numbers only; what is None is left out
+
+    Returns:
+        a JSON-able dict
+
+    Raises:
+        ValueError: if a value cannot be sent to another process
+    """
+    params = {k: v for k, v in arguments.items() if v is not None}
+    params.update(model_params(arguments))
+    if isinstance(params.get("window"), tuple):
+        params["window"] = list(params["window"])
+    if params.get("batch_size") == "auto":
+        del params["batch_size"]
+    if "methods" in params:
+        params["methods"] = [_method_text(m) for m in as_list(params["methods"])]
+    if "layers" in params:
+        params["layers"] = as_list(params["layers"])
+    params.update(target_params(params.get("targets", "predicted")))
+    for name, value in params.items():
+        if describe(value) != value:
+            raise ValueError(_UNSENDABLE.format(name))
+    return params
+
+
+_UNSENDABLE = "delegate: {} cannot be sent to another process; use names, or delegate=False"
+
+
+def _method_text(method):
+    if isinstance(method, (tuple, list)) and len(method) == 2 and isinstance(method[0], str):
+        return json.dumps(list(method))
+    return method
+
+
+def python_call(arguments, view=None, selected=False):
+    """Returns the Python code that does what the form does.
+
+    Args:
+        arguments: the arguments of ``compute_cams``
+        view (None): the dataset or view that the form is about
+        selected (False): whether the view is what a person selected
+    """
+    load = []
+    if view is not None:
+        load = [f"dataset = fo.load_dataset({view._dataset.name!r})"]
+        if selected:
+            load = ["view = session.selected_view"]
+        elif isinstance(view, fo.DatasetView) and view._stages:
+            load = ["view = session.view  # what you see in the App, or any view"]
+    name = load[0].split()[0] if load else "view"
+    return "\n".join(
+        [
+            *(["import fiftyone as fo"] if name == "dataset" else []),
+            "import fiftyone.operators as foo",
+            "",
+            *load,
+            'compute_cams = foo.get_operator("@cam51/heatmaps/compute_cams")',
+            f"compute_cams(\n    {name},",
+            *[f"    {k}={v!r}," for k, v in arguments.items()],
+            ")",
+        ]
+    )
+
+
+def compute_cams_form(ctx):
+    """Builds the form of ``compute_cams``.
+
+    Args:
+        ctx: the execution context
+
+    Returns:
+        a ``types.Property``
+    """
+    inputs = types.Object()
+    view = ctx.target_view(require_flat=True)
+    model = add_model(inputs, ctx)
+    if model is not None:
+        add_methods(inputs, ctx, preview.is_transformer(model))
+        add_targets(inputs, ctx, model)
+        add_object_maps(inputs, ctx, preview.kind_of_name(model))
+        _layers(inputs, ctx, model)
+        _key(inputs, ctx, model)
+        _advanced(inputs, ctx, model)
+        _notice(inputs, ctx, view, model)
+    return types.Property(inputs, view=types.View(label="Compute class activation maps"))
+
+
+_PROBED = "chosen when the run starts, the last layer with a spatial map"
+
+
+def _finds_objects(model):
+    return preview.kind_of_name(model) == zoo.DETECTOR
+
+
+def _layers(inputs, ctx, model):
+    names, default = preview.layers_of(model)
+    choices = types.AutocompleteView(multiple=True, allow_user_input=True)
+    for name in names:
+        choices.add_choice(name, label=name)
+    prop = inputs.list(
+        "layers",
+        types.String(),
+        label="Layers",
+        description=f"leave empty for the default of this network: {default or _PROBED}",
+        view=choices,
+    )
+    chosen = _expanded(ctx.params.get("layers") or [], names)
+    # Of a model that is not loaded yet the run will say which layers it has.
+    unknown = [n for n in chosen if names and n.split(":")[0] not in names]
+    if unknown:
+        from ...cam_core.layers.find import near_layers
+
+        near = near_layers(unknown[0].split(":")[0], names)
+        _invalid(prop, f"the model has no layer {unknown[0]!r}; {near}")
+    if len(chosen) > 1 and not _finds_objects(model):  # whose layers are one map already
+        fuse = types.DropdownView()
+        fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
+        fuse.add_choice("mean", label="Mean")
+        inputs.enum(
+            "fuse",
+            fuse.values(),
+            label="Fuse layers",
+            description="adds one field of all layers together",
+            view=fuse,
+        )
+
+
+def _expanded(layers, names):
+    """Names of layers with globs resolved; a glob without a match stays, to be refused."""
+    from ...cam_core.layers.find import expand_glob
+
+    found = [n for layer in layers for n in expand_glob(layer, names) or [layer]]
+    return list(dict.fromkeys(found))
+
+
+def _key(inputs, ctx, model):
+    default = keys.next_key(ctx.dataset, model_load.default_key(model))
+    prop = inputs.str(
+        "cam_key",
+        default=default,
+        label="Key",
+        description="names this run and begins the name of every field that it writes",
+    )
+    key = ctx.params.get("cam_key") or default
+    given = [bool(ctx.params.get(name)) for name in ("overwrite", "resume")]
+    try:
+        keys.check_key(ctx.dataset, key, given[0], resume=given[1])
+    except ValueError as error:
+        _invalid(prop, str(error))
+    if any(given) or key in keys.list_runs(ctx.dataset):
+        _earlier(inputs)
+
+
+def _earlier(inputs):
+    """Adds what may be done with an earlier run of the key."""
+    for name, label, description in (
+        ("resume", "Go on with this run", "do only what is missing of the run with this key"),
+        ("overwrite", "Overwrite", "delete what an earlier run with this key wrote, first"),
+    ):
+        inputs.bool(
+            name, default=False, label=label, description=description, view=types.CheckboxView()
+        )
+
+
+def _advanced(inputs, ctx, model):
+    inputs.bool("advanced", default=False, label="Advanced", view=types.SwitchView())
+    if not ctx.params.get("advanced"):
+        return
+    add_object_maps(inputs, ctx, preview.kind_of_name(model), advanced=True)
+    inputs.int(
+        "batch_size",
+        min=0,
+        default=0,
+        label="Batch size",
+        description="0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
+    )
+    device = inputs.str(
+        "device", label="Device", description="for example cpu or cuda:0; empty for the model's own"
+    )
+    try:
+        model_load.check_device(ctx.params.get("device"))
+    except ValueError as error:
+        _invalid(device, str(error))
+    _choice(
+        inputs,
+        "precision",
+        PRECISIONS,
+        "auto",
+        "Precision",
+        "auto: float32 on a CPU, bfloat16 on a GPU",
+    )
+    inputs.int(
+        "heatmap_size",
+        min=7,
+        max=4096,
+        default=192,
+        label="Heatmap size",
+        description="longest side in pixels",
+    )
+    _choice(
+        inputs,
+        "storage",
+        STORAGES,
+        "database",
+        "Storage",
+        "in the database, or as PNG files in a folder of the run",
+    )
+    if ctx.params.get("storage") == "disk":
+        inputs.str(
+            "output_dir", label="Folder", description="empty for a folder beside the datasets"
+        )
+    inputs.bool(
+        "store_prediction", default=True, label="Store the prediction", view=types.CheckboxView()
+    )
+    inputs.int(
+        "max_fields",
+        min=1,
+        default=12,
+        label="Most fields",
+        description="more new fields are refused",
+    )
+
+
+def _choice(inputs, name, values, default, label, description):
+    choices = types.DropdownView()
+    for value in values:
+        choices.add_choice(value, label=value)
+    inputs.enum(
+        name, choices.values(), default=default, label=label, description=description, view=choices
+    )
+
+
+def _notice(inputs, ctx, view, model):
+    if any(prop.invalid for prop in inputs.properties.values()):
+        return  # what is wrong is said where it is; nothing will be written
+    given = arguments_of(ctx.params)
+    given.setdefault("methods", _methods(ctx.params))
+    given.setdefault("cam_key", keys.next_key(ctx.dataset, model_load.default_key(model)))
+    arguments = {k: given[k] for k in _ARGUMENTS if k in given}
+    names, default = preview.layers_of(model)
+    layers = _expanded(arguments.get("layers") or [default or "layer"], names)
+    try:
+        Settings(**{k: v for k, v in arguments.items() if k not in ("model", "classes")})
+        if _finds_objects(model):
+            planned = object_fields(arguments, *_maps(arguments, ["objects"]))
+        else:
+            tags = tags_of(arguments, view)
+            maps, classless = _maps(arguments, layers)
+            planned = keys.plan_fields(arguments["cam_key"], maps, tags, classless)
+        fields = list(planned.values())
+        keys.check_fields(
+            ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite"))
+        )
+    except ValueError as error:
+        warning = inputs.view(
+            "problem", types.Warning(label="This cannot run", description=str(error))
+        )
+        _invalid(warning, str(error))
+        return
+    count = len(view)
+    text = f"{len(fields)} heatmap field{'s' if len(fields) > 1 else ''} over {count:,} samples: {', '.join(fields)}"
+    if not count:
+        _invalid(
+            inputs.view("problem", types.Warning(label="The view is empty")), "the view is empty"
+        )
+        return
+    if len(fields) > int(arguments.get("max_fields", 12)):
+        _invalid(
+            inputs.view(
+                "problem",
+                types.Warning(
+                    label=f"{len(fields)} fields", description="raise Most fields in Advanced"
+                ),
+            ),
+            "too many fields",
+        )
+        return
+    inputs.view(
+        "notice",
+        types.Notice(
+            label=text, description="the progress bar tells how long and how large it will be"
+        ),
+    )
+    # Not a CodeView: the App fetches that editor from a network. A new name per text, because a
+    # form keeps the first default that it was given.
+    selected = ctx.params.get("view_target") == "SELECTED_SAMPLES"
+    code = python_call(arguments, view, selected)
+    inputs.str(
+        f"python_{zlib.crc32(code.encode()):08x}",
+        default=f"The same from Python:\n```python\n{code}\n```",
+        view=types.MarkdownView(read_only=True),
+    )
+
+
+def _maps(arguments, layers):
+    """The keys of the maps that a run would make, and of those that have no class."""
+    from ...cam_core.methods.catalogue import resolve_methods
+
+    maps, classless = [], set()
+    for method in resolve_methods(arguments["methods"]):
+        own = method.keys(layers)
+        if not method.info.class_discriminative:
+            classless.update(key for key, _ in own)
+        if arguments.get("fuse") and method.info.place == "layer":
+            fused = [(key, "fused") for key in dict.fromkeys(key for key, _ in own)]
+            own = own + fused if arguments.get("keep_layers", True) else fused
+        maps += own
+    return maps, classless
+
+
+def _invalid(prop, message):
+    prop.invalid = True
+    prop.error_message = message

@@ -1,0 +1,133 @@
+"""The methods in a form: ready sets or one's own choice, with what they cost."""
+
+import fiftyone.operators.types as types
+
+from ..compute.params import parse_methods
+
+# Five that differ: by mean gradients, by positions, exact products, by leaving out, without a class.
+COMPARE = ["gradcam", "layercam", "hirescam", "ablationcam", "eigencam"]
+_SETS = {
+    "recommended": ("Recommended", "the one to begin with for this network"),
+    "compare": ("Compare", "five that differ in how they weigh"),
+    "all": ("All", "everything that fits this network"),
+    "chosen": ("My choice", "pick from the list"),
+}
+
+
+def methods_of(params, transformer=False):
+    """Returns the methods that a form asks for.
+
+    Args:
+        params: ``ctx.params``
+        transformer (False): whether the model is a vision transformer
+
+    Returns:
+        a list of names and pairs of names and options
+
+    Raises:
+        ValueError: if an entry that looks like JSON is not
+    """
+    chosen = params.get("method_set", "chosen" if params.get("methods") else "recommended")
+    if chosen == "chosen":
+        names = parse_methods(params.get("methods") or [])
+    elif chosen == "all":
+        names = [m.name for m in _fitting(transformer)]
+    elif chosen == "compare":
+        names = list(COMPARE)
+    else:
+        names = ["gradcam_elementwise" if transformer else "gradcam"]
+    smooth = params.get("smooth") if chosen == "chosen" else None
+    return [_smoothed(name, smooth) for name in names] if smooth else names
+
+
+def _smoothed(method, smooth):
+    name, options = method if isinstance(method, tuple) else (method, {})
+    return (name, {**options, "smooth": list(smooth)}) if options else "+".join([name, *smooth])
+
+
+def _fitting(transformer):
+    """The methods that run on a network: some need a linear head, ReLUs or attention."""
+    from ...cam_core import list_methods
+
+    if not transformer:
+        return [m for m in list_methods() if not m.needs_attention]
+    convolutional = {"head", "guided_gradient", "full_gradient", "model"}
+    return [
+        m for m in list_methods() if m.name == "ablationcam" or not convolutional & set(m.needs)
+    ]
+
+
+def add_methods(inputs, ctx, transformer):
+    """Adds the choice of methods to a form.
+
+    Args:
+        inputs: the form's ``types.Object``
+        ctx: the execution context
+        transformer: whether the model is a vision transformer
+    """
+    from ...cam_core.methods.catalogue import resolve_methods
+
+    sets = types.TabsView()
+    for value, (label, description) in _SETS.items():
+        sets.add_choice(value, label=label, description=description)
+    inputs.enum(
+        "method_set", sets.values(), default="recommended", label="Methods", view=sets,
+        description="all of them are computed from one pass over the data",
+    )  # fmt: skip
+    prop = None
+    if ctx.params.get("method_set") == "chosen":
+        prop = _list(inputs, transformer)
+    try:
+        methods = resolve_methods(methods_of(ctx.params, transformer))
+    except ValueError as error:
+        target = prop or inputs.view("method_problem", types.Warning(label=str(error)))
+        target.invalid, target.error_message = True, str(error)
+        return
+    names = ", ".join(m.key for m in methods)
+    inputs.view("method_cost", types.Notice(label=f"{names}: {cost_text(methods)}"))
+
+
+def _list(inputs, transformer):
+    from ...cam_core.methods.registry import SMOOTHINGS
+
+    choices = types.DropdownView(multiple=True)
+    for info in _fitting(transformer):
+        note = "" if info.class_discriminative else " (the same for every class)"
+        choices.add_choice(
+            info.name,
+            label=f"{info.name}  {times_text(info.times)}",
+            description=f"{info.summary}{note}",
+        )
+    prop = inputs.list("methods", types.String(), default=["gradcam"], label="Which", view=choices)
+    around = types.DropdownView(multiple=True)
+    for name, what in SMOOTHINGS.items():
+        around.add_choice(name, label=name, description=what)
+    inputs.list(
+        "smooth",
+        types.String(),
+        label="Smoothing",
+        description="around every method; leave empty for the methods as published",
+        view=around,
+    )
+    return prop
+
+
+def times_text(times):
+    """Says a cost as a multiple of a prediction: ``≈ ×20``."""
+    return f"≈ ×{times:.0f}" if times >= 1.5 else "≈ ×1"
+
+
+def cost_text(methods):
+    """Says what methods cost together; those of the one pass cost hardly more than a prediction.
+
+    Args:
+        methods: a list of ``cam_core`` methods
+    """
+    passes = {"aug": 6, "noise": 8, "multiscale": 6}  # larger images cost more than their number
+    total = 1.0
+    for method in methods:
+        around = 1
+        for name in method.smooth:
+            around *= passes.get(name, 1)
+        total += method.info.times * around if around > 1 else method.info.times - 1
+    return f"{times_text(total)} a prediction's time"

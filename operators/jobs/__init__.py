@@ -1,0 +1,1 @@
+"""What all jobs share: the pipeline, inference in batches, progress."""

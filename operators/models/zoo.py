@@ -1,0 +1,330 @@
+"""FiftyOne's model zoo: what an entry yields, why one cannot be explained, and loading it.
+
+Everything but loading is read off the manifest: nothing is downloaded and no network is built.
+"""
+
+import difflib
+import functools
+import os
+import time
+
+import eta.core.utils as etau
+import fiftyone as fo
+import fiftyone.zoo as foz
+import fiftyone.zoo.models as fozm
+
+# What a model yields, as far as it can be explained.
+CLASSIFIER = "classifier"
+ZERO_SHOT = "zero-shot classifier"
+SEGMENTER = "segmentation network"
+DETECTOR = "detector"
+EMBEDDING = "embedding network"
+UNKNOWN = "unknown"  # a remote source's model is judged when it is loaded
+KINDS = (CLASSIFIER, ZERO_SHOT, SEGMENTER, DETECTOR, EMBEDDING)
+
+# The last word of an entry's wrapper class -> what it yields.
+_WRAPPERS = {
+    "FiftyOneTransformerForImageClassification": CLASSIFIER,
+    "FiftyOneZeroShotTransformerForImageClassification": ZERO_SHOT,
+    "FiftyOneZeroShotTransformerForSemanticSegmentation": ZERO_SHOT,
+    "TorchCLIPModel": ZERO_SHOT,
+    "TorchOpenClipModel": ZERO_SHOT,
+    "FiftyOneTransformerForSemanticSegmentation": SEGMENTER,
+    "FiftyOneTransformerForUniversalSegmentation": SEGMENTER,
+    "FiftyOneTransformerForObjectDetection": DETECTOR,
+    "FiftyOneZeroShotTransformerForObjectDetection": DETECTOR,
+    "FiftyOneRTDETRModel": DETECTOR,
+    "FiftyOneYOLOEVPModel": DETECTOR,
+    "RFDETRDetectionModel": DETECTOR,
+    "RFDETRSegmentationModel": DETECTOR,
+    "TorchYoloNasModel": DETECTOR,
+    "FiftyOneTransformer": EMBEDDING,
+    "PEVisionEncoder": EMBEDDING,
+}
+# Wrappers for several tasks tell by their output processor what they yield.
+_BY_OUTPUT = {"TorchvisionImageModel", "TorchImageModel", "FiftyOneYOLOModel"}
+_OUTPUTS = {
+    "ClassifierOutputProcessor": CLASSIFIER,
+    "UltralyticsClassificationOutputProcessor": CLASSIFIER,
+    "SemanticSegmenterOutputProcessor": SEGMENTER,
+    "DetectorOutputProcessor": DETECTOR,
+    "InstanceSegmenterOutputProcessor": DETECTOR,
+    "KeypointDetectorOutputProcessor": DETECTOR,
+    "UltralyticsDetectionOutputProcessor": DETECTOR,
+    "UltralyticsSegmentationOutputProcessor": DETECTOR,
+    "UltralyticsPoseOutputProcessor": DETECTOR,
+    "UltralyticsOBBOutputProcessor": DETECTOR,
+}
+# Why a wrapper's models cannot be explained.
+_REASONS = {
+    "ETAModel": "it is a TensorFlow model, and gradients are taken of PyTorch models only",
+    "TwelveLabsModel": "it is a video model that runs at its provider, not here",
+    "SegmentAnythingModel": "it segments what a prompt points at and has no scores of classes",
+    "SegmentAnything2ImageModel": "it segments what a prompt points at and has no scores of classes",
+    "SegmentAnything2VideoModel": "it is a video model, and images are explained",
+    "SegmentAnything3ImageModel": "its network takes prompts beside the image, for which there is no adapter",
+    "SegmentAnything3VideoModel": "it is a video model, and images are explained",
+    "FCCLIPModel": "its network returns finished segments, from which no gradient comes back",
+    "FiftyOneTransformerForDepthEstimation": "it yields depth, not scores of classes",
+    "DepthAnythingV3Model": "it yields depth, not scores of classes",
+    "FiftyOneTransformerForPoseEstimation": "it yields keypoints inside boxes that it is given, not scores",
+    "Qwen3VLModel": "it is a language model that writes text, not scores of classes",
+    "AppleSharpModel": "it yields a 3D scene, not scores of classes",
+    "PaddleOCRDetectionModel": "it reads text with a pipeline of its own that has no PyTorch module",
+    "PaddleOCRModel": "it reads text with a pipeline of its own that has no PyTorch module",
+}
+_LISTED_SECONDS = 60
+
+NAMES_VARIABLE = "FIFTYONE_ZOO_ALLOWED_MODEL_NAMES"
+LICENSES_VARIABLE = "FIFTYONE_ZOO_ALLOWED_MODEL_LICENSES"
+
+
+def entries():
+    """Returns ``{name: zoo model}`` of everything in the zoo, registered remote sources included."""
+    return _entries(fo.config.model_zoo_dir, int(time.monotonic() // _LISTED_SECONDS))
+
+
+@functools.lru_cache(maxsize=1)
+def _entries(folder, minute):
+    # Read at once: foz.get_zoo_model() reads the whole manifest anew for every name.
+    return {m.name: m for m in sorted(fozm._list_zoo_models(), key=lambda m: m.name)}
+
+
+def entry(name):
+    """Returns the zoo model of a name, with or without its version; None if there is none."""
+    known = entries()
+    if name in known:
+        return known[name]
+    return next((m for m in known.values() if m.base_name == name), None)
+
+
+def kind_of(model):
+    """Returns what an entry of the zoo yields.
+
+    Args:
+        model: a ``fiftyone.zoo.models.ZooModel``
+
+    Returns:
+        one of :data:`KINDS`, :data:`UNKNOWN` for a remote source's, or None if it cannot be explained
+    """
+    wrapper, output = _wrapper(model)
+    if not wrapper:
+        return UNKNOWN if isinstance(model, fozm.RemoteZooModel) else None
+    if wrapper in _BY_OUTPUT:
+        if output is None and model.has_tag("embeddings"):
+            return EMBEDDING
+        return _OUTPUTS.get(output)
+    return _WRAPPERS.get(wrapper)
+
+
+def _wrapper(model):
+    """(wrapper class, output processor class) of an entry, without their modules."""
+    config = model.default_deployment_config_dict or {}
+    output = (config.get("config") or {}).get("output_processor_cls")
+    last = [(value or "").rpartition(".")[2] for value in (config.get("type"), output)]
+    return last[0], last[1] or None
+
+
+def refusal(model, here=True):
+    """Says in one sentence why an entry of the zoo cannot be explained, without loading it.
+
+    Args:
+        model: a ``fiftyone.zoo.models.ZooModel``
+        here (True): whether what this machine allows and has installed counts too
+
+    Returns:
+        a string, or None if it can
+    """
+    reason = _reason(model)
+    if reason is None and here:
+        reason = _forbidden(model) or _not_installed(model)
+    return reason
+
+
+def _reason(model):
+    kind = kind_of(model)
+    if kind is None:
+        wrapper, output = _wrapper(model)
+        own = _REASONS.get(wrapper)
+        return (
+            own
+            or f"it yields what {output or wrapper or 'no wrapper'} makes of it, not scores of classes"
+        )
+    return _no_detector(model) if kind == DETECTOR else None
+
+
+# The wrapper of a detector -> the adapter that explains it.
+_DETECTORS = {
+    "TorchvisionImageModel": "TorchvisionDetector",
+    "FiftyOneTransformerForObjectDetection": "TransformersDetector",
+    "FiftyOneYOLOModel": "UltralyticsDetector",
+    "FiftyOneYOLOEVPModel": "UltralyticsDetector",
+    "FiftyOneRTDETRModel": "UltralyticsDetector",
+    "FiftyOneZeroShotTransformerForObjectDetection": "ZeroShotDetector",
+    "RFDETRDetectionModel": "RfDetrDetector",
+    "RFDETRSegmentationModel": "RfDetrDetector",
+}
+
+
+def _no_detector(model):
+    """Why the boxes of a detector cannot be explained; None if an adapter is there."""
+    from ...cam_core.adapters.adapt import FAMILIES
+
+    wrapper, _ = _wrapper(model)
+    if _DETECTORS.get(wrapper) in {family.__name__ for family in FAMILIES}:
+        return None
+    return "it yields boxes, and for the network of its own package there is no adapter"
+
+
+def _forbidden(model):
+    """Why this machine's owner does not allow an entry: FiftyOne's own lists for its zoo."""
+    names, licenses = _listed(NAMES_VARIABLE), _listed(LICENSES_VARIABLE)
+    if names is not None and not {model.name, model.base_name} & names:
+        return f"this server only allows the models that its {NAMES_VARIABLE} lists; add it there"
+    if licenses is not None and not licenses & _split(model.license or ""):
+        return (
+            f"its license {model.license or 'is not known and'} is not among those that this server's "
+            f"{LICENSES_VARIABLE} lists; add it there"
+        )
+    return None
+
+
+def _listed(variable):
+    value = os.environ.get(variable)
+    return None if value is None else _split(value)
+
+
+def _split(text):
+    return {part.strip() for part in text.split(",") if part.strip()}
+
+
+def _not_installed(model):
+    missing = missing_packages(model)
+    if not missing:
+        return None
+    named = " ".join(f"'{m}'" if set(m) & set(" <>=@") else m for m in missing)
+    return f"it needs packages that are not installed here: pip install {named}"
+
+
+def missing_packages(model):
+    """Lists the packages that a zoo model needs and this machine lacks, as pip takes them."""
+    packages = getattr(model.requirements, "packages", None) or []
+    return [package for package in packages if not _installed(package)]
+
+
+@functools.lru_cache(maxsize=256)
+def _installed(package):
+    """Whether a package is there, by FiftyOne's own rule for its zoo."""
+    return etau.ensure_package(package, error_level=2)
+
+
+def supported():
+    """Lists the names of the zoo models that can be explained here."""
+    return list(_supported(_key()))
+
+
+def _key():
+    values = tuple(os.environ.get(v) for v in (NAMES_VARIABLE, LICENSES_VARIABLE))
+    return fo.config.model_zoo_dir, int(time.monotonic() // _LISTED_SECONDS), values
+
+
+@functools.lru_cache(maxsize=1)
+def _supported(key):
+    return tuple(name for name, model in entries().items() if refusal(model) is None)
+
+
+def check(name):
+    """Raises a ValueError unless a name is that of a zoo model that can be explained here."""
+    model = entry(name)
+    if model is None:
+        names = supported()
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(names)}"
+        raise ValueError(f"model: the zoo has no model {name!r}; {hint}")
+    reason = refusal(model)
+    if reason is not None:
+        raise ValueError(f"model: {name!r} cannot be explained: {reason}")
+
+
+def load(name, device=None, **options):
+    """Loads a model of the zoo.
+
+    Args:
+        name: its name
+        device (None): a torch device; FiftyOne's choice by default
+        **options: of the model's configuration, such as ``name_or_path``
+
+    Returns:
+        a ``fiftyone.core.models.Model``; the zoo shares one object among all who ask for it
+
+    Raises:
+        ValueError: if it cannot be downloaded or built; the message says what to do
+    """
+    if device is not None:
+        options["device"] = str(device)
+    with readable_errors(name):
+        return foz.load_zoo_model(name, **options)
+
+
+class readable_errors:
+    """Turns what libraries raise when they load a model into a ValueError that says what to do.
+
+    Args:
+        name: what the user calls the model
+    """
+
+    def __init__(self, name):
+        self._name = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, ValueError) and str(error).startswith(("model:", "classes:")):
+            return
+        text = _shortened(error)
+        if _is_offline(error):
+            raise ValueError(
+                f"model: the weights of {self._name!r} are not on this machine and could not be downloaded. "
+                "Load the model once where there is a network and copy the files, or register a model whose "
+                f"weights are here with register_model. ({type(error).__name__}: {text})"
+            ) from error
+        if isinstance(error, ImportError):
+            raise ValueError(
+                f"model: {self._name!r} needs a package that is missing here: {text}"
+            ) from error
+        raise ValueError(
+            f"model: {self._name!r} could not be loaded: {type(error).__name__}: {text}"
+        ) from error
+
+
+_LONGEST = 160
+
+
+def _shortened(error):
+    """A library's message on one line, ended at a word."""
+    text = " ".join(str(error).split())
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST].rpartition(' ')[0].rstrip(' ,;:(')} ..."
+
+
+_OFFLINE = (
+    "internet", "connect", "name resolution", "resolve", "download", "offline", "not a local folder",
+    "timed out", "max retries",
+)  # fmt: skip
+
+
+def _is_offline(error):
+    """Whether an exception, or one that it came from, tells of a failed download."""
+    while error is not None:
+        named = "Connection" in type(error).__name__ or "URLError" in type(error).__name__
+        if named or isinstance(error, (ConnectionError, TimeoutError)):
+            return True
+        told = isinstance(error, (OSError, RuntimeError)) and not isinstance(error, PermissionError)
+        if told and any(word in str(error).lower() for word in _OFFLINE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

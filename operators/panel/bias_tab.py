@@ -1,0 +1,309 @@
+"""What the panel's tab on background bias shows, as plain data."""
+
+import math
+
+import numpy as np
+
+from ..bias.findings import interval_of
+from ..bias.schema import field_names, record_of
+from . import charts, clusters_tab, layout, overview_tab
+from .views import BACKGROUND, OBJECT
+
+#: how many classes a chart shows, and how many points
+CLASSES, POINTS = 30, 3000
+_BINS = 5
+_EFFECTS = ("swap_drop", "same_drop", "bg_gap", "bg_support")
+
+
+def class_bars(dataset, key, summary):
+    """Score lost on other backgrounds per class, the most dependent class first.
+
+    As stored; where samples were accepted as context the classes are judged anew without them.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+        summary: its :class:`BiasSummary`
+
+    Returns:
+        a list of dicts ``label, n, mean, low, high, flagged, few`` of the classes with tested
+        samples, or objects; ``low`` and ``high`` are a 95 % interval, or None; ``few``: too few samples,
+        or scores that could be lost, for a judgement
+    """
+    accepted = clusters_tab.accepted_ids(dataset, key)
+    rows = _judged_again(dataset, key, accepted) if accepted else summary.classes
+    return [
+        {
+            "label": row["label"], "n": row["n"], "flagged": bool(row["flagged"]),
+            "few": bool(row["note"]),
+            **{name: row["bg_gap"][name] for name in ("mean", "low", "high")},
+        }
+        for row in rows
+        if row["n"] and row["bg_gap"]["mean"] is not None
+    ]  # fmt: skip
+
+
+def _judged_again(dataset, key, accepted):
+    """The class rows of the tested samples without some, by the same rule and from stored effects."""
+    from ...cam_core.bias.assessment import class_table
+    from ...cam_core.bias.effects import Effects
+
+    _, dependence, bias = field_names(key)
+    scenes = (record_of(dataset, key)["settings"] or {}).get("scenes")
+    fields = [f"{bias}.{name}" for name in ("label", "explained", "score", *_EFFECTS)]
+    fields += [dependence, *([scenes] if scenes else [])]
+    rows = list(_tested(dataset, key, fields, accepted))
+    if not rows:
+        return []
+
+    def column(name):
+        values = [row.get(bias, {}).get(name) for row in rows]
+        return np.array([math.nan if v is None else v for v in values], float)
+
+    unknown = np.full(len(rows), math.nan)
+    names = [row[bias].get("label") or row[bias].get("explained") or "" for row in rows]
+    effects = Effects(
+        score=column("score"), swap_flip=unknown, same_flip=unknown, adopt=unknown, bg_only=unknown,
+        swap_variance=unknown, same_variance=unknown, donors=np.zeros(len(rows), int),
+        controls=np.zeros(len(rows), int), **{name: column(name) for name in _EFFECTS},
+    )  # fmt: skip
+    depends = [row.get(dependence) for row in rows]
+    table = class_table(
+        np.array(names),
+        effects,
+        np.array([math.nan if d is None else d for d in depends], float),
+        [str(row.get(scenes)) for row in rows] if scenes else None,
+    )
+    return [{**vars(row), "bg_gap": interval_of(row.bg_gap)} for row in table]
+
+
+def _tested(dataset, key, fields, without=(), limit=0):
+    """Documents of the tested samples with these fields alone, found in the database."""
+    query = {f"{field_names(key)[2]}.tested": True}
+    if without:
+        query["_id"] = {"$nin": list(without)}
+    return dataset._sample_collection.find(query, dict.fromkeys(fields, True), limit=limit)
+
+
+def heat_points(dataset, key):
+    """Share of the heat on the object against the object's share of the image.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+
+    Returns:
+        a dict of lists of at most 3,000 tested samples: ``ids, area, energy, rests`` (on
+        ``"background"`` or ``"object"``, or ``"undecided"``), ``text``
+    """
+    verdict, dependence, bias = field_names(key)
+    parts = ("object_area", "obj_energy", "explained")
+    fields = [verdict, dependence, *(f"{bias}.{name}" for name in parts)]
+    accepted = clusters_tab.accepted_ids(dataset, key)
+    out = {"ids": [], "area": [], "energy": [], "rests": [], "text": []}
+    for row in _tested(dataset, key, fields, accepted, POINTS):
+        area, energy = row[bias].get("object_area"), row[bias].get("obj_energy")
+        if area is None or energy is None:
+            continue
+        out["ids"].append(str(row["_id"]))
+        out["area"].append(round(area, 4))
+        out["energy"].append(round(energy, 4))
+        out["rests"].append(rests_on(row.get(verdict)))
+        out["text"].append(f"{row[bias].get('explained')}<br>{row.get(verdict)}")
+    return out
+
+
+def rests_on(verdict):
+    """What a score rests on by its verdict: ``"background"``, ``"object"``, or ``"undecided"``."""
+    if verdict in BACKGROUND:
+        return "background"
+    return "object" if verdict in OBJECT else "undecided"
+
+
+def calibration_bins(dataset, key):
+    """How often the swap confirms what the heat alone suggests.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+
+    Returns:
+        a list of dicts ``low, high, n, expected, confirmed``: tested samples by the chance of
+        dependence that their heat gives, and the share whose score rests on the background
+    """
+    verdict, _, bias = field_names(key)
+    suspicion = f"${bias}.suspicion"
+    # of the bin [k/5, (k+1)/5), the last one closed
+    bin_number = {"$min": [{"$floor": {"$multiply": [suspicion, _BINS]}}, _BINS - 1]}
+    relies = {"$cond": [{"$in": [f"${verdict}", list(BACKGROUND)]}, 1, 0]}
+    match = {f"{bias}.tested": True, f"{bias}.suspicion": {"$ne": None}}
+    accepted = clusters_tab.accepted_ids(dataset, key)
+    if accepted:
+        match["_id"] = {"$nin": accepted}
+    pipeline = [
+        {"$match": match},
+        {
+            "$group": {
+                "_id": bin_number,
+                "n": {"$sum": 1},
+                "expected": {"$avg": suspicion},
+                "confirmed": {"$avg": relies},
+            }
+        },
+        {"$sort": {"_id": 1}},
+    ]
+    return [
+        {
+            "low": row["_id"] / _BINS, "high": (row["_id"] + 1) / _BINS,
+            **{name: row[name] for name in ("n", "expected", "confirmed")},
+        }
+        for row in dataset._sample_collection.aggregate(pipeline)
+    ]  # fmt: skip
+
+
+def blind_spots(summary):
+    """What these checks cannot see, in sentences: in general, and in this run.
+
+    Args:
+        summary: a :class:`BiasSummary`
+
+    Returns:
+        a list of strings
+    """
+    said = [
+        "Heat shows where evidence is, not what it is: colour, texture or blur of the object itself "
+        "leave no trace here.",
+        "A cue inside the object's box (a collar, a tag on it) counts as object.",
+        "No dependence found is not proof that there is none: the swap tries a few backgrounds of "
+        "this dataset only.",
+    ]
+    if summary.skipped:
+        total = sum(summary.skipped.values())
+        why = ", ".join(f"{n:,} {reason}" for reason, n in summary.skipped.items())
+        of = summary.samples if summary.units is None else summary.units
+        said.append(f"{total:,} of {of:,} {summary.unit} were not tested ({why}).")
+    few = [row["label"] for row in summary.classes if row["note"] == "too few"]
+    if few:
+        more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+        named = ", ".join(few[:5])
+        said.append(f"Fewer than 20 tested {summary.unit}, so no judgement: {named}{more}.")
+    unsure = [row["label"] for row in summary.classes if row["note"] == "unsure"]
+    if unsure:
+        more = f" and {len(unsure) - 5} more" if len(unsure) > 5 else ""
+        named = ", ".join(unsure[:5])
+        said.append(f"Scores too low to lose anything, so no judgement: {named}{more}.")
+    if summary.calibration and not summary.calibration.get("usable"):
+        said.append(f"Heat alone says little here: {summary.calibration.get('reason')}.")
+    if summary.telltales:
+        named = ", ".join(f"{t['label']} ({t['statistic']})" for t in summary.telltales[:3])
+        said.append(f"Whole-image statistics tell classes apart, which no heatmap shows: {named}.")
+    return said
+
+
+def fill(dataset, key, chosen, examined):
+    """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
+    if not examined:
+        return {}, {}
+    summary = overview_tab.bias_of(dataset, key)
+    bars = class_bars(dataset, key, summary)
+    shown = bars[:CLASSES]
+    evidence = overview_tab.evidence_counts(dataset, key, summary)
+    points = heat_points(dataset, key)
+    bins = calibration_bins(dataset, key)
+    reason = (summary.calibration or {}).get("reason")
+    longest = max((len(row["label"]) for row in shown), default=8)
+    state = {
+        "bars_layout": charts.bars_layout(len(shown), longest) if shown else None,
+        "bars_note": f"The {len(shown)} most dependent of {len(bars):,} classes."
+        if len(bars) > len(shown)
+        else "",
+        "has_evidence": evidence is not None,
+        "unsure": (evidence or {}).get("unknown", 0),
+        "has_points": bool(points["ids"]),
+        "bins": [[b["low"], b["high"]] for b in bins],
+        "calibration": f"{reason[0].upper()}{reason[1:]}." if reason else "",
+        "blind": blind_spots(summary),
+        "accepted": len(clusters_tab.accepted_ids(dataset, key)),
+    }
+    data = {"bars": charts.bars_chart(shown, summary.unit), "evidence": evidence_rows(evidence)}
+    data.update(points=charts.heat_chart(points), calibration=charts.calibration_chart(bins))
+    return state, data
+
+
+def evidence_rows(counts):
+    """The table of right and wrong against object and background, as text."""
+    if counts is None:
+        return []
+    return [
+        {
+            "prediction": name,
+            "object": f"{counts[f'{name}_object']:,}",
+            "background": f"{counts[f'{name}_background']:,}",
+        }
+        for name in ("right", "wrong")
+    ]
+
+
+def draw(panel, handlers, state):
+    """Draws the tab."""
+    if not layout.needs_bias(panel, handlers, state):
+        return
+    if state.get("bars_layout"):
+        layout.heading(
+            panel, "bars_head", "Score lost on other backgrounds, per class",
+            "Beyond what pasting alone costs, with 95 % intervals; orange classes are flagged. Click "
+            "a bar to see the class, the most dependent samples first." + layout.accepted_text(state),
+        )  # fmt: skip
+        layout.plot(panel, "bars", state["bars_layout"], handlers.on_class)
+        if state.get("bars_note"):
+            panel.md(state["bars_note"], name="bars_note")
+    elif state.get("accepted"):
+        layout.note(
+            panel, "all_accepted", "Nothing left to judge",
+            "All tested samples were accepted as context; Clusters takes that back.",
+        )  # fmt: skip
+    else:
+        layout.note(
+            panel, "untested", "No class could be tested",
+            "The background of no sample could be swapped: this needs objects (boxes, polygons or "
+            "masks) in a label field.",
+        )  # fmt: skip
+    _evidence(panel, handlers, state)
+    if state.get("has_points"):
+        layout.heading(
+            panel, "points_head", "Where the heat is",
+            "Each point is a tested sample. On the dashed line a map knows nothing of the object; "
+            "below it the heat avoids the object. Click a point to open its sample.",
+        )  # fmt: skip
+        layout.plot(panel, "points", charts.heat_layout(), handlers.on_point)
+    if state.get("bins"):
+        layout.heading(
+            panel, "bins_head", "Can the heat be believed?",
+            "Bars: how often the swap confirms it. Marks: what the heat alone suggests. "
+            + (state.get("calibration") or "") + " Click a bar to see its samples.",
+        )  # fmt: skip
+        layout.plot(panel, "calibration", charts.calibration_layout(), handlers.on_bin)
+    layout.heading(panel, "blind_head", "What this cannot see")
+    panel.md("\n".join(f"- {text}" for text in state.get("blind") or []), name="blind_text")
+
+
+def _evidence(panel, handlers, state):
+    if not state.get("has_evidence"):
+        return
+    unsure = state.get("unsure") or 0
+    left_out = (
+        f" {unsure:,} tested samples are in neither column: their verdict is another one."
+        if unsure
+        else ""
+    )
+    layout.heading(
+        panel, "evidence_head", "Right, and for the right reason?",
+        "Predictions against what their score rests on. Click a number to see its samples."
+        + left_out,
+    )  # fmt: skip
+    columns = {
+        "prediction": "Prediction",
+        "object": "rests on object",
+        "background": "rests on background",
+    }
+    layout.table(panel, "evidence", columns, on_click_cell=handlers.on_evidence)

@@ -1,0 +1,277 @@
+"""Clusters of heatmaps for the panel: pictures of each, a name, and accepted ones."""
+
+import base64
+import io
+
+import fiftyone.operators.types as types
+import numpy as np
+from bson import ObjectId
+
+from ..bias.schema import record_of
+from ..bias.schema import update as update_record
+from ..runs import keys, results
+from ..runs.locking import schema_lock
+from . import layout
+
+#: clusters whose pictures are shown: decoding them takes time
+CLUSTERS = 6
+
+
+#: pixels of a tile, and pictures beside the mean map
+TILE, PICTURES = 104, 9
+_GAP = 4
+# black-body colours: readable for everyone, dark where there is no heat
+_COLOURS = np.array([[20, 20, 24], [120, 20, 10], [230, 80, 0], [255, 190, 40], [255, 250, 220]])
+
+
+def clusters_of(dataset, key):
+    """The clusters of an examined run, small tight ones off the object first.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of a CAM run
+
+    Returns:
+        a list of dicts ``number, label, n, share, outside, ids, mean_map, name, accepted``; empty if
+        the run was not examined, or has no clusters
+    """
+    bias = keys.load_results(dataset, key).get("bias") or {}
+    notes = _notes(dataset, key)
+    out = []
+    for number, cluster in enumerate(bias.get("clusters") or []):
+        note = notes.get(str(number), {})
+        out.append(
+            {
+                **{k: cluster.get(k) for k in ("label", "n", "share", "outside", "mean_map")},
+                "number": number,
+                "ids": members(cluster),
+                "typical": list(cluster["ids"][:PICTURES]),
+                "name": note.get("name") or "",
+                "accepted": bool(note.get("accepted")),
+            }
+        )
+    return out
+
+
+def members(cluster):
+    """The ids of all samples of a cluster; of one stored without them, of the most typical."""
+    packed = cluster.get("members")
+    return results.unpack_ids(packed) if packed else list(cluster["ids"])
+
+
+def _notes(dataset, key):
+    record = record_of(dataset, key)
+    return dict((record or {}).get("clusters") or {})
+
+
+def name_cluster(dataset, key, number, name):
+    """Stores a person's name for a cluster in the run's record.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+        number: of the cluster, see :func:`clusters_of`
+        name: a short text; an empty one takes the name away
+    """
+    _change(dataset, key, number, name=tidy(name))
+
+
+def tidy(name):
+    """A typed name as it is stored: without spaces around it, at most 80 characters."""
+    return str(name or "").strip()[:80].strip()
+
+
+def accept(dataset, key, number, accepted=True):
+    """Says that what a cluster looks at is fair context: its samples no longer count as suspicious.
+
+    Stored in the run's record, so it is gone with the next examination, whose clusters are others.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of an examined run
+        number: of the cluster, see :func:`clusters_of`
+        accepted (True): False takes it back
+    """
+    ids = clusters_of(dataset, key)[_checked(dataset, key, number)]["ids"]
+    packed = results.pack_ids(ids) if accepted else ""
+    _change(dataset, key, number, accepted=bool(accepted), ids=packed)
+
+
+def _checked(dataset, key, number):
+    count = len(clusters_of(dataset, key))
+    if not isinstance(number, int) or not 0 <= number < count:
+        raise ValueError(f"number: the run {key!r} has clusters 0 to {count - 1}, got {number!r}")
+    return number
+
+
+def _change(dataset, key, number, **changes):
+    _checked(dataset, key, number)
+    # a name and a click right after it arrive in two threads; each writes all notes
+    with schema_lock(dataset):
+        notes = _notes(dataset, key)
+        notes[str(number)] = {**notes.get(str(number), {}), **changes}
+        update_record(dataset, key, clusters=notes)
+
+
+def accepted_ids(dataset, key):
+    """The ids, as the database has them, of the samples in clusters that were accepted."""
+    notes = _notes(dataset, key)
+    texts = {
+        i
+        for note in notes.values()
+        if note.get("accepted")
+        for i in results.unpack_ids(note.get("ids"))
+    }
+    return [ObjectId(i) for i in sorted(texts)]
+
+
+def strip(dataset, key, cluster):
+    """One picture of a cluster: its mean map, then typical photos under their heat.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of a CAM run
+        cluster: one of :func:`clusters_of`
+
+    Returns:
+        a ``data:`` URI of a JPEG
+    """
+    from PIL import Image
+
+    tiles = [_coloured(np.array(cluster["mean_map"]))]
+    tiles += [tile for tile in _photos(dataset, key, cluster["typical"]) if tile is not None]
+    width = (TILE + _GAP) * (1 + PICTURES) - _GAP
+    sheet = Image.new("RGB", (width, TILE), (28, 28, 28))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i * (TILE + _GAP), 0))
+    return data_uri(sheet)
+
+
+def data_uri(image):
+    """A PIL image as the ``data:`` URI of a JPEG."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _coloured(heat):
+    """A map (h, w) in [0, 1] as a square picture in the colours of heat."""
+    from PIL import Image
+
+    steps = np.linspace(0, 1, len(_COLOURS))
+    big = Image.fromarray(np.float32(heat)).resize((TILE, TILE), Image.Resampling.BICUBIC)
+    values = np.clip(np.asarray(big), 0, 1)
+    rgb = np.stack([np.interp(values, steps, _COLOURS[:, c]) for c in range(3)], -1)
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+def _photos(dataset, key, ids):
+    """Square tiles of samples, their heat of the run's first field laid over."""
+    fields = keys.heatmap_fields_of(dataset, key)[:1]
+    view = dataset.select(list(ids), ordered=True).select_fields(fields)
+    return [_photo(sample, sample[fields[0]] if fields else None) for sample in view]
+
+
+def _photo(sample, label):
+    """One tile; None where the picture cannot be read."""
+    from PIL import Image
+
+    from ..data.heatmap_reader import heat_of
+    from ..data.images import decode_image
+
+    try:
+        photo = decode_image(sample.filepath)
+    except OSError:
+        return None  # the file is gone: the others are shown
+    photo = photo.resize((TILE, TILE), Image.Resampling.BILINEAR)
+    return overlaid(photo, heat_of(label))
+
+
+def overlaid(photo, heat):
+    """A photo under its heat, as the App shows it: warm, more opaque where it is hotter.
+
+    Args:
+        photo: a PIL image
+        heat: (h, w) in [0, 1] over the same image, or None
+
+    Returns:
+        a PIL image of the photo's size
+    """
+    from PIL import Image
+
+    if heat is None:
+        return photo
+    big = Image.fromarray(np.float32(heat)).resize(photo.size, Image.Resampling.BILINEAR)
+    share = 0.7 * np.clip(np.asarray(big), 0, 1)[..., None]
+    mixed = (1 - share) * np.asarray(photo, np.float32) + share * np.array([255, 61, 0], np.float32)
+    return Image.fromarray(mixed.astype(np.uint8))
+
+
+def fill(dataset, key, chosen, examined):
+    """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
+    if not examined:
+        return {}, {}
+    shown = clusters_of(dataset, key)[:CLUSTERS]
+    data = {f"strip_{c['number']}": strip(dataset, key, c) for c in shown}
+    return {"clusters": [_row(c) for c in shown]}, data
+
+
+def cluster_rows(dataset, key):
+    """The clusters that are shown, as dicts ``text, number, name, accepted``."""
+    return [_row(c) for c in clusters_of(dataset, key)[:CLUSTERS]]
+
+
+def _row(cluster):
+    names = ("number", "name", "accepted")
+    return {"text": cluster_text(cluster), **{k: cluster[k] for k in names}}
+
+
+def cluster_text(cluster):
+    """One line about a cluster."""
+    title = cluster["name"] or f"Cluster {cluster['number'] + 1}"
+    of = f" of class {cluster['label']}" if cluster["label"] else ""
+    outside = cluster.get("outside")
+    heat = f", {100 * outside:.0f} % of the heat off the object" if outside is not None else ""
+    accepted = " · accepted as context" if cluster["accepted"] else ""
+    share = f"{100 * cluster['share']:.0f} %"
+    return f"**{title}**: {cluster['n']:,} samples ({share}{of}){heat}{accepted}"
+
+
+def draw(panel, handlers, state):
+    """Draws the tab."""
+    if not layout.needs_bias(panel, handlers, state):
+        return
+    shown = state.get("clusters") or []
+    if not shown:
+        layout.note(
+            panel, "no_clusters", "No clusters",
+            "Fewer than eight tested samples have a heatmap with a place, so there is nothing to group.",
+        )  # fmt: skip
+        return
+    layout.heading(
+        panel, "clusters_head", "Where heatmaps look alike",
+        "Small tight groups off the object first: the mean map, then typical samples. Click a strip to "
+        "see its samples. What is fair context can be accepted; its samples no longer count.",
+    )  # fmt: skip
+    for cluster in shown:
+        number = cluster["number"]
+        panel.md(cluster["text"], name=f"cluster_text_{number}")
+        panel.img(
+            f"strip_{number}", on_click=handlers.on_cluster, params={"number": number},
+            width="100%", alt_text=cluster["text"],
+        )  # fmt: skip
+        line = panel.menu(f"cluster_{number}", gap=2, align_y="center")
+        line.str(
+            "name", default=cluster["name"], label="Name", view=types.TextFieldView(),
+            on_change=handlers.on_cluster_name,
+        )  # fmt: skip
+        line.btn(
+            "show", label="Show samples", icon="visibility", variant="outlined",
+            on_click=handlers.on_cluster, params={"number": number},
+        )  # fmt: skip
+        line.btn(
+            "accept", label="Count again" if cluster["accepted"] else "Accept as context",
+            icon="undo" if cluster["accepted"] else "check", variant="outlined",
+            on_click=handlers.on_accept,
+            params={"number": number, "accepted": not cluster["accepted"]},
+        )  # fmt: skip

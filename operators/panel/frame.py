@@ -1,0 +1,120 @@
+"""The panel's frame: the run, what can be started, and the tab in front."""
+
+import fiftyone.operators.types as types
+
+from ..bias.schema import record_of
+from ..runs import lease
+from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
+
+TABS = {
+    "overview": "Overview",
+    "bias": "Bias",
+    "methods": "Methods",
+    "clusters": "Clusters",
+    "samples": "Samples",
+}
+# each has fill(dataset, key, chosen, examined) and draw(panel, handlers, state)
+_FILES = {
+    "overview": overview_tab,
+    "bias": bias_tab,
+    "methods": methods_tab,
+    "clusters": clusters_tab,
+    "samples": samples_tab,
+}
+
+
+def fill(dataset, key, tab, chosen):
+    """Reads what a tab shows.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the key of a CAM run
+        tab: the name of a tab
+        chosen: a dict of what was chosen on it: ``kind``, ``measure``
+
+    Returns:
+        (state, data): state is small and comes back with every event, data is what charts, tables
+        and pictures show
+    """
+    status = lease.job_status_of(dataset, record_of(dataset, key))
+    state, data = _FILES[tab].fill(dataset, key, chosen, status == "finished")
+    work = job_status.work_of(dataset, key, "bias")
+    return {"bias_status": status, "bias_work": work, **state}, data
+
+
+def draw(handlers, state):
+    """Draws the panel.
+
+    Args:
+        handlers: the panel, whose methods are called on events
+        state: a dict: ``runs, key, tab`` and what the tabs keep
+
+    Returns:
+        a ``types.Property``
+    """
+    panel = types.Object()
+    if not state.get("runs"):
+        _no_runs(panel, handlers, state)
+    else:
+        _menu(panel, handlers, state)
+        _tabs(panel, handlers, state)
+        _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
+    view = types.GridView(
+        orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
+    )
+    return types.Property(panel, view=view)
+
+
+def _no_runs(panel, handlers, state):
+    if state.get("error"):
+        layout.note(panel, "error", "The panel could not be filled", state["error"], types.Error)
+    layout.note(
+        panel, "no_runs", "No heatmaps yet",
+        "Compute class activation maps first: choose a model, and every image of the view gets a "
+        "heatmap of where the model looked. Then come back here."
+        if state.get("samples")
+        else "This dataset has no samples yet. Add images, then compute class activation maps.",
+    )  # fmt: skip
+    buttons = panel.menu("start_menu", gap=2)
+    buttons.btn(
+        "compute", label="Compute class activation maps", icon="local_fire_department",
+        variant="contained", on_click=handlers.on_compute, disabled=not state.get("samples"),
+    )  # fmt: skip
+
+
+def _menu(panel, handlers, state):
+    """The run, and what can be started; in two rows, which a panel beside the grid has room for."""
+    menu = panel.menu("top", gap=2, align_y="center")
+    choices = types.DropdownView(label="Run")
+    for run in state["runs"]:
+        choices.add_choice(run["key"], label=run["label"])
+    menu.enum(
+        "run", choices.values(), default=state["key"], view=choices, on_change=handlers.on_run
+    )
+    menu.btn(
+        "reset", label="Reset grid", icon="restart_alt", variant="outlined",
+        on_click=handlers.on_reset, title="Show all samples again",
+    )  # fmt: skip
+    menu = panel.menu("actions", gap=2)
+    menu.btn(
+        "compute", label="Compute", icon="local_fire_department", variant="outlined",
+        on_click=handlers.on_compute, title="Compute heatmaps of another run",
+    )  # fmt: skip
+    menu.btn(
+        "examine", label="Find bias", icon="wallpaper", variant="outlined",
+        on_click=handlers.on_examine, title="Test this run's model on other backgrounds",
+    )  # fmt: skip
+    menu.btn(
+        "compare", label="Compare methods", icon="leaderboard", variant="outlined",
+        on_click=handlers.on_compare, title="Measure which of the run's methods to trust",
+    )  # fmt: skip
+
+
+def _tabs(panel, handlers, state):
+    """A row of buttons: the App reports a tab of its own half a second late, and twice."""
+    front, row = state.get("tab") or "overview", panel.menu("tabs", gap=1, align_y="center")
+    for value, label in TABS.items():
+        row.btn(
+            f"tab_{value}", label=label, on_click=handlers.on_tab, params={"tab": value},
+            variant="contained" if value == front else None,
+        )  # fmt: skip

@@ -1,0 +1,76 @@
+"""What the panel's tabs are built of: headings, notes, tables and charts."""
+
+import fiftyone.operators.types as types
+
+from . import charts, job_status
+
+
+def note(panel, name, label, text, kind=types.Notice):
+    """Adds a notice, or an error."""
+    panel.view(name, kind(label=label, description=text))
+
+
+def heading(panel, name, label, text=None):
+    """Adds a heading."""
+    panel.view(name, types.HeaderView(label=label, description=text))
+
+
+def todo(panel, name, label, text, button, icon, on_click):
+    """An empty state: what is missing, why one would want it, and the button that does it."""
+    note(panel, name, label, text)
+    menu = panel.menu(f"{name}_menu")
+    menu.btn(f"{name}_button", label=button, icon=icon, variant="contained", on_click=on_click)
+
+
+def needs_bias(panel, handlers, state):
+    """Says how to get findings where there are none; returns whether there are."""
+    if state.get("bias_status") == "finished":
+        return True
+    if job_status.draw(panel, "bias_work", state.get("bias_work"), handlers.on_examination_stop):
+        return False
+    todo(
+        panel, "no_bias", "The background was not examined yet",
+        "Find background bias puts each object on other backgrounds and watches the score: "
+        "which classes and samples rest on the surroundings.",
+        "Find background bias", "wallpaper", handlers.on_examine,
+    )  # fmt: skip
+    return False
+
+
+def accepted_text(state):
+    """How many samples are left out, as they were accepted as context."""
+    count = state.get("accepted") or 0
+    return f" {count:,} samples accepted as context are left out." if count else ""
+
+
+def table(panel, name, columns, help_of=None, rows=0, actions=(), **options):
+    """A table; what it shows is the panel's data of the same name.
+
+    Args:
+        panel: where to add it
+        name: of the data
+        columns: a dict key -> label
+        help_of (None): a dict key -> the tooltip of a column's cells
+        rows (0): how many rows have tooltips
+        actions (()): keyword arguments of row actions
+        **options: of ``types.TableView``
+    """
+    # the App's own least width is more than a panel beside the grid has
+    table = types.TableView(componentsProps={"table": {"sx": {"minWidth": 0}}}, **options)
+    for number, (key, label) in enumerate(columns.items()):
+        table.add_column(key, label=label)
+        for row in range(rows if key in (help_of or {}) else 0):
+            table.add_tooltip(row, number, help_of[key])
+    for action in actions:
+        table.add_row_action(**action)
+    # the last step: what is added afterwards would not be seen
+    panel.obj(name, view=table)
+
+
+def plot(panel, name, layout, on_click):
+    """A chart of a fixed height: left alone, its box would be as high as the panel."""
+    height = layout["height"]
+    panel.plot(
+        name, layout=layout, config=charts.CONFIG, on_click=on_click,
+        componentsProps={"item": {"sx": {"height": f"{height}px"}}},
+    )  # fmt: skip

@@ -1,0 +1,382 @@
+"""The panel: what was computed, what it says, and the samples behind every number."""
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+_URI = "@cam51/heatmaps"
+_HELP = (
+    "Everything here is about the whole dataset; clicks change the grid only. "
+    "*Reset grid* shows all samples again."
+)
+
+# What the state knows of each choice: the App sends them all whenever it draws the panel.
+_CHOICES = {
+    "on_run": "key", "on_kind": "kind", "on_measure": "measure", "on_same_scale": "scaled",
+}  # fmt: skip
+
+
+class CamPanel(foo.Panel):
+    """Runs of the dataset: overview, background bias, methods, clusters, samples."""
+
+    @property
+    def config(self):
+        """The panel's configuration."""
+        return foo.PanelConfig(
+            name="cam_panel",
+            label="Class activation maps",
+            help_markdown=_HELP,
+            # the App draws no picture of a plugin's own in the tab of a Python panel
+            icon="blur_on",
+            category=foo.Categories.ANALYZE if hasattr(foo, "Categories") else None,
+            surfaces="grid",
+        )
+
+    @property
+    def risk_level(self):
+        """It stops jobs and keeps names of clusters; a panel's configuration takes no risk."""
+        return types.RiskLevel.MEDIUM
+
+    def on_load(self, ctx):
+        """Chooses the newest run and fills the first tab."""
+        self._fill(ctx)
+
+    def on_change_dataset(self, ctx):
+        """Begins anew."""
+        ctx.panel.state.clear()
+        self._fill(ctx)
+
+    def render(self, ctx):
+        """The panel's layout."""
+        from . import frame
+
+        return frame.draw(self, dict(ctx.panel.state._data))
+
+    def _fill(self, ctx, **chosen):
+        """Reads what the tab in front shows; what was chosen is kept."""
+        from ..runs import keys as run_keys
+        from . import frame, overview_tab
+
+        state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
+        state.update(chosen)
+        run_keys.refresh(ctx.dataset)
+        runs = overview_tab.run_choices(ctx.dataset)
+        keys = [run["key"] for run in runs]
+        key = state["key"] if state["key"] in keys else next(iter(keys), None)
+        tab = state["tab"] or "overview"
+        values = {"runs": runs, "key": key, "tab": tab}
+        values["samples"] = bool(ctx.dataset.count())
+        data = {}
+        if key is not None:
+            more, data = frame.fill(ctx.dataset, key, tab, state)
+            values.update(more)
+        known = dict(ctx.panel.state._data)
+        # a late answer must not set back what was chosen meanwhile, such as the tab
+        changed = {k: v for k, v in values.items() if k not in known or known[k] != v}
+        # at once: the App draws the panel anew for every call
+        if changed:
+            ctx.panel.set_state(changed)
+        if data:
+            ctx.panel.set_data(data)
+
+    def execute(self, ctx):
+        """Handles an event; one that says what is so already changes and draws nothing."""
+        if self._known(ctx):
+            return None
+        return super().execute(ctx)
+
+    def _known(self, ctx):
+        """Whether an event's value is what the panel showed when the App sent it."""
+        method, value = ctx.params.get("__method__"), ctx.params.get("value")
+        if method == "on_cluster_name":
+            from . import clusters_tab
+
+            shown = ctx.panel.get_state("clusters") or []
+            names = {cluster["number"]: cluster["name"] for cluster in shown}
+            return names.get(_cluster_number(ctx), "") == clusters_tab.tidy(value)
+        name = _CHOICES.get(method)
+        return name is not None and value == ctx.panel.get_state(name)
+
+    # choices
+
+    def on_run(self, ctx):
+        """Another run was chosen."""
+        self._fill(ctx, key=ctx.params.get("value"))
+
+    def on_tab(self, ctx):
+        """Another tab was chosen."""
+        self._fill(ctx, tab=ctx.params.get("tab"))
+
+    def on_kind(self, ctx):
+        """Another table of samples was chosen."""
+        self._fill(ctx, kind=ctx.params.get("value"))
+
+    def on_measure(self, ctx):
+        """Another measure of agreement was chosen."""
+        self._fill(ctx, measure=ctx.params.get("value"))
+
+    # operators
+
+    def on_compute(self, ctx):
+        """Opens the form of ``compute_cams``."""
+        ctx.prompt(f"{_URI}/compute_cams")
+
+    def on_examine(self, ctx):
+        """Opens the form of ``find_background_bias`` for this run."""
+        self._prompt(ctx, "find_background_bias", cam_key=self._key(ctx))
+
+    def on_compare(self, ctx):
+        """Opens the form of ``compare_cams`` for this run."""
+        self._prompt(ctx, "compare_cams", cam_keys=[self._key(ctx)])
+
+    def on_run_view(self, ctx):
+        """Opens the form of ``load_cam_view``."""
+        self._prompt_run(ctx, "load_cam_view")
+
+    def on_run_again(self, ctx):
+        """Opens the form of ``rerun_cams``."""
+        self._prompt_run(ctx, "rerun_cams")
+
+    def on_run_info(self, ctx):
+        """Opens the form of ``get_cam_run_info``."""
+        self._prompt_run(ctx, "get_cam_run_info")
+
+    def on_run_boxes(self, ctx):
+        """Opens the form of ``heat_to_detections``."""
+        self._prompt_run(ctx, "heat_to_detections")
+
+    def on_run_rename(self, ctx):
+        """Opens the form of ``rename_cam_run``."""
+        self._prompt_run(ctx, "rename_cam_run")
+
+    def on_run_delete(self, ctx):
+        """Opens the form of ``delete_cam_run``, which says what goes."""
+        self._prompt_run(ctx, "delete_cam_run")
+
+    def on_run_stop(self, ctx):
+        """Asks the run to stop."""
+        self._stop(ctx, "computation")
+
+    def on_comparison_stop(self, ctx):
+        """Asks the run's comparison to stop."""
+        self._stop(ctx, "comparison")
+
+    def on_examination_stop(self, ctx):
+        """Asks the run's examination to stop."""
+        self._stop(ctx, "examination")
+
+    def _stop(self, ctx, what):
+        from ..runs import lease
+
+        try:
+            lease.ask_to_stop(ctx.dataset, self._key(ctx), what)
+        except ValueError as error:  # it ended before the click arrived
+            ctx.ops.notify(str(error), variant="info")
+        self._fill(ctx)
+
+    def _prompt_run(self, ctx, name):
+        self._prompt(ctx, name, cam_key=self._key(ctx))
+
+    def _prompt(self, ctx, name, **params):
+        ended = {"on_success": self.on_changed, "on_error": self.on_changed}
+        ctx.prompt(f"{_URI}/{name}", params=params, **ended)
+
+    def on_changed(self, ctx):
+        """A form that was opened here changed something, or failed, which is told too."""
+        self._fill(ctx)
+
+    def on_reset(self, ctx):
+        """Shows all samples again, and what is true by now."""
+        ctx.ops.clear_view()
+        self._fill(ctx)
+
+    def on_same_scale(self, ctx):
+        """One scale for all heatmaps of a field, or each map's own again."""
+        from ..data import same_scale
+
+        on = bool(ctx.params.get("value"))
+        scales = same_scale.set_scale(ctx.dataset, self._key(ctx), on)
+        if on and not scales:
+            ctx.ops.notify("No heatmap here has a common scale", variant="info")
+        ctx.ops.reload_dataset()
+        self._fill(ctx)
+
+    # clicks
+
+    def on_verdict(self, ctx):
+        """A row of the verdicts: its samples."""
+        from . import views
+
+        verdicts, row = ctx.panel.get_state("verdicts") or [], ctx.params.get("row")
+        if not isinstance(row, int) or not 0 <= row < len(verdicts):
+            return  # the heading
+        view = views.verdict_view(ctx.dataset, self._key(ctx), verdicts[row])
+        self._show(ctx, view)
+
+    def on_class(self, ctx):
+        """A bar of the classes: its samples, the most dependent first."""
+        from . import views
+
+        label = ctx.params.get("y")
+        self._show(ctx, views.class_view(ctx.dataset, self._key(ctx), label))
+
+    def on_evidence(self, ctx):
+        """A cell of right and wrong against object and background."""
+        from . import views
+
+        row, column = ctx.params.get("row"), ctx.params.get("column")
+        if row not in (0, 1) or column not in (1, 2):
+            return  # a heading
+        view = views.evidence_view(ctx.dataset, self._key(ctx), row == 0, column == 2)
+        if not view.limit(1).count():
+            ctx.ops.notify("No sample is there; the grid stays as it is", variant="info")
+            return
+        self._show(ctx, view)
+
+    def on_point(self, ctx):
+        """A point: its sample."""
+        if ctx.params.get("id"):
+            ctx.ops.open_sample(id=ctx.params["id"])
+
+    def on_bin(self, ctx):
+        """A bar of the calibration: its samples."""
+        from . import views
+
+        bins, index = ctx.panel.get_state("bins") or [], ctx.params.get("idx")
+        if isinstance(index, int) and index < len(bins):
+            low, high = bins[index]
+            self._show(ctx, views.suspicion_view(ctx.dataset, self._key(ctx), low, high))
+
+    def on_leader(self, ctx):
+        """A row of the leaderboard: its heatmaps alone."""
+        from . import methods_tab
+
+        comparison = methods_tab.comparison_of(ctx.dataset, self._key(ctx))
+        row = ctx.params.get("row")
+        if comparison is None or not isinstance(row, int) or row < 0:
+            return
+        field = methods_tab.field_of_row(comparison, row)
+        if field is not None:
+            self._activate(ctx, [field])
+
+    def on_pair(self, ctx):
+        """A cell of the matrix: the samples where two methods split most, with both heatmaps."""
+        from . import methods_tab, views
+
+        comparison = methods_tab.comparison_of(ctx.dataset, self._key(ctx))
+        matrix = methods_tab.matrix(comparison, ctx.panel.get_state("measure") or "spearman")
+        names = dict(zip(matrix["labels"], matrix["fields"], strict=True))
+        first, second = names.get(ctx.params.get("y")), names.get(ctx.params.get("x"))
+        if first is None or second is None or first == second:
+            return
+        ids = methods_tab.pair_ids(comparison, first, second)
+        if not ids:
+            ctx.ops.notify("No samples were stored for this pair of methods", variant="info")
+            return
+        self._activate(ctx, [first, second])
+        ctx.ops.set_view(views.chosen_view(ctx.dataset, ids))
+
+    def on_cluster(self, ctx):
+        """A cluster: its samples."""
+        from . import clusters_tab, views
+
+        clusters = clusters_tab.clusters_of(ctx.dataset, self._key(ctx))
+        ids = clusters[ctx.params["number"]]["ids"]
+        self._show(ctx, views.chosen_view(ctx.dataset, ids))
+
+    def on_cluster_name(self, ctx):
+        """A cluster got a name."""
+        from . import clusters_tab
+
+        number, name = _cluster_number(ctx), ctx.params.get("value")
+        clusters_tab.name_cluster(ctx.dataset, self._key(ctx), number, name)
+        self._fill_clusters(ctx)
+
+    def on_accept(self, ctx):
+        """A cluster is fair context, or counts again."""
+        from . import clusters_tab
+
+        number, accepted = ctx.params["number"], ctx.params["accepted"]
+        clusters_tab.accept(ctx.dataset, self._key(ctx), number, accepted)
+        self._fill_clusters(ctx)
+
+    def _fill_clusters(self, ctx):
+        """What is stored by now: a name and a click right after it are answered in any order."""
+        from . import clusters_tab
+
+        rows = clusters_tab.cluster_rows(ctx.dataset, self._key(ctx))
+        ctx.panel.set_state("clusters", rows)
+
+    def on_sample(self, ctx):
+        """A row of the table: opens its sample."""
+        ids, row = ctx.panel.get_state("sample_ids") or [], ctx.params.get("row")
+        if isinstance(row, int) and row < len(ids):
+            ctx.ops.open_sample(id=ids[row])
+
+    def on_listed(self, ctx):
+        """All samples of the table, in its order."""
+        from . import views
+
+        ids = ctx.panel.get_state("sample_ids") or []
+        self._show(ctx, views.chosen_view(ctx.dataset, ids))
+
+    def _key(self, ctx):
+        return ctx.panel.get_state("key")
+
+    def _show(self, ctx, view):
+        """Lets the grid show a view, with the run's first heatmaps and its verdicts."""
+        from ..bias.schema import field_names
+        from ..runs import keys as run_keys
+
+        key = self._key(ctx)
+        verdict = field_names(key)[0]
+        fields = run_keys.heatmap_fields_of(ctx.dataset, key)[:1]
+        self._activate(ctx, [*fields, *([verdict] if ctx.dataset.get_field(verdict) else [])])
+        ctx.ops.set_view(view)
+
+    def _activate(self, ctx, fields):
+        """Shows these of our fields, and of the others what was shown before."""
+        from ..runs import keys as run_keys
+
+        there = [f for f in fields if ctx.dataset.get_field(f) is not None]
+        if not there:
+            ctx.ops.notify("These heatmaps were deleted since the comparison", variant="warning")
+            return
+        ours = {
+            f for k in run_keys.list_runs(ctx.dataset) for f in run_keys.fields_of(ctx.dataset, k)
+        }
+        active = [f for f in ctx.active_fields or [] if f not in ours]
+        ctx.ops.set_active_fields([*active, *there])
+
+
+def _cluster_number(ctx):
+    """The number of the cluster whose name an event gives."""
+    return int(ctx.params["path"].partition("cluster_")[2].partition(".")[0])
+
+
+class OpenCamPanel(foo.Operator):
+    """The button above the grid that opens the panel."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return foo.OperatorConfig(
+            name="open_cam_panel",
+            label="Class activation maps",
+            description="Open the panel with runs, findings and samples",
+            icon="/assets/icon-dark.svg",
+            light_icon="/assets/icon-light.svg",
+            dark_icon="/assets/icon-dark.svg",
+            unlisted=True,
+            risk_level=types.RiskLevel.LOW,
+        )
+
+    def resolve_placement(self, ctx):
+        """The plugin's one button above the grid: the panel has those of the other operators."""
+        return types.Placement(
+            types.Places.SAMPLES_GRID_SECONDARY_ACTIONS,
+            types.Button(label="Class activation maps", icon="/assets/icon-dark.svg", prompt=False),
+        )
+
+    def execute(self, ctx):
+        """Opens the panel beside the grid."""
+        ctx.ops.open_panel("cam_panel", is_active=True, layout="horizontal")

@@ -1,0 +1,447 @@
+"""The stored record of a CAM run: read, claimed, kept alive, changed.
+
+A record is one of FiftyOne's custom runs. It is read as plain data, straight from the database: the
+copy that a dataset holds in memory is as old as its last reload, and FiftyOne builds a class whose
+name the record gives, which is not to happen for a record that came from elsewhere.
+"""
+
+import datetime
+import math
+import os
+import socket
+import types
+import uuid
+
+import fiftyone as fo
+import fiftyone.core.odm as fod
+import numpy as np
+from bson import json_util
+
+METHOD = "cam51"
+
+# A run that gave no sign of life for so long is taken for dead where its process cannot be looked at.
+STALE_SECONDS = 180
+# What a record may lack: one that an earlier version wrote, or that came from elsewhere.
+_EMPTY = {
+    "status": "interrupted", "started": None, "ended": None, "settings": {}, "fields": [],
+    "dataset_id": None, "token": None, "host": None, "pid": None, "heartbeat": None,
+    "progress": {}, "failures": [], "sessions": [], "saved_views": [], "made_folders": [],
+    "extended": False, "error": None,
+}  # fmt: skip
+
+# Tokens of the runs that this process is working on.
+ACTIVE = set()
+
+
+def db():
+    """FiftyOne's database."""
+    return fod.get_db_conn()
+
+
+def stored_file(number=None):
+    """A file of results in the database, by its number or a new one; FiftyOne keeps them like this."""
+    file = fod.runs.RunDocument().results
+    file.grid_id = number
+    return file
+
+
+def document_id(dataset, key):
+    """The id of the record's document, or None."""
+    if not isinstance(key, str) or not key.isidentifier():
+        return None
+    entry = db().datasets.find_one({"_id": dataset._doc.id}, {f"runs.{key}": True})
+    return (entry or {}).get("runs", {}).get(key)
+
+
+def list_runs(dataset):
+    """Returns the keys of the dataset's CAM runs, sorted.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+    """
+    entry = db().datasets.find_one({"_id": dataset._doc.id}, {"runs": True}) or {}
+    runs = entry.get("runs") or {}
+    query = {"_id": {"$in": list(runs.values())}, "config.method": METHOD}
+    ours = {row["_id"] for row in db().runs.find(query, {"_id": True})}
+    return sorted(key for key, row in runs.items() if row in ours)
+
+
+def is_heatmap(dataset, field):
+    """Whether a field holds heatmaps; one that does not exist holds none."""
+    return getattr(dataset.get_field(field), "document_type", None) is fo.Heatmap
+
+
+def refresh(dataset):
+    """Reloads a dataset if another process, such as the App's, gave it runs or fields meanwhile.
+
+    Only then: reloading also drops what a person changed on samples and has not saved.
+    """
+    known = {"runs": True, "sample_fields.name": True}
+    stored = db().datasets.find_one({"_id": dataset._doc.id}, known)
+    if stored is None:
+        return  # deleted: the first use says so
+    runs, fields = (
+        set(stored.get("runs") or {}),
+        {field["name"] for field in stored["sample_fields"]},
+    )
+    if runs != set(dataset.list_runs()) or fields != {
+        field.name for field in dataset._doc.sample_fields
+    }:
+        dataset.reload()
+
+
+def lacks_fields(dataset, fields, coloured):
+    """Whether a dataset's stored schema lacks fields, or its stored colours do."""
+    parts = {"sample_fields.name": True, "app_config.color_scheme.fields.path": True}
+    entry = db().datasets.find_one({"_id": dataset._doc.id}, parts) or {}
+    schema = {field["name"] for field in entry.get("sample_fields", [])}
+    scheme = (entry.get("app_config") or {}).get("color_scheme") or {}
+    colours = {row.get("path") for row in scheme.get("fields") or []}
+    return not (set(fields) <= schema and set(coloured) <= colours)
+
+
+def is_taken(dataset, key):
+    """Whether a key is that of any of the dataset's runs, ours or not."""
+    return document_id(dataset, key) is not None
+
+
+def config_of(dataset, key):
+    """Returns the record of a CAM run as it is stored now.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+
+    Returns:
+        a ``types.SimpleNamespace`` with ``status``, ``started``, ``settings``, ``fields``, ``progress``,
+        ``failures``, ``sessions`` and more, and ``own``: False for the copy that a clone or an imported
+        dataset has
+
+    Raises:
+        ValueError: if there is no such run; the message lists those there are
+    """
+    stored = db().runs.find_one({"_id": document_id(dataset, key), "config.method": METHOD})
+    if stored is None:
+        runs = list_runs(dataset)
+        known = f"it has: {', '.join(runs)}" if runs else "it has none yet; compute_cams makes one"
+        raise ValueError(f"cam_key: the dataset has no CAM run {key!r}; {known}")
+    entries = {**_EMPTY, **stored["config"]}
+    for name, empty in _EMPTY.items():
+        if isinstance(empty, (list, dict)) and not isinstance(entries[name], type(empty)):
+            entries[name] = empty
+    config = types.SimpleNamespace(**entries)
+    # A name that is no field's could lead a deletion out of the run's folder.
+    config.fields = [f for f in config.fields if isinstance(f, str) and f.isidentifier()]
+    config.own = config.dataset_id == str(dataset._doc.id)
+    return config
+
+
+def register(dataset, key, settings, fields, samples=None, **entries):
+    """Registers a run before its first write.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        settings: JSON-able values that say what is computed
+        fields: every field that the run writes
+        samples (None): the view of the run, whose stages are stored
+        **entries: more JSON-able entries
+
+    Returns:
+        the token that says whose run it is
+
+    Raises:
+        ValueError: if another process registered the key meanwhile
+    """
+    token = uuid.uuid4().hex
+    config = dataset.init_run(
+        method=METHOD,
+        status="running",
+        started=now(),
+        settings=jsonable(settings),
+        fields=list(fields),
+        # A clone has a copy of this record, but the files stay the original's.
+        dataset_id=str(dataset._doc.id),
+        **_whose(token),
+        progress={},
+        failures=[],
+        **{name: jsonable(value) for name, value in entries.items()},
+    )
+    document = fod.runs.RunDocument(
+        dataset_id=dataset._doc.id,
+        key=key,
+        version=fo.__version__,
+        timestamp=datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None),
+        config=config.serialize(),
+        view_stages=_stages(samples),
+    )
+    document.save(upsert=True)
+    # One operation of the database: of two processes that come at once, one gets the key.
+    free = {"_id": dataset._doc.id, f"runs.{key}": {"$exists": False}}
+    if not db().datasets.update_one(free, {"$set": {f"runs.{key}": document.id}}).matched_count:
+        document.delete()
+        raise ValueError(
+            f"cam_key: another process registered {key!r} at this moment; choose another key"
+        )
+    dataset._doc.runs[key] = document
+    dataset.save()
+    dataset._run_cache.pop(key, None)
+    return token
+
+
+def _stages(samples):
+    if not isinstance(samples, fo.DatasetView):
+        return None
+    return [json_util.dumps(stage) for stage in samples._serialize(include_uuids=False)]
+
+
+def _whose(token):
+    return {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": clock()}
+
+
+def clock():
+    """The database's time in UTC: the clocks of two machines differ."""
+    return _naive(db().command("hello")["localTime"])
+
+
+def claim(dataset, key, status, **changes):
+    """Takes a run over from whoever had it last, unless that is still at work.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        status: what it becomes: ``"running"``, ``"deleting"`` or ``"renaming"``
+        **changes: JSON-able entries to change at the same time
+
+    Returns:
+        the token that says whose run it is now
+
+    Raises:
+        ValueError: if it is at work, or if another process took it at the same moment
+    """
+    config = config_of(dataset, key)
+    check_idle(config, key)
+    token = uuid.uuid4().hex
+    entries = {"status": status, **_whose(token), **jsonable(changes)}
+    query = {"_id": document_id(dataset, key), "config.token": getattr(config, "token", None)}
+    operation = {
+        "$set": {f"config.{name}": value for name, value in entries.items()},
+        "$unset": {"config.stop": ""},
+    }
+    if not db().runs.update_one(query, operation).matched_count:
+        raise ValueError(f"cam_key: another process took the run {key!r} at this moment")
+    sync(dataset, key)
+    return token
+
+
+def holds(dataset, key, token):
+    """Whether a run is still that of a token."""
+    query = {"_id": document_id(dataset, key), "config.token": token}
+    return db().runs.count_documents(query, limit=1) > 0
+
+
+def check_idle(config, key):
+    """Raises a ValueError if a run is at work."""
+    if is_alive(config):
+        where = (
+            "this process" if config.token in ACTIVE else f"process {config.pid} on {config.host}"
+        )
+        raise ValueError(
+            f"cam_key: the run {key!r} is at work in {where} ({share(config)} done); wait for it, or "
+            "stop it with stop_cam_run"
+        )
+
+
+def is_alive(config):
+    """Whether a run is being worked on: in this process, in another one, on another machine.
+
+    Args:
+        config: what :func:`config_of` returns
+    """
+    if not config.own or config.status not in ("running", "deleting", "renaming"):
+        return False
+    if config.token in ACTIVE:
+        return True
+    if config.host == socket.gethostname() and is_gone(config.pid):
+        return False
+    if not isinstance(config.heartbeat, datetime.datetime):
+        return False
+    return (clock() - _naive(config.heartbeat)).total_seconds() < STALE_SECONDS
+
+
+def _naive(moment):
+    """A time in UTC without its zone: FiftyOne's setting decides whether the database gives one."""
+    if moment.tzinfo is None:
+        return moment
+    return moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+
+
+def is_gone(pid):
+    """Whether a process of this machine has ended; one that is this one's counts as such."""
+    if not isinstance(pid, int):
+        return False
+    if pid == os.getpid():
+        return True  # what this process works on is in ACTIVE
+    if os.name != "posix":
+        return False  # there os.kill would end it; the time since its last sign of life decides
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's process, so there is one
+    return False
+
+
+def status_of(dataset, key):
+    """Returns the status of a run.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+
+    Returns:
+        ``"running"``, ``"finished"``, ``"interrupted"`` (stopped, or its process died), ``"failed"`` (an
+        error ended it), ``"deleting"`` or ``"renaming"`` (that was begun and can be called again)
+    """
+    return status_from(config_of(dataset, key))
+
+
+def status_from(config):
+    """The status of a record that was read, see :func:`status_of`."""
+    return "interrupted" if config.status == "running" and not is_alive(config) else config.status
+
+
+def share(config):
+    """How much of a run is done by its own count, which may be some seconds old: ``"63 %"``."""
+    return percent(config.progress.get("done", 0), config.progress.get("total", 0))
+
+
+def percent(done, total):
+    """A share as text, never rounded up: 100 % is all of it."""
+    return f"{math.floor(100 * done / total) if total else 0} %"
+
+
+def update(dataset, key, **changes):
+    """Changes entries of a run's record: one small write.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        **changes: JSON-able values
+    """
+    config_of(dataset, key)  # says which runs there are if this one is not
+    entries = {f"config.{name}": jsonable(value) for name, value in changes.items()}
+    db().runs.update_one({"_id": document_id(dataset, key)}, {"$set": entries})
+    sync(dataset, key)
+
+
+def change(dataset, key, values=None, add=None, remove=None, where=None):
+    """Changes single paths of a run's record in one write of the database.
+
+    What another process writes at the same moment on other paths, or into the same lists, stays.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        values (None): ``{path: JSON-able value}``
+        add (None): ``{path: values}`` that lists get unless they have them
+        remove (None): ``{path: values}`` that lists lose
+        where (None): a query of the database that the record must match
+
+    Returns:
+        whether there is such a record
+    """
+    steps = [{f"config.{path}": {"$literal": jsonable(v)} for path, v in (values or {}).items()}]
+    steps += [{f"config.{path}": _with(path, list(new))} for path, new in (add or {}).items()]
+    steps += [{f"config.{path}": _without(path, list(old))} for path, old in (remove or {}).items()]
+    query = {"_id": document_id(dataset, key), "config.method": METHOD, **(where or {})}
+    changed = db().runs.update_one(query, [{"$set": step} for step in steps if step])
+    if not changed.matched_count:
+        return False
+    sync(dataset, key)
+    return True
+
+
+def _with(path, values):
+    """The expression of a list with values added."""
+    kept = _list_at(path)
+    new = _filtered({"$literal": values}, {"$not": [{"$in": ["$$this", kept]}]})
+    return {"$concatArrays": [kept, new]}
+
+
+def _without(path, values):
+    """The expression of a list with values removed."""
+    return _filtered(_list_at(path), {"$not": [{"$in": ["$$this", {"$literal": values}]}]})
+
+
+def _filtered(values, condition):
+    return {"$filter": {"input": values, "cond": condition}}
+
+
+def _list_at(path):
+    """The expression of a list; a record that came from elsewhere may have something else there."""
+    return {"$cond": [{"$isArray": [f"$config.{path}"]}, f"$config.{path}", []]}
+
+
+def sync(dataset, key):
+    """Lets the dataset in memory, which FiftyOne's own functions read, know what is stored."""
+    held = dataset._doc.runs.get(key)
+    if isinstance(held, fod.runs.RunDocument):
+        held.reload()
+
+
+def rename(dataset, key, new_key):
+    """Gives a record another key.
+
+    Raises:
+        ValueError: if the new key is taken
+    """
+    document = document_id(dataset, key)
+    free = {"_id": dataset._doc.id, f"runs.{new_key}": {"$exists": False}}
+    move = {"$rename": {f"runs.{key}": f"runs.{new_key}"}}
+    if not db().datasets.update_one(free, move).matched_count:
+        raise ValueError(f"new_key: {new_key!r} is the key of another run of this dataset")
+    db().runs.update_one({"_id": document}, {"$set": {"key": new_key}})
+    dataset._run_cache.pop(key, None)
+    # Not dataset.reload(), which drops what a person changed on samples and has not saved.
+    dataset._reload()
+
+
+def delete(dataset, key):
+    """Deletes a record and its results, nothing else."""
+    document = document_id(dataset, key)
+    stored = db().runs.find_one({"_id": document}, {"results": True}) or {}
+    db().datasets.update_one({"_id": dataset._doc.id}, {"$unset": {f"runs.{key}": ""}})
+    if stored.get("results") is not None:
+        stored_file(stored["results"]).delete()
+    db().runs.delete_one({"_id": document})
+    dataset._run_cache.pop(key, None)
+    # Not dataset.reload(), which drops what a person changed on samples and has not saved.
+    dataset._reload()
+
+
+def jsonable(value):
+    """Returns a value as JSON has it.
+
+    Arrays become lists and NaN becomes None; a function is its name, and what JSON has no word for
+    is its text.
+    """
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((jsonable(v) for v in value), key=str)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return getattr(value, "__name__", None) or str(value)
+
+
+def now():
+    """The time, for records that people read."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,100 @@
+"""The results of a CAM run: stored beside its record, in a file of the database, as plain data."""
+
+import base64
+import zlib
+
+from bson import ObjectId, json_util
+
+from . import record
+from .record import stored_file
+
+
+def save_results(dataset, key, **entries):
+    """Stores results of a run beside those it has; a reader finds the old ones or the new ones.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        **entries: JSON-able values
+    """
+    replace_results(dataset, key, entries)
+
+
+def replace_results(dataset, key, entries, changes=None, where=None):
+    """Stores results of a run beside those it has, and changes its record in the same write.
+
+    Results are one file, written as a whole: it takes the place of the file that was read, and if
+    another process has put its own there meanwhile, that one is read and added to.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        entries: ``{name: JSON-able value}``
+        changes (None): ``{path of the record: JSON-able value}``
+        where (None): a query of the database that the record must match
+
+    Returns:
+        whether it did
+    """
+    document, entries = record.document_id(dataset, key), record.jsonable(entries)
+    values = {f"config.{path}": record.jsonable(v) for path, v in (changes or {}).items()}
+    while True:
+        stored = record.db().runs.find_one({"_id": document, **(where or {})}, {"results": True})
+        if stored is None:
+            return False
+        old, new = stored.get("results"), stored_file()
+        text = {"cls": "fiftyone.core.runs.RunResults", **_read(dataset, key, old), **entries}
+        new.put(json_util.dumps(text).encode(), content_type="application/json")
+        query = {"_id": document, "results": old, **(where or {})}
+        operation = {"$set": {"results": new.grid_id, **values}}
+        if record.db().runs.update_one(query, operation).matched_count:
+            break
+        new.delete()
+    if old is not None:
+        stored_file(old).delete()
+    record.sync(dataset, key)
+    dataset._run_cache.pop(key, None)
+    return True
+
+
+def load_results(dataset, key):
+    """Returns the stored results of a run as plain data, ``{}`` if there are none."""
+    return _read(dataset, key, _number_of(dataset, key))
+
+
+def _number_of(dataset, key):
+    """The number of the file with a run's results, or None."""
+    query = {"_id": record.document_id(dataset, key)}
+    return (record.db().runs.find_one(query, {"results": True}) or {}).get("results")
+
+
+def _read(dataset, key, number):
+    """What a file of results has; if another process replaced it before it was read, what the new one has."""
+    while number is not None:
+        text = stored_file(number).read()
+        if text:
+            values = json_util.loads(text.decode())
+            values.pop("cls", None)
+            return values
+        replaced = _number_of(dataset, key)
+        if replaced == number:
+            raise FileNotFoundError(f"the results of the run {key!r} are not in the database")
+        number = replaced
+    return {}
+
+
+def pack_ids(ids):
+    """Sample ids in order, as short text: 12 bytes each, compressed."""
+    joined = b"".join(ObjectId(i).binary for i in ids)
+    return base64.b64encode(zlib.compress(joined)).decode()
+
+
+def unpack_ids(text):
+    """The ids of :func:`pack_ids`."""
+    joined = zlib.decompress(base64.b64decode(text)) if text else b""
+    return [str(ObjectId(joined[i : i + 12])) for i in range(0, len(joined), 12)]
+
+
+def recorded_ids(dataset, key):
+    """Returns the ids of the samples that a run covers, in its order; ``[]`` if none were stored."""
+    return unpack_ids(load_results(dataset, key).get("ids"))

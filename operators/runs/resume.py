@@ -1,0 +1,101 @@
+"""What of a run is stored already.
+
+What is done is asked of the samples, not of a counter: a process that is killed has no time to count.
+"""
+
+import os
+
+from bson import ObjectId
+
+from . import results as run_results
+
+_IDS_AT_ONCE = 10_000
+
+
+def done_ids(run, ids=None):
+    """Returns the ids of the samples that have everything of a run.
+
+    A sample is done when each of the run's heatmaps is on it with the run's key, its file is there if it
+    has one, and the prediction too if the run stores it.
+
+    Args:
+        run: the :class:`~operators.runs.run.Run`
+        ids (None): the samples to look at; all by default
+
+    Returns:
+        a set
+    """
+    return {str(row["_id"]) for row in _done_rows(run, ids)}
+
+
+def _done_rows(run, ids):
+    fields = getattr(run.record, "heatmap_fields", None) or []
+    if not fields:
+        return
+    query = {f"{field}.cam_key": run.key for field in fields}
+    if run.record.prediction_field:
+        query[run.record.prediction_field] = {"$ne": None}
+    if ids is not None:
+        query["_id"] = {"$in": [ObjectId(i) for i in ids]}
+    paths = {f"{field}.map_path": True for field in fields}
+    folders = {}
+    for row in run.dataset._sample_collection.find(query, {"_id": True, **paths}):
+        files = [row[field].get("map_path") for field in fields]
+        if all(_exists(path, folders) for path in files if path):
+            yield row
+
+
+def _exists(path, folders):
+    """Whether a file exists; each folder is read once, not each file looked at."""
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    return name in folders[folder]
+
+
+def covered(dataset, key):
+    """Returns the samples that a run covers, in its order, as lists of ids.
+
+    A list for the call that began the run, and one for each later call that added samples to it.
+    """
+    results = run_results.load_results(dataset, key)
+    ids, lists, start = run_results.unpack_ids(results.get("ids")), [], 0
+    for length in results.get("segments") or ([len(ids)] if ids else []):
+        lists.append(ids[start : start + length])
+        start += length
+    return lists
+
+
+def save_covered(dataset, key, lists):
+    """Stores what :func:`covered` returns."""
+    ids = [i for part in lists for i in part]
+    lengths = [len(part) for part in lists]
+    run_results.save_results(dataset, key, ids=run_results.pack_ids(ids), segments=lengths)
+
+
+def counts(run):
+    """Returns (done, total) of a run, as its samples tell; deleted samples do not count."""
+    ids = set(run_results.recorded_ids(run.dataset, run.key))
+    there = {str(i) for i in present(run.dataset, ids)}
+    return len(done_ids(run) & there), len(there)
+
+
+def present(dataset, ids):
+    """Yields those of some ids, as ``ObjectId``, whose samples exist."""
+    ids = [ObjectId(i) for i in ids]
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        query = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}}
+        yield from (row["_id"] for row in dataset._sample_collection.find(query, {"_id": True}))
+
+
+def statuses(dataset, key, fields):
+    """Counts the statuses of a run's stored heatmaps: ``{field: {status: count}}``."""
+    found = {}
+    for field in fields:
+        steps = [
+            {"$match": {f"{field}.cam_key": key}},
+            {"$group": {"_id": f"${field}.status", "count": {"$sum": 1}}},
+        ]
+        rows = dataset._sample_collection.aggregate(steps)
+        found[field] = {row["_id"]: row["count"] for row in rows}
+    return found

@@ -1,0 +1,141 @@
+"""What was found about one sample, as plain data and in words."""
+
+import dataclasses
+
+from ..text import percent
+
+
+@dataclasses.dataclass(repr=False)
+class Explained:
+    """What was found about one sample.
+
+    Attributes:
+        id: of the sample
+        sentence: the findings in one sentence
+        prediction, score: the predicted class and its probability, 0 to 1
+        other, other_score: the true class where the prediction is wrong, else the second class
+        label: the true class as the dataset names it, or None where it does not say it
+        right: whether the prediction is the true class; None where there is no label, or the model has
+            no such class
+        heat, uniform: share of the heat on the object, and of a uniform map; None without an object
+        swaps: dicts ``id, prediction, score, picture`` (PIL image): the object on other backgrounds
+        fields: the heatmap fields written
+        labels: ``{field: fo.Heatmap}`` of them
+        photo: the picture, small, a PIL image
+        layer: the layer explained
+        notes: sentences that a person should read
+        no_peers: why there are no peers to show, or None where there are
+        several: whether an image may have several classes, each with its own probability; ``right`` is
+            then whether the predicted classes are those labelled
+        missed: whether ``other`` is a class that is labelled and not predicted
+        labelled: of several, whether ``prediction`` is a labelled class; None where no label is known
+    """
+
+    id: str
+    sentence: str
+    prediction: str
+    score: float
+    other: str
+    other_score: float
+    label: str
+    right: bool
+    heat: float
+    uniform: float
+    swaps: list
+    fields: list
+    layer: str
+    notes: list
+    labels: dict = dataclasses.field(default_factory=dict)
+    photo: object = None
+    no_peers: str = None
+    several: bool = False
+    missed: bool = False
+    labelled: bool = None
+
+    def __str__(self):
+        """The sentence, and the essentials below it."""
+        return "\n".join(self.lines())
+
+    __repr__ = __str__  # it holds pictures and maps, which are no text
+
+    def lines(self):
+        """The sentence, then what it rests on, one topic each."""
+        parts = [
+            self.sentence,
+            _classes_line(self),
+            _heat_line(self),
+            _swaps_line(self),
+            *self.notes,
+        ]
+        return [*filter(None, parts), f"Heatmaps: {', '.join(self.fields)}."]
+
+
+def sentence(found):
+    """The findings in one sentence.
+
+    Args:
+        found: an :class:`Explained`
+    """
+    parts = [
+        f"{found.prediction} {_share(found.score)} vs {found.other} {_share(found.other_score)}"
+    ]
+    if found.heat is not None:
+        parts.append(
+            f"{100 * found.heat:.0f} % of the heat on the object (uniform {100 * found.uniform:.0f} %)"
+        )
+    if found.swaps:
+        parts.append(_on_others(found))
+    return "; ".join(parts)
+
+
+def _share(value):
+    """.62, as probabilities are written."""
+    text = f"{value:.2f}"
+    return text[1:] if text.startswith("0") else text
+
+
+def _on_others(found):
+    count = len(found.swaps)
+    where = f"on {count} other background{'s' if count > 1 else ''}"
+    others = [s["prediction"] for s in found.swaps if s["prediction"] != found.prediction]
+    if not others:
+        return f"{where} still {found.prediction}"
+    names = ", ".join(dict.fromkeys(others))
+    kept = count - len(others)
+    times = {0: "never", 1: "only once"}.get(kept, f"only {kept} times")
+    return f"{where} {times} {found.prediction}, else {names}"
+
+
+def _classes_line(found):
+    """What was predicted, and whether that is right."""
+    text = f"Prediction: {found.prediction} (probability {found.score:.2f})"
+    if found.several:
+        known = {None: "; no label is known", True: ", labelled", False: ", not labelled"}
+        missed = ", which is labelled and missed" if found.missed else ""
+        beside = f"beside it {found.other} ({found.other_score:.2f}){missed}"
+        return f"{text}{known[found.labelled]}; {beside}."
+    if found.label is None:
+        return f"{text}; no true class is known; second {found.other} ({found.other_score:.2f})."
+    if found.right is None:
+        return f"{text}; the model has no class of the label {found.label!r}."
+    if found.right:
+        return f"{text}, right; second {found.other} ({found.other_score:.2f})."
+    return f"{text}, wrong; true class {found.other} ({found.other_score:.2f})."
+
+
+def _heat_line(found):
+    """Where the heat is, beside what nothing but the object's size would give."""
+    if found.heat is None:
+        return None
+    return (
+        f"Energy on the object: {percent(found.heat)} of the heat; a uniform map would have "
+        f"{percent(found.uniform)}, the object's share of the image."
+    )
+
+
+def _swaps_line(found):
+    """What the model says of the object on each other background."""
+    if not found.swaps:
+        return None
+    said = ", ".join(f"{s['prediction']} {s['score']:.2f}" for s in found.swaps)
+    return f"On other backgrounds: {said}."

@@ -1,0 +1,56 @@
+"""How numbers become words: shares, intervals, counts, durations, errors."""
+
+import math
+
+
+def percent(value):
+    """``0.873`` -> ``"87 %"``; a small share keeps a digit."""
+    if value is None:
+        return "unknown"
+    return f"{100 * value:.1f} %" if 0 < abs(value) < 0.0995 else f"{100 * value:.0f} %"
+
+
+def with_interval(interval, form=percent):
+    """A mean with its 95 % interval and n, as text."""
+    if interval["mean"] is None:
+        return "unknown"
+    # all values alike: resampled they have no spread, which says nothing of other samples
+    if interval["low"] is None or interval["low"] == interval["high"]:
+        return f"{form(interval['mean'])} (n = {interval['n']})"
+    low, high = form(interval["low"]), form(interval["high"])
+    return f"{form(interval['mean'])} ({low} to {high}, n = {interval['n']})"
+
+
+def too_few(count, tests=1):
+    """Whether a test by random signs cannot reach 5 %, however alike the samples are.
+
+    Args:
+        count: of samples
+        tests (1): how many tests the p is adjusted for
+    """
+    return 2.0 ** (1 - count) * tests >= 0.05
+
+
+def number(value):
+    """A number of the 0..1 kind with two digits."""
+    return "unknown" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def counted(count, nouns):
+    """A number of things: ``counted(1, "samples")`` -> ``"1 sample"``."""
+    return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
+
+
+def duration(seconds):
+    """Seconds as text."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def one_line(error):
+    """Returns ``Type: message`` of an exception, on one line and not too long."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:300]

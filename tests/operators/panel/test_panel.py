@@ -1,0 +1,730 @@
+"""What the panel shows, against counts made by hand; and what its clicks select."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from bias_common import BACKGROUND, find, inner
+from bson import ObjectId
+from panel_common import CLASSES, FIELDS, KEY, ON_OBJECT, RELIES, make_run
+from PIL import Image
+from processes_common import run_python
+
+COUNT = 160
+
+
+@pytest.fixture
+def examined(make_dataset, photos, plugin):
+    dataset = make_dataset()
+    ids, columns = make_run(dataset, [photo["path"] for photo in photos], COUNT)
+    return dataset, ids, columns
+
+
+@pytest.fixture
+def relies(examined):
+    return examined[2]["swap_drop"] >= 0.5
+
+
+# overview
+
+
+def test_facts_and_findings(examined, relies):
+    dataset, _, _ = examined
+    overview = inner("panel.overview_tab")
+    assert overview.run_choices(dataset) == [{"key": KEY, "label": "net  (finished)"}]
+    facts = {row["what"]: row["value"] for row in overview.facts(dataset, KEY)}
+    assert facts["Model"] == "resnet18-imagenet-torch"
+    assert facts["Samples"] == "160 of 160"
+    assert facts["Fields"] == ", ".join(FIELDS)
+    summary = overview.bias_of(dataset, KEY)
+    assert overview.sentences(summary)[0].startswith(f"net: the score of {relies.sum()} of 160")
+    counts, left_out = overview.verdict_counts(dataset, KEY)
+    assert counts[RELIES] == relies.sum()
+    assert sum(counts.values()) == COUNT
+    assert left_out == 0
+
+
+def test_the_newest_run_comes_first(examined):
+    dataset, _, _ = examined
+    runs = inner("runs.keys")
+    inner("runs.record").register(dataset, "later", {"model": "m"}, [])
+    runs.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
+    assert [r["key"] for r in inner("panel.overview_tab").run_choices(dataset)] == ["later", KEY]
+    # a run without results, as one that just began
+    state, data = inner("panel.frame").fill(dataset, "later", "overview", {})
+    assert state["bias_status"] is None
+    assert {"what": "Fields", "value": "none left"} in data["facts"]
+
+
+# bias
+
+
+def test_class_bars_are_what_was_stored(examined):
+    dataset, _, columns = examined
+    bars = inner("panel.bias_tab").class_bars(
+        dataset, KEY, inner("panel.overview_tab").bias_of(dataset, KEY)
+    )
+    assert [b["label"] for b in bars] == CLASSES
+    first = columns["bg_gap"][columns["kind"] == 0]
+    assert bars[0]["mean"] == pytest.approx(first.mean())
+    assert bars[0]["low"] < first.mean() < bars[0]["high"]
+    assert bars[0]["flagged"]
+    assert not bars[-1]["flagged"]
+
+
+def test_heat_points_and_calibration(examined, relies):
+    dataset, ids, columns = examined
+    points = inner("panel.bias_tab").heat_points(dataset, KEY)
+    order = [ids.index(i) for i in points["ids"]]
+    assert sorted(order) == list(range(COUNT))
+    np.testing.assert_allclose(points["area"], columns["object_area"][order], atol=1e-4)
+    np.testing.assert_allclose(points["energy"], columns["obj_energy"][order], atol=1e-4)
+    assert points["rests"] == np.where(relies, "background", "object")[order].tolist()
+
+    suspicion = columns["suspicion"]
+    place = np.minimum((suspicion * 5).astype(int), 4)
+    bins = inner("panel.bias_tab").calibration_bins(dataset, KEY)
+    assert sum(b["n"] for b in bins) == COUNT
+    for row in bins:
+        mine = place == round(row["low"] * 5)
+        assert row["n"] == mine.sum()
+        assert row["expected"] == pytest.approx(suspicion[mine].mean())
+        assert row["confirmed"] == pytest.approx(relies[mine].mean())
+
+
+def test_evidence_table(examined, relies):
+    dataset, _, columns = examined
+    summary = inner("panel.overview_tab").bias_of(dataset, KEY)
+    counts = inner("panel.overview_tab").evidence_counts(dataset, KEY, summary)
+    assert counts["right_background"] == (columns["correct"] & relies).sum()
+    rows = inner("panel.bias_tab").evidence_rows(counts)
+    assert rows[0] == {
+        "prediction": "right", "object": f"{(columns['correct'] & ~relies).sum()}",
+        "background": f"{(columns['correct'] & relies).sum()}",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("unsure", "said"), [(0, False), (7, True)])
+def test_samples_of_neither_column_are_said(plugin, unsure, said):
+    draw = inner("panel.frame").draw
+    state = {
+        "runs": [{"key": "run", "label": "run"}], "key": "run", "tab": "bias",
+        "bias_status": "finished", "has_evidence": True, "unsure": unsure,
+    }  # fmt: skip
+    panel = cam_panel().CamPanel()
+    text = json.dumps(draw(panel, state).to_json())
+    assert ("7 tested samples are in neither column" in text) == said
+
+
+def test_blind_spots_name_what_was_not_tested(examined):
+    dataset, _, _ = examined
+    summary = inner("panel.overview_tab").bias_of(dataset, KEY)
+    summary.skipped = {"no object": 7}
+    summary.classes[0]["note"] = "too few"
+    text = " ".join(inner("panel.bias_tab").blind_spots(summary))
+    assert "7 of 160 samples were not tested (7 no object)" in text
+    assert "no judgement: waterbird." in text
+
+
+def test_an_examination_of_objects_says_what_it_counts(examined, relies):
+    """The summary of a detector counts objects; bars and clicks count samples."""
+    dataset, _, _ = examined
+    runs, fill = inner("runs.keys"), inner("panel.frame").fill
+    stored = runs.load_results(dataset, KEY)["bias"]
+    classes = [{**row, "note": "too few"} for row in stored["classes"]]
+    changes = {
+        "unit": "objects", "units": 300, "tested": 50, "verdicts": {RELIES: 45, "cannot say": 255},
+        "skipped": {"not found": 250}, "classes": classes,
+    }  # fmt: skip
+    runs.save_results(dataset, KEY, bias={**stored, **changes})
+    state, data = fill(dataset, KEY, "overview", {})
+    assert "of 50 tested objects" in state["sentences"][0]
+    counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
+    assert state["verdicts"] == list(counts)
+    assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
+    for verdict, count in counts.items():
+        assert len(inner("panel.views").verdict_view(dataset, KEY, verdict)) == count
+    state, data = fill(dataset, KEY, "bias", {})
+    text = " ".join(state["blind"])
+    assert "250 of 300 objects were not tested (250 not found)." in text
+    assert "Fewer than 20 tested objects, so no judgement: waterbird," in text
+    assert all("20 tested objects" in said for said in data["bars"][0]["hovertext"])
+
+
+def test_a_summary_of_an_earlier_version_is_of_samples(examined):
+    dataset, _, _ = examined
+    runs = inner("runs.keys")
+    stored = dict(runs.load_results(dataset, KEY)["bias"])
+    del stored["unit"], stored["units"]
+    runs.save_results(dataset, KEY, bias=stored)
+    summary = inner("panel.overview_tab").bias_of(dataset, KEY)
+    assert (summary.unit, summary.units) == ("samples", None)
+
+
+def test_points_of_no_verdict_are_undecided(examined):
+    """What is unstable when pasted, or cannot be said, was shown as resting on the object."""
+    dataset, ids, _ = examined
+    verdicts = {
+        ids[0]: ("unstable when pasted", "undecided"), ids[1]: ("cannot say", "undecided"),
+        ids[2]: ("heat outside, harmless", "rests on object"),
+        ids[3]: ("relies on background, not visible in heat", "rests on background"),
+    }  # fmt: skip
+    for sample_id, (verdict, _) in verdicts.items():
+        change = {"$set": {"net_verdict": verdict}}
+        dataset._sample_collection.update_one({"_id": ObjectId(sample_id)}, change)
+    charts = inner("panel.charts")
+    traces = charts.heat_chart(inner("panel.bias_tab").heat_points(dataset, KEY))[1:]
+    assert [t["name"] for t in traces] == ["undecided", "rests on object", "rests on background"]
+    assert traces[0]["marker"]["color"] == charts.GREY
+    assert set(traces[0]["ids"]) == {ids[0], ids[1]}
+    found = {i: t["name"] for t in traces for i in t["ids"]}
+    assert all(found[i] == name for i, (_, name) in verdicts.items())
+    assert len(found) == COUNT
+
+
+# clicks
+
+
+def selected(view, ids):
+    return [ids.index(i) for i in view.values("id")]
+
+
+def test_views_behind_the_numbers(examined, relies):
+    dataset, ids, columns = examined
+    views, drop = inner("panel.views"), columns["swap_drop"]
+    rows = selected(views.class_view(dataset, KEY, CLASSES[2]), ids)
+    assert set(rows) == set(np.flatnonzero(columns["kind"] == 2))
+    assert drop[rows].tolist() == sorted(drop[rows], reverse=True)
+    rows = selected(views.verdict_view(dataset, KEY, RELIES), ids)
+    assert set(rows) == set(np.flatnonzero(relies))
+    for right in (True, False):
+        for background in (True, False):
+            rows = selected(views.evidence_view(dataset, KEY, right, background), ids)
+            mine = (columns["correct"] == right) & (relies == background)
+            assert set(rows) == set(np.flatnonzero(mine))
+    rows = selected(views.suspicion_view(dataset, KEY, 0.8, 1.0), ids)
+    assert set(rows) == set(np.flatnonzero(columns["suspicion"] >= 0.8))
+    assert selected(views.chosen_view(dataset, [ids[5], ids[2]]), ids) == [5, 2]
+
+
+def test_samples_without_a_label_count_for_the_explained_class(examined):
+    dataset, ids, _ = examined
+    dataset._sample_collection.update_one(
+        {"_id": ObjectId(ids[0])}, {"$set": {"net_bias.label": None, "net_bias.explained": "boat"}}
+    )
+    assert ids[0] in inner("panel.views").class_view(dataset, KEY, "boat").values("id")
+    assert ids[0] not in inner("panel.views").class_view(dataset, KEY, CLASSES[0]).values("id")
+
+
+# clusters
+
+
+def test_accepted_samples_no_longer_count(examined, relies):
+    dataset, ids, columns = examined
+    clusters, views = inner("panel.clusters_tab"), inner("panel.views")
+    found = clusters.clusters_of(dataset, KEY)
+    mine = columns["kind"] == 0
+    assert found[0]["ids"] == [ids[i] for i in np.flatnonzero(mine)]
+    clusters.name_cluster(dataset, KEY, 0, "  water  ")
+    clusters.accept(dataset, KEY, 0)
+    found = clusters.clusters_of(dataset, KEY)
+    assert found[0]["name"] == "water"
+    assert found[0]["accepted"]
+    assert not found[1]["accepted"]
+    assert {str(i) for i in clusters.accepted_ids(dataset, KEY)} == set(found[0]["ids"])
+
+    overview = inner("panel.overview_tab")
+    summary = overview.bias_of(dataset, KEY)
+    counts, left_out = overview.verdict_counts(dataset, KEY)
+    assert left_out == mine.sum()
+    assert counts[RELIES] == (relies & ~mine).sum()
+    evidence = overview.evidence_counts(dataset, KEY, summary)
+    assert evidence["wrong_background"] == (~columns["correct"] & relies & ~mine).sum()
+    assert evidence["right_object"] == (columns["correct"] & ~relies & ~mine).sum()
+    assert len(views.verdict_view(dataset, KEY, RELIES)) == (relies & ~mine).sum()
+    assert len(inner("panel.bias_tab").heat_points(dataset, KEY)["ids"]) == COUNT - mine.sum()
+    assert (
+        sum(b["n"] for b in inner("panel.bias_tab").calibration_bins(dataset, KEY))
+        == COUNT - mine.sum()
+    )
+    # the classes are judged anew, from the stored effects
+    bars = {b["label"]: b for b in inner("panel.bias_tab").class_bars(dataset, KEY, summary)}
+    assert CLASSES[0] not in bars
+    second = columns["bg_gap"][columns["kind"] == 1]
+    assert bars[CLASSES[1]]["mean"] == pytest.approx(second.mean())
+    assert bars[CLASSES[1]]["n"] == len(second)
+    assert bars[CLASSES[1]]["flagged"]
+    shown = inner("panel.samples_tab").table(dataset, KEY, "dependent", COUNT)
+    assert len(shown) == COUNT - mine.sum()
+
+    clusters.accept(dataset, KEY, 0, accepted=False)
+    assert clusters.accepted_ids(dataset, KEY) == []
+    assert clusters.clusters_of(dataset, KEY)[0]["name"] == "water"
+
+
+def test_a_cluster_that_is_not_there(examined):
+    with pytest.raises(ValueError, match="has clusters 0 to 3, got 9"):
+        inner("panel.clusters_tab").accept(examined[0], KEY, 9)
+
+
+def test_clusters_stored_without_members_have_their_typical_ones():
+    assert inner("panel.clusters_tab").members({"ids": ["a", "b"]}) == ["a", "b"]
+
+
+def opened(uri):
+    kind, _, text = uri.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_a_strip_shows_the_mean_map_and_the_photos(examined, tmp_path):
+    dataset, ids, _ = examined
+    clusters = inner("panel.clusters_tab")
+    red, gone = tmp_path / "red.png", tmp_path / "gone.png"
+    Image.new("RGB", (60, 40), (255, 0, 0)).save(red)
+    paths = {ids[0]: str(red), ids[8]: str(gone)}
+    dataset.set_values("filepath", paths, key_field="id")
+    mean = np.zeros((14, 14))
+    mean[:4, :4] = 1
+    picture = opened(
+        clusters.strip(dataset, KEY, {"mean_map": mean.tolist(), "typical": [ids[0], ids[8]]})
+    )
+    tile = clusters.TILE
+    assert picture.shape == (tile, 10 * (tile + 4) - 4, 3)
+    assert picture[10, 10].min() > 200, "hot where the mean map is"
+    assert picture[-10, tile - 10].max() < 60, "dark where it is not"
+    # the photo without heat in its lower right corner, then nothing: the second file is gone
+    assert picture[-5, 2 * tile - 2].tolist()[0] > 240
+    assert picture[-5, 2 * tile - 2].tolist()[2] < 20
+    assert picture[:, 2 * (tile + 4) + 8 :].max() < 60
+
+
+def test_overlaid_mixes_by_the_heat():
+    photo = Image.new("RGB", (4, 2), (0, 0, 0))
+    mixed = np.asarray(
+        inner("panel.clusters_tab").overlaid(photo, np.array([[0, 1.0]]).repeat(2, 0))
+    )
+    assert mixed[0, 0].tolist() == [0, 0, 0]
+    assert mixed[0, 3].tolist() == [178, 42, 0]
+
+
+# methods
+
+
+def test_leaderboard_and_matrix(examined):
+    dataset, ids, _ = examined
+    methods = inner("panel.methods_tab")
+    comparison = methods.comparison_of(dataset, KEY)
+    columns, rows = methods.leaderboard(comparison)
+    assert [name for name, _ in columns] == [
+        "rank", "method", "metric_deletion", "metric_insertion", "seconds",
+    ]  # fmt: skip
+    assert dict(columns)["metric_deletion"] == "Deletion (lower is better)"
+    assert rows[0] == {
+        "rank": "1", "method": "gradcam, layer4", "metric_deletion": "0.210 (0.190 to 0.230)",
+        "metric_insertion": "0.590 (0.570 to 0.610)", "seconds": "0.050",
+    }  # fmt: skip
+    assert rows[3]["rank"] == "floor"
+    assert methods.field_of_row(comparison, 3) is None
+    matrix = methods.matrix(comparison, "spearman")
+    assert matrix["values"][0][2] == 0.31
+    assert matrix["floor"] == 0.05
+    assert methods.pair_ids(comparison, FIELDS[2], FIELDS[0]) == ids[5:12]
+    assert methods.pair_ids(comparison, FIELDS[1], FIELDS[2]) == []
+    assert methods.cost_sentence(comparison) == (
+        "Measured on 40 samples of 160, 8,000 forward passes, 92 s."
+    )
+    # the picture has the first method on top, as the numbers have it first
+    trace = inner("panel.charts").agreement_chart(matrix, "x")[0]
+    assert trace["y"][-1] == trace["x"][0] == "gradcam"
+    assert trace["z"][-1] == [1.0, 0.82, 0.31]
+
+
+def test_hottest_pixels_are_as_many_as_are_compared():
+    from inspect import signature
+
+    from cam_core import agreement
+
+    assert signature(agreement).parameters["top"].default == 1 / 5
+    assert inner("panel.methods_tab").MEASURES["top_iou"][1].endswith("hottest fifth")
+
+
+def test_a_comparison_stored_with_another_run(examined):
+    dataset, _, _ = examined
+    runs = inner("runs.keys")
+    inner("runs.record").register(dataset, "second", {"model": "m"}, [])
+    assert inner("panel.methods_tab").comparison_of(dataset, "second") is None
+    stored = runs.load_results(dataset, KEY)["compare"]
+    runs.save_results(dataset, KEY, compare={**stored, "cam_keys": [KEY, "second"]})
+    found = inner("panel.methods_tab").comparison_of(dataset, "second")
+    assert "run" in dict(inner("panel.methods_tab").leaderboard(found)[0])
+
+
+# samples
+
+
+def test_a_sample_of_which_nothing_can_be_said_says_why():
+    cell = inner("panel.samples_tab")._verdict
+    reason = (
+        "unsure (0.09): hardly a prediction, so that what it loses says nothing; the score stays"
+    )
+    assert cell("cannot say", reason) == "cannot say: unsure (0.09)"
+    assert len(cell("cannot say", "x" * 500)) < 80
+    assert cell("cannot say", None) == "cannot say"
+    assert cell(RELIES, reason) == RELIES
+    assert cell(None, None) == ""
+
+
+def test_most_telling_samples(examined, relies):
+    dataset, ids, columns = examined
+    samples, drop = inner("panel.samples_tab"), columns["swap_drop"]
+    assert samples.kinds_of(dataset, KEY) == [
+        "wrong_reason", "dependent", "mistakes", "surest", "weakest",
+    ]  # fmt: skip
+    rows = samples.table(dataset, KEY, "wrong_reason")
+    mine = np.flatnonzero(relies & columns["correct"])
+    expected = sorted(mine, key=lambda i: -drop[i])[:25]
+    assert drop[[ids.index(r["id"]) for r in rows]].tolist() == drop[expected].tolist()
+    first = ids.index(rows[0]["id"])
+    assert rows[0]["lost"] == f"{drop[first]:.2f}"
+    assert rows[0]["heat"] == f"{100 * columns['obj_energy'][first]:.0f} %"
+    assert rows[0]["verdict"] == RELIES
+    surest = samples.table(dataset, KEY, "surest", 1)[0]["id"]
+    assert surest == ids[int(columns["score"].argmax())]
+    assert samples.table(dataset, KEY, "weakest", 1)[0]["id"] == ids[int(drop.argmin())]
+    assert not {"verdict", "label"} & set(samples.columns_of("wrong_reason", True))
+    assert set(samples.columns_of("weakest", False)) == {"file", "prediction", "score"}
+
+
+# the panel itself
+
+
+def call(method, dataset, params=None, state=None, active=()):
+    """One event of the panel: (state afterwards, data, what the App is told)."""
+    from fiftyone.operators.executor import ExecutionContext
+
+    panel = cam_panel().CamPanel()
+    event = {"__method__": method, "panel_id": "p", "panel_state": dict(state or {})}
+    ctx = ExecutionContext(
+        {
+            "dataset_name": dataset.name,
+            "params": {**(params or {}), **event},
+            "active_fields": list(active),
+        },
+        operator_uri="@cam51/heatmaps/cam_panel",
+        required_secrets=[],
+    )
+    sent = []
+    ctx.trigger = lambda name, params=None: sent.append((name, params))
+    panel.execute(ctx)
+    data = {}
+    for name, told in sent:
+        if name == "patch_panel_data":
+            data.update(told.get("data", told))
+    return dict(ctx.panel.state._data), data, dict(sent)
+
+
+def cam_panel():
+    return inner("panel.panel")
+
+
+@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
+def test_every_tab_is_filled_and_drawn(examined, tab):
+    dataset, _, _ = examined
+    state, _, sent = call("on_tab", dataset, {"tab": tab})
+    assert state["key"] == KEY
+    assert state["tab"] == tab
+    assert "patch_panel_data" in sent
+    # what travels with every event stays small
+    assert len(json.dumps(state)) < 12_000
+
+
+def test_choices_that_are_drawn_anew_choose_nothing(examined):
+    """The App reports every choice whenever it draws it, and draws the panel for every answer."""
+    dataset, _, _ = examined
+    state, _, _ = call("on_load", dataset)
+    for method, value in (("on_run", KEY), ("on_same_scale", False)):
+        same, _, sent = call(method, dataset, {"value": value}, state)
+        assert same == state
+        assert sent == {}
+    state, _, _ = call("on_tab", dataset, {"tab": "methods"}, state)
+    _, _, sent = call("on_measure", dataset, {"value": "spearman"}, state)
+    assert sent == {}
+    state, _, sent = call("on_measure", dataset, {"value": "ssim"}, state)
+    assert state["measure"] == "ssim"
+    assert {"patch_panel_data", "show_panel_output"} <= set(sent)
+
+
+def test_verdicts_are_counted_without_reading_samples(examined, relies):
+    """Their documents hold the maps: of 100,000 samples a gigabyte and more."""
+    dataset, _, _ = examined
+    database = dataset._sample_collection.database
+    database.command("profile", 2)
+    try:
+        counts, _ = inner("panel.overview_tab").verdict_counts(dataset, KEY)
+    finally:
+        database.command("profile", 0)
+    asked = [
+        *database["system.profile"].find({"op": "command", "command.aggregate": {"$ne": None}})
+    ]
+    assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
+    asked = [a for a in asked if a["ns"].endswith(dataset._sample_collection_name)]
+    assert [a["docsExamined"] for a in asked] == [0]
+    assert asked[0]["keysExamined"] >= COUNT
+
+
+OPENED = """
+import sys
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators.executor import ExecutionContext
+
+panel = foo.get_operator("@cam51/heatmaps/cam_panel")
+for tab in ("overview", "bias", "methods", "clusters", "samples"):
+    params = {"__method__": "on_tab", "tab": tab, "panel_id": "p", "panel_state": {}}
+    ctx = ExecutionContext({"dataset_name": sys.argv[1], "params": params})
+    ctx.trigger = lambda name, params=None: None
+    panel.execute(ctx)
+    assert ctx.panel.get_state("bias_status") == "finished", ctx.panel.state._data
+print("torch" in sys.modules)
+"""
+
+
+def test_a_fresh_server_opens_it_without_torch(examined):
+    """PyTorch takes seconds to load, which whoever opens the panel first would wait for."""
+    dataset, _, _ = examined
+    assert run_python(OPENED, dataset.name).split()[-1] == "False"
+
+
+def test_a_heading_is_no_row(examined):
+    dataset, _, _ = examined
+    state, _, _ = call("on_load", dataset)
+    _, _, sent = call("on_verdict", dataset, {"row": -1}, state)
+    assert "set_view" not in sent
+    _, _, sent = call("on_verdict", dataset, {"row": 0}, state)
+    assert RELIES in str(sent["set_view"])
+
+
+def test_shares_of_verdicts_are_drawn_and_written():
+    rows = inner("panel.overview_tab").verdict_rows({RELIES: 900, ON_OBJECT: 99, "cannot say": 1})
+    assert [row["share"] for row in rows] == ["90 %", "10 %", "< 1 %"]
+    # what is there shows
+    assert [len(row["bar"]) for row in rows] == [16, 2, 1]
+
+
+def test_a_name_is_what_somebody_typed(examined):
+    """The App reports a field's value whenever it draws it: only what differs from it is a name."""
+    dataset, _, _ = examined
+    state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
+    path = {"path": "cluster_1.name"}
+    named, _, _ = call("on_cluster_name", dataset, {**path, "value": "water"}, state)
+    assert named["clusters"][1]["name"] == "water"
+    call("on_cluster_name", dataset, {**path, "value": ""}, state)  # sent before, arrived later
+    clusters = inner("panel.clusters_tab")
+    assert clusters.clusters_of(dataset, KEY)[1]["name"] == "water"
+    _, _, sent = call("on_cluster_name", dataset, {**path, "value": " water "}, named)
+    assert sent == {}  # else each answer would bring the next event
+    call("on_cluster_name", dataset, {**path, "value": ""}, named)
+    assert clusters.clusters_of(dataset, KEY)[1]["name"] == ""
+
+
+@pytest.mark.parametrize("accepted_first", [True, False])
+def test_a_name_and_a_click_right_after_it_are_answered_in_any_order(examined, accepted_first):
+    """Both were sent before either was answered, so neither event knows of the other."""
+    dataset, _, _ = examined
+    state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
+    events = [
+        ("on_cluster_name", {"path": "cluster_2.name", "value": "reeds"}),
+        ("on_accept", {"number": 2, "accepted": True}),
+    ]
+    for method, params in events[:: -1 if accepted_first else 1]:
+        last, _, sent = call(method, dataset, params, state)
+    assert "show_panel_output" in sent
+    cluster = last["clusters"][2]
+    assert (cluster["name"], cluster["accepted"]) == ("reeds", True)
+    assert "**reeds**" in cluster["text"]
+    assert "accepted as context" in cluster["text"]
+    call("on_accept", dataset, {"number": 2, "accepted": False}, state)
+    call("on_cluster_name", dataset, {"path": "cluster_2.name", "value": ""}, last)
+
+
+def test_a_dataset_without_anything(dataset, plugin):
+    state, _, _ = call("on_load", dataset)
+    assert state["runs"] == []
+    assert state["samples"] is False
+
+
+@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
+def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
+    dataset = make_dataset()
+    make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
+    state, _, _ = call("on_tab", dataset, {"tab": tab})
+    assert state["bias_status"] is None
+    if tab == "samples":
+        assert state["kinds"] == ["surest", "weakest"]
+        assert len(state["sample_ids"]) == 5
+
+
+def elements(dataset, state):
+    """What the panel draws of a state, by name."""
+    draw = inner("panel.frame").draw(cam_panel().CamPanel(), state)
+    return draw.to_json()["type"]["properties"]
+
+
+@pytest.mark.parametrize(("tab", "part"), [("methods", "compare"), ("bias", "bias")])
+def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
+    make_dataset, photos, plugin, tab, part
+):
+    dataset = make_dataset()
+    make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
+    if part == "bias":
+        store = inner("bias.schema")
+        held = store.register(dataset, KEY, {"samples": 5})
+    else:
+        store = inner("compare.schema")
+        held = store.register(dataset, KEY, {"samples": 5}, f"{KEY}_disagreement", FIELDS, [])
+    name = f"{part}_work"
+    with held:
+        state, _, _ = call("on_tab", dataset, {"tab": tab})
+        drawn = elements(dataset, state)
+        assert "Being" in drawn[name]["view"]["label"]
+        assert f"{name}_stop" in str(drawn[f"{name}_menu"])
+        assert not {"no_bias", "no_comparison"} & set(drawn)
+        method = "on_comparison_stop" if part == "compare" else "on_examination_stop"
+        state, _, _ = call(method, dataset, {}, state)
+        assert store.record_of(dataset, KEY)["stop"]
+        drawn = elements(dataset, state)
+        assert "asked to stop" in drawn[name]["view"]["label"]
+        assert f"{name}_menu" not in drawn
+        store.finish(dataset, KEY, "interrupted", held=held)
+    _, _, sent = call(method, dataset, {}, state)
+    assert "is at work" in sent["notify"]["message"]
+    state, _, _ = call("on_tab", dataset, {"tab": tab})
+    drawn = elements(dataset, state)
+    assert "was stopped after" in drawn[name]["view"]["label"]
+    assert drawn[name]["view"]["name"] == "Warning"
+    assert {"no_bias", "no_comparison"} & set(drawn), "with the button that begins anew"
+
+
+def test_clicks_tell_the_app(examined, relies):
+    dataset, ids, _ = examined
+    state, _, _ = call("on_tab", dataset, {"tab": "methods"})
+    _, _, sent = call(
+        "on_pair", dataset, {"x": "eigencam", "y": "gradcam"}, state, ["label", "net_layercam"]
+    )
+    assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], FIELDS[2]]
+    assert str(ids[5]) in str(sent["set_view"])
+    _, _, sent = call("on_pair", dataset, {"x": "gradcam", "y": "gradcam"}, state)
+    assert "set_view" not in sent
+    _, _, sent = call("on_pair", dataset, {"x": "eigencam", "y": "layercam"}, state)
+    assert "No samples were stored" in sent["notify"]["message"]
+    _, _, sent = call("on_leader", dataset, {"row": 3}, state)
+    assert "set_active_fields" not in sent, "a floor has no field"
+    for method in ("on_examine", "on_compare"):
+        _, _, sent = call(method, dataset, {}, state)
+        prompted = sent["prompt_user_for_operation"]
+        assert KEY in str(prompted["params"])
+        for end in ("on_success", "on_error"):  # the panel shows what became of it
+            assert prompted[end].endswith("on_changed")
+    _, _, sent = call("on_leader", dataset, {"row": 0}, state)
+    assert sent["set_active_fields"]["fields"]
+    field = sent["set_active_fields"]["fields"][0]
+    dataset.rename_sample_field(field, "elsewhere")
+    _, _, sent = call("on_leader", dataset, {"row": 0}, state)
+    assert "set_active_fields" not in sent
+    assert "were deleted" in sent["notify"]["message"]
+    dataset.rename_sample_field("elsewhere", field)
+    state, _, _ = call("on_tab", dataset, {"tab": "samples"})
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state)
+    assert sent["open_sample"]["id"] == state["sample_ids"][1]
+    state, _, _ = call("on_tab", dataset, {"tab": "bias"})
+    _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
+    assert "set_view" not in sent, "a heading"
+    _, _, sent = call("on_reset", dataset, {}, state)
+    assert "clear_view" in sent
+
+
+def test_an_examination_as_the_operator_stores_it(agree, plugin):
+    dataset = agree(48)
+    find(dataset, BACKGROUND)
+    fill = inner("panel.frame").fill
+    state, data = fill(dataset, "run", "overview", {})
+    assert state["bias_status"] == "finished"
+    everything = {"verdict": RELIES, "samples": "48", "share": "100 %", "bar": 16 * "━"}
+    assert data["verdict_rows"] == [everything]
+    state, data = fill(dataset, "run", "bias", {})
+    assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
+    assert all(x > 0.5 for x in data["bars"][0]["x"])
+    assert data["evidence"][0]["background"] == "48"
+    assert state["unsure"] == 0
+    assert data["evidence"][0]["object"] == "0"
+    _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 1}, {"key": "run"})
+    assert "set_view" not in sent, "an empty grid says less than a word"
+    assert "No sample is there" in sent["notify"]["message"]
+    _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 2}, {"key": "run"})
+    assert RELIES in str(sent["set_view"])
+    state, data = fill(dataset, "run", "clusters", {})
+    assert all(opened(data[f"strip_{c['number']}"]).size for c in state["clusters"])
+    state, data = fill(dataset, "run", "samples", {})
+    assert data["samples"][0]["verdict"] == RELIES
+
+
+# one scale
+
+
+def test_same_scale_rewrites_the_ranges_only(examined):
+    dataset, _, _ = examined
+    scale = inner("data.same_scale")
+    before = dataset.first()[FIELDS[0]].map.copy()
+    peaks = np.array(dataset.values(f"{FIELDS[0]}.peak"))
+    # of 160 peaks, the highest hundredth (one) may lie above
+    expected = np.sort(peaks)[-2]
+    found = scale.set_scale(dataset, KEY)
+    assert found[FIELDS[0]] == pytest.approx(expected)
+    ranges = np.array(dataset.values(f"{FIELDS[0]}.range"))
+    np.testing.assert_allclose(ranges[:, 0], 0)
+    np.testing.assert_allclose(ranges[:, 1], np.maximum(255, 255 * expected / peaks))
+    assert (dataset.first()[FIELDS[0]].map == before).all()
+    assert inner("runs.keys").config_of(dataset, KEY).same_scale == pytest.approx(found)
+
+    assert scale.set_scale(dataset, KEY, on=False) == {}
+    assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0, 255)}
+    assert inner("runs.keys").config_of(dataset, KEY).same_scale is None
+
+
+def test_same_scale_leaves_maps_without_heat(examined):
+    dataset, ids, _ = examined
+    dataset._sample_collection.update_one(
+        {"_id": ObjectId(ids[3])},
+        {"$set": {f"{FIELDS[0]}.status": "zero", f"{FIELDS[0]}.peak": 0.0}},
+    )
+    dataset._sample_collection.update_one(
+        {"_id": ObjectId(ids[3])}, {"$unset": {f"{FIELDS[0]}.range": ""}}
+    )
+    inner("data.same_scale").set_scale(dataset, KEY)
+    dataset.reload()
+    assert dataset[ids[3]][FIELDS[0]].range is None
+
+
+def test_same_scale_of_an_unknown_run(examined):
+    import fiftyone.operators as foo
+
+    same_scale = foo.get_operator("@cam51/heatmaps/same_scale")
+    with pytest.raises(ValueError, match="no CAM run 'nett'; it has: net"):
+        same_scale(examined[0], "nett")
+    assert same_scale(examined[0].limit(2), KEY).keys() == set(FIELDS)
+
+
+def test_who_is_listed(plugin):
+    listed = {i.name for i in plugin.instances if not i.config.unlisted}
+    assert {"compute_cams", "find_background_bias", "compare_cams", "test_region"} <= listed
+    ours = {
+        "open_cam_panel",
+        "same_scale",
+        "explain_sample",
+        "show_peers",
+        "free_model",
+    }
+    assert ours <= {i.name for i in plugin.instances} - listed
