@@ -146,7 +146,9 @@ class Snippet:
 
 def snippets(page):
     found = list(FENCE.finditer(page.read_text("utf-8")))
-    assert {match[1] for match in found} <= {"python", "bash", "shell", "text"}, "an unknown language"
+    assert {match[1] for match in found} <= {"python", "bash", "shell", "text"}, (
+        "an unknown language"
+    )
     return [Snippet(page, match) for match in found if match[1] == "python"]
 
 

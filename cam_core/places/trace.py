@@ -87,6 +87,7 @@ class Trace:
         self.size = (images.shape[-2], images.shape[-1])
         self._image = _noise(images, seed)
         self._seed = seed
+        self._kernels: dict = {}
         self.calls: dict[str, list[Call]] = {layer.name: [] for layer in layers}
         counts: dict[Layer, int] = {}
         handles = []
@@ -99,7 +100,12 @@ class Trace:
                 for calls in self.calls.values():
                     calls.clear()
                 counts.clear()
-                with frozen(module), torch.enable_grad(), plain, places_only(attention):
+                with (
+                    frozen(module),
+                    torch.enable_grad(),
+                    plain,
+                    places_only(attention, self._kernels),
+                ):
                     forward(self._image.clone())  # which it may write into
                 if all(
                     bool(c.tap.isfinite().all()) for calls in self.calls.values() for c in calls
@@ -189,7 +195,7 @@ class Trace:
         seed = torch.zeros(maps.shape)
         generator = torch.Generator().manual_seed(1 + cell[0] * maps.shape[-1] + cell[1])
         seed[0, :, cell[0], cell[1]] = torch.randn(maps.shape[1], generator=generator)
-        with torch.enable_grad(), places_only():
+        with torch.enable_grad(), places_only(kernels=self._kernels):
             return self._backward(maps, seed).double().pow(2).sum(0)
 
     def energies(self, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
@@ -215,7 +221,7 @@ class Trace:
 
     def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
         """(1 + codes, C, H, W) gradients at the input of what all cells say: as it is, and coded."""
-        with torch.enable_grad(), places_only():
+        with torch.enable_grad(), places_only(kernels=self._kernels):
             return torch.stack(
                 [self._backward(maps, seed) for seed in _seeds(maps, codes, together, self._seed)]
             )

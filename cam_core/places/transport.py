@@ -42,24 +42,33 @@ _NUMBERS = {
 _SOFTMAX = {_aten._softmax.default, _aten._safe_softmax.default}
 
 
+# Numbers in a kernel up to which making it again costs more than keeping it.
+_SMALL_KERNEL = 100_000
+
 # Some of what is switched is the process's, not the thread's.
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def places_only(attention: float = 0.0) -> Iterator[None]:
+def places_only(attention: float = 0.0, kernels: dict | None = None) -> Iterator[None]:
     """Forwards and backwards inside follow the rules above; parts run without a graph get one.
 
     Args:
         attention (0): what all tokens of an attention together pass on; more than zero for networks that
             normalise their attention once more
+        kernels (None): remembers the changed kernels of small convolutions, for as long as none is trained
     """
     with _ONE_AT_A_TIME:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             # The fused kernels of attention hide its softmax.
-            with sdpa_kernel(SDPBackend.MATH), _no_inference_mode(), _Attached(), _Rules(attention):
+            with (
+                sdpa_kernel(SDPBackend.MATH),
+                _no_inference_mode(),
+                _Attached(),
+                _Rules(attention, {} if kernels is None else kernels),
+            ):
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -107,9 +116,9 @@ class _Attached(TorchFunctionMode):
 class _Rules(TorchDispatchMode):
     """The rules, below autograd: the network's own code stays as it is."""
 
-    def __init__(self, attention: float):
+    def __init__(self, attention: float, kernels: dict):
         super().__init__()
-        self._attention = attention
+        self._attention, self._kernels = attention, kernels
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -130,7 +139,7 @@ class _Rules(TorchDispatchMode):
             return torch.full_like(args[0], self._attention / args[0].shape[-1])
         if func is _aten.convolution_backward.default:
             gradient, images, weight, *rest = args
-            return func(gradient, images, _middle(weight, images.shape[1]), *rest, **kwargs)
+            return func(gradient, images, self._kernel(weight, images.shape[1]), *rest, **kwargs)
         if func is _aten.max_pool2d_with_indices_backward.default:
             return _through_window(*args[:6])
         if func is _aten.avg_pool2d_backward.default:
@@ -140,6 +149,16 @@ class _Rules(TorchDispatchMode):
             # Where it samples may depend on the image; that is no place that is seen.
             return passed, None if grid is None else torch.zeros_like(grid)
         return func(*args, **kwargs)
+
+    def _kernel(self, weight: Tensor, channels: int) -> Tensor:
+        """A convolution's changed kernel; a small one is made once, as many layers are traced through it."""
+        if weight.numel() > _SMALL_KERNEL:
+            return _middle(weight, channels)
+        key = (weight.data_ptr(), tuple(weight.shape), weight.dtype, channels)
+        if key not in self._kernels:
+            # With the weight itself: its memory is not used for another one meanwhile.
+            self._kernels[key] = (weight, _middle(weight, channels))
+        return self._kernels[key][1]
 
 
 def _through_window(
