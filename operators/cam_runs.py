@@ -212,7 +212,7 @@ class StopCamRun(foo.Operator):
         return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key, what=None):
-        """Asks a CAM run to stop: it does after two batches at most, and can be gone on with.
+        """Asks a CAM run to stop: it does after two batches at most, and can be resumed.
 
         Likewise ``compare_cams`` and ``find_background_bias`` on it, which end within seconds: nothing
         that they wrote is kept, and who called them gets the exception ``Stopped``. All may run in another

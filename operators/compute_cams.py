@@ -205,7 +205,7 @@ class ComputeCams(foo.Operator):
             object_maps (0): of a detector, for how many objects of an image, the strongest, heatmaps of
                 their own are written, ``..._object1`` and so on; at most 5, which True stands for
             seed (51): of methods that draw random numbers
-            resume (False): whether the run of this key is gone on with: what is stored stays, the samples
+            resume (False): whether to resume the run of this key: what is stored stays, the samples
                 of this view that lack something are computed, those that failed are tried again. The
                 other arguments must be those of the run, and the end is what one call would have given.
                 A key without a run begins one

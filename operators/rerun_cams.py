@@ -84,7 +84,7 @@ class RerunCams(foo.Operator):
             cam_key: the key of the run whose settings are used
             new_key (None): the new run's key; ``cam_key``, counted up
             source (None): the dataset that has the run, if it is not that of the samples
-            resume (False): whether the run itself is gone on with
+            resume (False): whether to resume the run itself
             model (None): needed where it was not a zoo model; its weights must be the run's
             transforms (None): of a plain module
             preprocess (None): likewise, of a run that had it instead of transforms

@@ -192,11 +192,9 @@ class Trace:
             maps: (1, C, h, w) a call's tensor on its grid
             cell: row and column of the cell
         """
-        seed = torch.zeros(maps.shape)
         generator = torch.Generator().manual_seed(1 + cell[0] * maps.shape[-1] + cell[1])
-        seed[0, :, cell[0], cell[1]] = torch.randn(maps.shape[1], generator=generator)
         with torch.enable_grad(), places_only(kernels=self._kernels):
-            return self._backward(maps, seed).double().pow(2).sum(0)
+            return self._of_cell(maps, cell, generator).double().pow(2).sum(0)
 
     def energies(self, maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
         """Traces single cells, each alone, with the network's own gradient.
@@ -212,12 +210,16 @@ class Trace:
         height, width = maps.shape[-2:]
         generator = torch.Generator().manual_seed(height * width)
         found = []
-        for i, j in cells:
-            seed = torch.zeros(maps.shape)
-            seed[0, :, i, j] = torch.randn(maps.shape[1], generator=generator)
-            energy = self._backward(maps, seed).pow(2).sum(0)[None, None]
+        for cell in cells:
+            energy = self._of_cell(maps, cell, generator).pow(2).sum(0)[None, None]
             found.append(F.adaptive_avg_pool2d(energy, (height, width))[0, 0])
         return torch.stack(found)
+
+    def _of_cell(self, maps: Tensor, cell: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """(C, H, W) gradient at the input of a random mixture of one cell's channels."""
+        seed = torch.zeros(maps.shape)
+        seed[0, :, cell[0], cell[1]] = torch.randn(maps.shape[1], generator=generator)
+        return self._backward(maps, seed)
 
     def _gradient(self, maps: Tensor, codes: list[Tensor], together: bool = False) -> Tensor:
         """(1 + codes, C, H, W) gradients at the input of what all cells say: as it is, and coded."""

@@ -204,10 +204,11 @@ def _middle(weight: Tensor, channels: int) -> Tensor:
     """A kernel with all of its weight in the middle, with random factors and unit gain."""
     # The factors are random so that neither a normalisation nor a few equal channels take the
     # gradient away; the gain is one so that neither depth nor trained weights make it vanish.
-    strength = weight.detach().abs().flatten(2).sum(2).float()
+    values = weight.data  # detach() is switched off here
+    strength = values.abs().flatten(2).sum(2).float()
     # Of two convolutions of one shape each has factors of its own, and the same at every call. Not from
     # their sum: how it is rounded depends on the number of threads.
-    ends = weight.data.flatten()[[0, -1]].tolist()
+    ends = values.flatten()[[0, -1]].tolist()
     seed = hash((strength.numel(), *ends)) & 0x7FFFFFFF
     generator = torch.Generator(weight.device).manual_seed(seed)
     strength = strength * torch.randn(strength.shape, generator=generator, device=weight.device)

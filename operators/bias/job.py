@@ -135,7 +135,7 @@ class BiasJob:
     def run(self):
         """Runs the job; afterwards :attr:`summary` is set.
 
-        Closing the generator stops the run: what it wrote is taken back, and its record says that it was
+        Closing the generator stops the run: what it wrote is rolled back, and its record says that it was
         interrupted. The heatmaps of a run that was computed first stay.
 
         Yields:

@@ -1,10 +1,7 @@
 """Which images of a run must be looked at again: blocks in which batches form as the first time."""
 
-from bson import ObjectId
-
 from ..data.loader import Block
-
-_IDS_AT_ONCE = 10_000
+from ..runs.resume import rows_of
 
 
 def plan_blocks(dataset, rows, lists, todo, size):
@@ -38,7 +35,5 @@ def _block(chunk, paths, todo):
 
 def _paths(dataset, ids):
     """``(id, filepath)`` of samples that are not in this call's view."""
-    for start in range(0, len(ids), _IDS_AT_ONCE):
-        part = [ObjectId(i) for i in ids[start : start + _IDS_AT_ONCE]]
-        found = dataset._sample_collection.find({"_id": {"$in": part}}, {"filepath": True})
-        yield from ((str(row["_id"]), row["filepath"]) for row in found)
+    rows = rows_of(dataset, ids, {"filepath": True})
+    return ((str(row["_id"]), row["filepath"]) for row in rows)

@@ -22,7 +22,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         cam_key: the key of the run whose settings are used
         new_key (None): the key of the new run; ``cam_key``, counted up
         source (None): the dataset that has the run; by default that of the samples
-        resume (False): whether the run itself is gone on with, under its own key
+        resume (False): whether to resume the run itself, under its own key
         origin (None): what the record says about where it was started
         **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``options`` of the model,
             ``methods`` and ``targets`` where the record cannot hold them: modules and functions

@@ -5,7 +5,6 @@ import time
 
 # images that are explained at once
 CPU_BATCH, GPU_BATCH = 16, 64
-# Images tried before it is said that none can be used.
 
 
 @dataclasses.dataclass

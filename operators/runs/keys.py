@@ -45,13 +45,13 @@ def next_key(dataset, base):
 
 
 def check_key(dataset, key, overwrite, resume=False, exact=False):
-    """Raises a ValueError unless a run may be registered, or gone on with, under a key.
+    """Raises a ValueError unless a run may be registered, or resumed, under a key.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the ``cam_key``
         overwrite: whether an earlier CAM run of this key may go
-        resume (False): whether an earlier CAM run of this key is gone on with
+        resume (False): whether an earlier CAM run of this key is resumed
         exact (False): whether to ask the samples how much of it is done, which takes seconds where there
             are many, or only its record
     """

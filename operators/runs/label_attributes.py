@@ -1,4 +1,4 @@
-"""Attributes on labels that are there already: declared, written beside the labels, taken back."""
+"""Attributes on labels that are there already: declared, written beside the labels, rolled back."""
 
 import dataclasses
 

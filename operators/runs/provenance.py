@@ -184,7 +184,7 @@ def _version_of(name):
         return None
 
 
-# What must be the same for a run to be gone on with; the order is that of the message.
+# What must be the same for a run to be resumed; the order is that of the message.
 _DECISIVE = (
     "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
     "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window", "read",

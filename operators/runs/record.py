@@ -19,7 +19,7 @@ from bson import json_util
 
 METHOD = "cam51"
 
-# A run that gave no sign of life for so long is taken for dead where its process cannot be looked at.
+# A run that sent no heartbeat for so long is taken for dead where its process cannot be looked at.
 STALE_SECONDS = 180
 # What a record may lack: one that an earlier version wrote, or that came from elsewhere.
 _EMPTY = {
@@ -283,7 +283,7 @@ def is_gone(pid):
     if pid == os.getpid():
         return True  # what this process works on is in ACTIVE
     if os.name != "posix":
-        return False  # there os.kill would end it; the time since its last sign of life decides
+        return False  # there os.kill would end it; the time since its last heartbeat decides
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -81,11 +81,22 @@ def counts(run):
 
 
 def present(dataset, ids):
-    """Yields those of some ids, as ``ObjectId``, whose samples exist."""
+    """Those of some ids, as ``ObjectId``, whose samples exist."""
+    return (row["_id"] for row in rows_of(dataset, ids, {"_id": True}))
+
+
+def rows_of(dataset, ids, wanted):
+    """Yields what is stored of those of some samples that exist.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        ids: of the samples
+        wanted: a projection of the database
+    """
     ids = [ObjectId(i) for i in ids]
     for start in range(0, len(ids), _IDS_AT_ONCE):
         query = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}}
-        yield from (row["_id"] for row in dataset._sample_collection.find(query, {"_id": True}))
+        yield from dataset._sample_collection.find(query, wanted)
 
 
 def statuses(dataset, key, fields):
