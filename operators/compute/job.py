@@ -105,6 +105,7 @@ class CamJob:
                 f"resume: the run {self.plan.cam_key!r} has other settings ({'; '.join(different)}); give "
                 "those that it has, choose another cam_key, or pass overwrite=True to begin anew"
             )
+        self.plan.memory_format = self.used["memory_format"] = provenance.memory_format(then)
         if self._record.own:
             self.plan.map_dir = self.used["map_dir"] = then.get("map_dir")
             self.plan.made_folders = self._record.made_folders

@@ -8,11 +8,11 @@ import os
 from ..data.geometry import check_window
 from ..jobs.params import check_choice, check_positive
 from ..targets.spec import canonical, ranked_tags, resolve_targets  # noqa: F401 - also from here
+from . import memory_format
 from .objects import checked_maps
 
 STORAGES = ("database", "disk")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-MEMORY_FORMATS = ("contiguous", "channels_last")
 BACKENDS = ("local", "ray")
 #: what of the settings is about the model: arguments of ``load_model``
 MODEL_OPTIONS = (
@@ -51,7 +51,7 @@ class Settings:
     ends_in: str = None
     background: object = None
     read: object = None
-    memory_format: str = "contiguous"
+    memory_format: str = "auto"
     measure_places: bool = True
     backend: str = "local"
     resources: dict = None
@@ -68,7 +68,7 @@ class Settings:
             check_positive("num_workers", self.num_workers, low=0)
         check_choice("storage", self.storage, STORAGES)
         check_choice("precision", self.precision, PRECISIONS)
-        check_choice("memory_format", self.memory_format, MEMORY_FORMATS)
+        check_choice("memory_format", self.memory_format, memory_format.CHOICES)
         if not isinstance(self.measure_places, bool):
             raise ValueError(f"measure_places must be True or False, got {self.measure_places!r}")
         check_choice("backend", self.backend, BACKENDS)

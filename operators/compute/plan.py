@@ -14,7 +14,7 @@ from ..runs import keys, provenance
 from ..runs import record as run_record
 from ..targets.columns import RunTargets, against_tag
 from ..text import one_line
-from . import checks
+from . import checks, memory_format
 from .objects import FUSED, MOST_MAPS, check_attributes, plan_objects
 from .step import ExplainStep
 
@@ -106,12 +106,12 @@ def make_plan(dataset, model, settings, rows, samples=None):
         seed=s.seed,
         map_dir=checks.map_dir(s, dataset, key),
         objects=objects,
-        memory_format=s.memory_format,
+        memory_format=_memory_format(s, model),
         measure_places=s.measure_places,
         notes=[*notes, *(m.note for m in methods if m.note), *getattr(targets, "notes", ())],
     )
     plan.trial_image, plan.trial_item = item.image[None], item
-    trial = ExplainStep(model, plan).explain(plan.trial_image)
+    trial = _first_trial(plan, model, s)
     plan.places = {layer: place.describe() for layer, place in trial.places.items()}
     # A picture of many classes has no one class, and a quantity is none.
     one = model.kind != zoo.SEGMENTER and getattr(model.adapted, "family", "") != "regressor"
@@ -242,6 +242,32 @@ def _precision(settings, model):
     return "bfloat16" if _fast_bfloat16(model.device) else "float32"
 
 
+def _memory_format(settings, model):
+    if model.kind == zoo.DETECTOR:
+        return memory_format.CONTIGUOUS  # its images are arranged by the detector itself
+    if settings.memory_format != "auto":
+        return settings.memory_format
+    return memory_format.faster(model.module, model.device, _precision(settings, model))
+
+
+def _first_trial(plan, model, settings):
+    """Explains the trial image; a format that was chosen here and that the network cannot take is left."""
+    step = ExplainStep(model, plan)
+    if settings.memory_format != "auto" or plan.memory_format == memory_format.CONTIGUOUS:
+        return step.explain(plan.trial_image)
+    try:
+        return step.explain(plan.trial_image)
+    except Exception as error:  # such as a view of activations that are not contiguous
+        plan.memory_format = memory_format.CONTIGUOUS
+        trial = step.explain(
+            plan.trial_image
+        )  # which raises what was wrong, if it was not the format
+        plan.notes.append(
+            f"memory_format: contiguous, as the network does not take channels_last ({one_line(error)})"
+        )
+        return trial
+
+
 def _fast_bfloat16(device):
     """Whether a device computes in bfloat16 itself; older GPUs only emulate it, slowly."""
     import torch
@@ -322,6 +348,7 @@ def describe_run(plan, model, settings, samples, origin):
     used = settings.describe()
     used.update(
         batch_size_asked=settings.batch_size,
+        memory_format_asked=settings.memory_format,
         cam_key=plan.cam_key,
         model=model.name,
         model_source=model.source,
@@ -338,6 +365,7 @@ def describe_run(plan, model, settings, samples, origin):
         places=plan.places,
         num_workers=min(8, os.cpu_count() or 1) if workers is None else workers,
         precision=plan.precision,
+        memory_format=plan.memory_format,
         device=str(model.device),
         samples=samples,
         map_dir=plan.map_dir,

@@ -8,7 +8,7 @@ from .recorded_model import GivenModel, completed, is_function, to_give
 # What is taken from the record as it is; the rest is resolved below or belongs to one call.
 _SAME = (
     "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
-    "max_fields", "seed", "memory_format", "measure_places", "class_map",
+    "max_fields", "seed", "measure_places", "class_map",
 )  # fmt: skip
 # Of another dataset or machine these may differ, and the numbers stay the same.
 _MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
@@ -76,6 +76,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
 
 def _arguments(then, given):
     arguments = {name: then[name] for name in _SAME if name in then}
+    arguments["memory_format"] = provenance.memory_format(then)
     arguments["layers"] = then.get("layers") or None
     for name in ("methods", "targets"):
         value = given.get(name)

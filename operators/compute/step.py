@@ -6,6 +6,7 @@ from ..data import heatmap_writer
 from ..models import zoo
 from ..runs.predictions import prediction_of
 from ..targets.columns import ABSENT, RunTargets, against_tag
+from . import memory_format
 from .object_labels import detection_labels
 from .objects import explain_detections
 
@@ -34,8 +35,6 @@ class ExplainStep:
         Returns:
             a ``cam_core.Explanation``
         """
-        import torch
-
         from ...cam_core import explain
 
         plan = self._plan
@@ -46,12 +45,9 @@ class ExplainStep:
             return explain_detections(self._model, images, plan, items)
         if columns is None:
             columns = self.columns([plan.trial_item] * len(images), images)
-        if plan.memory_format == "channels_last":
-            # The images only: a convolution goes by either, and the model is to stay as it is.
-            images = images.contiguous(memory_format=torch.channels_last)
         return explain(
             self._model.adapted,
-            images,
+            memory_format.arranged(images, plan.memory_format),
             methods=plan.methods,
             targets=plan.targets if columns is None else [column.spec for column in columns],
             layers=plan.layers,

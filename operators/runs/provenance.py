@@ -206,6 +206,8 @@ def differences(then, now):
     """
     if now.get("batch_size_asked") == "auto":
         now = {**now, "batch_size": then.get("batch_size")}  # it is taken from the run
+    if now.get("memory_format_asked") == "auto":
+        now = {**now, "memory_format": then.get("memory_format")}
     pairs = [(name, _decisive(then, name), _decisive(now, name)) for name in _DECISIVE]
     different = [(n, old, new) for n, old, new in pairs if old != new]
     if len(different) > 1:
@@ -217,12 +219,17 @@ def differences(then, now):
     return [f"{n}: {_short(old)} then, {_short(new)} now" for n, old, new in different]
 
 
+def memory_format(settings):
+    """Returns the memory format of a record's settings, also of one from before there was a choice."""
+    return settings.get("memory_format") or "contiguous"
+
+
 def _decisive(settings, name):
     if name == "plugin":
         return (settings.get("versions") or {}).get("plugin")
     value = settings.get(name)
     if name == "memory_format":
-        return value or "contiguous"  # a record from before there was a choice
+        return memory_format(settings)
     if name == "measure_places":
         return bool(value)  # until there was a choice, places were taken from shapes
     # cuda:0 and cuda:1 compute the same
