@@ -1,28 +1,24 @@
 """``find_background_bias`` without the App: check, explain, test, judge, write, summarise."""
 
 import collections
-import contextlib
 import dataclasses
 import difflib
-import tempfile
 import time
 
 import numpy as np
 
-from ..compute.job import CamJob, check_samples
+from ..compute.job import CamJob
 from ..compute.params import Settings
 from ..compute.plan import first_image
-from ..compute.recorded_model import GivenModel, load_recorded
+from ..compute.recorded_model import load_recorded
 from ..compute.recorded_plan import check_kind, check_scores, is_detector, plan_of_run
-from ..data.loader import Failure, Loader
+from ..data.loader import Failure
 from ..data.objects import AnnotatedObjects
-from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
-from ..jobs.inference import workers_of
-from ..jobs.pipeline import run as run_pipeline
+from ..data.samples import check_samples
+from ..jobs.base import Job, Phase, phased
 from ..models import load
-from ..models.unwrap import given_transforms
 from ..runs import keys
-from ..runs.lease import Stopped, stop_on_request
+from ..runs.lease import Stopped
 from ..runs.locking import schema_lock
 from ..targets.true_labels import Labels
 from . import discovery
@@ -39,87 +35,73 @@ from .units import ClassUnits
 _WRITTEN_AT_ONCE = 500
 
 
-class BiasJob:
-    """One call of ``find_background_bias``: built with everything checked, then run.
+class BiasJob(Job):
+    """One call of ``find_background_bias``, see :class:`~operators.jobs.base.Job`.
 
-    Args:
-        samples: a dataset or view of images
-        model: what the user gave as model; None for that of the run, if the zoo has it
-        settings: the :class:`BiasSettings`
-        transforms (None): of a plain module
-        classes (None): class names of a plain module
-        origin (None): what the run record says about where it was started
-        preprocess (None): instead of transforms
-        options (None): of the model, see ``compute.recorded_model``
-
-    Raises:
-        ValueError: if anything is wrong with an argument; nothing was written then
+    Where it is stopped or fails, what it wrote is rolled back; the heatmaps of a run that was computed
+    first stay.
     """
 
-    def __init__(
-        self, samples, model, settings, transforms=None, classes=None, origin=None, preprocess=None,
-        options=None,
-    ):  # fmt: skip
-        check_samples(samples)
-        self.samples, self.dataset, self.settings = samples, samples._dataset, settings
-        self.origin, self.summary, self.failures, self.held = origin, None, [], None
+    def prepare(self):
+        """Checks the arguments against the dataset and the model, with one image."""
+        check_samples(self.samples)
+        samples, s, key = self.samples, self.settings, self.settings.cam_key
         keys.refresh(self.dataset)
-        key = settings.cam_key
         runs = keys.list_runs(self.dataset)
         self._existing = key in runs
         self._near = [] if key is None or key in runs else difflib.get_close_matches(key, runs, n=1)
         if key is not None:
-            store.check_store(self.dataset, key, settings.overwrite)
-        for name, argument in ((settings.group_by, "group_by"), (settings.scenes, "scenes")):
+            store.check_store(self.dataset, key, s.overwrite)
+        for name, argument in ((s.group_by, "group_by"), (s.scenes, "scenes")):
             if name is not None:
                 check_plain_field(samples, name, argument)
-        if settings.report is not None:
-            make_folder("report", settings.report)
-        self.objects = AnnotatedObjects(
-            samples, settings.objects, settings.object_classes, settings.aliases
-        )
-        if key is not None and not self._existing and model is None:
+        if s.report is not None:
+            make_folder("report", s.report)
+        self.objects = AnnotatedObjects(samples, s.objects, s.object_classes, s.aliases)
+        if key is not None and not self._existing and self.given.model is None:
             there = ", ".join(runs) or "none yet"
             raise ValueError(
                 f"cam_key: there is no CAM run {key!r} (there are: {there}), and no model= to compute one"
             )
-        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
         if self._existing:
-            self.model = load_recorded(keys.config_of(self.dataset, key).settings, key, given)
+            self.model = load_recorded(keys.config_of(self.dataset, key).settings, key, self.given)
         else:
-            self.model = given.load()
-        self.object_field = None
-        if not is_detector(self.model):
-            check_kind(self.model)
-        else:
-            self.object_field = object_field(samples, self.objects.roles)
-            if settings.group_by is not None:
-                raise ValueError("group_by: groups are compared of classifiers only; leave it out")
+            self.model = self.given.load()
+        self._check_objects()
         several = bool(getattr(self.model.adapted, "multi_label", False))
-        self.labels = Labels(
-            samples, settings.labels, self.model.classes, settings.aliases, several
-        )
+        self.labels = Labels(samples, s.labels, self.model.classes, s.aliases, several)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
-        self._cams = None if self._existing else self._cam_job(given)
+        self._cams = None if self._existing else self._cam_job()
         self.cam_key = key if self._existing else self._cams.plan.cam_key
         if not self._existing:
-            store.check_store(self.dataset, self.cam_key, settings.overwrite)
+            store.check_store(self.dataset, self.cam_key, s.overwrite)
         if self.object_field is not None:
             store.check_objects_store(self.dataset, self.cam_key, self.object_field)
         with load.on_device(self.model):
             self._trial()
+        return self
 
-    def _cam_job(self, model):
+    def _check_objects(self):
+        """Finds the field of a detector's objects, which is None of a classifier."""
+        self.object_field = None
+        if not is_detector(self.model):
+            check_kind(self.model)
+            return
+        self.object_field = object_field(self.samples, self.objects.roles)
+        if self.settings.group_by is not None:
+            raise ValueError("group_by: groups are compared of classifiers only; leave it out")
+
+    def _cam_job(self):
         s = self.settings
-        given = Settings(
-            methods=s.methods, targets=s.targets, layers=s.layers, cam_key=s.cam_key,
-            batch_size=s.batch_size, num_workers=s.num_workers, device=s.device,
-            precision=s.precision, seed=s.seed, **model.options,
-        )  # fmt: skip
-        transforms = given_transforms(model.transforms, model.preprocess)
-        return CamJob(
-            self.samples, model.model, given, transforms, model.classes, origin=self.origin
-        )
+        shared = {
+            name: getattr(s, name)
+            for name in (
+                "methods", "targets", "layers", "cam_key", "batch_size", "num_workers", "device",
+                "precision", "seed",
+            )
+        }  # fmt: skip
+        settings = Settings(**shared, **self.given.options)
+        return CamJob(self.samples, settings, self.given, self.origin).prepare()
 
     def _trial(self):
         """One image through the model, so that what is wrong shows before the run."""
@@ -132,49 +114,33 @@ class BiasJob:
             self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
             self.plan.explain(self.model, image)
 
-    def run(self):
-        """Runs the job; afterwards :attr:`summary` is set.
+    def before(self):
+        """Computes the heatmaps of a new run."""
+        if self._cams is None:
+            return
+        yield Phase("computing heatmaps", 0, len(self.rows), 0.0)
+        yield from phased("computing heatmaps", self._cams.run(), lambda p: (p.done, p.total))
+        if self._cams.summary.status != "finished":
+            raise Stopped(self._cams.summary.error)
+        if self.object_field is None:
+            self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
 
-        Closing the generator stops the run: what it wrote is rolled back, and its record says that it was
-        interrupted. The heatmaps of a run that was computed first stay.
+    def register(self):
+        """Registers the analysis in the run's record."""
+        return store.register(self.dataset, self.cam_key, self.used(), self.object_field)
 
-        Yields:
-            a :class:`Phase`, now and then
+    def recorded(self):
+        """Marks it there as ended."""
+        return store.recorded(self.dataset, self.cam_key, self.held)
 
-        Raises:
-            Stopped: if it was asked to stop
-        """
-        yield from stop_on_request(self._steps(), lambda: self.held)
-
-    def _steps(self):
-        start = time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(load.on_device(self.model))
-            if self._cams is not None:
-                yield Phase("computing heatmaps", 0, len(self.rows), 0.0)
-                yield from phased(
-                    "computing heatmaps", self._cams.run(), lambda p: (p.done, p.total)
-                )
-                if self._cams.summary.status != "finished":
-                    raise Stopped(self._cams.summary.error)
-                if self.object_field is None:
-                    self.plan = plan_of_run(
-                        self.dataset, self.cam_key, self.model, self.settings.methods
-                    )
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-bias-"))
-            self.held = stack.enter_context(
-                store.register(self.dataset, self.cam_key, self.used(), self.object_field)
-            )
-            done = stack.enter_context(store.recorded(self.dataset, self.cam_key, self.held))
-            if self.object_field is not None:
-                summary = yield from examine(self, folder, stack, start)
-            else:
-                scan = yield from self._scan(folder)
-                found = yield from self._test(scan, folder, stack)
-                yield from self._write(found)
-                summary = self._summarise(found, start)
-            done(dataclasses.asdict(summary))
-            self.summary = summary
+    def steps(self):
+        """Measures, tests, writes and judges."""
+        if self.object_field is not None:
+            return (yield from examine(self))
+        scan = yield from self._scan()
+        found = yield from self._test(scan)
+        yield from self._write(found)
+        return self._summarise(found)
 
     @property
     def colours(self):
@@ -194,24 +160,12 @@ class BiasJob:
             "origin": self.origin,
         }
 
-    def _scan(self, folder):
+    def _scan(self):
         """Scores, maps and measures of every sample."""
-        s = self.settings
-        size = s.batch_size
-        if size == "auto":
-            size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
         self.units = ClassUnits(self.model, self.plan.target, self.outputs, self.labels)
-        scan = Scan(self.rows, self.plan, folder, self.units.slots())
+        scan = Scan(self.rows, self.plan, self.folder, self.units.slots())
         step = ScanStep(self.model, self.plan, self.objects, scan)
-        loader = Loader(
-            self.rows, self.model.transforms, size, workers_of(s), geometry=self.model.geometry
-        )
-        yield Phase("measuring heat", 0, len(self.rows), 0.0)
-        yield from phased(
-            "measuring heat",
-            run_pipeline(loader, step, scan, len(self.rows), self.failures),
-            lambda p: (p.done, p.total, p.failed),
-        )
+        yield from self.over_samples("measuring heat", self.rows, step, scan)
         if not (scan.explained >= 0).any():
             first = (
                 self.failures[0].reason if self.failures else "the model's scores are not finite"
@@ -220,7 +174,7 @@ class BiasJob:
         self.units.settle(scan)
         return scan
 
-    def _test(self, scan, folder, stack):
+    def _test(self, scan):
         """The causal checks on the probe, and what follows for every sample."""
         s, units = self.settings, self.units
         names = [self.model.label(int(c)) if c >= 0 else None for c in scan.explained]
@@ -229,8 +183,8 @@ class BiasJob:
         limit = PROBE if s.probe == "auto" else s.probe
         rows = choose_probe(scan.explained, usable if swaps else units.has, limit, s.seed)
         lenders = units.lenders(scan, rows, limit, s.seed)
-        check = CausalTests(self.model, s, folder, self.plan.precision)
-        stack.callback(check.close)
+        check = CausalTests(self.model, s, self.folder, self.plan.precision)
+        self.stack.callback(check.close)
         prepare = check.prepare(scan, rows, self.objects if swaps else None, names, lenders)
         total = len(rows) + len(lenders)
         tested = yield from phased("preparing pictures", prepare, lambda n: (n, total))
@@ -345,7 +299,7 @@ class BiasJob:
         if s.tags:
             store.save_tags(self.dataset, self.cam_key, verdicts, self.held)
 
-    def _summarise(self, found, start):
+    def _summarise(self, found):
         s, seed = self.settings, self.settings.seed
         a, tested = found.assessment, found.tested
         values = found.scan.spread(self._values(s.group_by))
@@ -404,7 +358,7 @@ class BiasJob:
             from .report import write_report
 
             summary.report = write_report(s.report, summary, found, self.plan, self.model)
-        summary.seconds = time.perf_counter() - start
+        summary.seconds = self.seconds
         return summary
 
     def _notes(self, found, swapped):

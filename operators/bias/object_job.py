@@ -20,14 +20,11 @@ from .summary import BiasSummary, undecided_of
 _WRITTEN_AT_ONCE = 500
 
 
-def examine(job, folder, stack, start):
+def examine(job):
     """Tests a detector's objects and stores what was found.
 
     Args:
         job: the :class:`BiasJob`
-        folder: a temporary folder
-        stack: closes what is opened
-        start: when the run began
 
     Yields:
         a :class:`Phase`, now and then
@@ -35,9 +32,9 @@ def examine(job, folder, stack, start):
     Returns:
         a :class:`BiasSummary`
     """
-    found = yield from examine_objects(job, folder, stack)
+    found = yield from examine_objects(job)
     yield from _write(job, found)
-    return _summarise(job, found, start)
+    return _summarise(job, found)
 
 
 def _write(job, found):
@@ -64,7 +61,7 @@ def _by_sample(found):
     return {ids[i]: _verdict(found, found.worst(i)).verdict for i in range(len(ids))}
 
 
-def _summarise(job, found, start):
+def _summarise(job, found):
     s, seed = job.settings, job.settings.seed
     a, tested = found.assessment, int(found.assessment.tested.sum())
     skipped = collections.Counter(
@@ -118,7 +115,7 @@ def _summarise(job, found, start):
         from .report_objects import write_objects_report
 
         summary.report = write_objects_report(s.report, summary, found, job)
-    summary.seconds = time.perf_counter() - start
+    summary.seconds = job.seconds
     return summary
 
 

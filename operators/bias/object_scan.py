@@ -5,11 +5,9 @@ The unit is the object; a sample takes the worst of its own.
 
 import numpy as np
 
-from ..data.loader import Loader
 from ..data.object_reader import kind_of, plain
-from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
-from ..jobs.inference import Predictor, forwarded, workers_of
-from ..jobs.pipeline import run as run_pipeline
+from ..jobs.base import phased
+from ..jobs.inference import Predictor, forwarded
 from ..targets.true_labels import index_of_names
 from .object_findings import assessed
 from .params import PROBE
@@ -208,41 +206,22 @@ class ObjectPredictor(Predictor):
 
     def __call__(self, queries):
         """Returns for each query its scores and the classes found, (k,) each."""
-        tensors = list(self.mapping(self._transform, [q.image for q in queries]))
-        groups, answers = {}, [None] * len(queries)
-        for row, tensor in enumerate(tensors):
-            groups.setdefault(tuple(tensor.shape), []).append(row)
-        for rows in groups.values():
-            self._answer([tensors[row] for row in rows], rows, queries, answers)
-        return answers
+        return self.answers([query.image for query in queries], queries)
 
-    def _answer(self, tensors, rows, queries, answers):
-        """A batch that does not fit the device's memory is halved."""
-        import torch
-
-        try:
-            outputs = self._places.run(torch.stack(tensors), self._precision)
-        except torch.OutOfMemoryError:
-            if len(tensors) == 1:
-                raise
-            torch.cuda.empty_cache()
-            middle = len(tensors) // 2
-            self._answer(tensors[:middle], rows[:middle], queries, answers)
-            self._answer(tensors[middle:], rows[middle:], queries, answers)
-            return
-        for place, row in enumerate(rows):
-            query = queries[row]
+    def read(self, batch, queries):
+        """The scores and classes of each query's boxes."""
+        outputs, found = self._places.run(batch, self._precision), []
+        for place, query in enumerate(queries):
             window = self._geometry.window(*query.image.shape[:2])
-            answers[row] = self._places.read(outputs, place, query.boxes, query.labels, window)
+            found.append(self._places.read(outputs, place, query.boxes, query.labels, window))
+        return found
 
 
-def examine_objects(job, folder, stack):
+def examine_objects(job):
     """Scores every object, and swaps the surroundings of those that are probed.
 
     Args:
         job: the :class:`BiasJob`
-        folder: a temporary folder
-        stack: closes what is opened
 
     Yields:
         a :class:`Phase`, now and then
@@ -256,25 +235,15 @@ def examine_objects(job, folder, stack):
     )
     if not len(scan.homes):
         raise ValueError(f"objects: {job.object_field!r} holds no boxes to test")
-    size = s.batch_size
-    if size == "auto":
-        size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
     precision = "float32" if s.precision == "auto" else s.precision
-    steps = run_pipeline(
-        Loader(job.rows, model.transforms, size, workers_of(s), geometry=model.geometry),
-        ObjectScanStep(model, scan, precision),
-        scan,
-        len(job.rows),
-        job.failures,
-    )
-    yield Phase("looking for objects", 0, len(job.rows), 0.0)
-    yield from phased("looking for objects", steps, lambda p: (p.done, p.total, p.failed))
+    step = ObjectScanStep(model, scan, precision)
+    yield from job.over_samples("looking for objects", job.rows, step, scan)
     found = np.nan_to_num(scan.score) >= model.adapted.confidence
     limit = PROBE if s.probe == "auto" else s.probe
     units = choose_probe(scan.labels, found & (scan.labels >= 0), limit, s.seed)
     rows = _with_pictures(scan, units, limit, s.seed)
-    check = ObjectCausalTests(model, s, folder, precision)
-    stack.callback(check.close)
+    check = ObjectCausalTests(model, s, job.folder, precision)
+    job.stack.callback(check.close)
     scenes = None if s.scenes is None else job.samples.values(s.scenes)
     tested = None
     if len(units) and len(rows) > 1:
