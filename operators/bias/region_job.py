@@ -8,7 +8,6 @@ import time
 import numpy as np
 
 from ..compute.job import check_samples
-from ..compute.params import resolve_targets
 from ..compute.plan import first_image
 from ..compute.recorded_model import GivenModel, load_recorded
 from ..compute.recorded_plan import MAPPED, RecordedPlan, check_scores, plan_of_run
@@ -20,6 +19,7 @@ from ..jobs.inference import probabilities_of, workers_of
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load
 from ..runs import keys
+from ..targets.spec import resolve_targets
 from ..targets.true_labels import Labels
 from . import findings as analysis
 from . import region_text as words

@@ -171,7 +171,7 @@ def to_give(used):
         a list of names, empty where the App can load the model by itself
     """
     given = used.get("given")
-    names = [name for name in MODEL_OPTIONS if is_function(used.get(name))]
+    names = sorted(name for name in MODEL_OPTIONS if is_function(used.get(name)))
     if model_load.unregistered_name(used) is not None:
         # of a record from before this was noted: a plain module needs both
         more = ["transforms", "classes"] if given is None else given

@@ -2,14 +2,9 @@
 
 from ..models import load
 from ..runs import keys, provenance
-from .params import Settings
+from .params import DECISIVE, PARAMS, Settings
 from .recorded_model import GivenModel, completed, is_function, to_give
 
-# What is taken from the record as it is; the rest is resolved below or belongs to one call.
-_SAME = (
-    "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
-    "max_fields", "seed", "measure_places", "class_map",
-)  # fmt: skip
 # Of another dataset or machine these may differ, and the numbers stay the same.
 _MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
 
@@ -52,7 +47,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     arguments = {**_arguments(then, given), **model.options}
     if resume:
         if new_key not in (None, cam_key) or source is not dataset:
-            raise ValueError("resume: a run is gone on with under its own key, on its own dataset")
+            raise ValueError("resume: a run is resumed under its own key, on its own dataset")
         arguments.update(cam_key=cam_key, resume=True, output_dir=then.get("output_dir"))
     else:
         arguments["cam_key"] = new_key or keys.next_key(dataset, cam_key)
@@ -64,7 +59,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         model.classes,
         origin=origin,
     )
-    different = provenance.differences(then, job.used)
+    different = provenance.differences(then, job.used, DECISIVE)
     different = [d for d in different if not d.startswith(_MAY_DIFFER)]
     if different:
         raise ValueError(
@@ -75,7 +70,7 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
 
 
 def _arguments(then, given):
-    arguments = {name: then[name] for name in _SAME if name in then}
+    arguments = {p.name: then[p.name] for p in PARAMS if p.rerun and p.name in then}
     arguments["memory_format"] = provenance.memory_format(then)
     arguments["layers"] = then.get("layers") or None
     for name in ("methods", "targets"):

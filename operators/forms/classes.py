@@ -4,9 +4,11 @@ import functools
 
 import fiftyone.operators.types as types
 
+from ..compute.params import ARGUMENTS
 from ..models import by_name as model_by_name
 from ..models import load, preview, registered, zoo
 from ..targets.spec import Lookup
+from .schema import invalid
 
 # Labels of so many samples are compared with the model's classes while a form is filled in.
 _LOOKED_AT = 10_000
@@ -63,11 +65,8 @@ def add_class_map(inputs, ctx, model):
     """
     # what a queue brings is a mapping already
     make = inputs.obj if isinstance(ctx.params.get("class_map"), dict) else inputs.str
-    prop = make(
-        "class_map",
-        label="Names for classes",
-        description="only where your names are not the model's: a line for each, cat = tabby; tiger cat",
-    )
+    row = next(param for param in ARGUMENTS if param.name == "class_map")
+    prop = make("class_map", label=row.field.label, description=row.field.description)
     names = classes_of(model, ctx.params)
     try:
         given = class_map_of(ctx.params)
@@ -202,9 +201,3 @@ def _read_labels(path):
         ]
     except OSError:
         return None  # the file comes with the model
-
-
-def invalid(prop, message):
-    """Marks an input as wrong, so that the form cannot be sent."""
-    prop.invalid = True
-    prop.error_message = message

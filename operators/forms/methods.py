@@ -2,7 +2,9 @@
 
 import fiftyone.operators.types as types
 
-from ..compute.params import parse_methods
+from ..compute.params import ARGUMENTS, parse_methods
+from ..jobs.params import labels_of
+from .schema import choose, invalid
 
 # Five that differ: by mean gradients, by positions, exact products, by leaving out, without a class.
 COMPARE = ["gradcam", "layercam", "hirescam", "ablationcam", "eigencam"]
@@ -67,11 +69,9 @@ def add_methods(inputs, ctx, transformer):
     """
     from ...cam_core.methods.catalogue import resolve_methods
 
-    sets = types.TabsView()
-    for value, (label, description) in _SETS.items():
-        sets.add_choice(value, label=label, description=description)
-    inputs.enum(
-        "method_set", sets.values(), default="recommended", label="Methods", view=sets,
+    choose(
+        inputs, "method_set", _SETS, types.TabsView(), default="recommended",
+        label=labels_of(ARGUMENTS)["methods"],
         description="all of them are computed from one pass over the data",
     )  # fmt: skip
     prop = None
@@ -81,7 +81,7 @@ def add_methods(inputs, ctx, transformer):
         methods = resolve_methods(methods_of(ctx.params, transformer))
     except ValueError as error:
         target = prop or inputs.view("method_problem", types.Warning(label=str(error)))
-        target.invalid, target.error_message = True, str(error)
+        invalid(target, str(error))
         return
     names = ", ".join(m.key for m in methods)
     inputs.view("method_cost", types.Notice(label=f"{names}: {cost_text(methods)}"))

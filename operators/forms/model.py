@@ -1,9 +1,11 @@
-"""The choice of a model in a form: a person's own models, the zoo, or a name that is typed."""
+"""The choice of a model in a form: the user's own models, the zoo, or a name that is typed."""
 
 import fiftyone.operators.types as types
 
+from ..compute.params import MODEL
 from ..models import by_name, load, preview, zoo
 from ..models.classes import read_classes
+from .schema import add, mark
 
 OTHER = "another_model"
 _HELP = (
@@ -22,23 +24,20 @@ def add_model(inputs, ctx):
     Returns:
         the name of the model, or None as long as none is settled
     """
-    choices = types.AutocompleteView(allow_user_input=False)
     try:
         own = load.own_models()
     except ValueError as error:
         _warn(inputs, "own_models", "Your own models are not shown", str(error))
         own = []
-    for name in own:
-        choices.add_choice(name, label=f"{name}  (My models)")
-    allowed = [name for name in sorted(by_name.allowed()) if name not in own]
-    for name in allowed:
-        choices.add_choice(name, label=f"{name}  (allowed on this server)")
+    names = {name: f"{name}  (My models)" for name in own}
+    for name in sorted(by_name.allowed()):
+        names.setdefault(name, f"{name}  (allowed on this server)")
     for name in load.supported_zoo_models():
-        if name not in own:
-            choices.add_choice(name, label=name)
-    choices.add_choice(OTHER, label="Another: Hugging Face, timm or a checkpoint")
-    prop = inputs.enum(
-        "model", choices.values(), required=True, label="Model", view=choices,
+        names.setdefault(name, name)
+    names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
+    prop = add(
+        inputs, ctx, MODEL, "model", values=names, required=True,
+        view=types.AutocompleteView(allow_user_input=False),
         description="of the FiftyOne model zoo, or your own: register_model makes it known here",
     )  # fmt: skip
     if ctx.params.get("model") == OTHER:
@@ -46,13 +45,12 @@ def add_model(inputs, ctx):
     name = model_of(ctx.params)
     if name is None:
         return None
-    try:
-        load.check_name(name)
-        kind = preview.kind_of_name(name)
-    except ValueError as error:
-        prop.invalid, prop.error_message = True, str(error)
+    mark(prop, load.check_name, name)
+    kind = None if prop.invalid else mark(prop, preview.kind_of_name, name)
+    if prop.invalid:
         return None
-    _add_classes(inputs, ctx, kind)
+    if kind == zoo.ZERO_SHOT:
+        add(inputs, ctx, MODEL, "classes")
     if kind == zoo.EMBEDDING:
         _warn(
             inputs, "no_classes", f"{name} has no classes",
@@ -60,17 +58,6 @@ def add_model(inputs, ctx):
         )  # fmt: skip
         return None
     return name
-
-
-def _add_classes(inputs, ctx, kind):
-    if kind != zoo.ZERO_SHOT:
-        return
-    inputs.str(
-        "classes",
-        label="Look for",
-        description="what the model is asked for, separated by semicolons: cat; dog; a red car. "
-        "Leave empty for the classes it comes with, if any",
-    )
 
 
 def _warn(inputs, name, label, text):

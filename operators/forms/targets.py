@@ -1,11 +1,11 @@
 """The choice of what to explain in a form: classes, labels, or why one and not the other."""
 
-import fiftyone.operators.types as types
-
+from ..compute.params import ARGUMENTS
 from ..models import preview, registered, zoo
 from ..targets.spec import canonical, items_of, ranked_tags
-from .classes import add_class_map, add_class_names, class_map_of, invalid, names_in, say_mapped
+from .classes import add_class_map, add_class_names, class_map_of, names_in, say_mapped
 from .objects import OBJECTS, OWN_OBJECTS, add_objects, given_objects
+from .schema import add, choose, invalid, mark
 
 TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -55,7 +55,7 @@ def target_params(targets):
     """Turns ``targets`` into a form's parameters: the inverse of :func:`given_targets`.
 
     Args:
-        targets: what a person gave
+        targets: as Python gave them
 
     Returns:
         a dict
@@ -92,16 +92,10 @@ def add_targets(inputs, ctx, model):
         return  # a queue brings what Python asked for, which no choice of the form has a word for
     kind = preview.kind_of_name(model)
     offered = _offered(kind) | (MISSED if _several_labels(model) else {})
-    choices = types.DropdownView()
-    for value, (label, description) in offered.items():
-        choices.add_choice(value, label=label, description=description)
     said = "whose score is explained"
     if kind == zoo.DETECTOR:
         said = "each object has a map of its own; a field shows them together"
-    prop = inputs.enum(
-        "targets", choices.values(), default="predicted", label="What to explain",
-        description=said, view=choices,
-    )  # fmt: skip
+    prop = add(inputs, ctx, ARGUMENTS, "targets", values=offered, description=said)
     if chosen is not None and chosen not in offered:
         invalid(prop, "choose what is to be explained of this model")
     elif chosen in OBJECTS:
@@ -131,26 +125,17 @@ def _field(inputs, ctx, name, label, description, more=()):
     """A dropdown of label fields; returns the property and the chosen field, or None."""
     from ..targets.label_field import check_field, label_fields
 
-    view = types.DropdownView()
-    for value, text in more:
-        view.add_choice(value, label=text)
     fields = label_fields(ctx.dataset)
-    for field in fields:
-        view.add_choice(field, label=field)
-    prop = inputs.enum(
-        name, view.values(), required=True, label=label, description=description, view=view
-    )
+    values = {**dict(more), **{field: field for field in fields}}
+    prop = choose(inputs, name, values, required=True, label=label, description=description)
     chosen = ctx.params.get(name)
     if not fields and not more:
         invalid(prop, "the dataset has no field of labels")
     elif not chosen:
         invalid(prop, "choose a field")
     elif chosen not in dict(more):
-        try:
-            check_field(ctx.dataset, chosen)
-            return prop, chosen
-        except ValueError as error:
-            invalid(prop, str(error))
+        mark(prop, check_field, ctx.dataset, chosen)
+        return prop, None if prop.invalid else chosen
     return prop, None
 
 
