@@ -87,12 +87,12 @@ PARAMS = (
     ),
     _SCENES,
     Param("views", True, Boolean()),
-    Param("tags", False, Boolean(), Field("Tag samples with their verdicts")),
+    Param("tags", False, Boolean(), Field("Tag samples with their verdicts", plain=True)),
     Param(
         "report", check=lambda folder: checked_folder("report", folder),
         field=Field(
             "Report folder",
-            "for an HTML page, CSV and JSON files, on the machine that runs this; empty for none",
+            "for an HTML page, CSV and JSON files, on the machine that runs this; empty for none", plain=True,
         ),
     ),
     params.BATCH_SIZE,

@@ -116,44 +116,44 @@ PARAMS = (
     Param("keep_layers", True, decisive=True, rerun=True),
     Param(
         "store_prediction", True, Boolean(), check=anything, decisive=True, rerun=True,
-        field=Field("Store the prediction", advanced=True),
+        field=Field("Store the prediction", plain=True),
     ),
     Param(
         "heatmap_size", 192, Integer(7, 4096), decisive=True, rerun=True,
-        field=Field("Heatmap size", "longest side in pixels", advanced=True),
+        field=Field("Heatmap size", "longest side in pixels", plain=True),
     ),
     params.PRECISION.but(
         decisive=True, rerun=True,
-        field=Field("Precision", "auto: float32 on a CPU, bfloat16 on a GPU", advanced=True),
+        field=Field("Precision", "auto: float32 on a CPU, bfloat16 on a GPU", plain=True),
     ),
     Param("memory_format", "auto", Choice(memory_format.CHOICES), decisive=True),
     Param("measure_places", True, Boolean(), decisive=True, rerun=True),
     Param(
         "storage", "database", Choice(("database", "disk")), decisive=True, rerun=True,
         field=Field(
-            "Storage", "in the database, or as PNG files in a folder of the run", advanced=True
+            "Storage", "in the database, or as PNG files in a folder of the run", plain=True
         ),
     ),
     Param(
         "output_dir", decisive=True, recorded=_absolute,
-        field=Field("Folder", "empty for a folder beside the datasets", advanced=True),
+        field=Field("Folder", "empty for a folder beside the datasets", plain=True),
     ),
     params.SEED.but(kind=Integer(None), decisive=True, rerun=True),
     params.BATCH_SIZE.but(
         decisive=True, rerun=True,
         field=Field(
             "Batch size", "0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
-            advanced=True,
+            plain=True,
         ),
     ),
     params.NUM_WORKERS,
     params.DEVICE.but(
         decisive=True,
-        field=Field("Device", "for example cpu or cuda:0; empty for the model's own", advanced=True),
+        field=Field("Device", "for example cpu or cuda:0; empty for the model's own", plain=True),
     ),
     Param(
         "max_fields", 12, Integer(), rerun=True,
-        field=Field("Most fields", "more new fields are refused", advanced=True),
+        field=Field("Most fields", "more new fields are refused", plain=True),
     ),
     Param(
         "object_maps", 0, Integer(0, MOST_MAPS), check=checked_maps, automatic=0,

@@ -13,21 +13,15 @@ from ..models import load
 from ..runs import keys
 from ..targets.true_labels import Labels
 from . import model
-from .schema import add, invalid, is_wrong, mark, refuse
+from .runs import mark_key
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse
 
 NEW = "a new run"
 _NONE = "none"
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``find_background_bias``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-    """
+    """Turns a form's parameters into the arguments of ``find_background_bias`` that were given."""
     given = tables.arguments_of(ARGUMENTS, params)
     given.pop("model", None)
     given.update(model.given_model(params))
@@ -39,15 +33,7 @@ def arguments_of(params):
 
 
 def params_of(arguments, runs=()):
-    """Turns arguments of ``find_background_bias`` into parameters: the way into a queue.
-
-    Args:
-        arguments: of the call
-        runs (()): keys of the dataset's CAM runs; another one names a new run
-
-    Raises:
-        ValueError: if a value cannot be sent to another process
-    """
+    """Turns arguments into parameters, the way into a queue; a key that is not in ``runs`` names a new run."""
     params = tables.params_of(ARGUMENTS, arguments, model.model_params(arguments))
     key = params.get("cam_key")
     if key not in runs and "model" in params:
@@ -58,14 +44,7 @@ def params_of(arguments, runs=()):
 
 
 def find_background_bias_form(ctx):
-    """Builds the form.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     view = ctx.target_view(require_flat=True)
     if add_run(inputs, ctx):
@@ -77,13 +56,7 @@ def find_background_bias_form(ctx):
 
 
 def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
-    """Adds run and model; returns whether both are settled.
-
-    Args:
-        inputs: the form
-        ctx: the execution context
-        new: what it is called not to have a run yet
-    """
+    """Adds run and model; returns whether both are settled. ``new`` is what it is called to have no run yet."""
     keys.refresh(ctx.dataset)
     runs = keys.list_runs(ctx.dataset)
     default = runs[-1] if runs else NEW
@@ -115,9 +88,7 @@ def _add_model(inputs, ctx):
         return False
     default = keys.next_key(ctx.dataset, load.default_key(name))
     prop = inputs.str("new_key", default=default, label="Key", description="names the new run")
-    mark(prop, keys.check_new_key, ctx.dataset, ctx.params.get("new_key") or default)
-    if prop.invalid:  # "cam_key" is here what the run is chosen by
-        prop.error_message = prop.error_message.replace("cam_key", "Key")
+    mark_key(prop, ctx, ctx.params.get("new_key") or default, "Key")
     return True
 
 
@@ -149,8 +120,7 @@ def _add_test(inputs, ctx, view):
 
 
 def _add_output(inputs, ctx, view):
-    add(inputs, ctx, ARGUMENTS, "tags")
-    add(inputs, ctx, ARGUMENTS, "report")
+    add_plain(inputs, ctx, ARGUMENTS)
     overwrite = add(inputs, ctx, ARGUMENTS, "overwrite")
     key = arguments_of(ctx.params).get("cam_key")
     if key is not None:

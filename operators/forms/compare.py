@@ -5,25 +5,18 @@ import fiftyone.operators.types as types
 from ..compare import schema as store
 from ..compare.checks import check_same_model, choose_count
 from ..compare.columns import Stored, check_ready, columns_of
-from ..compare.params import ARGUMENTS, MODELS_PROBE, PROBE, CompareSettings
+from ..compare.params import ARGUMENTS, MODELS_PROBE, PROBE, CompareSettings, resolve_metrics
 from ..compute import recorded_model
 from ..data.heatmap_reader import BASELINES
 from ..jobs import params as tables
 from ..runs import keys as run_keys
-from .schema import add, choose, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse
 
 _METHODS, _MODELS = "methods", "models"
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``compare_cams``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-    """
+    """Turns a form's parameters into the arguments of ``compare_cams`` that were given."""
     given = tables.arguments_of(ARGUMENTS, params)
     if params.get("what") == _MODELS:
         given.setdefault("models", {})  # each is loaded by its name
@@ -34,11 +27,7 @@ def arguments_of(params):
 
 
 def params_of(arguments):
-    """Turns arguments of ``compare_cams`` into parameters: the way into a queue.
-
-    Raises:
-        ValueError: if a value cannot be sent to another process
-    """
+    """Turns arguments of ``compare_cams`` into parameters, the way into a queue; refuses what cannot go."""
     params = tables.params_of(ARGUMENTS, arguments)
     if "models" in params:
         params["what"] = _MODELS
@@ -46,14 +35,7 @@ def params_of(arguments):
 
 
 def compare_cams_form(ctx):
-    """Builds the form.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     run_keys.refresh(ctx.dataset)
     runs = run_keys.list_runs(ctx.dataset)
@@ -74,6 +56,7 @@ def _add_all(inputs, ctx, runs):
     else:
         _add_metrics(inputs, ctx)
     _add_limits(inputs, ctx, what)
+    add_plain(inputs, ctx, ARGUMENTS)
     overwrite = add(inputs, ctx, ARGUMENTS, "overwrite")
     if columns:
         _check_store(overwrite, ctx, columns, what)
@@ -91,10 +74,6 @@ def _add_what(inputs, ctx, runs):
     return ctx.params.get("what") or _METHODS
 
 
-def _default_keys(runs, what):
-    return runs[:] if what == _MODELS else [runs[-1]]
-
-
 def _add_keys(inputs, ctx, view, runs, what):
     """Adds the choice of runs or fields; returns the columns, None where something is wrong."""
     values = {}
@@ -104,7 +83,7 @@ def _add_keys(inputs, ctx, view, runs, what):
     for key in runs:
         for field in run_keys.heatmap_fields_of(ctx.dataset, key):
             values[field] = (field, f"one method of the run {key}")
-    default = _default_keys(runs, what)
+    default = runs if what == _MODELS else [runs[-1]]
     prop = add(inputs, ctx, ARGUMENTS, "cam_keys", values=values, default=default)
     names = ctx.params.get("cam_keys", default)
     try:
@@ -132,32 +111,23 @@ def _add_keys(inputs, ctx, view, runs, what):
 
 def _add_metrics(inputs, ctx):
     from ...cam_core.metrics.catalogue import DEFAULT_METRICS, METRICS
+    from ..compare.ranking import ranked_metrics
 
     values = {}
     for info in METRICS.values():
         arrow = "higher is better" if info.better == "higher" else "lower is better"
         values[info.name] = (info.label, f"{info.summary} {arrow}")
     prop = add(inputs, ctx, ARGUMENTS, "metrics", values=values, default=list(DEFAULT_METRICS))
-    from ..compare.ranking import ranked_metrics
-
     if not prop.invalid:
-        mark(
-            prop,
-            lambda: ranked_metrics(
-                CompareSettings(metrics=ctx.params.get("metrics") or None).metrics
-            ),
-        )
+        mark(prop, ranked_metrics, resolve_metrics(ctx.params.get("metrics") or None))
 
 
 def _check_target(prop, ctx, view):
     from ..compare.models_trend import check_target
 
-    try:
-        runs = run_keys.list_runs(ctx.dataset)
-        several = any(run_keys.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
-        check_target(view, ctx.params.get("target") or "auto", several)
-    except ValueError as error:
-        invalid(prop, str(error))
+    runs = run_keys.list_runs(ctx.dataset)
+    several = any(run_keys.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
+    mark(prop, check_target, view, ctx.params.get("target") or "auto", several)
 
 
 def _add_limits(inputs, ctx, what):
@@ -199,12 +169,11 @@ def _notice(inputs, ctx, view, columns, what):
         maps = len(columns)
         maps += 0 if any(c.baseline for c in columns) else len(BASELINES)
         each = _forwards(settings.metrics, maps)
-        try:
-            # how long one takes is not known before the model is there
-            count, _ = choose_count(settings, usable, each, 0.0)
-        except ValueError as error:
-            invalid(inputs.properties["budget"], str(error))
+        # how long one takes is not known before the model is there
+        chosen = mark(inputs.properties["budget"], choose_count, settings, usable, each, 0.0)
+        if chosen is None:
             return
+        count, _ = chosen
         label = f"{maps} maps on {count:,} of {usable:,} samples"
         text = (
             f"about {count * each:,} forwards of the model, {each:,} per sample; fewer samples where the "
@@ -220,14 +189,7 @@ def _forwards(metrics, maps):
 
 
 def output_of(summary):
-    """What the App shows of a summary: its form and the values, as ``show_output`` takes them.
-
-    Args:
-        summary: a :class:`~operators.compare.summary.CompareSummary`
-
-    Returns:
-        a tuple of the outputs and their values
-    """
+    """Returns the form that the App shows of a ``CompareSummary``, and its values."""
     outputs, table = types.Object(), types.TableView()
     heading, *rows = summary.cells()
     names = [f"column_{i}" for i in range(len(heading))]

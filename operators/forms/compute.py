@@ -13,19 +13,12 @@ from ..runs import keys
 from .methods import add_methods, methods_of
 from .model import add_model, given_model, model_of, model_params
 from .objects import add_object_maps, object_fields
-from .schema import add, add_advanced, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse
 from .targets import add_targets, given_targets, tags_of, target_params
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``compute_cams``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-    """
+    """Turns a form's parameters into the arguments of ``compute_cams`` that were given."""
     given = tables.arguments_of(ARGUMENTS, params)
     for name in ("classes", "targets", "class_map"):  # in a form they stand otherwise
         given.pop(name, None)
@@ -50,30 +43,14 @@ def _methods(params):
 
 
 def params_of(arguments):
-    """Turns arguments of ``compute_cams`` into a form's parameters: the way into a queue.
-
-    Args:
-        arguments: names and numbers only; what is None is left out
-
-    Returns:
-        a JSON-able dict
-
-    Raises:
-        ValueError: if a value cannot be sent to another process
-    """
+    """Turns arguments of ``compute_cams`` into a form's parameters, the way into a queue; refuses what cannot go."""
     targets = arguments.get("targets")
     targets = target_params("predicted" if targets is None else targets)
     return tables.params_of(ARGUMENTS, arguments, {**model_params(arguments), **targets})
 
 
 def python_call(arguments, view=None, selected=False):
-    """Returns the Python code that does what the form does.
-
-    Args:
-        arguments: the arguments of ``compute_cams``
-        view (None): the dataset or view that the form is about
-        selected (False): whether the view is what the user selected
-    """
+    """Returns the Python code that does what the form does; ``view`` is what the form is about."""
     load = []
     if view is not None:
         load = [f"dataset = fo.load_dataset({view._dataset.name!r})"]
@@ -97,14 +74,7 @@ def python_call(arguments, view=None, selected=False):
 
 
 def compute_cams_form(ctx):
-    """Builds the form of ``compute_cams``.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     view = ctx.target_view(require_flat=True)
     model = add_model(inputs, ctx)
@@ -171,7 +141,7 @@ def _advanced(inputs, ctx, model):
     add_object_maps(inputs, ctx, preview.kind_of_name(model), advanced=True)
     first = ("batch_size", "device", "precision", "heatmap_size", "storage", "output_dir")
     without = () if ctx.params.get("storage") == "disk" else ("output_dir",)
-    add_advanced(inputs, ctx, ARGUMENTS, first, without)
+    add_plain(inputs, ctx, ARGUMENTS, first, without)
     mark(inputs.properties["device"], model_load.check_device, ctx.params.get("device"))
 
 

@@ -48,8 +48,8 @@ def in_app(message, operator):
         return _set(labels[name], before, value) if known else match.group()
 
     text = _ASSIGNED.sub(field, str(message))
-    first = re.match(r"(\w+)(:?)(?= )", text)
-    if first and first[1] in labels and (first[2] or "_" in first[1]):
+    first = re.match(r"(\w+)(:?)(?= (must )?)", text)
+    if first and first[1] in labels and (first[2] or first[3] or "_" in first[1]):
         label = labels[first[1]]
         text = (f"{label}:" if first[2] else f'"{label}"') + text[first.end() :]
     names = sorted((n for n in labels if "_" in n), key=len, reverse=True)

@@ -15,15 +15,7 @@ _HELP = (
 
 
 def add_model(inputs, ctx):
-    """Adds the choice of a model.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-
-    Returns:
-        the name of the model, or None as long as none is settled
-    """
+    """Adds the choice of a model; returns its name, None as long as none is settled."""
     try:
         own = load.own_models()
     except ValueError as error:
@@ -66,11 +58,7 @@ def _warn(inputs, name, label, text):
 
 
 def model_of(params):
-    """Returns the name of the model that a form asks for, or None.
-
-    Args:
-        params: ``ctx.params``
-    """
+    """Returns the name of the model that a form asks for, or None."""
     name = params.get("model")
     if name == OTHER:
         name = (params.get("other_model") or "").strip()
@@ -78,11 +66,7 @@ def model_of(params):
 
 
 def given_model(params):
-    """Returns what a form says about the model as arguments: ``model`` and ``classes``.
-
-    Args:
-        params: ``ctx.params``
-    """
+    """Returns what a form says about the model as arguments: ``model`` and ``classes``."""
     given = {"model": model_of(params)} if model_of(params) else {}
     classes = params.get("classes")
     if isinstance(classes, str):
@@ -93,17 +77,7 @@ def given_model(params):
 
 
 def model_params(arguments):
-    """Turns ``model`` and ``classes`` into a form's parameters: the inverse of :func:`given_model`.
-
-    Args:
-        arguments: of an operator
-
-    Returns:
-        a dict
-
-    Raises:
-        ValueError: if classes are no list of names
-    """
+    """Turns ``model`` and ``classes`` into a form's parameters: the inverse of :func:`given_model`."""
     params = {k: arguments[k] for k in ("model", "classes") if arguments.get(k) is not None}
     name, classes = params.get("model"), read_classes(params.get("classes"))
     listed = isinstance(name, str) and (name in load.own_models() or zoo.entry(name) is not None)

@@ -27,14 +27,7 @@ OBJECTS = {
 
 
 def given_objects(params):
-    """Returns what a form says about objects of the dataset, as ``targets`` of ``compute_cams``.
-
-    Args:
-        params: ``ctx.params``, whose ``targets`` is one of :data:`OBJECTS`
-
-    Returns:
-        a dict, or None as long as the field or evaluation is not chosen
-    """
+    """Returns what a form says about objects of the dataset as ``targets``; None until the field is chosen."""
     chosen = params["targets"]
     if chosen in target_objects.OUTCOMES:
         where = params.get("evaluation")
@@ -49,13 +42,7 @@ def given_objects(params):
 
 
 def add_objects(inputs, ctx, lookup):
-    """Adds the field or evaluation of the objects, and the choice of their classes.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context, whose ``targets`` is one of :data:`OBJECTS`
-        lookup: the :class:`Lookup`, or None where the model's classes are not known yet
-    """
+    """Adds the field or evaluation of the objects, and the choice of their classes."""
     if ctx.params["targets"] in target_objects.OUTCOMES:
         prop, field = _evaluation(inputs, ctx)
     else:
@@ -129,19 +116,7 @@ def add_object_maps(inputs, ctx, kind, advanced=False):
 
 
 def object_fields(arguments, maps, classless):
-    """Names the heatmap fields of a detector's run.
-
-    Args:
-        arguments: of ``compute_cams``
-        maps: keys of its methods with the layer ``"objects"``
-        classless: keys of methods whose maps are the same for every object
-
-    Returns:
-        ``{(method, layer, tag): field}``
-
-    Raises:
-        ValueError: if ``object_maps`` is no number that is allowed, or two fields share a name
-    """
+    """Names the heatmap fields of a detector's run: ``{(method, layer, tag): field}``."""
     if arguments.get("fuse"):
         raise ValueError(
             "fuse: a detector's feature levels are one map already; open the form again"

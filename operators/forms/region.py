@@ -10,23 +10,13 @@ from ..data.object_reader import find_object_fields
 from ..jobs import params as tables
 from .bias import NEW, add_run
 from .model import given_model
-from .schema import add, is_wrong, mark
+from .schema import add, add_plain, is_wrong, mark
 
 _BOX = "a box"
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``test_region``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-
-    Raises:
-        ValueError: if the box is not four numbers
-    """
+    """Turns a form's parameters into the arguments of ``test_region`` that were given."""
     given = {**tables.arguments_of(REGION_ARGUMENTS, params), **given_model(params)}
     if given.get("cam_key") == NEW:
         del given["cam_key"]
@@ -45,20 +35,14 @@ def _numbers(text):
 
 
 def test_region_form(ctx):
-    """Builds the form.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     view = ctx.target_view(require_flat=True)
     if add_run(inputs, ctx, new="No run: choose a model"):
         _add_region(inputs, ctx, view)
         add(inputs, ctx, REGION_ARGUMENTS, "probe")
         add(inputs, ctx, REGION_ARGUMENTS, "donors")
+        add_plain(inputs, ctx, REGION_ARGUMENTS)
         _notice(inputs, ctx, view)
     return types.Property(inputs, view=types.View(label="Test a region of the images"))
 
@@ -96,14 +80,7 @@ def _notice(inputs, ctx, view):
 
 
 def output_of(summary):
-    """What the App shows of a summary: its form and the values, as ``show_output`` takes them.
-
-    Args:
-        summary: a ``RegionSummary``
-
-    Returns:
-        a tuple of the outputs and their values
-    """
+    """Returns the form that the App shows of a ``RegionSummary``, and its values."""
     region = dataclasses.asdict(summary)
     rows = words.rows(region)
     outputs, table, cells = types.Object(), types.TableView(), types.Object()

@@ -6,15 +6,15 @@ from ..jobs.params import Boolean, Choice, Integer, Number, Texts
 
 
 def add(inputs, ctx, table, name, **options):
-    """Draws the input of a parameter, and marks it where its value is wrong.
+    """Draws the input of a parameter as its row in a table says, and marks it where its value is wrong.
 
     Args:
         inputs: the form's ``types.Object``
         ctx: the execution context
         table: a list of :class:`~operators.jobs.params.Param`
         name: of the parameter, whose row has a field
-        **options: of the input, in place of what the row says: ``description``, ``default``, ``required``,
-            ``view``; and ``values`` to choose from, as :func:`choose` takes them
+        **options: of the input, in place of what the row says, such as ``description``; and ``values`` to
+            choose from, as :func:`choose` takes them
 
     Returns:
         the ``types.Property``
@@ -32,9 +32,7 @@ def add(inputs, ctx, table, name, **options):
 def _draw(inputs, row, options):
     kind, name = row.kind, row.name
     if isinstance(kind, Texts):
-        values = options.pop("values", ())
-        view = _filled(options.pop("view", None) or types.DropdownView(multiple=True), values)
-        return inputs.list(name, types.String(), view=view, **options)
+        return choose_several(inputs, name, options.pop("values", ()), **options)
     if isinstance(kind, Choice) or "values" in options:
         values = options.pop("values", None) or kind.values
         return choose(inputs, name, values, **options)
@@ -47,29 +45,24 @@ def _draw(inputs, row, options):
     return inputs.str(name, **options)
 
 
-def add_advanced(inputs, ctx, table, first=(), without=()):
-    """Draws what a table calls advanced, in its order but for what comes ``first``."""
-    names = [row.name for row in table if row.field is not None and row.field.advanced]
+def add_plain(inputs, ctx, table, first=(), without=()):
+    """Draws what a table calls plain, in its order but for what comes ``first``."""
+    names = [row.name for row in table if row.field is not None and row.field.plain]
     for name in dict.fromkeys((*first, *names)):
         if name not in without:
             add(inputs, ctx, table, name)
 
 
 def choose(inputs, name, values, view=None, **options):
-    """Draws a choice.
-
-    Args:
-        inputs: the form's ``types.Object``
-        name: of the parameter
-        values: the values; or a dict from these to labels, or to pairs of label and description
-        view (None): a ``types.Choices``; a dropdown by default
-        **options: of the input
-
-    Returns:
-        the ``types.Property``
-    """
+    """Draws a choice; ``values`` may be a dict to labels, or to pairs of label and description."""
     view = _filled(view or types.DropdownView(), values)
     return inputs.enum(name, view.values(), view=view, **options)
+
+
+def choose_several(inputs, name, values, view=None, **options):
+    """Draws a choice of several, with values as :func:`choose` takes them."""
+    view = _filled(view or types.DropdownView(multiple=True), values)
+    return inputs.list(name, types.String(), view=view, **options)
 
 
 def _filled(view, values):
@@ -81,11 +74,7 @@ def _filled(view, values):
 
 
 def mark(prop, check, *args):
-    """Calls a check; marks the input as wrong where that raises a ValueError.
-
-    Returns:
-        what the check returns, None where it raised
-    """
+    """Returns what a check returns; marks the input as wrong where it raises a ValueError."""
     try:
         return check(*args)
     except ValueError as error:

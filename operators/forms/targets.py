@@ -23,14 +23,7 @@ RUNNER_UP = "runner_up"
 
 
 def given_targets(params):
-    """Returns what a form says about targets as arguments: ``targets`` and ``class_map``.
-
-    Args:
-        params: ``ctx.params``
-
-    Raises:
-        ValueError: if the class map is not understood
-    """
+    """Returns what a form says about targets as arguments: ``targets`` and ``class_map``."""
     targets, given = params.get("targets"), {}
     if targets == "classes":
         targets = names_in(params.get("class_names"))
@@ -52,17 +45,7 @@ def given_targets(params):
 
 
 def target_params(targets):
-    """Turns ``targets`` into a form's parameters: the inverse of :func:`given_targets`.
-
-    Args:
-        targets: as Python gave them
-
-    Returns:
-        a dict
-
-    Raises:
-        ValueError: if they are functions, or a number
-    """
+    """Turns ``targets`` into a form's parameters: the inverse of :func:`given_targets`."""
     spec = canonical(targets)
     if isinstance(spec, str) and spec in ("predicted", "top_2", "top_3"):
         return {"targets": spec}
@@ -80,13 +63,7 @@ def target_params(targets):
 
 
 def add_targets(inputs, ctx, model):
-    """Adds the choice of what to explain to a form.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-        model: the name of the model
-    """
+    """Adds the choice of what to explain to a form."""
     chosen = ctx.params.get("targets")
     if isinstance(chosen, (dict, list)):
         return  # a queue brings what Python asked for, which no choice of the form has a word for
@@ -167,15 +144,7 @@ _MORE = {"label": _label, "missed_label": _label, "contrast": _contrast, "classe
 
 
 def tags_of(given, samples):
-    """Names the targets that a form's arguments ask for, as well as can be known without the model.
-
-    Args:
-        given: arguments of ``compute_cams``
-        samples: the dataset or view
-
-    Returns:
-        a list of tags
-    """
+    """Names the targets that a form's arguments ask for, as well as can be known without the model."""
     spec = given.get("targets", "predicted")
     tags = ranked_tags(spec)
     if tags is not None:

@@ -81,11 +81,11 @@ class Text:
         """Raises nothing."""
 
 
-TEXT = Text()
-
-
 class Texts(Text):
     """A list of texts in a form; from Python anything."""
+
+
+TEXT = Text()
 
 
 def anything(value):
@@ -103,12 +103,12 @@ class Field:
     Attributes:
         label: what the form, and every message in the App, calls it
         description (None): what stands below
-        advanced (False): whether it is drawn among the advanced ones, without a line in the form's code
+        plain (False): whether the form draws it among others, without a line of code about it
     """
 
     label: str
     description: str | None = None
-    advanced: bool = False
+    plain: bool = False
 
 
 def describe(value):
