@@ -2,11 +2,11 @@
 
 from ..models import load
 from ..runs import keys, provenance
-from .params import DECISIVE, PARAMS, Settings
+from .params import DECISIVE, MODEL, PARAMS, Settings
 from .recorded_model import GivenModel, completed, is_function, to_give
 
 # Of another dataset or machine these may differ, and the numbers stay the same.
-_MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
+_MAY_DIFFER = ("output_dir", "batch_size", "device")
 
 
 def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, origin=None, **given):
@@ -37,8 +37,8 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     source = source or dataset
     keys.refresh(source)
     then = keys.config_of(source, cam_key).settings
-    names = ("model", "transforms", "preprocess", "classes")
-    said = GivenModel(**{n: given.get(n) for n in names}, options=given.get("options") or {})
+    about = {param.name: given.get(param.name) for param in MODEL}
+    said = GivenModel(**about, options=given.get("options") or {})
     reason = load.unregistered_name(then) if said.model is None else None
     if reason is not None:
         listed = " and ".join(f"{name}=" for name in to_give(then)[1:])
@@ -59,8 +59,8 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         model.classes,
         origin=origin,
     )
-    different = provenance.differences(then, job.used, DECISIVE)
-    different = [d for d in different if not d.startswith(_MAY_DIFFER)]
+    names = [name for name in DECISIVE if name not in _MAY_DIFFER]
+    different = provenance.differences(then, job.used, names)
     if different:
         raise ValueError(
             f"cam_key: this is not what the run {cam_key!r} did ({'; '.join(different)}); give what it "
