@@ -1,13 +1,13 @@
 """What ``find_background_bias`` is told to do: every argument checked before the first sample."""
 
-import dataclasses
 import os
 import tempfile
 
 import fiftyone as fo
 
-from ..compute.params import PRECISIONS, describe
-from ..jobs.params import check_choice, check_positive
+from ..compute.params import MODEL, OPTIONS
+from ..jobs import params
+from ..jobs.params import Boolean, Choice, Field, Integer, Number, Param, anything
 
 #: samples that are tested unless more are asked for
 PROBE = 2000
@@ -15,94 +15,107 @@ PROBE = 2000
 NOISY = 200
 
 
-@dataclasses.dataclass
-class RegionSettings:
+def _checked_aliases(aliases):
+    if not isinstance(aliases, dict):
+        raise ValueError(
+            "aliases must be a dict {class of the model: label or labels of the dataset}, got "
+            f"{type(aliases).__name__}"
+        )
+    return aliases
+
+
+# what both operators have
+_CAM_KEY = Param("cam_key", field=Field("Heatmaps", "the CAM run whose model is analysed"))
+_TARGETS = Param("targets", "predicted")
+_LABELS = Param("labels", "auto", none="none")
+_PROBE = params.PROBE.but(
+    field=Field("Samples to test", f"spread over the classes; 0 for all, at most {PROBE:,}")
+)
+_DONORS = Param("donors", 4, Integer(1, 64))
+_FEATHER = Param("feather", 2, Number(0, 64, "number of pixels"))
+_SCENES = Param("scenes")
+
+REGION_PARAMS = (
+    Param("region", "hottest", field=Field("Region")),
+    _CAM_KEY,
+    _TARGETS,
+    _LABELS,
+    _PROBE,
+    _DONORS.but(field=Field("Other samples per sample")),
+    _FEATHER,
+    _SCENES,
+    params.BATCH_SIZE,
+    params.NUM_WORKERS,
+    params.DEVICE,
+    params.PRECISION.but(default="float32"),
+    params.SEED,
+)
+PARAMS = (
+    _CAM_KEY,
+    Param("methods"),
+    _TARGETS,
+    Param("layers"),
+    Param(
+        "objects", "auto", none="none",
+        field=Field("Objects", "where the objects are; everything else is background"),
+    ),
+    Param(
+        "object_classes", "auto", check=anything,
+        kind=Choice({
+            "auto": "The explained class's, else all", "explained": "The explained class's", "all": "All",
+        }),
+        field=Field("Which of them"),
+    ),
+    Param("aliases", check=_checked_aliases),
+    _LABELS.but(
+        field=Field(
+            "Labels", "a field with the true class; empty for the one classification there is"
+        ),
+    ),
+    _PROBE,
+    _DONORS.but(
+        field=Field(
+            "Other backgrounds per sample", "and as many of the same class, which is the control"
+        ),
+    ),
+    Param("most_donors", 32, Integer(1, 64)),
+    Param("control", True, Boolean()),
+    Param("noise", True, Boolean()),
+    _FEATHER,
+    Param(
+        "group_by", field=Field("Compare", "a field such as hospital, whose values are compared")
+    ),
+    _SCENES,
+    Param("views", True, Boolean()),
+    Param("tags", False, Boolean(), Field("Tag samples with their verdicts", plain=True)),
+    Param(
+        "report", check=lambda folder: checked_folder("report", folder),
+        field=Field(
+            "Report folder",
+            "for an HTML page, CSV and JSON files, on the machine that runs this; empty for none", plain=True,
+        ),
+    ),
+    params.BATCH_SIZE,
+    params.NUM_WORKERS,
+    params.DEVICE,
+    params.PRECISION,
+    Param(
+        "overwrite", False, Boolean(),
+        Field("Overwrite", "delete what an earlier analysis of this run wrote, first"),
+    ),
+    params.SEED,
+)  # fmt: skip
+#: all that the operators are given beside the samples
+ARGUMENTS = (*MODEL, *PARAMS, *OPTIONS)
+REGION_ARGUMENTS = (*MODEL, *REGION_PARAMS, *OPTIONS)
+
+
+class RegionSettings(params.settings(REGION_PARAMS)):
     """The arguments of ``test_region``, checked; see there for their meaning."""
 
-    region: object = "hottest"
-    cam_key: str = None
-    targets: object = "predicted"
-    labels: str = "auto"
-    probe: object = "auto"
-    donors: int = 4
-    feather: float = 2
-    scenes: str = None
-    batch_size: object = "auto"
-    num_workers: int = None
-    device: str = None
-    precision: str = "float32"
-    seed: int = 51
 
-    def __post_init__(self):
-        """Raises a ValueError for every argument that can be judged by itself."""
-        _check_shared(self)
-
-
-@dataclasses.dataclass
-class BiasSettings:
+class BiasSettings(params.settings(PARAMS)):
     """The arguments of ``find_background_bias``, checked; see there for their meaning."""
-
-    cam_key: str = None
-    methods: object = None
-    targets: object = "predicted"
-    layers: object = None
-    objects: object = "auto"
-    object_classes: object = "auto"
-    aliases: dict = None
-    labels: str = "auto"
-    probe: object = "auto"
-    donors: int = 4
-    most_donors: int = 32
-    control: bool = True
-    noise: bool = True
-    feather: float = 2
-    group_by: str = None
-    scenes: str = None
-    views: bool = True
-    tags: bool = False
-    report: str = None
-    batch_size: object = "auto"
-    num_workers: int = None
-    device: str = None
-    precision: str = "auto"
-    overwrite: bool = False
-    seed: int = 51
-
-    def __post_init__(self):
-        """Raises a ValueError for every argument that can be judged by itself."""
-        _check_shared(self)
-        check_positive("most_donors", self.most_donors, high=64)
-        for name in ("control", "noise", "views", "tags", "overwrite"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.aliases is not None and not isinstance(self.aliases, dict):
-            raise ValueError(
-                "aliases must be a dict {class of the model: label or labels of the dataset}, got "
-                f"{type(self.aliases).__name__}"
-            )
-        if self.report is not None:
-            self.report = checked_folder("report", self.report)
-
-    def describe(self):
-        """Returns the settings as JSON-able values, for the run record."""
-        return {f.name: describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-
-def _check_shared(settings):
-    """What both operators have: how many, and how they are computed."""
-    check_positive("donors", settings.donors, high=64)
-    if settings.probe != "auto":
-        check_positive("probe", settings.probe, low=2)
-    if settings.batch_size != "auto":
-        check_positive("batch_size", settings.batch_size)
-    if settings.num_workers is not None:
-        check_positive("num_workers", settings.num_workers, low=0)
-    check_choice("precision", settings.precision, PRECISIONS)
-    feather = settings.feather
-    if isinstance(feather, bool) or not isinstance(feather, (int, float)) or not 0 <= feather <= 64:
-        raise ValueError(f"feather must be a number of pixels between 0 and 64, got {feather!r}")
-    if not isinstance(settings.seed, int) or isinstance(settings.seed, bool) or settings.seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {settings.seed!r}")
 
 
 def checked_folder(name, folder):

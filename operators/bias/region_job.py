@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from ..compute.params import resolve_targets
 from ..compute.plan import first_image
 from ..compute.recorded_model import load_recorded
 from ..compute.recorded_plan import MAPPED, RecordedPlan, check_scores, plan_of_run
@@ -15,6 +14,7 @@ from ..jobs.base import Job, JobSummary, phased
 from ..jobs.inference import probabilities_of
 from ..models import load
 from ..runs import keys
+from ..targets.spec import resolve_targets
 from ..targets.true_labels import Labels
 from . import findings as analysis
 from . import region_text as words

@@ -4,8 +4,9 @@ import dataclasses
 import difflib
 import re
 
-from ..compute.params import PRECISIONS, describe
-from ..jobs.params import check_choice, check_positive
+from ..compute.params import MODEL, OPTIONS
+from ..jobs import params
+from ..jobs.params import Boolean, Field, Param, Texts
 
 #: samples that methods are compared on unless more are asked for
 PROBE = 200
@@ -33,66 +34,6 @@ class Budget:
 
     forwards: int = None
     seconds: float = None
-
-
-@dataclasses.dataclass
-class CompareSettings:
-    """The arguments of ``compare_cams``, checked; see there for their meaning."""
-
-    cam_keys: object = None
-    metrics: object = None
-    target: object = "auto"
-    probe: object = "auto"
-    budget: object = None
-    batch_size: object = "auto"
-    num_workers: int = None
-    device: str = None
-    precision: str = "auto"
-    views: bool = True
-    overwrite: bool = False
-    seed: int = 51
-
-    def __post_init__(self):
-        """Raises a ValueError for every argument that can be judged by itself."""
-        self.cam_keys = _names("cam_keys", self.cam_keys)
-        self.metrics = resolve_metrics(self.metrics)
-        if self.probe != "auto":
-            check_positive("probe", self.probe, low=2)
-        parse_budget(self.budget)
-        if self.batch_size != "auto":
-            check_positive("batch_size", self.batch_size)
-        if self.num_workers is not None:
-            check_positive("num_workers", self.num_workers, low=0)
-        check_choice("precision", self.precision, PRECISIONS)
-        for name in ("views", "overwrite"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        check_positive("seed", self.seed, low=0)
-        own_class = isinstance(self.target, int) and not isinstance(self.target, bool)
-        if not own_class and (not isinstance(self.target, str) or not self.target):
-            raise ValueError(
-                f"target must be 'auto', 'first', a label field or a class, got {self.target!r}"
-            )
-
-    def describe(self):
-        """Returns the settings as JSON-able values, for the run record."""
-        return {f.name: describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-
-def _names(argument, value):
-    """A list of names, None for None."""
-    if value is None:
-        return None
-    names = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(names, (list, tuple))
-        or not names
-        or not all(isinstance(n, str) and n for n in names)
-    ):
-        raise ValueError(
-            f"{argument} must be the key of a CAM run, a heatmap field, or a list of these, got {value!r}"
-        )
-    return list(dict.fromkeys(names))
 
 
 def resolve_metrics(metrics):
@@ -151,3 +92,80 @@ def parse_budget(value):
         "budget must be a number of forwards, or a text such as '90 s', '5 min', '2 h' or "
         f"'20000 forwards', got {value!r}"
     )
+
+
+def _names(value):
+    """Keys or heatmap fields, each once."""
+    names = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(names, (list, tuple))
+        or not names
+        or not all(isinstance(n, str) and n for n in names)
+    ):
+        raise ValueError(
+            f"cam_keys must be the key of a CAM run, a heatmap field, or a list of these, got {value!r}"
+        )
+    return list(dict.fromkeys(names))
+
+
+def _checked_target(target):
+    own_class = isinstance(target, int) and not isinstance(target, bool)
+    if not own_class and (not isinstance(target, str) or not target):
+        raise ValueError(
+            f"target must be 'auto', 'first', a label field or a class, got {target!r}"
+        )
+    return target
+
+
+def _checked_budget(budget):
+    parse_budget(budget)
+    return budget
+
+
+PARAMS = (
+    Param(
+        "cam_keys", kind=Texts(), check=_names,
+        queued=lambda keys: [keys] if isinstance(keys, str) else keys,
+        field=Field("Heatmaps", "runs, or single heatmap fields; in order, the first one stores the result"),
+    ),
+    Param(
+        "metrics", kind=Texts(), check=resolve_metrics,
+        queued=lambda names: resolve_metrics(names) if isinstance(names, str) else names,
+        field=Field("Metrics", "what is measured on each heatmap by asking the model"),
+    ),
+    Param(
+        "target", "auto", check=_checked_target, queued=str,
+        field=Field(
+            "Class",
+            "whose maps are compared: a label field, 'first' for the first model's prediction, or 'auto'",
+        ),
+    ),
+    params.PROBE.but(field=Field("Samples")),
+    Param(
+        "budget", check=_checked_budget, queued=str,
+        field=Field(
+            "Budget", "a time such as 5 min, or a number of forwards; empty for about ten minutes"
+        ),
+    ),
+    params.BATCH_SIZE,
+    params.NUM_WORKERS,
+    params.DEVICE,
+    params.PRECISION,
+    Param("views", True, Boolean()),
+    Param(
+        "overwrite", False, Boolean(),
+        Field("Overwrite", "delete what an earlier comparison stored with the first run, first"),
+    ),
+    params.SEED,
+)  # fmt: skip
+#: all that ``compare_cams`` is given beside the samples; its form asks for no model
+ARGUMENTS = (*(p.but(field=None) for p in MODEL), Param("models"), *PARAMS, *OPTIONS)
+
+
+class CompareSettings(params.settings(PARAMS)):
+    """The arguments of ``compare_cams``, checked; see there for their meaning."""
+
+    def __post_init__(self):
+        """Raises a ValueError for every argument that can be judged by itself."""
+        super().__post_init__()
+        self.metrics = resolve_metrics(self.metrics)

@@ -30,6 +30,7 @@ from ..targets.spec import texts_of
 from ..text import one_line
 from . import objects, ray_driver, ray_settings
 from .blocks import plan_blocks
+from .params import DECISIVE
 from .plan import batch_settings, choose_batch_size, describe_run, make_plan
 from .recorded_model import describe_given
 from .step import ExplainStep
@@ -92,7 +93,7 @@ class CamJob(Job):
 
     def _check_same(self):
         then = dict(self._record.settings)
-        different = provenance.differences(then, self.used)
+        different = provenance.differences(then, self.used, DECISIVE)
         stored = getattr(self._record, "heatmap_fields", None)
         if not different and stored != list(self.plan.fields.values()):
             different = [f"fields: {stored} then, {list(self.plan.fields.values())} now"]

@@ -1,130 +1,208 @@
 """What a run is told to do: every argument checked before the first sample."""
 
-import dataclasses
 import difflib
 import json
 import os
 
 from ..data.geometry import check_window
-from ..jobs.params import check_choice, check_positive
-from ..targets.spec import canonical, ranked_tags, resolve_targets  # noqa: F401 - also from here
+from ..jobs import params
+from ..jobs.params import Boolean, Choice, Field, Integer, Number, Param, Texts, anything, describe
+from ..targets.spec import canonical
 from . import memory_format
-from .objects import checked_maps
+from .objects import MOST_MAPS, checked_maps
 
-STORAGES = ("database", "disk")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-BACKENDS = ("local", "ray")
-#: what of the settings is about the model: arguments of ``load_model``
-MODEL_OPTIONS = (
-    "output", "task", "multi_label", "threshold", "ends_in", "background", "read", "window",
+
+def as_list(value):
+    """Returns a list of what may be one name, a ``(name, options)`` pair, or several."""
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict)
+    return list(value) if isinstance(value, (list, tuple)) and not pair else [value]
+
+
+def _method_texts(methods):
+    """Methods as a form has them; :func:`parse_methods` reads them."""
+
+    def text(method):
+        pair = isinstance(method, (tuple, list)) and len(method) == 2
+        return json.dumps(list(method)) if pair and isinstance(method[0], str) else method
+
+    return [text(method) for method in as_list(methods)]
+
+
+def _absolute(folder):
+    return None if folder is None else os.path.abspath(os.path.expanduser(folder))
+
+
+def _checked_window(window):
+    check_window(window)
+    return window
+
+
+def _checked_multi_label(several):
+    if several not in (True, False):
+        raise ValueError(f"multi_label must be True or False, got {several!r}")
+    return several
+
+
+def _checked_reader(read):
+    if not callable(read):
+        raise ValueError(f"read: {read!r} is not callable")
+    return read
+
+
+def _checked_background(background):
+    """A class: a name, an index, or False for none."""
+    index = isinstance(background, int) and background is not True and background >= 0
+    name = isinstance(background, str) and background.strip()
+    if not index and not name:
+        raise ValueError(
+            f"background must be a class name, a class index, or False for none, got {background!r}"
+        )
+    return background
+
+
+#: what is said about the model itself, which an operator loads; no settings
+MODEL = (
+    Param("model", field=Field("Model"), decisive=("model", "weights")),
+    Param(
+        "classes", decisive=True,
+        field=Field(
+            "Look for",
+            "what the model is asked for, separated by semicolons: cat; dog; a red car. Leave empty for the "
+            "classes it comes with, if any",
+        ),
+    ),
+    Param("transforms", decisive=("transforms", "transforms_check")),
+    Param("preprocess"),
 )  # fmt: skip
+#: what is said about the model's outputs and images: arguments of ``load_model``
+OPTIONS = (
+    Param("output", decisive=True),
+    Param("task", decisive=True),
+    Param("multi_label", kind=Boolean(), check=_checked_multi_label, decisive=True),
+    Param("threshold", kind=Number(0, 1, "probability", within=True), decisive=True),
+    Param("ends_in", kind=Choice(("logits", "sigmoid", "softmax")), decisive=True),
+    Param("background", check=_checked_background, decisive=True),
+    Param(
+        "window", check=_checked_window, decisive=True,
+        queued=lambda window: list(window) if isinstance(window, tuple) else window,
+    ),
+    Param("read", check=_checked_reader, decisive=True),
+)  # fmt: skip
+#: in the order in which a message says what differs from the run that is to be resumed
+PARAMS = (
+    Param("methods", field=Field("Methods"), queued=_method_texts, decisive=("methods", "code")),
+    Param(
+        "cam_key",
+        field=Field("Key", "names this run and begins the name of every field that it writes"),
+    ),
+    Param(
+        "targets", "predicted", field=Field("What to explain"), decisive=True,
+        recorded=lambda targets: describe(canonical(targets)),
+    ),
+    Param(
+        "class_map", decisive=True, rerun=True,
+        field=Field(
+            "Names for classes",
+            "only where your names are not the model's: a line for each, cat = tabby; tiger cat",
+        ),
+    ),
+    *OPTIONS,
+    Param("layers", kind=Texts(), field=Field("Layers"), queued=as_list, decisive=True),
+    Param(
+        "fuse", decisive=True, rerun=True,
+        kind=Choice({"layercam": "LayerCAM's rule: tanh, then the maximum", "mean": "Mean"}),
+        field=Field("Fuse layers", "adds one field of all layers together"),
+    ),
+    Param("keep_layers", True, decisive=True, rerun=True),
+    Param(
+        "store_prediction", True, Boolean(), check=anything, decisive=True, rerun=True,
+        field=Field("Store the prediction", plain=True),
+    ),
+    Param(
+        "heatmap_size", 192, Integer(7, 4096), decisive=True, rerun=True,
+        field=Field("Heatmap size", "longest side in pixels", plain=True),
+    ),
+    params.PRECISION.but(
+        decisive=True, rerun=True,
+        field=Field("Precision", "auto: float32 on a CPU, bfloat16 on a GPU", plain=True),
+    ),
+    Param("memory_format", "auto", Choice(memory_format.CHOICES), decisive=True),
+    Param("measure_places", True, Boolean(), decisive=True, rerun=True),
+    Param(
+        "storage", "database", Choice(("database", "disk")), decisive=True, rerun=True,
+        field=Field(
+            "Storage", "in the database, or as PNG files in a folder of the run", plain=True
+        ),
+    ),
+    Param(
+        "output_dir", decisive=True, recorded=_absolute,
+        field=Field("Folder", "empty for a folder beside the datasets", plain=True),
+    ),
+    params.SEED.but(kind=Integer(None), decisive=True, rerun=True),
+    params.BATCH_SIZE.but(
+        decisive=True, rerun=True,
+        field=Field(
+            "Batch size", "0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
+            plain=True,
+        ),
+    ),
+    params.NUM_WORKERS,
+    params.DEVICE.but(
+        decisive=True,
+        field=Field("Device", "for example cpu or cuda:0; empty for the model's own", plain=True),
+    ),
+    Param(
+        "max_fields", 12, Integer(), rerun=True,
+        field=Field("Most fields", "more new fields are refused", plain=True),
+    ),
+    Param(
+        "object_maps", 0, Integer(0, MOST_MAPS), check=checked_maps, automatic=0,
+        field=Field(
+            "Heatmaps of single objects",
+            "of a detector: for so many objects of an image, the surest first, a field each",
+        ),
+    ),
+    Param(
+        "overwrite", False, Boolean(), check=anything, recorded=None,
+        field=Field("Overwrite", "delete what an earlier run with this key wrote, first"),
+    ),
+    Param(
+        "resume", False, Boolean(), check=anything, recorded=None,
+        field=Field("Go on with this run", "do only what is missing of the run with this key"),
+    ),
+    Param("backend", "local", Choice(("local", "ray"))),
+    Param("resources"),
+)  # fmt: skip
+#: all that ``compute_cams`` is given beside the samples
+ARGUMENTS = (*MODEL, *PARAMS)
+MODEL_OPTIONS = tuple(param.name for param in OPTIONS)
+#: what must be the same for a run to be resumed, in the order of the message
+DECISIVE = (*params.decisive_names(ARGUMENTS), "plugin")
 
 
-@dataclasses.dataclass
-class Settings:
+class Settings(params.settings(PARAMS)):
     """The arguments of ``compute_cams``, checked; see there for their meaning."""
 
-    methods: object = None
-    targets: object = "predicted"
-    layers: object = None
-    cam_key: str = None
-    fuse: str = None
-    keep_layers: bool = True
-    batch_size: object = "auto"
-    num_workers: int = None
-    device: str = None
-    precision: str = "auto"
-    heatmap_size: int = 192
-    storage: str = "database"
-    output_dir: str = None
-    store_prediction: bool = True
-    overwrite: bool = False
-    max_fields: int = 12
-    seed: int = 51
-    resume: bool = False
-    class_map: dict = None
-    object_maps: int = 0
-    output: object = None
-    task: str = None
-    multi_label: bool = None
-    threshold: float = None
-    ends_in: str = None
-    background: object = None
-    read: object = None
-    memory_format: str = "auto"
-    measure_places: bool = True
-    backend: str = "local"
-    resources: dict = None
-    window: object = None
-
     def __post_init__(self):
-        """Raises a ValueError for every argument that can be judged by itself."""
-        check_positive("heatmap_size", self.heatmap_size, low=7, high=4096)
-        check_positive("max_fields", self.max_fields)
-        self.object_maps = checked_maps(self.object_maps)
-        if self.batch_size != "auto":
-            check_positive("batch_size", self.batch_size)
-        if self.num_workers is not None:
-            check_positive("num_workers", self.num_workers, low=0)
-        check_choice("storage", self.storage, STORAGES)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("memory_format", self.memory_format, memory_format.CHOICES)
-        if not isinstance(self.measure_places, bool):
-            raise ValueError(f"measure_places must be True or False, got {self.measure_places!r}")
-        check_choice("backend", self.backend, BACKENDS)
+        """Raises a ValueError for every argument that can be judged without the model and the dataset."""
+        super().__post_init__()
         _check_resources(self.resources, self.backend)
-        check_window(self.window)
-        if self.fuse is not None:
-            check_choice("fuse", self.fuse, ("layercam", "mean"))
         if self.output_dir is not None and self.storage != "disk":
             raise ValueError(
                 "output_dir: has no effect with storage='database'; use storage='disk'"
             )
         if self.resume and self.overwrite:
             raise ValueError(
-                "resume and overwrite exclude each other: go on with a run, or begin anew"
+                "resume and overwrite exclude each other: resume the run, or start again"
             )
         if self.resume and not self.cam_key:
-            raise ValueError("cam_key: needed with resume=True, the key of the run to go on with")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise ValueError(f"seed must be an integer, got {self.seed!r}")
-        if self.read is not None and not callable(self.read):
-            raise ValueError(f"read: {self.read!r} is not callable")
-        if self.multi_label not in (None, True, False):
-            raise ValueError(f"multi_label must be True or False, got {self.multi_label!r}")
-        if self.ends_in is not None:
-            check_choice("ends_in", self.ends_in, ("logits", "sigmoid", "softmax"))
-        _check_background(self.background)
-        if self.threshold is not None:
-            number = isinstance(self.threshold, (int, float)) and self.threshold is not True
-            if not number or not 0 < self.threshold < 1:
-                raise ValueError(
-                    f"threshold must be a probability between 0 and 1, got {self.threshold!r}"
-                )
+            raise ValueError("cam_key: needed with resume=True, the key of the run to resume")
 
     @property
     def model_options(self):
         """What is said about the model's outputs, for ``load_model``."""
         given = {name: getattr(self, name) for name in MODEL_OPTIONS}
         return {name: value for name, value in given.items() if value is not None}
-
-    def describe(self):
-        """Returns the settings as JSON-able values, for the run record."""
-        values = dataclasses.asdict(
-            dataclasses.replace(
-                self, methods=None, targets=None, layers=None, output=None, window=None, read=None
-            )
-        )
-        del values["resume"], values["overwrite"]  # of a call, not of what is computed
-        if self.output_dir is not None:
-            values["output_dir"] = os.path.abspath(os.path.expanduser(self.output_dir))
-        values["methods"] = describe(self.methods)
-        values["targets"] = describe(canonical(self.targets))
-        values["output"] = describe(self.output)
-        values["window"] = describe(self.window)
-        values["read"] = describe(self.read)
-        values["layers"] = describe(self.layers)
-        return values
 
 
 def checked_options(options):
@@ -147,16 +225,6 @@ def checked_options(options):
     return given
 
 
-def _check_background(background):
-    """Raises a ValueError unless this can be a class: a name, an index, False for none, or None."""
-    index = isinstance(background, int) and background is not True and background >= 0
-    name = isinstance(background, str) and background.strip()
-    if background is not None and not index and not name:
-        raise ValueError(
-            f"background must be a class name, a class index, or False for none, got {background!r}"
-        )
-
-
 def _check_resources(resources, backend):
     """Raises a ValueError unless these are amounts by name, of a backend that has such."""
     if resources is None:
@@ -171,25 +239,6 @@ def _check_resources(resources, backend):
         raise ValueError(
             f"resources must be what one worker needs, for example {{'GPU': 1, 'CPU': 8}}, got {resources!r}"
         )
-
-
-def describe(value):
-    """Returns a JSON-able description of a value that may hold callables, modules or tensors."""
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    if isinstance(value, dict):
-        return {str(k): describe(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [describe(v) for v in value]
-    if callable(value):
-        return f"<{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}>"
-    return f"<{type(value).__name__}>"
-
-
-def as_list(value):
-    """Returns a list of what may be one name, a ``(name, options)`` pair, or several."""
-    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict)
-    return list(value) if isinstance(value, (list, tuple)) and not pair else [value]
 
 
 def parse_methods(text):

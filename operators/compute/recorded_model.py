@@ -12,7 +12,7 @@ from ..models import zoo
 from ..models.unwrap import PathTransforms, given_transforms
 from ..runs import provenance
 from ..targets.spec import texts_of
-from .params import MODEL_OPTIONS, describe
+from .params import MODEL, MODEL_OPTIONS, describe
 
 # More names than these are not recorded: a record is read whenever runs are listed.
 _MOST_NAMES = 5_000
@@ -51,9 +51,7 @@ class GivenModel:
             a :class:`GivenModel` and a dict, which has the device too
         """
         rest = dict(arguments)
-        own = {
-            name: rest.pop(name, None) for name in ("model", "transforms", "preprocess", "classes")
-        }
+        own = {param.name: rest.pop(param.name, None) for param in MODEL}
         options = {name: rest.pop(name) for name in MODEL_OPTIONS if name in rest}
         options = {name: value for name, value in options.items() if value is not None}
         return cls(**own, device=rest.get("device"), options=options), rest
@@ -189,7 +187,7 @@ def to_give(used):
         a list of names, empty where the App can load the model by itself
     """
     given = used.get("given")
-    names = [name for name in MODEL_OPTIONS if is_function(used.get(name))]
+    names = sorted(name for name in MODEL_OPTIONS if is_function(used.get(name)))
     if model_load.unregistered_name(used) is not None:
         # of a record from before this was noted: a plain module needs both
         more = ["transforms", "classes"] if given is None else given

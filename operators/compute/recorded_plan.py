@@ -7,7 +7,7 @@ from ..models import zoo
 from ..models.classes import check_count
 from ..models.outputs import read_outputs
 from ..runs import keys
-from .params import resolve_targets
+from ..targets.spec import resolve_targets
 
 #: a multi-label prediction has maps of at most so many classes
 MAPPED = 3

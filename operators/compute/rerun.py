@@ -2,16 +2,11 @@
 
 from ..models import load
 from ..runs import keys, provenance
-from .params import Settings
+from .params import DECISIVE, PARAMS, Settings
 from .recorded_model import GivenModel, completed, is_function, to_give
 
-# What is taken from the record as it is; the rest is resolved below or belongs to one call.
-_SAME = (
-    "fuse", "keep_layers", "batch_size", "precision", "heatmap_size", "storage", "store_prediction",
-    "max_fields", "seed", "measure_places", "class_map",
-)  # fmt: skip
 # Of another dataset or machine these may differ, and the numbers stay the same.
-_MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
+_MAY_DIFFER = ("output_dir", "batch_size", "device")
 
 
 def rerun_job(
@@ -55,13 +50,13 @@ def rerun_job(
     arguments = {**_arguments(then, methods=methods, targets=targets), **model.options}
     if resume:
         if new_key not in (None, cam_key) or source is not dataset:
-            raise ValueError("resume: a run is gone on with under its own key, on its own dataset")
+            raise ValueError("resume: a run is resumed under its own key, on its own dataset")
         arguments.update(cam_key=cam_key, resume=True, output_dir=then.get("output_dir"))
     else:
         arguments["cam_key"] = new_key or keys.next_key(dataset, cam_key)
     job = CamJob(samples, Settings(**arguments), model, origin).prepare()
-    different = provenance.differences(then, job.used)
-    different = [d for d in different if not d.startswith(_MAY_DIFFER)]
+    names = [name for name in DECISIVE if name not in _MAY_DIFFER]
+    different = provenance.differences(then, job.used, names)
     if different:
         raise ValueError(
             f"cam_key: this is not what the run {cam_key!r} did ({'; '.join(different)}); give what it "
@@ -71,7 +66,7 @@ def rerun_job(
 
 
 def _arguments(then, **given):
-    arguments = {name: then[name] for name in _SAME if name in then}
+    arguments = {p.name: then[p.name] for p in PARAMS if p.rerun and p.name in then}
     arguments["memory_format"] = provenance.memory_format(then)
     arguments["layers"] = then.get("layers") or None
     for name, value in given.items():

@@ -4,9 +4,11 @@ import functools
 
 import fiftyone.operators.types as types
 
+from ..compute.params import ARGUMENTS
 from ..models import by_name as model_by_name
 from ..models import load, preview, registered, zoo
 from ..targets.spec import Lookup
+from .schema import invalid
 
 # Labels of so many samples are compared with the model's classes while a form is filled in.
 _LOOKED_AT = 10_000
@@ -19,17 +21,7 @@ def names_in(names):
 
 
 def read_class_map(text):
-    """Reads a class map: a line for each name, ``cat = tabby; tiger cat``.
-
-    Args:
-        text: what was typed
-
-    Returns:
-        a dict from names to lists of classes
-
-    Raises:
-        ValueError: if a line is none
-    """
+    """Reads a class map, a line for each name, ``cat = tabby; tiger cat``, as a dict of lists."""
     found = {}
     for line in filter(None, (line.strip() for line in text.splitlines())):
         name, sign, classes = line.partition("=")
@@ -41,33 +33,17 @@ def read_class_map(text):
 
 
 def class_map_of(params):
-    """The class map that a form says, as a mapping; None without one.
-
-    Args:
-        params: ``ctx.params``
-
-    Raises:
-        ValueError: if a line is none
-    """
+    """The class map that a form says, as a mapping; None without one."""
     given = params.get("class_map")
     return read_class_map(given) if isinstance(given, str) else given
 
 
 def add_class_map(inputs, ctx, model):
-    """Adds the class map; returns a :class:`Lookup`, or None where the classes are not known yet.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-        model: the name of the model
-    """
+    """Adds the class map; returns a :class:`Lookup`, or None where the classes are not known yet."""
     # what a queue brings is a mapping already
     make = inputs.obj if isinstance(ctx.params.get("class_map"), dict) else inputs.str
-    prop = make(
-        "class_map",
-        label="Names for classes",
-        description="only where your names are not the model's: a line for each, cat = tabby; tiger cat",
-    )
+    row = next(param for param in ARGUMENTS if param.name == "class_map")
+    prop = make("class_map", label=row.field.label, description=row.field.description)
     names = classes_of(model, ctx.params)
     try:
         given = class_map_of(ctx.params)
@@ -116,16 +92,7 @@ def _with_near(names, lookup):
 
 
 def add_class_names(inputs, ctx, lookup, name="class_names", label="Class names", required=True):
-    """Adds the choice of some of the model's classes, and says which of the names it lacks.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-        lookup: the :class:`Lookup`, or None where the classes are not known yet
-        name ("class_names"): of the parameter
-        label ("Class names"): what the form calls it
-        required (True): whether there has to be one
-    """
+    """Adds the choice of some of the model's classes, and says which of the names it lacks."""
     options = {"required": required, "label": label}
     more = "" if required else "; empty for all"
     if lookup is None or isinstance(ctx.params.get(name), str):
@@ -160,12 +127,7 @@ def _lacking(name, lookup):
 
 
 def classes_of(name, params=None):
-    """Returns a model's class names without its weights, or None where they are not known.
-
-    Args:
-        name: of a model
-        params (None): ``ctx.params``, whose classes a zero-shot model looks for
-    """
+    """Returns a model's class names without its weights, or None where they are not known."""
     typed = names_in((params or {}).get("classes"))
     if typed:
         return typed
@@ -202,9 +164,3 @@ def _read_labels(path):
         ]
     except OSError:
         return None  # the file comes with the model
-
-
-def invalid(prop, message):
-    """Marks an input as wrong, so that the form cannot be sent."""
-    prop.invalid = True
-    prop.error_message = message

@@ -5,34 +5,19 @@ import fiftyone.operators.types as types
 from ..compare import schema as store
 from ..compare.checks import check_same_model, choose_count
 from ..compare.columns import Stored, check_ready, columns_of
-from ..compare.params import MODELS_PROBE, PROBE, CompareSettings, resolve_metrics
+from ..compare.params import ARGUMENTS, MODELS_PROBE, PROBE, CompareSettings, resolve_metrics
 from ..compute import recorded_model
-from ..compute.params import MODEL_OPTIONS, describe
 from ..data.heatmap_reader import BASELINES
+from ..jobs import params as tables
 from ..runs import keys as run_keys
-from .bias import invalid
+from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse
 
-# What Execute hands over; the rest is layout.
-_ARGUMENTS = (
-    "cam_keys", "model", "models", "classes", "metrics", "target", "probe", "budget", "batch_size",
-    "num_workers", "device", "precision", "views", "overwrite", "seed", *MODEL_OPTIONS,
-)  # fmt: skip
 _METHODS, _MODELS = "methods", "models"
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``compare_cams``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-    """
-    given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
-    for name in ("probe", "batch_size"):
-        if given.get(name) == 0:
-            del given[name]
+    """Turns a form's parameters into the arguments of ``compare_cams`` that were given."""
+    given = tables.arguments_of(ARGUMENTS, params)
     if params.get("what") == _MODELS:
         given.setdefault("models", {})  # each is loaded by its name
         given.pop("metrics", None)
@@ -42,48 +27,20 @@ def arguments_of(params):
 
 
 def params_of(arguments):
-    """Turns arguments of ``compare_cams`` into parameters: the way into a queue.
-
-    Raises:
-        ValueError: if a value cannot be sent to another process
-    """
-    params = {k: v for k, v in arguments.items() if v is not None}
-    for name in ("probe", "batch_size"):
-        if params.get(name) == "auto":
-            del params[name]
-    if isinstance(params.get("cam_keys"), str):
-        params["cam_keys"] = [params["cam_keys"]]
+    """Turns arguments of ``compare_cams`` into parameters, the way into a queue; refuses what cannot go."""
+    params = tables.params_of(ARGUMENTS, arguments)
     if "models" in params:
         params["what"] = _MODELS
-    # as the form has them: a list, and texts
-    if isinstance(params.get("metrics"), str):
-        params["metrics"] = resolve_metrics(params["metrics"])
-    for name in ("budget", "target"):
-        if name in params:
-            params[name] = str(params[name])
-    for name, value in params.items():
-        if describe(value) != value:
-            raise ValueError(
-                f"delegate: {name} cannot be sent to another process; use names, or delegate=False"
-            )
     return params
 
 
 def compare_cams_form(ctx):
-    """Builds the form.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     run_keys.refresh(ctx.dataset)
     runs = run_keys.list_runs(ctx.dataset)
     if not runs:
-        text = "This dataset has no heatmaps yet: compute them first"
-        invalid(inputs.view("problem", types.Warning(label=text)), text)
+        refuse(inputs, "problem", "This dataset has no heatmaps yet: compute them first")
     else:
         _add_all(inputs, ctx, runs)
     return types.Property(inputs, view=types.View(label="Compare heatmaps"))
@@ -94,19 +51,13 @@ def _add_all(inputs, ctx, runs):
     what = _add_what(inputs, ctx, runs)
     columns = _add_keys(inputs, ctx, view, runs, what)
     if what == _MODELS:
-        prop = inputs.str(
-            "target", default="auto", label="Class",
-            description="whose maps are compared: a label field, 'first' for the first model's "
-            "prediction, or 'auto'",
-        )  # fmt: skip
+        prop = add(inputs, ctx, ARGUMENTS, "target")
         _check_target(prop, ctx, view)
     else:
         _add_metrics(inputs, ctx)
     _add_limits(inputs, ctx, what)
-    overwrite = inputs.bool(
-        "overwrite", default=False, label="Overwrite", view=types.CheckboxView(),
-        description="delete what an earlier comparison stored with the first run, first",
-    )  # fmt: skip
+    add_plain(inputs, ctx, ARGUMENTS)
+    overwrite = add(inputs, ctx, ARGUMENTS, "overwrite")
     if columns:
         _check_store(overwrite, ctx, columns, what)
         _notice(inputs, ctx, view, columns, what)
@@ -115,33 +66,25 @@ def _add_all(inputs, ctx, runs):
 def _add_what(inputs, ctx, runs):
     if len(runs) < 2:
         return _METHODS
-    tabs = types.TabsView()
-    tabs.add_choice(_METHODS, label="Methods", description="of one model: which can be believed")
-    tabs.add_choice(_MODELS, label="Models", description="or checkpoints: where the evidence moved")
-    inputs.enum("what", tabs.values(), default=_METHODS, label="Compare", view=tabs)
+    values = {
+        _METHODS: ("Methods", "of one model: which can be believed"),
+        _MODELS: ("Models", "or checkpoints: where the evidence moved"),
+    }
+    choose(inputs, "what", values, types.TabsView(), default=_METHODS, label="Compare")
     return ctx.params.get("what") or _METHODS
-
-
-def _default_keys(runs, what):
-    return runs[:] if what == _MODELS else [runs[-1]]
 
 
 def _add_keys(inputs, ctx, view, runs, what):
     """Adds the choice of runs or fields; returns the columns, None where something is wrong."""
-    choices = types.DropdownView(multiple=True)
+    values = {}
     for key in runs:
-        config = run_keys.config_of(ctx.dataset, key)
-        choices.add_choice(
-            key, label=key, description=f"all heatmaps of {config.settings.get('model')}"
-        )
+        used = run_keys.config_of(ctx.dataset, key).settings
+        values[key] = (key, f"all heatmaps of {used.get('model')}")
     for key in runs:
         for field in run_keys.heatmap_fields_of(ctx.dataset, key):
-            choices.add_choice(field, label=field, description=f"one method of the run {key}")
-    default = _default_keys(runs, what)
-    prop = inputs.list(
-        "cam_keys", types.String(), default=default, label="Heatmaps", view=choices,
-        description="runs, or single heatmap fields; in order, the first one stores the result",
-    )  # fmt: skip
+            values[field] = (field, f"one method of the run {key}")
+    default = runs if what == _MODELS else [runs[-1]]
+    prop = add(inputs, ctx, ARGUMENTS, "cam_keys", values=values, default=default)
     names = ctx.params.get("cam_keys", default)
     try:
         if not names:
@@ -168,50 +111,33 @@ def _add_keys(inputs, ctx, view, runs, what):
 
 def _add_metrics(inputs, ctx):
     from ...cam_core.metrics.catalogue import DEFAULT_METRICS, METRICS
-
-    choices = types.DropdownView(multiple=True)
-    for info in METRICS.values():
-        arrow = "higher is better" if info.better == "higher" else "lower is better"
-        choices.add_choice(info.name, label=info.label, description=f"{info.summary} {arrow}")
-    prop = inputs.list(
-        "metrics", types.String(), default=list(DEFAULT_METRICS), label="Metrics", view=choices,
-        description="what is measured on each heatmap by asking the model",
-    )  # fmt: skip
     from ..compare.ranking import ranked_metrics
 
-    try:
-        ranked_metrics(CompareSettings(metrics=ctx.params.get("metrics") or None).metrics)
-    except ValueError as error:
-        invalid(prop, str(error))
+    values = {}
+    for info in METRICS.values():
+        arrow = "higher is better" if info.better == "higher" else "lower is better"
+        values[info.name] = (info.label, f"{info.summary} {arrow}")
+    prop = add(inputs, ctx, ARGUMENTS, "metrics", values=values, default=list(DEFAULT_METRICS))
+    if not prop.invalid:
+        mark(prop, ranked_metrics, resolve_metrics(ctx.params.get("metrics") or None))
 
 
 def _check_target(prop, ctx, view):
     from ..compare.models_trend import check_target
 
-    try:
-        runs = run_keys.list_runs(ctx.dataset)
-        several = any(run_keys.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
-        check_target(view, ctx.params.get("target") or "auto", several)
-    except ValueError as error:
-        invalid(prop, str(error))
+    runs = run_keys.list_runs(ctx.dataset)
+    several = any(run_keys.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
+    mark(prop, check_target, view, ctx.params.get("target") or "auto", several)
 
 
 def _add_limits(inputs, ctx, what):
     most = MODELS_PROBE if what == _MODELS else PROBE
-    inputs.int(
-        "probe", default=0, min=0, label="Samples",
+    add(
+        inputs, ctx, ARGUMENTS, "probe",
         description=f"drawn by a seed, spread over the classes; 0 for at most {most:,}",
     )  # fmt: skip
-    if what == _MODELS:
-        return
-    prop = inputs.str(
-        "budget", label="Budget",
-        description="a time such as 5 min, or a number of forwards; empty for about ten minutes",
-    )  # fmt: skip
-    try:
-        CompareSettings(budget=ctx.params.get("budget") or None)
-    except ValueError as error:
-        invalid(prop, str(error))
+    if what != _MODELS:
+        add(inputs, ctx, ARGUMENTS, "budget")
 
 
 def _check_store(prop, ctx, columns, what):
@@ -219,15 +145,12 @@ def _check_store(prop, ctx, columns, what):
     field = store.disagreement_field(keys[0])
     if what == _MODELS:
         field = store.agreement_field(keys[0], keys[-1])
-    try:
-        store.check_store(ctx.dataset, keys[0], field, bool(ctx.params.get("overwrite")))
-    except ValueError as error:
-        invalid(prop, str(error))
+    mark(prop, store.check_store, ctx.dataset, keys[0], field, bool(ctx.params.get("overwrite")))
 
 
 def _notice(inputs, ctx, view, columns, what):
     """What it will cost, once everything is valid."""
-    if any(prop.invalid for prop in inputs.properties.values()):
+    if is_wrong(inputs):
         return
     given = arguments_of(ctx.params)
     given.pop("models", None)
@@ -246,12 +169,11 @@ def _notice(inputs, ctx, view, columns, what):
         maps = len(columns)
         maps += 0 if any(c.baseline for c in columns) else len(BASELINES)
         each = _forwards(settings.metrics, maps)
-        try:
-            # how long one takes is not known before the model is there
-            count, _ = choose_count(settings, usable, each, 0.0)
-        except ValueError as error:
-            invalid(inputs.properties["budget"], str(error))
+        # how long one takes is not known before the model is there
+        chosen = mark(inputs.properties["budget"], choose_count, settings, usable, each, 0.0)
+        if chosen is None:
             return
+        count, _ = chosen
         label = f"{maps} maps on {count:,} of {usable:,} samples"
         text = (
             f"about {count * each:,} forwards of the model, {each:,} per sample; fewer samples where the "
@@ -267,14 +189,7 @@ def _forwards(metrics, maps):
 
 
 def output_of(summary):
-    """What the App shows of a summary: its form and the values, as ``show_output`` takes them.
-
-    Args:
-        summary: a :class:`~operators.compare.summary.CompareSummary`
-
-    Returns:
-        a tuple of the outputs and their values
-    """
+    """Returns the form that the App shows of a ``CompareSummary``, and its values."""
     outputs, table = types.Object(), types.TableView()
     heading, *rows = summary.cells()
     names = [f"column_{i}" for i in range(len(heading))]

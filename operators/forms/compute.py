@@ -1,52 +1,32 @@
 """Forms: inputs with validation, and what they will do said before they do it."""
 
-import json
 import zlib
 
 import fiftyone as fo
 import fiftyone.operators.types as types
 
-from ..compute.params import PRECISIONS, STORAGES, Settings, as_list, describe
+from ..compute.params import ARGUMENTS, Settings
+from ..jobs import params as tables
 from ..models import load as model_load
 from ..models import preview, zoo
 from ..runs import keys
 from .methods import add_methods, methods_of
 from .model import add_model, given_model, model_of, model_params
 from .objects import add_object_maps, object_fields
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse
 from .targets import add_targets, given_targets, tags_of, target_params
-
-# What Execute hands over, in the order of the copied Python call; the rest is layout.
-_ARGUMENTS = (
-    "model", "classes", "methods", "cam_key", "targets", "class_map", "output", "task", "multi_label",
-    "threshold", "ends_in", "background", "window",
-    "layers", "fuse", "keep_layers", "batch_size", "num_workers", "device", "precision",
-    "heatmap_size", "storage", "output_dir", "store_prediction", "overwrite", "resume", "max_fields", "seed",
-    "memory_format", "measure_places", "backend", "resources", "object_maps",
-)  # fmt: skip
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``compute_cams``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-    """
-    given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
-    given.pop("classes", None)
-    given.update(given_model(params))
-    given.pop("targets", None)
-    given.pop("class_map", None)
-    given.update(given_targets(params))
+    """Turns a form's parameters into the arguments of ``compute_cams`` that were given."""
+    given = tables.arguments_of(ARGUMENTS, params)
+    for name in ("classes", "targets", "class_map"):  # in a form they stand otherwise
+        given.pop(name, None)
+    given.update({**given_model(params), **given_targets(params)})
     if params.get("method_set") or params.get("methods"):
         given["methods"] = _methods(params)
         if params.get("method_set") == "all":
             given.setdefault("max_fields", 100)  # they were asked for
-    for name in ("batch_size", "object_maps"):
-        if given.get(name) == 0:
-            del given[name]
     return given
 
 
@@ -63,51 +43,14 @@ def _methods(params):
 
 
 def params_of(arguments):
-    """Turns arguments of ``compute_cams`` into a form's parameters: the way into a queue.
-
-    Args:
-        arguments: names and numbers only; what is None is left out
-
-    Returns:
-        a JSON-able dict
-
-    Raises:
-        ValueError: if a value cannot be sent to another process
-    """
-    params = {k: v for k, v in arguments.items() if v is not None}
-    params.update(model_params(arguments))
-    if isinstance(params.get("window"), tuple):
-        params["window"] = list(params["window"])
-    if params.get("batch_size") == "auto":
-        del params["batch_size"]
-    if "methods" in params:
-        params["methods"] = [_method_text(m) for m in as_list(params["methods"])]
-    if "layers" in params:
-        params["layers"] = as_list(params["layers"])
-    params.update(target_params(params.get("targets", "predicted")))
-    for name, value in params.items():
-        if describe(value) != value:
-            raise ValueError(_UNSENDABLE.format(name))
-    return params
-
-
-_UNSENDABLE = "delegate: {} cannot be sent to another process; use names, or delegate=False"
-
-
-def _method_text(method):
-    if isinstance(method, (tuple, list)) and len(method) == 2 and isinstance(method[0], str):
-        return json.dumps(list(method))
-    return method
+    """Turns arguments of ``compute_cams`` into a form's parameters, the way into a queue; refuses what cannot go."""
+    targets = arguments.get("targets")
+    targets = target_params("predicted" if targets is None else targets)
+    return tables.params_of(ARGUMENTS, arguments, {**model_params(arguments), **targets})
 
 
 def python_call(arguments, view=None, selected=False):
-    """Returns the Python code that does what the form does.
-
-    Args:
-        arguments: the arguments of ``compute_cams``
-        view (None): the dataset or view that the form is about
-        selected (False): whether the view is what a person selected
-    """
+    """Returns the Python code that does what the form does; ``view`` is what the form is about."""
     load = []
     if view is not None:
         load = [f"dataset = fo.load_dataset({view._dataset.name!r})"]
@@ -131,14 +74,7 @@ def python_call(arguments, view=None, selected=False):
 
 
 def compute_cams_form(ctx):
-    """Builds the form of ``compute_cams``.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     view = ctx.target_view(require_flat=True)
     model = add_model(inputs, ctx)
@@ -162,16 +98,11 @@ def _finds_objects(model):
 
 def _layers(inputs, ctx, model):
     names, default = preview.layers_of(model)
-    choices = types.AutocompleteView(multiple=True, allow_user_input=True)
-    for name in names:
-        choices.add_choice(name, label=name)
-    prop = inputs.list(
-        "layers",
-        types.String(),
-        label="Layers",
+    prop = add(
+        inputs, ctx, ARGUMENTS, "layers", values=names,
+        view=types.AutocompleteView(multiple=True, allow_user_input=True),
         description=f"leave empty for the default of this network: {default or _PROBED}",
-        view=choices,
-    )
+    )  # fmt: skip
     chosen = _expanded(ctx.params.get("layers") or [], names)
     # Of a model that is not loaded yet the run will say which layers it has.
     unknown = [n for n in chosen if names and n.split(":")[0] not in names]
@@ -179,18 +110,9 @@ def _layers(inputs, ctx, model):
         from ...cam_core.layers.find import near_layers
 
         near = near_layers(unknown[0].split(":")[0], names)
-        _invalid(prop, f"the model has no layer {unknown[0]!r}; {near}")
+        invalid(prop, f"the model has no layer {unknown[0]!r}; {near}")
     if len(chosen) > 1 and not _finds_objects(model):  # whose layers are one map already
-        fuse = types.DropdownView()
-        fuse.add_choice("layercam", label="LayerCAM's rule: tanh, then the maximum")
-        fuse.add_choice("mean", label="Mean")
-        inputs.enum(
-            "fuse",
-            fuse.values(),
-            label="Fuse layers",
-            description="adds one field of all layers together",
-            view=fuse,
-        )
+        add(inputs, ctx, ARGUMENTS, "fuse")
 
 
 def _expanded(layers, names):
@@ -203,31 +125,13 @@ def _expanded(layers, names):
 
 def _key(inputs, ctx, model):
     default = keys.next_key(ctx.dataset, model_load.default_key(model))
-    prop = inputs.str(
-        "cam_key",
-        default=default,
-        label="Key",
-        description="names this run and begins the name of every field that it writes",
-    )
+    prop = add(inputs, ctx, ARGUMENTS, "cam_key", default=default)
     key = ctx.params.get("cam_key") or default
     given = [bool(ctx.params.get(name)) for name in ("overwrite", "resume")]
-    try:
-        keys.check_key(ctx.dataset, key, given[0], resume=given[1])
-    except ValueError as error:
-        _invalid(prop, str(error))
+    mark(prop, lambda: keys.check_key(ctx.dataset, key, given[0], resume=given[1]))
     if any(given) or key in keys.list_runs(ctx.dataset):
-        _earlier(inputs)
-
-
-def _earlier(inputs):
-    """Adds what may be done with an earlier run of the key."""
-    for name, label, description in (
-        ("resume", "Go on with this run", "do only what is missing of the run with this key"),
-        ("overwrite", "Overwrite", "delete what an earlier run with this key wrote, first"),
-    ):
-        inputs.bool(
-            name, default=False, label=label, description=description, view=types.CheckboxView()
-        )
+        add(inputs, ctx, ARGUMENTS, "resume")
+        add(inputs, ctx, ARGUMENTS, "overwrite")
 
 
 def _advanced(inputs, ctx, model):
@@ -235,76 +139,19 @@ def _advanced(inputs, ctx, model):
     if not ctx.params.get("advanced"):
         return
     add_object_maps(inputs, ctx, preview.kind_of_name(model), advanced=True)
-    inputs.int(
-        "batch_size",
-        min=0,
-        default=0,
-        label="Batch size",
-        description="0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
-    )
-    device = inputs.str(
-        "device", label="Device", description="for example cpu or cuda:0; empty for the model's own"
-    )
-    try:
-        model_load.check_device(ctx.params.get("device"))
-    except ValueError as error:
-        _invalid(device, str(error))
-    _choice(
-        inputs,
-        "precision",
-        PRECISIONS,
-        "auto",
-        "Precision",
-        "auto: float32 on a CPU, bfloat16 on a GPU",
-    )
-    inputs.int(
-        "heatmap_size",
-        min=7,
-        max=4096,
-        default=192,
-        label="Heatmap size",
-        description="longest side in pixels",
-    )
-    _choice(
-        inputs,
-        "storage",
-        STORAGES,
-        "database",
-        "Storage",
-        "in the database, or as PNG files in a folder of the run",
-    )
-    if ctx.params.get("storage") == "disk":
-        inputs.str(
-            "output_dir", label="Folder", description="empty for a folder beside the datasets"
-        )
-    inputs.bool(
-        "store_prediction", default=True, label="Store the prediction", view=types.CheckboxView()
-    )
-    inputs.int(
-        "max_fields",
-        min=1,
-        default=12,
-        label="Most fields",
-        description="more new fields are refused",
-    )
-
-
-def _choice(inputs, name, values, default, label, description):
-    choices = types.DropdownView()
-    for value in values:
-        choices.add_choice(value, label=value)
-    inputs.enum(
-        name, choices.values(), default=default, label=label, description=description, view=choices
-    )
+    first = ("batch_size", "device", "precision", "heatmap_size", "storage", "output_dir")
+    without = () if ctx.params.get("storage") == "disk" else ("output_dir",)
+    add_plain(inputs, ctx, ARGUMENTS, first, without)
+    mark(inputs.properties["device"], model_load.check_device, ctx.params.get("device"))
 
 
 def _notice(inputs, ctx, view, model):
-    if any(prop.invalid for prop in inputs.properties.values()):
+    if is_wrong(inputs):
         return  # what is wrong is said where it is; nothing will be written
     given = arguments_of(ctx.params)
     given.setdefault("methods", _methods(ctx.params))
     given.setdefault("cam_key", keys.next_key(ctx.dataset, model_load.default_key(model)))
-    arguments = {k: given[k] for k in _ARGUMENTS if k in given}
+    arguments = {p.name: given[p.name] for p in ARGUMENTS if p.name in given}
     names, default = preview.layers_of(model)
     layers = _expanded(arguments.get("layers") or [default or "layer"], names)
     try:
@@ -320,28 +167,16 @@ def _notice(inputs, ctx, view, model):
             ctx.dataset, fields, arguments["cam_key"], bool(arguments.get("overwrite"))
         )
     except ValueError as error:
-        warning = inputs.view(
-            "problem", types.Warning(label="This cannot run", description=str(error))
-        )
-        _invalid(warning, str(error))
+        refuse(inputs, "problem", "This cannot run", str(error))
         return
     count = len(view)
     text = f"{len(fields)} heatmap field{'s' if len(fields) > 1 else ''} over {count:,} samples: {', '.join(fields)}"
     if not count:
-        _invalid(
-            inputs.view("problem", types.Warning(label="The view is empty")), "the view is empty"
-        )
+        refuse(inputs, "problem", "The view is empty", error="the view is empty")
         return
     if len(fields) > int(arguments.get("max_fields", 12)):
-        _invalid(
-            inputs.view(
-                "problem",
-                types.Warning(
-                    label=f"{len(fields)} fields", description="raise Most fields in Advanced"
-                ),
-            ),
-            "too many fields",
-        )
+        advice = "raise Most fields in Advanced"
+        refuse(inputs, "problem", f"{len(fields)} fields", advice, "too many fields")
         return
     inputs.view(
         "notice",
@@ -374,8 +209,3 @@ def _maps(arguments, layers):
             own = own + fused if arguments.get("keep_layers", True) else fused
         maps += own
     return maps, classless
-
-
-def _invalid(prop, message):
-    prop.invalid = True
-    prop.error_message = message

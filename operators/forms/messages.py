@@ -2,33 +2,19 @@
 
 import re
 
+from ..bias import params as bias
+from ..compare import params as compare
+from ..compute import params as compute
+from ..jobs.params import labels_of
+
 _RUN = {"cam_key": "Run"}
-_MODEL = {"model": "Model"}
 #: operator -> argument -> what its form calls it. A test holds them against the forms.
 LABELS = {
-    "compute_cams": {
-        **_MODEL, "classes": "Look for", "methods": "Methods", "targets": "What to explain",
-        "class_map": "Names for classes", "object_maps": "Heatmaps of single objects", "layers": "Layers",
-        "fuse": "Fuse layers", "cam_key": "Key", "resume": "Go on with this run", "overwrite": "Overwrite",
-        "batch_size": "Batch size", "device": "Device", "precision": "Precision",
-        "heatmap_size": "Heatmap size", "storage": "Storage", "output_dir": "Folder",
-        "store_prediction": "Store the prediction", "max_fields": "Most fields",
-    },
-    "rerun_cams": {**_RUN, "new_key": "New key", "resume": "Go on with this run"},
-    "compare_cams": {
-        "cam_keys": "Heatmaps", "target": "Class", "metrics": "Metrics", "probe": "Samples",
-        "budget": "Budget", "overwrite": "Overwrite",
-    },
-    "find_background_bias": {
-        "cam_key": "Heatmaps", **_MODEL, "objects": "Objects", "object_classes": "Which of them",
-        "probe": "Samples to test", "donors": "Other backgrounds per sample", "labels": "Labels",
-        "group_by": "Compare", "tags": "Tag samples with their verdicts", "report": "Report folder",
-        "overwrite": "Overwrite",
-    },
-    "test_region": {
-        "cam_key": "Heatmaps", **_MODEL, "region": "Region", "probe": "Samples to test",
-        "donors": "Other samples per sample",
-    },
+    "compute_cams": labels_of(compute.ARGUMENTS),
+    "rerun_cams": {**_RUN, "new_key": "New key", "resume": labels_of(compute.PARAMS)["resume"]},
+    "compare_cams": labels_of(compare.ARGUMENTS),
+    "find_background_bias": labels_of(bias.ARGUMENTS),
+    "test_region": labels_of(bias.REGION_ARGUMENTS),
     "heat_to_detections": {
         **_RUN, "field": "Heatmaps", "threshold": "Threshold", "min_area": "Least area",
         "tags": "Tags of the boxes", "out": "Field", "overwrite": "Replace earlier drafts",
@@ -46,7 +32,7 @@ def in_app(message, operator):
     """Puts a message for somebody who sees a form.
 
     Args:
-        message: as a person who calls the operator from Python reads it: ``cam_key: 'run' is taken; pass
+        message: as it is read by who calls the operator from Python: ``cam_key: 'run' is taken; pass
             overwrite=True to ...``
         operator: the name of the form's operator
 
@@ -62,8 +48,8 @@ def in_app(message, operator):
         return _set(labels[name], before, value) if known else match.group()
 
     text = _ASSIGNED.sub(field, str(message))
-    first = re.match(r"(\w+)(:?)(?= )", text)
-    if first and first[1] in labels and (first[2] or "_" in first[1]):
+    first = re.match(r"(\w+)(:?)(?= (must )?)", text)
+    if first and first[1] in labels and (first[2] or first[3] or "_" in first[1]):
         label = labels[first[1]]
         text = (f"{label}:" if first[2] else f'"{label}"') + text[first.end() :]
     names = sorted((n for n in labels if "_" in n), key=len, reverse=True)

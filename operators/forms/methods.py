@@ -2,7 +2,9 @@
 
 import fiftyone.operators.types as types
 
-from ..compute.params import parse_methods
+from ..compute.params import ARGUMENTS, parse_methods
+from ..jobs.params import labels_of
+from .schema import choose, choose_several, invalid
 
 # Five that differ: by mean gradients, by positions, exact products, by leaving out, without a class.
 COMPARE = ["gradcam", "layercam", "hirescam", "ablationcam", "eigencam"]
@@ -15,18 +17,7 @@ _SETS = {
 
 
 def methods_of(params, transformer=False):
-    """Returns the methods that a form asks for.
-
-    Args:
-        params: ``ctx.params``
-        transformer (False): whether the model is a vision transformer
-
-    Returns:
-        a list of names and pairs of names and options
-
-    Raises:
-        ValueError: if an entry that looks like JSON is not
-    """
+    """Returns the methods that a form asks for: names, and pairs of names and options."""
     chosen = params.get("method_set", "chosen" if params.get("methods") else "recommended")
     if chosen == "chosen":
         names = parse_methods(params.get("methods") or [])
@@ -58,20 +49,12 @@ def _fitting(transformer):
 
 
 def add_methods(inputs, ctx, transformer):
-    """Adds the choice of methods to a form.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-        transformer: whether the model is a vision transformer
-    """
+    """Adds the choice of methods to a form."""
     from ...cam_core.methods.catalogue import resolve_methods
 
-    sets = types.TabsView()
-    for value, (label, description) in _SETS.items():
-        sets.add_choice(value, label=label, description=description)
-    inputs.enum(
-        "method_set", sets.values(), default="recommended", label="Methods", view=sets,
+    choose(
+        inputs, "method_set", _SETS, types.TabsView(), default="recommended",
+        label=labels_of(ARGUMENTS)["methods"],
         description="all of them are computed from one pass over the data",
     )  # fmt: skip
     prop = None
@@ -81,7 +64,7 @@ def add_methods(inputs, ctx, transformer):
         methods = resolve_methods(methods_of(ctx.params, transformer))
     except ValueError as error:
         target = prop or inputs.view("method_problem", types.Warning(label=str(error)))
-        target.invalid, target.error_message = True, str(error)
+        invalid(target, str(error))
         return
     names = ", ".join(m.key for m in methods)
     inputs.view("method_cost", types.Notice(label=f"{names}: {cost_text(methods)}"))
@@ -90,25 +73,20 @@ def add_methods(inputs, ctx, transformer):
 def _list(inputs, transformer):
     from ...cam_core.methods.registry import SMOOTHINGS
 
-    choices = types.DropdownView(multiple=True)
-    for info in _fitting(transformer):
-        note = "" if info.class_discriminative else " (the same for every class)"
-        choices.add_choice(
-            info.name,
-            label=f"{info.name}  {times_text(info.times)}",
-            description=f"{info.summary}{note}",
+    same = {True: "", False: " (the same for every class)"}
+    values = {
+        info.name: (
+            f"{info.name}  {times_text(info.times)}",
+            f"{info.summary}{same[info.class_discriminative]}",
         )
-    prop = inputs.list("methods", types.String(), default=["gradcam"], label="Which", view=choices)
-    around = types.DropdownView(multiple=True)
-    for name, what in SMOOTHINGS.items():
-        around.add_choice(name, label=name, description=what)
-    inputs.list(
-        "smooth",
-        types.String(),
-        label="Smoothing",
+        for info in _fitting(transformer)
+    }
+    prop = choose_several(inputs, "methods", values, default=["gradcam"], label="Which")
+    around = {name: (name, what) for name, what in SMOOTHINGS.items()}
+    choose_several(
+        inputs, "smooth", around, label="Smoothing",
         description="around every method; leave empty for the methods as published",
-        view=around,
-    )
+    )  # fmt: skip
     return prop
 
 
@@ -118,11 +96,7 @@ def times_text(times):
 
 
 def cost_text(methods):
-    """Says what methods cost together; those of the one pass cost hardly more than a prediction.
-
-    Args:
-        methods: a list of ``cam_core`` methods
-    """
+    """Says what methods cost together; those of the one pass cost hardly more than a prediction."""
     passes = {"aug": 6, "noise": 8, "multiscale": 6}  # larger images cost more than their number
     total = 1.0
     for method in methods:

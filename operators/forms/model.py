@@ -1,9 +1,11 @@
-"""The choice of a model in a form: a person's own models, the zoo, or a name that is typed."""
+"""The choice of a model in a form: the user's own models, the zoo, or a name that is typed."""
 
 import fiftyone.operators.types as types
 
+from ..compute.params import MODEL
 from ..models import by_name, load, preview, zoo
 from ..models.classes import read_classes
+from .schema import add, mark
 
 OTHER = "another_model"
 _HELP = (
@@ -13,32 +15,21 @@ _HELP = (
 
 
 def add_model(inputs, ctx):
-    """Adds the choice of a model.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-
-    Returns:
-        the name of the model, or None as long as none is settled
-    """
-    choices = types.AutocompleteView(allow_user_input=False)
+    """Adds the choice of a model; returns its name, None as long as none is settled."""
     try:
         own = load.own_models()
     except ValueError as error:
         _warn(inputs, "own_models", "Your own models are not shown", str(error))
         own = []
-    for name in own:
-        choices.add_choice(name, label=f"{name}  (My models)")
-    allowed = [name for name in sorted(by_name.allowed()) if name not in own]
-    for name in allowed:
-        choices.add_choice(name, label=f"{name}  (allowed on this server)")
+    names = {name: f"{name}  (My models)" for name in own}
+    for name in sorted(by_name.allowed()):
+        names.setdefault(name, f"{name}  (allowed on this server)")
     for name in load.supported_zoo_models():
-        if name not in own:
-            choices.add_choice(name, label=name)
-    choices.add_choice(OTHER, label="Another: Hugging Face, timm or a checkpoint")
-    prop = inputs.enum(
-        "model", choices.values(), required=True, label="Model", view=choices,
+        names.setdefault(name, name)
+    names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
+    prop = add(
+        inputs, ctx, MODEL, "model", values=names, required=True,
+        view=types.AutocompleteView(allow_user_input=False),
         description="of the FiftyOne model zoo, or your own: register_model makes it known here",
     )  # fmt: skip
     if ctx.params.get("model") == OTHER:
@@ -46,13 +37,12 @@ def add_model(inputs, ctx):
     name = model_of(ctx.params)
     if name is None:
         return None
-    try:
-        load.check_name(name)
-        kind = preview.kind_of_name(name)
-    except ValueError as error:
-        prop.invalid, prop.error_message = True, str(error)
+    mark(prop, load.check_name, name)
+    kind = None if prop.invalid else mark(prop, preview.kind_of_name, name)
+    if prop.invalid:
         return None
-    _add_classes(inputs, ctx, kind)
+    if kind == zoo.ZERO_SHOT:
+        add(inputs, ctx, MODEL, "classes")
     if kind == zoo.EMBEDDING:
         _warn(
             inputs, "no_classes", f"{name} has no classes",
@@ -62,28 +52,13 @@ def add_model(inputs, ctx):
     return name
 
 
-def _add_classes(inputs, ctx, kind):
-    if kind != zoo.ZERO_SHOT:
-        return
-    inputs.str(
-        "classes",
-        label="Look for",
-        description="what the model is asked for, separated by semicolons: cat; dog; a red car. "
-        "Leave empty for the classes it comes with, if any",
-    )
-
-
 def _warn(inputs, name, label, text):
     prop = inputs.view(name, types.Warning(label=label, description=text))
     prop.invalid, prop.error_message = name != "own_models", text
 
 
 def model_of(params):
-    """Returns the name of the model that a form asks for, or None.
-
-    Args:
-        params: ``ctx.params``
-    """
+    """Returns the name of the model that a form asks for, or None."""
     name = params.get("model")
     if name == OTHER:
         name = (params.get("other_model") or "").strip()
@@ -91,11 +66,7 @@ def model_of(params):
 
 
 def given_model(params):
-    """Returns what a form says about the model as arguments: ``model`` and ``classes``.
-
-    Args:
-        params: ``ctx.params``
-    """
+    """Returns what a form says about the model as arguments: ``model`` and ``classes``."""
     given = {"model": model_of(params)} if model_of(params) else {}
     classes = params.get("classes")
     if isinstance(classes, str):
@@ -106,17 +77,7 @@ def given_model(params):
 
 
 def model_params(arguments):
-    """Turns ``model`` and ``classes`` into a form's parameters: the inverse of :func:`given_model`.
-
-    Args:
-        arguments: of an operator
-
-    Returns:
-        a dict
-
-    Raises:
-        ValueError: if classes are no list of names
-    """
+    """Turns ``model`` and ``classes`` into a form's parameters: the inverse of :func:`given_model`."""
     params = {k: arguments[k] for k in ("model", "classes") if arguments.get(k) is not None}
     name, classes = params.get("model"), read_classes(params.get("classes"))
     listed = isinstance(name, str) and (name in load.own_models() or zoo.entry(name) is not None)

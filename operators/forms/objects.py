@@ -1,12 +1,12 @@
 """The choice of a detector's objects in a form: its own, those of a field, or of an evaluation."""
 
-import fiftyone.operators.types as types
-
-from ..compute.objects import MOST_MAPS, ObjectPlan, checked_maps
+from ..compute.objects import ObjectPlan, checked_maps
+from ..compute.params import ARGUMENTS
 from ..models import zoo
 from ..runs import keys as run_keys
 from ..targets import objects as target_objects
-from .classes import add_class_names, invalid, names_in, say_mapped
+from .classes import add_class_names, names_in, say_mapped
+from .schema import add, choose, invalid, mark
 
 #: of a detector's own detections; the same words as for other models' classes
 OWN_OBJECTS = {
@@ -27,14 +27,7 @@ OBJECTS = {
 
 
 def given_objects(params):
-    """Returns what a form says about objects of the dataset, as ``targets`` of ``compute_cams``.
-
-    Args:
-        params: ``ctx.params``, whose ``targets`` is one of :data:`OBJECTS`
-
-    Returns:
-        a dict, or None as long as the field or evaluation is not chosen
-    """
+    """Returns what a form says about objects of the dataset as ``targets``; None until the field is chosen."""
     chosen = params["targets"]
     if chosen in target_objects.OUTCOMES:
         where = params.get("evaluation")
@@ -49,13 +42,7 @@ def given_objects(params):
 
 
 def add_objects(inputs, ctx, lookup):
-    """Adds the field or evaluation of the objects, and the choice of their classes.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context, whose ``targets`` is one of :data:`OBJECTS`
-        lookup: the :class:`Lookup`, or None where the model's classes are not known yet
-    """
+    """Adds the field or evaluation of the objects, and the choice of their classes."""
     if ctx.params["targets"] in target_objects.OUTCOMES:
         prop, field = _evaluation(inputs, ctx)
     else:
@@ -67,12 +54,7 @@ def add_objects(inputs, ctx, lookup):
 
 def _dropdown(inputs, ctx, name, values, label, none, description=None):
     """A dropdown that has to be chosen from; returns the property and what was chosen, or None."""
-    view = types.DropdownView()
-    for value in values:
-        view.add_choice(value, label=value)
-    prop = inputs.enum(
-        name, view.values(), required=True, label=label, description=description, view=view
-    )
+    prop = choose(inputs, name, values, required=True, label=label, description=description)
     chosen = ctx.params.get(name)
     if not values:
         invalid(prop, none)
@@ -100,11 +82,8 @@ def _evaluation(inputs, ctx):
     )  # fmt: skip
     if key is None:
         return prop, None
-    try:
-        return prop, target_objects.evaluated(key, ctx.params["targets"], ctx.dataset).field
-    except ValueError as error:
-        invalid(prop, str(error))
-        return prop, None
+    evaluated = mark(prop, target_objects.evaluated, key, ctx.params["targets"], ctx.dataset)
+    return prop, evaluated and evaluated.field
 
 
 def _refuse_several(prop, lookup):
@@ -131,40 +110,16 @@ def add_object_maps(inputs, ctx, kind, advanced=False):
     may_be = kind is None and (advanced or (isinstance(targets, str) and targets in OBJECTS))
     if "object_maps" in inputs.properties or not (kind == zoo.DETECTOR or may_be or given):
         return
-    prop = inputs.int(
-        "object_maps",
-        min=0,
-        max=MOST_MAPS,
-        default=0,
-        label="Heatmaps of single objects",
-        description="of a detector: for so many objects of an image, the surest first, a field each",
-    )
-    try:
-        checked_maps(given)
-    except ValueError as error:
-        invalid(prop, str(error))
-        return
-    if kind not in (None, zoo.DETECTOR):
+    prop = add(inputs, ctx, ARGUMENTS, "object_maps")
+    if not prop.invalid and kind not in (None, zoo.DETECTOR):
         invalid(prop, "only detectors have objects of their own; set it to 0")
 
 
 def object_fields(arguments, maps, classless):
-    """Names the heatmap fields of a detector's run.
-
-    Args:
-        arguments: of ``compute_cams``
-        maps: keys of its methods with the layer ``"objects"``
-        classless: keys of methods whose maps are the same for every object
-
-    Returns:
-        ``{(method, layer, tag): field}``
-
-    Raises:
-        ValueError: if ``object_maps`` is no number that is allowed, or two fields share a name
-    """
+    """Names the heatmap fields of a detector's run: ``{(method, layer, tag): field}``."""
     if arguments.get("fuse"):
         raise ValueError(
-            "fuse: a detector's feature levels are one map already; begin the form anew"
+            "fuse: a detector's feature levels are one map already; open the form again"
         )
     targets = target_objects.ObjectTargets("objects")
     objects = ObjectPlan(targets, checked_maps(arguments.get("object_maps", 0)))

@@ -5,34 +5,21 @@ import dataclasses
 import fiftyone.operators.types as types
 
 from ..bias import region_text as words
-from ..bias.params import PROBE
-from ..compute.params import MODEL_OPTIONS
+from ..bias.params import PROBE, REGION_ARGUMENTS
 from ..data.object_reader import find_object_fields
-from .bias import NEW, add_run, invalid
+from ..jobs import params as tables
+from .bias import NEW, add_run
 from .model import given_model
+from .schema import add, add_plain, is_wrong, mark
 
 _BOX = "a box"
-_ARGUMENTS = ("region", "cam_key", "probe", "donors", "seed", *MODEL_OPTIONS)
 
 
 def arguments_of(params):
-    """Turns a form's parameters into the arguments of ``test_region``.
-
-    Args:
-        params: ``ctx.params``
-
-    Returns:
-        a dict of the arguments that were given
-
-    Raises:
-        ValueError: if the box is not four numbers
-    """
-    given = {k: params[k] for k in _ARGUMENTS if params.get(k) not in (None, "", [])}
-    given.update(given_model(params))
+    """Turns a form's parameters into the arguments of ``test_region`` that were given."""
+    given = {**tables.arguments_of(REGION_ARGUMENTS, params), **given_model(params)}
     if given.get("cam_key") == NEW:
         del given["cam_key"]
-    if given.get("probe") == 0:
-        del given["probe"]
     if given.get("region") == _BOX:
         given["region"] = _numbers(params.get("box") or "")
     return given
@@ -48,23 +35,14 @@ def _numbers(text):
 
 
 def test_region_form(ctx):
-    """Builds the form.
-
-    Args:
-        ctx: the execution context
-
-    Returns:
-        a ``types.Property``
-    """
+    """Builds the form, a ``types.Property``."""
     inputs = types.Object()
     view = ctx.target_view(require_flat=True)
     if add_run(inputs, ctx, new="No run: choose a model"):
         _add_region(inputs, ctx, view)
-        inputs.int(
-            "probe", default=0, min=0, label="Samples to test",
-            description=f"spread over the classes; 0 for all, at most {PROBE:,}",
-        )  # fmt: skip
-        inputs.int("donors", default=4, min=1, max=64, label="Other samples per sample")
+        add(inputs, ctx, REGION_ARGUMENTS, "probe")
+        add(inputs, ctx, REGION_ARGUMENTS, "donors")
+        add_plain(inputs, ctx, REGION_ARGUMENTS)
         _notice(inputs, ctx, view)
     return types.Property(inputs, view=types.View(label="Test a region of the images"))
 
@@ -72,27 +50,22 @@ def test_region_form(ctx):
 def _add_region(inputs, ctx, view):
     from ..bias.region_job import validated_region
 
-    choices = types.DropdownView()
-    choices.add_choice("hottest", label="The hottest tenth of each image")
-    choices.add_choice("border", label="The border")
-    choices.add_choice(_BOX, label="A box")
-    for field in find_object_fields(view):
-        choices.add_choice(field.name, label=field.name, description=field.kind)
-    inputs.enum("region", choices.values(), default="hottest", label="Region", view=choices)
+    values = {
+        "hottest": "The hottest tenth of each image", "border": "The border", _BOX: "A box",
+        **{field.name: (field.name, field.kind) for field in find_object_fields(view)},
+    }  # fmt: skip
+    add(inputs, ctx, REGION_ARGUMENTS, "region", values=values)
     if ctx.params.get("region") != _BOX:
         return
     prop = inputs.str(
         "box", required=True, label="Box",
         description="left, top, width, height as shares of the image, such as 0.8, 0.9, 0.2, 0.1",
     )  # fmt: skip
-    try:
-        validated_region(view, _numbers(ctx.params.get("box") or ""))
-    except ValueError as error:
-        invalid(prop, str(error))
+    mark(prop, lambda: validated_region(view, _numbers(ctx.params.get("box") or "")))
 
 
 def _notice(inputs, ctx, view):
-    if any(prop.invalid for prop in inputs.properties.values()):
+    if is_wrong(inputs):
         return
     given = arguments_of(ctx.params)
     tested = min(len(view), given.get("probe", PROBE))
@@ -107,14 +80,7 @@ def _notice(inputs, ctx, view):
 
 
 def output_of(summary):
-    """What the App shows of a summary: its form and the values, as ``show_output`` takes them.
-
-    Args:
-        summary: a ``RegionSummary``
-
-    Returns:
-        a tuple of the outputs and their values
-    """
+    """Returns the form that the App shows of a ``RegionSummary``, and its values."""
     region = dataclasses.asdict(summary)
     rows = words.rows(region)
     outputs, table, cells = types.Object(), types.TableView(), types.Object()

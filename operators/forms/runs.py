@@ -4,37 +4,24 @@ import fiftyone.operators.types as types
 
 from ..runs import keys as run_keys
 from ..runs import record
+from .schema import choose, mark, refuse
 
 
 def choose_run(inputs, ctx, keys=None, none="This dataset has no CAM run"):
-    """Adds the choice of a run.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-        keys (None): the keys to choose from; by default all
-        none: what is said where there are none
-
-    Returns:
-        the key that is chosen, or None
-    """
+    """Adds the choice of a run out of ``keys``, by default all; returns the chosen key, or None."""
     run_keys.refresh(ctx.dataset)
     runs = {key: record.config_of(ctx.dataset, key) for key in run_keys.list_runs(ctx.dataset)}
     runs = {key: config for key, config in runs.items() if keys is None or key in keys}
     if not runs:
-        prop = inputs.view("problem", types.Warning(label=none))
-        prop.invalid, prop.error_message = True, none
+        refuse(inputs, "problem", none)
         return None
-    choices = types.DropdownView()
+    values = {}
     for key, config in runs.items():
         status = f"{run_keys.status_from(config)}, {run_keys.share(config)}"
-        models = config.settings.get("model")
-        choices.add_choice(key, label=key, description=f"{status}; {models}")
+        values[key] = (key, f"{status}; {config.settings.get('model')}")
     chosen = ctx.params.get("cam_key")
     chosen = chosen if chosen in runs else next(iter(runs))
-    inputs.enum(
-        "cam_key", choices.values(), default=chosen, required=True, label="Run", view=choices
-    )
+    choose(inputs, "cam_key", values, default=chosen, required=True, label="Run")
     return chosen
 
 
@@ -49,10 +36,14 @@ def new_key(inputs, ctx, name, default=None, required=True):
     )
     value = ctx.params.get(name) or default
     if value:
-        try:
-            run_keys.check_new_key(ctx.dataset, value)
-        except ValueError as error:
-            prop.invalid, prop.error_message = True, str(error).replace("cam_key", name)
+        mark_key(prop, ctx, value, name)
+
+
+def mark_key(prop, ctx, key, name):
+    """Marks the input of a key that is taken; ``name`` is what the message calls it."""
+    mark(prop, run_keys.check_new_key, ctx.dataset, key)
+    if prop.invalid:
+        prop.error_message = prop.error_message.replace("cam_key", name)
 
 
 def form(inputs, label):

@@ -6,6 +6,7 @@ from ..panel.clusters_tab import data_uri, overlaid
 from ..runs import keys as run_keys
 from ..sample.explain import usable_runs
 from .model import add_model, given_model
+from .schema import choose, invalid
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
@@ -24,17 +25,13 @@ def form(ctx):
             "no_sample",
             types.Error(label="No sample is open", description="open or select one sample"),
         )
-        prop.invalid = True
-        prop.error_message = "no sample is open or selected"
-    choices = types.DropdownView()
-    for key in keys:
-        model = run_keys.config_of(ctx.dataset, key).settings.get("model")
-        choices.add_choice(key, label=f"{key}  ({model})")
-    choices.add_choice(_OTHER, label="Another model")
+        invalid(prop, "no sample is open or selected")
+    models = [run_keys.config_of(ctx.dataset, key).settings.get("model") for key in keys]
+    runs = {key: f"{key}  ({model})" for key, model in zip(keys, models, strict=True)}
     default = keys[0] if keys else _OTHER
-    inputs.enum(
-        "cam_key", choices.values(), default=default, required=True, label="Explain with",
-        description="the model, method and findings of a CAM run", view=choices,
+    choose(
+        inputs, "cam_key", {**runs, _OTHER: "Another model"}, default=default, required=True,
+        label="Explain with", description="the model, method and findings of a CAM run",
     )  # fmt: skip
     if (ctx.params.get("cam_key") or default) == _OTHER:
         add_model(inputs, ctx)

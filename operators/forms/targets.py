@@ -1,11 +1,11 @@
 """The choice of what to explain in a form: classes, labels, or why one and not the other."""
 
-import fiftyone.operators.types as types
-
+from ..compute.params import ARGUMENTS
 from ..models import preview, registered, zoo
 from ..targets.spec import canonical, items_of, ranked_tags
-from .classes import add_class_map, add_class_names, class_map_of, invalid, names_in, say_mapped
+from .classes import add_class_map, add_class_names, class_map_of, names_in, say_mapped
 from .objects import OBJECTS, OWN_OBJECTS, add_objects, given_objects
+from .schema import add, choose, invalid, mark
 
 TARGETS = {
     "predicted": ("Predicted class", "the class with the highest score"),
@@ -23,14 +23,7 @@ RUNNER_UP = "runner_up"
 
 
 def given_targets(params):
-    """Returns what a form says about targets as arguments: ``targets`` and ``class_map``.
-
-    Args:
-        params: ``ctx.params``
-
-    Raises:
-        ValueError: if the class map is not understood
-    """
+    """Returns what a form says about targets as arguments: ``targets`` and ``class_map``."""
     targets, given = params.get("targets"), {}
     if targets == "classes":
         targets = names_in(params.get("class_names"))
@@ -52,17 +45,7 @@ def given_targets(params):
 
 
 def target_params(targets):
-    """Turns ``targets`` into a form's parameters: the inverse of :func:`given_targets`.
-
-    Args:
-        targets: what a person gave
-
-    Returns:
-        a dict
-
-    Raises:
-        ValueError: if they are functions, or a number
-    """
+    """Turns ``targets`` into a form's parameters: the inverse of :func:`given_targets`."""
     spec = canonical(targets)
     if isinstance(spec, str) and spec in ("predicted", "top_2", "top_3"):
         return {"targets": spec}
@@ -80,28 +63,16 @@ def target_params(targets):
 
 
 def add_targets(inputs, ctx, model):
-    """Adds the choice of what to explain to a form.
-
-    Args:
-        inputs: the form's ``types.Object``
-        ctx: the execution context
-        model: the name of the model
-    """
+    """Adds the choice of what to explain to a form."""
     chosen = ctx.params.get("targets")
     if isinstance(chosen, (dict, list)):
         return  # a queue brings what Python asked for, which no choice of the form has a word for
     kind = preview.kind_of_name(model)
     offered = _offered(kind) | (MISSED if _several_labels(model) else {})
-    choices = types.DropdownView()
-    for value, (label, description) in offered.items():
-        choices.add_choice(value, label=label, description=description)
     said = "whose score is explained"
     if kind == zoo.DETECTOR:
         said = "each object has a map of its own; a field shows them together"
-    prop = inputs.enum(
-        "targets", choices.values(), default="predicted", label="What to explain",
-        description=said, view=choices,
-    )  # fmt: skip
+    prop = add(inputs, ctx, ARGUMENTS, "targets", values=offered, description=said)
     if chosen is not None and chosen not in offered:
         invalid(prop, "choose what is to be explained of this model")
     elif chosen in OBJECTS:
@@ -131,26 +102,17 @@ def _field(inputs, ctx, name, label, description, more=()):
     """A dropdown of label fields; returns the property and the chosen field, or None."""
     from ..targets.label_field import check_field, label_fields
 
-    view = types.DropdownView()
-    for value, text in more:
-        view.add_choice(value, label=text)
     fields = label_fields(ctx.dataset)
-    for field in fields:
-        view.add_choice(field, label=field)
-    prop = inputs.enum(
-        name, view.values(), required=True, label=label, description=description, view=view
-    )
+    values = {**dict(more), **{field: field for field in fields}}
+    prop = choose(inputs, name, values, required=True, label=label, description=description)
     chosen = ctx.params.get(name)
     if not fields and not more:
         invalid(prop, "the dataset has no field of labels")
     elif not chosen:
         invalid(prop, "choose a field")
     elif chosen not in dict(more):
-        try:
-            check_field(ctx.dataset, chosen)
-            return prop, chosen
-        except ValueError as error:
-            invalid(prop, str(error))
+        mark(prop, check_field, ctx.dataset, chosen)
+        return prop, None if prop.invalid else chosen
     return prop, None
 
 
@@ -182,15 +144,7 @@ _MORE = {"label": _label, "missed_label": _label, "contrast": _contrast, "classe
 
 
 def tags_of(given, samples):
-    """Names the targets that a form's arguments ask for, as well as can be known without the model.
-
-    Args:
-        given: arguments of ``compute_cams``
-        samples: the dataset or view
-
-    Returns:
-        a list of tags
-    """
+    """Names the targets that a form's arguments ask for, as well as can be known without the model."""
     spec = given.get("targets", "predicted")
     tags = ranked_tags(spec)
     if tags is not None:

@@ -184,22 +184,13 @@ def _version_of(name):
         return None
 
 
-# What must be the same for a run to be resumed; the order is that of the message.
-_DECISIVE = (
-    "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
-    "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window", "read",
-    "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format",
-    "measure_places", "storage",
-    "output_dir", "seed", "batch_size", "device", "plugin",
-)  # fmt: skip
-
-
-def differences(then, now):
+def differences(then, now, names):
     """Says in which settings two runs differ, of those that decide what is stored.
 
     Args:
         then: the settings of a record
         now: the settings of a call
+        names: of what decides, in the order of the texts
 
     Returns:
         a list of texts such as ``"heatmap_size: 192 then, 64 now"``
@@ -208,7 +199,7 @@ def differences(then, now):
         now = {**now, "batch_size": then.get("batch_size")}  # it is taken from the run
     if now.get("memory_format_asked") == "auto":
         now = {**now, "memory_format": then.get("memory_format")}
-    pairs = [(name, _decisive(then, name), _decisive(now, name)) for name in _DECISIVE]
+    pairs = [(name, _decisive(then, name), _decisive(now, name)) for name in names]
     different = [(n, old, new) for n, old, new in pairs if old != new]
     if len(different) > 1:
         # of transforms with one text, what they do tells; with two, their texts tell more

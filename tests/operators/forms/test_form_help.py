@@ -179,8 +179,8 @@ def test_every_field_that_a_message_names_is_in_the_form(photo_dataset, monkeypa
         ],
         "rerun_cams": [{"resume": False}],
         "compare_cams": [{}, {"what": "models"}],
-        "find_background_bias": [new],
-        "test_region": [new],
+        "find_background_bias": [new, {**new, "model": "clip-vit-base32-torch"}],
+        "test_region": [new, {**new, "model": "clip-vit-base32-torch"}],
         "heat_to_detections": [{}],
     }  # fmt: skip
     assert set(filled) == set(words)

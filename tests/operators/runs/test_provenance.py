@@ -17,6 +17,20 @@ def provenance(plugin):
     return importlib.import_module(f"{PLUGIN}.operators.runs.provenance")
 
 
+@pytest.fixture(scope="module")
+def decisive(plugin):
+    return importlib.import_module(f"{PLUGIN}.operators.compute.params").DECISIVE
+
+
+def test_what_decides_stands_in_the_order_of_the_message(decisive):
+    assert decisive == (
+        "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
+        "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window", "read",
+        "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format",
+        "measure_places", "storage", "output_dir", "seed", "batch_size", "device", "plugin",
+    )  # fmt: skip
+
+
 def test_fingerprint_is_the_weights(provenance):
     first = provenance.fingerprint(small_network())
     assert first == provenance.fingerprint(small_network())
@@ -126,22 +140,22 @@ def test_code_is_the_same_in_another_process(provenance, request):
     assert len(said) == 1
 
 
-def test_differences_name_what_differs(provenance):
+def test_differences_name_what_differs(provenance, decisive):
     then = {"seed": 51, "device": "cuda:0", "versions": {"plugin": "0.1.0", "torch": "1"}, "x": 1}
-    assert provenance.differences(then, {**then, "x": 2, "device": "cuda:1"}) == []
+    assert provenance.differences(then, {**then, "x": 2, "device": "cuda:1"}, decisive) == []
     now = {"seed": 5, "device": "cpu", "versions": {"plugin": "0.2.0", "torch": "2"}}
-    assert provenance.differences(then, now) == [
+    assert provenance.differences(then, now, decisive) == [
         "seed: 51 then, 5 now", "device: cuda then, cpu now", "plugin: 0.1.0 then, 0.2.0 now",
     ]  # fmt: skip
 
 
-def test_differences_of_transforms_are_said_once(provenance):
+def test_differences_of_transforms_are_said_once(provenance, decisive):
     then, now = (
         {"transforms": t, "transforms_check": c} for t, c in (("Compose(a)", "1"), ("b", "2"))
     )
-    assert provenance.differences(then, now) == ["transforms: Compose(a) then, b now"]
+    assert provenance.differences(then, now, decisive) == ["transforms: Compose(a) then, b now"]
     now["transforms"] = then["transforms"]
-    assert provenance.differences(then, now) == ["transforms_check: 1 then, 2 now"]
+    assert provenance.differences(then, now, decisive) == ["transforms_check: 1 then, 2 now"]
 
 
 def test_versions(provenance):
