@@ -220,6 +220,11 @@ def trend_of(samples, found, agreement, seed):
     return rows
 
 
+def described(first, last):
+    """The description of the field with the agreement of two runs."""
+    return f"Rank correlation of the maps of {first} and {last} for the same class"
+
+
 def views_of(first, last, predictions, background):
     """The views that are saved: ``{name: (ids, description)}``."""
     pair = f"{first} vs {last}"

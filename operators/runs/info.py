@@ -248,7 +248,7 @@ def delete(dataset, key):
     run = Run.open(dataset, key)
     dataset._reload(hard=True)  # another process may have added its fields
     samples = short_of(dataset, key).done
-    tags, files = artifacts.tags_of(run), artifacts.count_files(run)
+    tags, files = artifacts.of_jobs("tag", run), artifacts.count_files(run)
     paths, views = set(dataset.get_field_schema(flat=True)), dataset.list_saved_views()
     artifacts.clear(dataset, key)
     gone = paths - set(dataset.get_field_schema(flat=True))

@@ -720,6 +720,8 @@ def test_renaming_the_second_run_renames_it_in_the_comparison(make_planted):
     assert set(rows) == {"run_perfect", "c_perfect", "c_inverse"}
     assert (rows["c_perfect"]["cam_key"], rows["c_perfect"]["label"]) == ("c", "c perfect")
     assert not re.search(r"\bb(_|\b)", json.dumps(after))
+    # what is said is made again from the numbers, and says the same
+    assert after == json.loads(re.sub(r"\bb(?=_|\b)", "c", json.dumps(before)))
     assert dataset.list_saved_views() == ["run: methods disagree"]
     panel = inner("panel.methods_tab").comparison_of(dataset, "c")
     assert panel["cam_keys"] == ["run", "c"]
