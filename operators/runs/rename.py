@@ -17,7 +17,7 @@ _NAMING = (
 )  # fmt: skip
 
 
-def rename_run(dataset, key, new_key, jobs=None):
+def rename_run(dataset, key, new_key, jobs):
     """Gives a run another key, see :func:`rename`; what is in the way is named.
 
     Raises:
@@ -38,7 +38,7 @@ def rename_run(dataset, key, new_key, jobs=None):
     return rename(dataset, key, new_key, jobs)
 
 
-def rename(dataset, key, new_key, jobs=None):
+def rename(dataset, key, new_key, jobs):
     """Gives a run another key: its fields, attributes, files, colours, views, tags, results and record.
 
     Views, tags and the sidebar's groups that begin with the key are renamed, and views look at the
@@ -50,7 +50,7 @@ def rename(dataset, key, new_key, jobs=None):
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the run's key
         new_key: the new key, checked with ``check_key``
-        jobs (None): ``{part of a record: module}`` of jobs whose results say more than names, with
+        jobs: ``{part of a record: module}`` of jobs whose results say more than names, with
             ``renamed(found, key)`` and ``descriptions(found)``, see :mod:`operators.compare.renaming`
 
     Returns:
@@ -70,7 +70,7 @@ def rename(dataset, key, new_key, jobs=None):
     status = _status_before(dataset, config, key, new_key, moves)
     run_record.claim(dataset, key, "renaming", renaming_to=new_key, renamed_from=status)
     if not getattr(config, "moved", False):
-        _move(run, moves, _Renamed(key, new_key, moves, jobs or {}))
+        _move(run, moves, _Renamed(key, new_key, moves, jobs))
     run_record.rename(dataset, key, new_key)
     run_record.update(dataset, new_key, status=status, moved=False)
     return moves
