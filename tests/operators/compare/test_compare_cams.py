@@ -723,7 +723,7 @@ def test_renaming_the_second_run_renames_it_in_the_comparison(make_planted):
     # what is said is made again from the numbers, and says the same
     assert after == json.loads(re.sub(r"\bb(?=_|\b)", "c", json.dumps(before)))
     assert dataset.list_saved_views() == ["run: methods disagree"]
-    panel = inner("panel.methods_tab").comparison_of(dataset, "c")
+    panel = inner("panel.methods_tab").comparison_of(inner("runs.run").Run.open(dataset, "c"))
     assert panel["cam_keys"] == ["run", "c"]
     # what is taken back is taken from the new fields
     inner("compare.schema").clear(dataset, "run")
