@@ -320,7 +320,7 @@ def test_what_is_stored(make_planted):
 def state(dataset):
     """Everything of a dataset that a comparison could leave behind."""
     dataset.reload()
-    info = {key: vars(inner("runs.keys").config_of(dataset, key)) for key in dataset.list_runs()}
+    info = {key: vars(inner("runs.record").config_of(dataset, key)) for key in dataset.list_runs()}
     for config in info.values():
         for name in ("compare", "token", "heartbeat", "pid", "stop"):
             config.pop(name, None)
@@ -331,7 +331,7 @@ def state(dataset):
         "runs": info,
         "documents": documents,
         "results": sorted(
-            k for k, v in inner("runs.keys").load_results(dataset, "run").items() if v
+            k for k, v in inner("runs.results").load_results(dataset, "run").items() if v
         ),
     }
 

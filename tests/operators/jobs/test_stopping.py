@@ -60,11 +60,11 @@ def examination(dataset):
 def left(dataset):
     """Everything that a comparison or an examination could leave behind."""
     dataset.reload()
-    config = inner("runs.keys").config_of(dataset, "run")
+    config = inner("runs.record").config_of(dataset, "run")
     return (
         sorted(dataset.get_field_schema(flat=True)), dataset.list_saved_views(), config.saved_views,
         list(dataset._sample_collection.find({}, {"last_modified_at": False}).sort("_id")),
-        sorted(k for k, v in inner("runs.keys").load_results(dataset, "run").items() if v),
+        sorted(k for k, v in inner("runs.results").load_results(dataset, "run").items() if v),
     )  # fmt: skip
 
 

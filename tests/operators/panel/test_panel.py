@@ -52,9 +52,9 @@ def test_facts_and_findings(examined, relies):
 
 def test_the_newest_run_comes_first(examined):
     dataset, _, _ = examined
-    runs = inner("runs.keys")
-    inner("runs.record").register(dataset, "later", {"model": "m"}, [])
-    runs.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
+    record = inner("runs.record")
+    record.register(dataset, "later", {"model": "m"}, [])
+    record.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
     assert [r["key"] for r in inner("panel.overview_tab").run_choices(dataset)] == ["later", KEY]
     # a run without results, as one that just began
     state, data = inner("panel.frame").fill(run_of(dataset, "later"), "overview", {})
@@ -135,14 +135,14 @@ def test_blind_spots_name_what_was_not_tested(examined):
 def test_an_examination_of_objects_says_what_it_counts(examined, relies):
     """The summary of a detector counts objects; bars and clicks count samples."""
     dataset, _, _ = examined
-    runs, fill = inner("runs.keys"), inner("panel.frame").fill
-    stored = runs.load_results(dataset, KEY)["bias"]
+    results, fill = inner("runs.results"), inner("panel.frame").fill
+    stored = results.load_results(dataset, KEY)["bias"]
     classes = [{**row, "note": "too few"} for row in stored["classes"]]
     changes = {
         "unit": "objects", "units": 300, "tested": 50, "verdicts": {RELIES: 45, "cannot say": 255},
         "skipped": {"not found": 250}, "classes": classes,
     }  # fmt: skip
-    runs.save_results(dataset, KEY, bias={**stored, **changes})
+    results.save_results(dataset, KEY, bias={**stored, **changes})
     state, data = fill(run_of(dataset), "overview", {})
     assert "of 50 tested objects" in state["sentences"][0]
     counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
@@ -159,10 +159,10 @@ def test_an_examination_of_objects_says_what_it_counts(examined, relies):
 
 def test_a_summary_of_an_earlier_version_is_of_samples(examined):
     dataset, _, _ = examined
-    runs = inner("runs.keys")
-    stored = dict(runs.load_results(dataset, KEY)["bias"])
+    results = inner("runs.results")
+    stored = dict(results.load_results(dataset, KEY)["bias"])
     del stored["unit"], stored["units"]
-    runs.save_results(dataset, KEY, bias=stored)
+    results.save_results(dataset, KEY, bias=stored)
     summary = inner("panel.overview_tab").bias_of(run_of(dataset))
     assert (summary.unit, summary.units) == ("samples", None)
 
@@ -357,11 +357,11 @@ def test_hottest_pixels_are_as_many_as_are_compared():
 
 def test_a_comparison_stored_with_another_run(examined):
     dataset, _, _ = examined
-    runs = inner("runs.keys")
+    results = inner("runs.results")
     inner("runs.record").register(dataset, "second", {"model": "m"}, [])
     assert inner("panel.methods_tab").comparison_of(run_of(dataset, "second")) is None
-    stored = runs.load_results(dataset, KEY)["compare"]
-    runs.save_results(dataset, KEY, compare={**stored, "cam_keys": [KEY, "second"]})
+    stored = results.load_results(dataset, KEY)["compare"]
+    results.save_results(dataset, KEY, compare={**stored, "cam_keys": [KEY, "second"]})
     found = inner("panel.methods_tab").comparison_of(run_of(dataset, "second"))
     assert "run" in dict(inner("panel.methods_tab").leaderboard(found)[0])
 
@@ -691,11 +691,11 @@ def test_same_scale_rewrites_the_ranges_only(examined):
     np.testing.assert_allclose(ranges[:, 0], 0)
     np.testing.assert_allclose(ranges[:, 1], np.maximum(255, 255 * expected / peaks))
     assert (dataset.first()[FIELDS[0]].map == before).all()
-    assert inner("runs.keys").config_of(dataset, KEY).same_scale == pytest.approx(found)
+    assert inner("runs.record").config_of(dataset, KEY).same_scale == pytest.approx(found)
 
     assert scale.set_scale(dataset, KEY, on=False) == {}
     assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0, 255)}
-    assert inner("runs.keys").config_of(dataset, KEY).same_scale is None
+    assert inner("runs.record").config_of(dataset, KEY).same_scale is None
 
 
 def test_same_scale_leaves_maps_without_heat(examined):

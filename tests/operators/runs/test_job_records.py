@@ -60,7 +60,7 @@ def test_a_request_to_stop_survives_every_update_at_the_same_moment(compared, pa
     assert not pending
     record = store.record_of(dataset, "run")
     assert (record["stop"], record["views"]) == (True, ["run: one"])
-    assert inner("runs.keys").config_of(dataset, "run").saved_views == ["run: one"]
+    assert inner("runs.record").config_of(dataset, "run").saved_views == ["run: one"]
 
 
 def test_two_jobs_that_end_at_the_same_moment_keep_both_results(compared, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_job_changes_nothing_in_the_record_of_the_one_that_took_its_place(comp
     store.finish(dataset, "run", "finished", {"leaderboard": 1}, held=lost)
     record = store.record_of(dataset, "run")
     assert (record["status"], record["views"]) == ("running", [])
-    assert inner("runs.keys").config_of(dataset, "run").saved_views == []
+    assert inner("runs.record").config_of(dataset, "run").saved_views == []
     assert "compare" not in inner("runs.results").load_results(dataset, "run")
 
 
