@@ -48,7 +48,7 @@ def columns_of(samples, cam_keys):
         a list of :class:`Column`, in the order asked for
 
     Raises:
-        ValueError: if a name is unknown, a run is at work, or no sample has a heatmap
+        ValueError: if a name is unknown, a run is running, or no sample has a heatmap
     """
     dataset = samples._dataset
     fields = {}

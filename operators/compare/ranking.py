@@ -70,7 +70,7 @@ class Ranking:
 
     Attributes:
         names: M + B fields, or names of baselines
-        labels: what people read
+        labels: their names in tables and sentences
         ranks: (n, M + B) mean rank over the metrics
         order: indices, the best first
         pairs: of :func:`cam_core.stats.ranking.compare_pairs`

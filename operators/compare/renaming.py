@@ -22,9 +22,14 @@ def renamed(found, key):
         used["models"] = {key(k): name for k, name in used["models"].items()}
     if found.get("models"):
         _rename_models(found, key)
-    elif found.get("leaderboard") and len(found.get("cam_keys") or ()) > 1:
+    elif len(found.get("cam_keys") or ()) > 1 and _has_numbers(found.get("leaderboard")):
         _rename_methods(found)
     return found
+
+
+def _has_numbers(rows):
+    """Whether rows of a leaderboard, which may come from elsewhere, have what its words are made from."""
+    return bool(rows) and all({"wins", "mean_rank", "baseline"} <= set(row) for row in rows)
 
 
 def _rename_models(found, key):

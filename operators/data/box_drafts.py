@@ -98,7 +98,7 @@ def check_out(samples, cam_key, field, out, overwrite):
         if not overwrite and len(samples.exists(out).limit(1)):
             raise ValueError(
                 f"out: {out!r} has drafts of these samples already; pass overwrite=True to draft anew, which "
-                "drops what a person changed in them, or choose another field"
+                "drops what the user changed in them, or choose another field"
             )
     return out
 
@@ -131,7 +131,7 @@ def draft(samples, cam_key, field, out, threshold, min_area, tags):
             embedded_doc_type=fo.Detections,
             description=f"Boxes drafted from {field} at {threshold:g} of its maximum",
         )
-    else:  # those of other samples stay, and what a person changed in them
+    else:  # those of other samples stay, and what the user changed in them
         samples.select(ids).clear_sample_field(out)
     done = Drafts(out)
     for start in range(0, len(ids), _AT_ONCE):

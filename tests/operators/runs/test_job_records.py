@@ -172,6 +172,17 @@ def test_what_a_record_from_elsewhere_names_is_deleted_only_where_it_is_a_name(c
     assert isinstance(dataset.get_field("label"), fo.EmbeddedDocumentField)
 
 
+def test_a_comparison_without_numbers_keeps_its_words(compared):
+    rows = [{"field": "run_perfect", "label": "run perfect"}]
+    found = {"cam_keys": ["run", "b"], "leaderboard": rows, "recommendation": {"sentence": "so"}}
+    inner("runs.results").save_results(compared, "run", compare=found)
+    operator("rename_cam_run")(compared, "run", "new")
+    assert inner("runs.results").load_results(compared, "new")["compare"] == {
+        "cam_keys": ["new", "b"], "recommendation": {"sentence": "so"},
+        "leaderboard": [{"field": "new_perfect", "label": "run perfect"}],
+    }  # fmt: skip
+
+
 def test_settings_may_have_any_keys(compared):
     odd = {"St. Bernard": 1, "$x": {"a.b": [1, "$y"]}, "t": "$config.status"}
     store = inner("compare.schema")
