@@ -110,7 +110,7 @@ def _registered(definition: Any, context: Any) -> None:
 def family_of(entry: Any) -> tuple[str, Callable[[], nn.Module] | None, int]:
     """(family, how to build one with random weights or None, side of its input) of a zoo entry."""
     details = (entry.default_deployment_config_dict or {}).get("config") or {}
-    wrapper, _ = plugin("operators.models.zoo")._wrapper(entry)
+    wrapper, _ = plugin("operators.models.zoo").wrapper_of(entry)
     if wrapper == "TorchvisionImageModel":
         return _torchvision(details["entrypoint_fcn"])
     if wrapper in ("FiftyOneYOLOModel", "FiftyOneYOLOEVPModel", "FiftyOneRTDETRModel"):

@@ -276,9 +276,10 @@ class RenameCamRun(foo.Operator):
             ValueError: if there is no such run, if it is at work, compared or examined at this moment,
                 or if the new key or a field of its is taken; nothing was renamed then
         """
+        from .compare import renaming
         from .runs import rename
 
-        return rename.rename_run(_dataset(samples), cam_key, new_key)
+        return rename.rename_run(_dataset(samples), cam_key, new_key, {"compare": renaming})
 
     def execute(self, ctx):
         """Renames it and reloads the dataset; what was shown is shown under its new name."""

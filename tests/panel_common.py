@@ -70,7 +70,8 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
     Returns:
         (ids, columns of :func:`numbers`)
     """
-    runs, heatmaps = inner("runs.keys"), inner("data.heatmap_writer")
+    record, results = inner("runs.record"), inner("runs.results")
+    heatmaps = inner("data.heatmap_writer")
     columns = numbers(count, seed)
     heatmaps.declare_schema(dataset, FIELDS, "net_prediction")
     dataset.add_sample_field("label", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
@@ -79,7 +80,7 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
         "methods": ["gradcam", "layercam", "eigencam"], "layers": ["layer4"], "device": "cpu",
         "samples": count,
     }  # fmt: skip
-    inner("runs.record").register(
+    record.register(
         dataset, KEY, settings, [*FIELDS, "net_prediction"], dataset, heatmap_fields=FIELDS
     )
     ids = [ObjectId() for _ in range(count)]
@@ -88,18 +89,18 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
         store.register(dataset, KEY, {"scenes": None, "probe": "auto"})
         store.declare(dataset, KEY, FIELDS)
     insert(dataset, ids, paths, columns, maps, examined)
-    runs.update(
+    record.update(
         dataset, KEY, status="finished", ended="2026-01-01T00:10:00+00:00",
         progress={"done": count, "total": count, "failed": 1},
     )  # fmt: skip
     summary = {"done": count, "failed": [], "seconds": 60.0, "samples": count}
-    runs.save_results(dataset, KEY, summary=summary)
+    results.save_results(dataset, KEY, summary=summary)
     ids = [str(i) for i in ids]
     if examined:
         store.add_index(dataset, KEY)
         store.finish(dataset, KEY, "finished", bias_summary(ids, columns))
     if compared:
-        runs.save_results(dataset, KEY, compare=comparison(ids))
+        results.save_results(dataset, KEY, compare=comparison(ids))
     dataset.reload()
     inner("runs.app_style").colour_fields(dataset, FIELDS)
     inner("runs.app_style").activate_fields(dataset, FIELDS[:1])

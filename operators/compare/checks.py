@@ -5,8 +5,7 @@ import difflib
 from ..jobs.inference import probabilities_of
 from ..models import zoo
 from ..models.classes import check_count
-from ..runs import keys as run_keys
-from ..runs import provenance
+from ..runs import provenance, record
 from ..text import duration
 from .params import FEWEST, PROBE, SECONDS, parse_budget
 
@@ -58,7 +57,7 @@ def choose_count(settings, usable, forwards, seconds, left=None):
 
 def check_same_model(dataset, cam_keys):
     """Raises a ValueError if runs are of different models, or of different inputs of one."""
-    used = {key: run_keys.config_of(dataset, key).settings for key in cam_keys}
+    used = {key: record.config_of(dataset, key).settings for key in cam_keys}
     first = cam_keys[0]
     for key in cam_keys[1:]:
         for name, what in (("weights", "another model"), ("transforms_check", "other transforms")):
@@ -80,7 +79,7 @@ def check_model(dataset, cam_key, model, argument="model"):
             f"{argument}: compare_cams measures classifiers, whose outputs are class scores of the whole "
             f"image; a {model.kind} is not supported"
         )
-    then = run_keys.config_of(dataset, cam_key).settings.get("weights")
+    then = record.config_of(dataset, cam_key).settings.get("weights")
     now = provenance.fingerprint(model.module)
     if then is not None and then != now:
         raise ValueError(

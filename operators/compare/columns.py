@@ -48,7 +48,7 @@ def columns_of(samples, cam_keys):
         a list of :class:`Column`, in the order asked for
 
     Raises:
-        ValueError: if a name is unknown, a run is at work, or no sample has a heatmap
+        ValueError: if a name is unknown, a run is running, or no sample has a heatmap
     """
     dataset = samples._dataset
     fields = {}
@@ -67,7 +67,7 @@ def columns_of(samples, cam_keys):
 
 
 def _only_run(dataset):
-    runs = keys.list_runs(dataset)
+    runs = record.list_runs(dataset)
     if not runs:
         raise ValueError(
             "cam_keys: the dataset has no CAM run yet, so there are no heatmaps to compare; "
@@ -82,7 +82,7 @@ def _only_run(dataset):
 
 def _fields_of(dataset, name):
     """Pairs (heatmap field, key of its run) of a run or of one field."""
-    runs = keys.list_runs(dataset)
+    runs = record.list_runs(dataset)
     if name in runs:
         fields = keys.heatmap_fields_of(dataset, name)
         if not fields:
@@ -109,7 +109,7 @@ def _fields_of(dataset, name):
 
 def check_ready(dataset, key):
     """Raises a ValueError if a run is being computed, deleted or renamed."""
-    config = keys.config_of(dataset, key)
+    config = record.config_of(dataset, key)
     record.check_idle(config, key)
     status = record.status_from(config)
     if status in ("deleting", "renaming"):
@@ -139,7 +139,7 @@ def _column(samples, field, key):
 
 def _of_contrast(samples, key):
     """Whether a run explains the difference of two classes: its labels only name the first."""
-    spec = keys.config_of(samples._dataset, key).settings.get("targets")
+    spec = record.config_of(samples._dataset, key).settings.get("targets")
     return any(isinstance(item, dict) and "contrast" in item for item in items_of(spec))
 
 

@@ -351,7 +351,7 @@ class ModelComparison(Job):
             store.declare(
                 self.dataset,
                 self.field,
-                f"Rank correlation of the maps of {self.keys[0]} and {self.keys[-1]} for the same class",
+                compared.described(self.keys[0], self.keys[-1]),
                 [],
                 {},
             )

@@ -6,7 +6,7 @@ from ..compute.explain_again import Explainer
 from ..data.heatmap_reader import read_maps
 from ..data.heatmap_writer import LONGEST_SIDE, heatmap_size, quantise
 from ..jobs.inference import to_device
-from ..runs import keys
+from ..runs import record as run_record
 from .methods_scan import KEPT
 
 
@@ -63,7 +63,7 @@ class ModelStep:
         self._dataset, self._model, self._column, self._k = dataset, model, column, k
         self._stored, self._table, self._precision = stored, table, precision
         self._explainer = Explainer(dataset, model, [column])
-        used = keys.config_of(dataset, column.cam_key).settings
+        used = run_record.config_of(dataset, column.cam_key).settings
         self._longest = used.get("heatmap_size") or LONGEST_SIDE
 
     def __call__(self, batch):

@@ -151,7 +151,7 @@ def background_of(samples, first, last, seed):
     Returns:
         a dict: ``fixed, unchanged, new, neither`` each with ``count, share, low, high, n, ids``;
         ``undecided``, a count; ``change``, the change of the share that relies on the background,
-        with its interval. None where one of the runs was not examined
+        with its interval. None where one of the runs has no bias analysis
     """
     from ...cam_core.bias.verdicts import HARMLESS, HIDDEN, OBJECT, RELIES
     from ...cam_core.stats.ranking import wilson
@@ -177,8 +177,8 @@ def background_of(samples, first, last, seed):
             "count": len(members), "share": interval.mean, "low": interval.low,
             "high": interval.high, "n": total, "ids": members,
         }  # fmt: skip
-    examined = (one != None) & (other != None)  # noqa: E711 - elementwise
-    found["undecided"] = int((examined & ~known).sum())
+    analysed = (one != None) & (other != None)  # noqa: E711 - elementwise
+    found["undecided"] = int((analysed & ~known).sum())
     change = after[known].astype(float) - before[known]
     found["change"] = dataclasses.asdict(bootstrap_mean(change, seed=seed))
     return found
@@ -188,7 +188,7 @@ def trend_of(samples, found, agreement, seed):
     """One row per model: agreement with the last one's maps, score, accuracy, heat on the objects.
 
     Args:
-        samples: a dataset or view, read where the runs were examined
+        samples: a dataset or view, read where the runs have a bias analysis
         found: :class:`ModelScores`
         agreement: (n, K, K) rank correlation
         seed: of the bootstrap
@@ -218,6 +218,11 @@ def trend_of(samples, found, agreement, seed):
             "heat_on_objects": heat,
         })  # fmt: skip
     return rows
+
+
+def described(first, last):
+    """The description of the field with the agreement of two runs."""
+    return f"Rank correlation of the maps of {first} and {last} for the same class"
 
 
 def views_of(first, last, predictions, background):

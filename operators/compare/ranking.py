@@ -1,12 +1,13 @@
 """From the numbers of a comparison to its leaderboard, matrix of agreement and recommendation."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
 from ..data.heatmap_reader import BASELINES
-from ..text import counted, number, too_few
+from .advice import recommendation
 
 # What says how far a map is the model's reason; the others describe the map.
 _FAITHFUL = (
@@ -69,7 +70,7 @@ class Ranking:
 
     Attributes:
         names: M + B fields, or names of baselines
-        labels: what people read
+        labels: their names in tables and sentences
         ranks: (n, M + B) mean rank over the metrics
         order: indices, the best first
         pairs: of :func:`cam_core.stats.ranking.compare_pairs`
@@ -104,11 +105,19 @@ class Ranking:
         """The leaderboard, best first.
 
         Args:
-            seconds: M seconds per image, or None
+            seconds: M seconds per image
         """
-        return [self._row(place + 1, i, seconds) for place, i in enumerate(self.order)]
+        known = len(self.plan.columns)
+        return [
+            {**row, "seconds_per_image": seconds[i] if i < known else None}
+            for i, row in zip(self.order, self._rows, strict=True)
+        ]
 
-    def _row(self, place, i, seconds):
+    @functools.cached_property
+    def _rows(self):
+        return [self._row(place + 1, i) for place, i in enumerate(self.order)]
+
+    def _row(self, place, i):
         from ...cam_core.stats.resampling import bootstrap_mean
 
         values = {n: table[:, i] for n, table in self.scan.values.items()}
@@ -133,12 +142,11 @@ class Ranking:
             },
             "wins": self._wins(i),
             "over_baseline": {self.names[b]: self._over(i, b) for b in self.baselines if b != i},
-            "seconds_per_image": None if column is None else seconds[i],
             "forwards": round(self.scan.shares[i]),
         }
 
     def _wins(self, i):
-        """Beside each other method: on which share of the samples this one ranks better, by how much."""
+        """Win rate and paired difference against every other method."""
         wins = {}
         for j, name in enumerate(self.names):
             if j == i:
@@ -160,112 +168,7 @@ class Ranking:
 
     def recommendation(self):
         """Which method to show, and on what evidence."""
-        methods = [i for i in self.order if i not in self.baselines]
-        known = [i for i in methods if np.isfinite(self.ranks[:, i]).any()]
-        if not known:
-            return {
-                "field": None, "method": None, "within_noise": False, "evidence": [],
-                "sentence": "No method can be recommended: no sample has two maps that could be compared.",
-            }  # fmt: skip
-        best, *rest = known
-        tied = [i for i in rest if not self.pair(best, i).decided]
-        return {
-            "field": self.names[best],
-            "method": self.plan.columns[best].method,
-            "within_noise": bool(tied)
-            or self._too_few(int(np.isfinite(self.ranks[:, best]).sum())),
-            "sentence": self._sentence(best, rest, tied),
-            "evidence": self._evidence(best, rest),
-        }
-
-    def _sentence(self, best, rest, tied):
-        count = int(np.isfinite(self.ranks[:, best]).sum())
-        floor = [b for b in self.baselines if not self._beats(best, b)]
-        floors = [self._floor(b) for b in self.baselines]
-        if self._too_few(count):
-            few = f"{counted(count, 'samples')} {'is' if count == 1 else 'are'} too few to"
-            if rest:
-                return f"{few} tell methods apart; {self.labels[best]} has the best mean rank."
-            return f"{few} say whether {self.labels[best]} is better than {_listed(floors, 'or')}."
-        what = f"over {_listed([self.plan_label(n) for n in self.ranked])} on {count:,} samples"
-        if floor:
-            names = _listed([self._floor(b) for b in floor], "or")
-            if not rest:
-                return (
-                    f"{self.labels[best]} is not shown to be better than {names} {what}, so its heatmaps are "
-                    "not to be believed on this evidence; there is no other method to compare it with."
-                )
-            return (
-                f"No method is shown to be better than {names} {what}, so none of these heatmaps is to be "
-                f"believed on this evidence; the best of them is {self.labels[best]}."
-            )
-        if not rest:
-            return (
-                f"{self.labels[best]} is better than {_listed(floors)} "
-                f"{what}; there is no other method to compare it with."
-            )
-        if tied:
-            names = _listed([self.labels[i] for i in (best, *tied)])
-            return (
-                f"Within noise: {names} cannot be told apart {what}; {self.labels[best]} has the best "
-                "mean rank."
-            )
-        others = "every other method" if len(rest) > 1 else self.labels[rest[0]]
-        return f"Recommended: {self.labels[best]}, better than {others} {what}."
-
-    def _floor(self, b):
-        """A baseline within a sentence."""
-        return f"a {self.labels[b]}" if self.names[b] in BASELINES else self.labels[b]
-
-    def _too_few(self, count):
-        """Whether even the same winner on every sample could be chance, after adjusting for the pairs."""
-        return too_few(count, max(1, len(self.pairs)))
-
-    def plan_label(self, name):
-        """The label of a metric within a sentence."""
-        from ...cam_core.metrics.catalogue import METRICS
-
-        label = METRICS[name].label
-        return label if label.isupper() else label[0].lower() + label[1:]
-
-    def _how_sure(self, pair, what=""):
-        """How far a difference may be chance; of few samples no interval and no p are claimed."""
-        if self._too_few(pair.n):
-            return f"n = {pair.n}, too few for a test"
-        return f"{what}{number(pair.low)} to {number(pair.high)}, n = {pair.n}, p = {pair.adjusted:.2g}"
-
-    def _beats(self, i, b):
-        pair = self.pair(i, b)
-        return pair.decided and pair.mean > 0
-
-    def _evidence(self, best, rest):
-        found = []
-        for i in rest[:1]:
-            p = self.pair(best, i)
-            found.append(
-                f"{self.labels[best]} ranks {number(abs(p.mean))} places {_way(p.mean)} than the runner-up "
-                f"{self.labels[i]} ({self._how_sure(p, '95 % interval of the paired difference ')})."
-            )
-        for b in self.baselines:
-            p = self.pair(best, b)
-            found.append(
-                f"Against the baseline {self.labels[b]}: {number(abs(p.mean))} places {_way(p.mean)} "
-                f"({self._how_sure(p)})."
-            )
-        if best < len(self.plan.columns) and not self.plan.columns[best].class_discriminative:
-            found.append(
-                f"{self.labels[best]} is the same for every class: it shows what stands out in the picture, "
-                "not what speaks for this class."
-            )
-        return found
-
-
-def _way(value):
-    return "better" if value >= 0 else "worse"
-
-
-def _listed(names, word="and"):
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+        return recommendation(self._rows, self.ranked)
 
 
 def agreement_of(scan, columns, seed):

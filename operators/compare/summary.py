@@ -27,7 +27,7 @@ class CompareSummary(JobSummary):
         models: what became of models, see ``models_trend``; None for one model
         failed: list of dicts ``id, filepath, reason``
         settings: what was used
-        notes: sentences that a person should read
+        notes: sentences that the user should read
     """
 
     cam_keys: list

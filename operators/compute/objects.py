@@ -4,8 +4,8 @@ import dataclasses
 
 import fiftyone as fo
 
-from ..runs import keys
 from ..runs import label_attributes as run_label_attributes
+from ..runs import record
 from ..runs.locking import schema_lock
 from ..runs.run import Run
 from ..runs.schema import declare_fields
@@ -132,7 +132,7 @@ def check_attributes(dataset, objects, key):
         key: the run's key, whose earlier attributes are its own
     """
     mine = ()
-    if key in keys.list_runs(dataset):
+    if key in record.list_runs(dataset):
         mine = run_label_attributes.written_by(Run.open(dataset, key))
     for path in objects.label_attributes:
         if dataset.get_field(path) is not None and path not in mine:

@@ -1,4 +1,4 @@
-"""Pictures as people see them: any file that Pillow reads, upright, as 8-bit RGB."""
+"""Pictures as they are looked at: any file that Pillow reads, upright, as 8-bit RGB."""
 
 import contextlib
 import sys

@@ -11,7 +11,7 @@ import math
 
 import fiftyone as fo
 
-from ..runs import keys
+from ..runs import keys, record
 
 #: share of the heatmaps whose peak may lie above the scale: one outlier would make all others dark
 OUTLIERS = 0.01
@@ -62,7 +62,7 @@ def set_scale(dataset, cam_key, on=True):
     Raises:
         ValueError: if there is no such run
     """
-    keys.refresh(dataset)
+    record.refresh(dataset)
     return _apply(dataset, cam_key, on)
 
 
@@ -75,7 +75,7 @@ def renew_scale(dataset, cam_key):
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         cam_key: the key of a CAM run
     """
-    if getattr(keys.config_of(dataset, cam_key), "same_scale", None):
+    if getattr(record.config_of(dataset, cam_key), "same_scale", None):
         _apply(dataset, cam_key, True)
 
 
@@ -92,6 +92,6 @@ def _apply(dataset, cam_key, on):
             ends = [0, {"$max": [_TOP, wide]}]
         change = {"$set": {f"{field}.range": ends, "last_modified_at": "$$NOW"}}
         dataset._sample_collection.update_many(_with_map(field), [change])
-    keys.update(dataset, cam_key, same_scale=scales or None)
+    record.update(dataset, cam_key, same_scale=scales or None)
     fo.Sample._reload_docs(dataset._sample_collection_name)
     return scales

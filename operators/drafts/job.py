@@ -6,7 +6,7 @@ import fiftyone as fo
 
 from ..data.heatmap_reader import heat_of
 from ..jobs.base import Job, JobSummary, phased
-from ..runs import keys
+from ..runs import keys, record
 
 _AT_ONCE = 500
 
@@ -45,9 +45,9 @@ class DraftJob(Job):
     def _draft(self, done):
         s, dataset, out = self.settings, self.dataset, self.out
         ids = self.samples.values("id")
-        config = keys.config_of(dataset, self.cam_key)
+        config = record.config_of(dataset, self.cam_key)
         drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
-        keys.update(dataset, self.cam_key, drafts=drafts)
+        record.update(dataset, self.cam_key, drafts=drafts)
         # first: whatever is written goes with the run
         keys.add_written(dataset, self.cam_key, fields=[out])
         if dataset.get_field(out) is None:
@@ -110,13 +110,13 @@ def choose_field(dataset, cam_key=None, field=None):
     Raises:
         ValueError: if it is not clear which, or no run wrote the field
     """
-    keys.refresh(dataset)
+    record.refresh(dataset)
     if cam_key is None and field is None:
         raise ValueError("cam_key: name a CAM run, or a heatmap field of one")
     if cam_key is not None:
         fields = keys.heatmap_fields_of(dataset, cam_key)
     else:
-        runs = {key: keys.heatmap_fields_of(dataset, key) for key in keys.list_runs(dataset)}
+        runs = {key: keys.heatmap_fields_of(dataset, key) for key in record.list_runs(dataset)}
         cam_key = next((key for key, names in runs.items() if field in names), None)
         if cam_key is None:
             known = [name for names in runs.values() for name in names]
@@ -155,15 +155,15 @@ def check_out(samples, cam_key, field, out, overwrite):
         raise ValueError(
             f"out: a field of the run {cam_key!r} begins with {cam_key + '_'!r}, got {out!r}"
         )
-    config = keys.config_of(dataset, cam_key)
-    keys.check_idle(config, cam_key)
+    config = record.config_of(dataset, cam_key)
+    record.check_idle(config, cam_key)
     if dataset.get_field(out) is not None:
         if out not in (getattr(config, "drafts", None) or []):
             raise ValueError(f"out: the field {out!r} exists and holds no drafts; choose another")
         if not overwrite and len(samples.exists(out).limit(1)):
             raise ValueError(
                 f"out: {out!r} has drafts of these samples already; pass overwrite=True to draft anew, which "
-                "drops what a person changed in them, or choose another field"
+                "drops what the user changed in them, or choose another field"
             )
     return out
 

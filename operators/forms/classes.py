@@ -5,7 +5,6 @@ import functools
 import fiftyone.operators.types as types
 
 from ..compute.params import ARGUMENTS
-from ..models import by_name as model_by_name
 from ..models import load, preview, registered, zoo
 from ..targets.spec import Lookup
 from .schema import invalid
@@ -143,7 +142,7 @@ def classes_of(name, params=None):
 
 @functools.lru_cache(maxsize=16)
 def _classes_by_name(name):
-    entry = None if model_by_name.is_named(name) else zoo.entry(name)
+    entry = zoo.entry(name)
     config = ((entry and entry.default_deployment_config_dict) or {}).get("config", {})
     if config.get("labels_path") and load.refusal(name) is None:
         return _read_labels(config["labels_path"])

@@ -1,4 +1,4 @@
-"""Models by name: ``hf:`` and ``timm:`` ids, named architectures with a checkpoint, code that is allowed.
+"""Models by name: a class per scheme that a name may have, and a table of them.
 
 A name may come from anybody who can open the App. So a name never runs code that a file or a
 repository brings along: architectures come from installed packages, and checkpoints are read as
@@ -6,15 +6,17 @@ plain tensors. What would run code is loaded only if the server's environment al
 """
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
 import re
 
 from . import zoo
+from .checkpoint import filled, plain_tensors
+from .load_errors import readable_errors
 
 ALLOWED_VARIABLE = "CAM51_ALLOWED_MODELS"
-_SCHEMES = ("hf", "timm", "torchvision", "torch")
 _ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # The end of a Hugging Face architecture's name -> FiftyOne's model for it.
 _TASKS = {
@@ -26,25 +28,272 @@ _TASKS = {
     "ForObjectDetection": "detection-transformer-torch",
 }
 _WITH_TEXT = {
-    "clip",
-    "siglip",
-    "siglip2",
-    "align",
-    "altclip",
-    "chinese_clip",
-    "groupvit",
-    "metaclip_2",
-}
+    "clip", "siglip", "siglip2", "align", "altclip", "chinese_clip", "groupvit", "metaclip_2",
+}  # fmt: skip
 
 
-def is_named(name):
-    """Whether a string is such a name, rather than one of the zoo."""
-    return (name.partition(":")[0] in _SCHEMES and ":" in name) or is_entry_point(name)
+class ModelSource:
+    """A name of one scheme; a scheme is a subclass and a row of :data:`SOURCES`.
+
+    Attributes:
+        recorded: what a run's record calls where the model came from
+        attends: whether the network is made of attention, as far as the name tells
+        kind: one of ``zoo.KINDS`` where the name tells what the model yields, else None
+        short_name: what the key of a run is made from
+        trusted: whether code that the name names may run without leave, as a registered model's may
+    """
+
+    recorded, attends, kind, trusted = "name", False, None, False
+
+    def __init__(self, name):
+        self.name = self.short_name = name
+
+    @classmethod
+    def accepts(cls, name):
+        """Whether a name is of this scheme."""
+        return True
+
+    def refusal(self):
+        """Says why the name is not loaded on this server, without loading anything; None if it may be."""
+        raise NotImplementedError
+
+    def check(self):
+        """Raises a ValueError if the name is refused."""
+        reason = self.refusal()
+        if reason is not None:
+            raise ValueError(f"model: {self.name!r} is refused: {reason}")
+
+    def load(self, classes=None, device=None):
+        """Loads the model.
+
+        Args:
+            classes (None): class names, whose number an architecture with a checkpoint is built for
+            device (None): a torch device, for models that FiftyOne loads
+
+        Returns:
+            a FiftyOne model, a module, or a tuple (module, transforms, classes)
+
+        Raises:
+            ValueError: if it is refused or cannot be loaded; the message says what to do
+        """
+        self.check()
+        with readable_errors(self.name):
+            return self._load(classes, device)
+
+    def builder(self):
+        """Returns a function that builds the network without weights; None where it is not known."""
+        return self._builder() if self.refusal() is None else None
+
+    def _load(self, classes, device):
+        raise NotImplementedError
+
+    def _builder(self):
+        return None
 
 
-def is_entry_point(name):
-    """Whether a string looks like ``package.module:function``."""
-    return name.partition(":")[0] not in _SCHEMES and bool(_ENTRY_POINT.fullmatch(name))
+class _Prefixed(ModelSource):
+    """``scheme:name`` or ``scheme:name@checkpoint``."""
+
+    prefix: str
+    # what loads it, and a whole name for messages
+    package: str
+    example: str
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.rest = name.partition(":")[2]
+        self.architecture, _, self.checkpoint = self.rest.partition("@")
+        last = re.split(r"[/\\]", self.architecture.rstrip("/\\"))[-1]
+        self.short_name = last or name
+
+    @classmethod
+    def accepts(cls, name):
+        return name.startswith(f"{cls.prefix}:")
+
+    def refusal(self):
+        if importlib.util.find_spec(self.package) is None:
+            return f"it needs a package that is not installed here: pip install {self.package}"
+        return None if self.rest else f"a name follows {self.prefix}:, for example {self.example}"
+
+
+class Hub(_Prefixed):
+    """A Hugging Face id or folder, run by FiftyOne's wrapper, without code of its repository."""
+
+    prefix, package, example = "hf", "transformers", "hf:google/vit-base-patch16-224"
+    attends = True
+
+    def _load(self, classes, device):
+        zoo_model, options = self._zoo_model(), {"name_or_path": self.rest}
+        if zoo_model is not None:
+            return zoo.load(zoo_model, device, **options)
+        import fiftyone.utils.transformers as fout
+
+        if device is not None:
+            options["device"] = str(device)
+        return fout.FiftyOneTransformer(fout.FiftyOneTransformerConfig(options))
+
+    def _zoo_model(self):
+        """The zoo model that FiftyOne runs it with; None for a backbone."""
+        config = _hub_config(self.rest)
+        architecture = (config.architectures or [""])[0]
+        if config.model_type in _WITH_TEXT and not architecture.endswith("ForImageClassification"):
+            return "zero-shot-classification-transformer-torch"
+        for ending, zoo_model in _TASKS.items():
+            if architecture.endswith(ending):
+                return zoo_model
+        if not architecture or architecture.endswith(("Model", "Backbone")):
+            return None
+        raise ValueError(
+            f"model: {self.name!r} is a {architecture}, which yields no scores of classes, boxes or masks"
+        )
+
+    def _builder(self):
+        return _hub_builder(self.rest)
+
+
+def _hub_config(name, local=False):
+    """The configuration of a Hugging Face model; its repository's code is not run."""
+    import fiftyone as fo
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        name, cache_dir=fo.config.model_zoo_dir, trust_remote_code=False, local_files_only=local
+    )
+
+
+def _hub_builder(name):
+    """What builds a network of Hugging Face whose configuration is on this machine already."""
+    import transformers
+
+    try:
+        config = _hub_config(name, local=True)
+    except (OSError, ValueError):
+        return None  # not downloaded yet: it is when the model is loaded
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    return None if kind is None else functools.partial(kind, config)
+
+
+class Architecture(_Prefixed):
+    """An architecture of a package, with its own weights or a checkpoint of plain tensors."""
+
+    def refusal(self):
+        """Says so if the checkpoint is missing."""
+        reason = super().refusal()
+        if reason is None and self.checkpoint and not os.path.isfile(self.checkpoint):
+            return f"there is no checkpoint {self.checkpoint!r} on the server"
+        return reason
+
+    def _unknown(self, names):
+        """The error of a name that the package lacks, with those that are like it."""
+        near = difflib.get_close_matches(self.architecture, names, n=3, cutoff=0.5)
+        text = f"model: {self.package} has no model {self.architecture!r}"
+        return ValueError(text + (f"; {', '.join(near)}?" if near else ""))
+
+
+class Timm(Architecture):
+    """An architecture of timm's own list."""
+
+    prefix, package, example = "timm", "timm", "timm:resnet50"
+
+    def refusal(self):
+        """Says so if timm would take it from elsewhere."""
+        if ":" in self.architecture:
+            return (
+                "only names of timm's own list are taken, as others bring files that may run code; a "
+                f"repository is named hf:{self.rest.rpartition(':')[2]}"
+            )
+        return super().refusal()
+
+    def _load(self, classes, device):
+        import timm
+
+        name = self.architecture
+        if self._builder() is None:
+            raise self._unknown(timm.list_models())
+        if not self.checkpoint:
+            module = timm.create_model(name, pretrained=True)
+        else:
+            state = plain_tensors(self.checkpoint)
+            head = timm.create_model(name).default_cfg.get("classifier")
+            head = head[0] if isinstance(head, (tuple, list)) else head
+            module = filled(lambda n: timm.create_model(name, num_classes=n), state, head, classes)
+        config = timm.data.resolve_model_data_config(module)
+        if classes is None and not self.checkpoint and getattr(module, "num_classes", 0) == 1000:
+            classes = _imagenet_names()
+        return module, timm.data.create_transform(**config, is_training=False), classes
+
+    def _builder(self):
+        import timm
+
+        known = timm.is_model(self.architecture.partition(".")[0])
+        create = functools.partial(timm.create_model, self.architecture, pretrained=False)
+        return create if known else None
+
+
+def _imagenet_names():
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    return list(_IMAGENET_CATEGORIES)
+
+
+class Torchvision(Architecture):
+    """An architecture of torchvision."""
+
+    prefix, package = "torchvision", "torchvision"
+    example = "torchvision:resnet50@/path/of/checkpoint.safetensors"
+
+    def _load(self, classes, device):
+        from torchvision import models
+
+        name = self.architecture
+        if name not in models.list_models():
+            raise self._unknown(models.list_models())
+        weights = models.get_model_weights(name).DEFAULT
+        if not self.checkpoint:
+            module = models.get_model(name, weights=weights)
+            return module, weights.transforms(), weights.meta["categories"]
+        state = plain_tensors(self.checkpoint)
+        module = filled(lambda n: self._bare(state, n), state, self._head(state), classes)
+        return module, weights.transforms(), classes
+
+    def _bare(self, state, count=None):
+        """The network without weights, with the parts that a checkpoint has."""
+        from torchvision import models
+
+        options = {"weights": None} if count is None else {"weights": None, "num_classes": count}
+        if any(key.startswith("backbone.") for key in state):
+            options["weights_backbone"] = None
+            if any(key.startswith("aux_classifier.") for key in state):
+                options["aux_loss"] = True
+        elif self.architecture in ("googlenet", "inception_v3"):
+            options["init_weights"] = False
+            if self.architecture == "googlenet":
+                options["aux_logits"] = any(key.startswith("aux1.") for key in state)
+        return models.get_model(self.architecture, **options)
+
+    def _head(self, state):
+        """The name of the layer that makes the scores: the last of the network itself, aux heads aside."""
+        import torch
+
+        with torch.device("meta"):
+            tensors = self._bare(state).state_dict()
+        names = [
+            key
+            for key, value in tensors.items()
+            if key.endswith(".weight")
+            and value.dim() in (2, 4)
+            and not key.startswith(("aux", "Aux"))
+        ]
+        return names[-1].removesuffix(".weight")
+
+    def _builder(self):
+        from torchvision import models
+
+        name, weights = self.architecture, {"weights": None}
+        if any(name in models.list_models(m) for m in (models.segmentation, models.detection)):
+            weights["weights_backbone"] = None
+        create = functools.partial(models.get_model, name, **weights)
+        return create if name in models.list_models() else None
 
 
 def allowed():
@@ -52,75 +301,54 @@ def allowed():
     return {n.strip() for n in re.split("[,;]", os.environ.get(ALLOWED_VARIABLE, "")) if n.strip()}
 
 
-def refusal(name):
-    """Says why a name is not loaded on this server, without loading anything; None if it may be.
+def _allow(name):
+    return f"who runs the server can allow it with the environment variable {ALLOWED_VARIABLE}={name!r}"
 
-    Args:
-        name: a name for which :func:`is_named` holds
-    """
-    scheme, _, rest = name.partition(":")
-    if scheme == "torch" or is_entry_point(name):
-        if name in allowed():
+
+class Pickled(_Prefixed):
+    """A file of a whole module."""
+
+    prefix = "torch"
+
+    def refusal(self):
+        """Says so unless the server allows it."""
+        if self.name in allowed():
             return None
-        allow = f"who runs the server can allow it with the environment variable {ALLOWED_VARIABLE}={name!r}"
-        if scheme == "torch":
-            return f"it is a pickled model, which runs whatever it contains; {allow}"
-        return f"it names code; {allow}, or register it from Python with register_model"
-    package = _PACKAGES[scheme]
-    if importlib.util.find_spec(package) is None:
-        return f"it needs a package that is not installed here: pip install {package}"
-    if not rest:
-        return f"a name follows {scheme}:, for example {_EXAMPLES[scheme]}"
-    if scheme == "timm" and ":" in rest.partition("@")[0]:
-        return (
-            "only names of timm's own list are taken, as others bring files that may run code; a "
-            f"repository is named hf:{rest.rpartition(':')[2]}"
+        return f"it is a pickled model, which runs whatever it contains; {_allow(self.name)}"
+
+    def _load(self, classes, device):
+        import torch
+
+        path = os.path.expanduser(self.rest)
+        value = torch.load(path, map_location="cpu", weights_only=False)
+        if isinstance(value, torch.nn.Module):
+            return value
+        raise ValueError(
+            f"model: {self.rest!r} holds a {type(value).__name__}, not a module; a state dict needs its "
+            f"architecture, for example timm:resnet50@{self.rest}"
         )
-    path = rest.partition("@")[2]
-    if scheme != "hf" and path and not os.path.isfile(path):
-        return f"there is no checkpoint {path!r} on the server"
-    return None
 
 
-_PACKAGES = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
-_EXAMPLES = {
-    "hf": "hf:google/vit-base-patch16-224",
-    "timm": "timm:resnet50",
-    "torchvision": "torchvision:resnet50@/path/of/checkpoint.safetensors",
-}
+class EntryPoint(ModelSource):
+    """``package.module:function`` that returns a model."""
 
+    def __init__(self, name):
+        super().__init__(name)
+        self.short_name = name.partition(":")[2]
 
-def load(name, classes=None, device=None, trusted=False):
-    """Loads a model by such a name.
+    @classmethod
+    def accepts(cls, name):
+        """Whether it is spelt like one; the schemes with a prefix are asked first."""
+        return bool(_ENTRY_POINT.fullmatch(name))
 
-    Args:
-        name: ``hf:<id>``, ``timm:<name>``, ``torchvision:<name>``, the latter two also with
-            ``@<checkpoint>``; ``package.module:function`` or ``torch:<pickled file>`` where allowed
-        classes (None): class names, whose number an architecture with a checkpoint is built for
-        device (None): a torch device, for Hugging Face's
-        trusted (False): whether ``package.module:function`` may run without leave, as what was
-            registered from Python may; pickled files never do
+    def refusal(self):
+        """Says so unless it was registered from Python or the server allows it."""
+        if self.trusted or self.name in allowed():
+            return None
+        return f"it names code; {_allow(self.name)}, or register it from Python with register_model"
 
-    Returns:
-        a FiftyOne model, a module, or a tuple (module, transforms, classes)
-
-    Raises:
-        ValueError: if it is refused or cannot be loaded; the message says what to do
-    """
-    reason = None if trusted and is_entry_point(name) else refusal(name)
-    if reason is not None:
-        raise ValueError(f"model: {name!r} is refused: {reason}")
-    scheme, _, rest = name.partition(":")
-    with zoo.readable_errors(name):
-        if is_entry_point(name):
-            return entry_point(name)()
-        if scheme == "torch":
-            return _pickled(rest)
-        if scheme == "hf":
-            return _from_hub(rest, device)
-        architecture, _, checkpoint = rest.partition("@")
-        build = _from_timm if scheme == "timm" else _from_torchvision
-        return build(architecture, checkpoint or None, classes)
+    def _load(self, classes, device):
+        return entry_point(self.name)()
 
 
 def entry_point(name, argument="model"):
@@ -148,218 +376,71 @@ def entry_point(name, argument="model"):
     return value
 
 
-def _pickled(path):
-    import torch
+class ZooName(ModelSource):
+    """A name of FiftyOne's zoo; what no other scheme accepts is taken for one."""
 
-    value = torch.load(os.path.expanduser(path), map_location="cpu", weights_only=False)
-    if isinstance(value, torch.nn.Module):
-        return value
-    raise ValueError(
-        f"model: {path!r} holds a {type(value).__name__}, not a module; a state dict needs its architecture, "
-        "for example timm:resnet50@" + path
-    )
+    recorded = "zoo"
 
+    @functools.cached_property
+    def _entry(self):
+        return zoo.entry(self.name)
 
-def _from_hub(rest, device):
-    """A model of Hugging Face, without code of its repository; FiftyOne's wrapper is chosen by its task."""
-    zoo_model, options = hub_task(rest), {"name_or_path": rest}
-    if zoo_model is not None:
-        return zoo.load(zoo_model, device, **options)
-    import fiftyone.utils.transformers as fout
+    @property
+    def kind(self):
+        """What its entry says."""
+        return None if self._entry is None else zoo.kind_of(self._entry)
 
-    if device is not None:
-        options["device"] = str(device)
-    return fout.FiftyOneTransformer(fout.FiftyOneTransformerConfig(options))
+    @property
+    def attends(self):
+        """What its entry says."""
+        if self._entry is None:
+            return False
+        wrapper = zoo.wrapper_of(self._entry)[0]
+        attentive = "Transformer" in wrapper or "CLIP" in wrapper.upper()
+        return attentive or self._entry.has_tag("transformer")
 
+    def refusal(self):
+        """Says why it cannot be explained, or what this server lacks or forbids."""
+        if self._entry is None:
+            return "the zoo has no model of this name"
+        return zoo.refusal(self._entry)
 
-def hub_task(name, local=False):
-    """Returns the zoo model that FiftyOne runs a Hugging Face model with; None for a backbone.
+    def check(self):
+        """Raises a ValueError if it is refused; the message says which names are like it."""
+        zoo.check(self.name)
 
-    Args:
-        name: the id or a folder
-        local (False): whether only what is on this machine is looked at
+    def _load(self, classes, device):
+        return zoo.load(self.name, device)
 
-    Raises:
-        ValueError: if the model has no scores
-    """
-    config = hub_config(name, local)
-    architecture = (config.architectures or [""])[0]
-    if config.model_type in _WITH_TEXT and not architecture.endswith("ForImageClassification"):
-        return "zero-shot-classification-transformer-torch"
-    for ending, zoo_model in _TASKS.items():
-        if architecture.endswith(ending):
-            return zoo_model
-    if not architecture or architecture.endswith(("Model", "Backbone")):
+    def _builder(self):
+        wrapper = zoo.wrapper_of(self._entry)[0]
+        config = (self._entry.default_deployment_config_dict or {}).get("config", {})
+        if wrapper == "TorchvisionImageModel":
+            return functools.partial(_without_weights, config["entrypoint_fcn"])
+        if wrapper.startswith("FiftyOneTransformerFor") and config.get("name_or_path"):
+            return _hub_builder(config["name_or_path"])
         return None
-    raise ValueError(
-        f"model: 'hf:{name}' is a {architecture}, which yields no scores of classes, boxes or masks"
-    )
 
 
-def hub_config(name, local=False):
-    """Returns the configuration of a Hugging Face model; its repository's code is not run."""
-    import fiftyone as fo
-    from transformers import AutoConfig
+def _without_weights(function):
+    """Calls a function of torchvision by its name for a network without weights."""
+    import eta.core.utils as etau
 
-    return AutoConfig.from_pretrained(
-        name, cache_dir=fo.config.model_zoo_dir, trust_remote_code=False, local_files_only=local
-    )
-
-
-def _from_timm(name, checkpoint, classes):
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise ValueError(
-            f"model: timm has no model {name!r}" + (f"; {', '.join(near)}?" if near else "")
-        )
-    if checkpoint is None:
-        module = timm.create_model(name, pretrained=True)
-    else:
-        state = plain_tensors(checkpoint)
-        outline = timm.create_model(name)
-        head = outline.default_cfg.get("classifier")
-        head = head[0] if isinstance(head, (tuple, list)) else head
-        module = _filled(lambda n: timm.create_model(name, num_classes=n), state, head, classes)
-    config = timm.data.resolve_model_data_config(module)
-    names = classes
-    if names is None and checkpoint is None and getattr(module, "num_classes", 0) == 1000:
-        names = _imagenet_names()
-    return module, timm.data.create_transform(**config, is_training=False), names
-
-
-def _from_torchvision(name, checkpoint, classes):
-    from torchvision import models
-
-    if name not in models.list_models():
-        near = difflib.get_close_matches(name, models.list_models(), n=3, cutoff=0.5)
-        raise ValueError(
-            f"model: torchvision has no model {name!r}" + (f"; {', '.join(near)}?" if near else "")
-        )
-    weights = models.get_model_weights(name).DEFAULT
-    if checkpoint is None:
-        return (
-            models.get_model(name, weights=weights),
-            weights.transforms(),
-            weights.meta["categories"],
-        )
-    state = plain_tensors(checkpoint)
-    head = _last_weight(models.get_model, name, state)
-    module = _filled(lambda n: _bare(models.get_model, name, state, n), state, head, classes)
-    return module, weights.transforms(), classes
-
-
-def _bare(get_model, name, state, count):
-    options = {"weights": None} if count is None else {"weights": None, "num_classes": count}
-    if any(key.startswith("backbone.") for key in state):
+    options = {"weights": None}
+    if ".segmentation." in function or ".detection." in function:
         options["weights_backbone"] = None
-        if any(key.startswith("aux_classifier.") for key in state):
-            options["aux_loss"] = True
-    elif name in ("googlenet", "inception_v3"):
-        options["init_weights"] = False
-        if name == "googlenet":
-            options["aux_logits"] = any(key.startswith("aux1.") for key in state)
-    return get_model(name, **options)
+    return etau.get_function(function)(**options)
 
 
-def _last_weight(get_model, name, state):
-    """The name of the layer that makes the scores: the last of the network itself, aux heads aside."""
-    import torch
-
-    with torch.device("meta"):
-        outline = _bare(get_model, name, state, None)
-    names = [
-        key
-        for key, value in outline.state_dict().items()
-        if key.endswith(".weight") and value.dim() in (2, 4) and not key.startswith(("aux", "Aux"))
-    ]
-    return names[-1].removesuffix(".weight")
+#: in the order in which a name is offered to them
+SOURCES = (Hub, Timm, Torchvision, Pickled, EntryPoint, ZooName)
 
 
-def _filled(build, state, head, classes):
-    """A network with a checkpoint's tensors, all of them, and as many outputs as it has."""
-    import torch
-
-    count = state.get(f"{head}.weight")
-    outputs = len(classes) if classes else (None if count is None else len(count))
-    module = build(outputs)
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"checkpoint: its tensors do not fit this architecture with {outputs} outputs: {text}"
-        ) from error
-    for name, value in module.state_dict().items():
-        if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value.float()).all()):
-            raise ValueError(f"checkpoint: {name} is not finite")
-    return module.eval()
+def source_of(name):
+    """Returns the :class:`ModelSource` of a name."""
+    return next(source for source in SOURCES if source.accepts(name))(name)
 
 
-_STATES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-
-
-def plain_tensors(path):
-    """Reads a checkpoint as plain tensors: nothing in it is run.
-
-    Args:
-        path: a ``.safetensors`` file, or one of ``torch.save`` that holds tensors only; a training
-            checkpoint with an entry such as ``state_dict`` will do
-
-    Returns:
-        ``{name: tensor}``
-
-    Raises:
-        ValueError: if it is not there, or holds more than tensors
-    """
-    import pickle
-
-    import torch
-
-    path = os.path.expanduser(path)
-    if not os.path.isfile(path):
-        raise ValueError(f"checkpoint: there is no file {path!r} on this machine")
-    if path.endswith(".safetensors"):
-        return _stripped(_safetensors(path))
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"checkpoint: {path!r} is refused, as it holds more than plain tensors; save the weights alone, "
-            "with torch.save(model.state_dict(), path) or safetensors"
-        ) from error
-    for name in _STATES:
-        if isinstance(value, dict) and isinstance(value.get(name), dict):
-            value = value[name]
-            break
-    if not isinstance(value, dict) or not all(isinstance(v, torch.Tensor) for v in value.values()):
-        raise ValueError(f"checkpoint: {path!r} holds no state dict: names with tensors")
-    return _stripped(value)
-
-
-def _safetensors(path):
-    if importlib.util.find_spec("safetensors") is None:
-        raise ValueError(
-            f"checkpoint: {path!r} needs a package that is not installed here: pip install safetensors"
-        )
-    library = importlib.import_module("safetensors")
-    try:
-        return importlib.import_module("safetensors.torch").load_file(path)
-    except library.SafetensorError as error:
-        raise ValueError(f"checkpoint: {path!r} cannot be read: {error}") from error
-
-
-def _stripped(state):
-    """Names without what DataParallel, torch.compile and Lightning put before all of them."""
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _imagenet_names():
-    from torchvision.models._meta import _IMAGENET_CATEGORIES
-
-    return list(_IMAGENET_CATEGORIES)
+def is_entry_point(value):
+    """Whether a value is a text like ``package.module:function``."""
+    return isinstance(value, str) and isinstance(source_of(value), EntryPoint)

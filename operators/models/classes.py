@@ -1,4 +1,4 @@
-"""Class names as people have them: lists, ``id2label``, YOLO's ``names``, ``class_to_idx``."""
+"""Class names as users have them: lists, ``id2label``, YOLO's ``names``, ``class_to_idx``."""
 
 import operator
 

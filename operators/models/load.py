@@ -1,8 +1,8 @@
-"""Models: whatever a person gives becomes network + transforms + classes + adapter.
+"""Models: whatever the user gives becomes network + transforms + classes + adapter.
 
-A name of the zoo (:mod:`operators.models.zoo`), a registered model (:mod:`operators.models.registered`), another name
-(:mod:`operators.models.by_name`), a FiftyOne model (:mod:`operators.models.unwrap`), or a module of one's own. Torch
-is imported inside functions, so that registering the operators stays cheap.
+A registered model (:mod:`operators.models.registered`), another name (:mod:`operators.models.by_name`), a
+FiftyOne model (:mod:`operators.models.unwrap`), or a module. Torch is imported inside functions, so that registering
+the operators stays cheap.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import fiftyone as fo
 from . import by_name, preview, registered, zoo
 from .background import check_background, with_background
 from .classes import names_of, read_classes
+from .load_errors import readable_errors
 
 
 @dataclasses.dataclass
@@ -34,7 +35,7 @@ class LoadedModel:
             encoded texts and the like
         kind: what it yields, one of ``zoo.KINDS``, or None where that is not known
         encode_texts: of a zero-shot model with its own tokeniser: T prompts -> (T, D) features
-        window: what a person says that the transforms show of an image, or None
+        window: what the user says that the transforms show of an image, or None
         one_name: whether one name was given, that of class 1 of a network with one logit
     """
 
@@ -96,12 +97,7 @@ def refusal(name):
     Returns:
         a string, or None if nothing speaks against it
     """
-    if name in registered.registered():
-        return None
-    if by_name.is_named(name):
-        return by_name.refusal(name)
-    model = zoo.entry(name)
-    return "the zoo has no model of this name" if model is None else zoo.refusal(model)
+    return None if name in registered.registered() else by_name.source_of(name).refusal()
 
 
 def check_name(name):
@@ -110,14 +106,8 @@ def check_name(name):
     Args:
         name: see :func:`refusal`
     """
-    if name in registered.registered():
-        return
-    if not by_name.is_named(name):
-        zoo.check(name)
-        return
-    reason = by_name.refusal(name)
-    if reason is not None:
-        raise ValueError(f"model: {name!r} is refused: {reason}")
+    if name not in registered.registered():
+        by_name.source_of(name).check()
 
 
 def unregistered_name(settings):
@@ -137,10 +127,7 @@ def unregistered_name(settings):
 
 def default_key(name):
     """Returns the base of a run's key: ``resnet50-imagenet-torch`` -> ``resnet50``."""
-    scheme, _, rest = name.partition(":") if by_name.is_named(name) else ("", "", name)
-    if scheme in ("hf", "timm", "torchvision", "torch"):
-        rest = re.split(r"[/\\]", rest.partition("@")[0].rstrip("/\\"))[-1]
-    short = re.sub(r"-(imagenet|coco)?-?torch$", "", rest or name)
+    short = re.sub(r"-(imagenet|coco)?-?torch$", "", by_name.source_of(name).short_name)
     return re.sub(r"\W+", "_", short).strip("_").lower() or "model"
 
 
@@ -246,7 +233,7 @@ def _plain(model):
 
 @dataclasses.dataclass
 class _Given:
-    """What a person said beside the model."""
+    """What the user gave beside the model."""
 
     transforms: object
     classes: object
@@ -255,7 +242,7 @@ class _Given:
     texts: tuple = ()
 
     def after(self, transforms, classes, options=None):
-        """What was registered or found, where nothing was said."""
+        """Adds what was registered or found, where nothing was given."""
         return dataclasses.replace(
             self,
             transforms=transforms if self.transforms is None else self.transforms,
@@ -296,11 +283,9 @@ def _from_name(name, given):
     own = registered.registered().get(name)
     if own is not None:
         return load_own(own, given)
-    if by_name.is_named(name):
-        classes = None if isinstance(given.classes, dict) else given.classes  # prompts
-        return _from_found(by_name.load(name, classes, given.device), name, given)
-    zoo.check(name)
-    return _from_fiftyone(zoo.load(name, given.device), name, "zoo", given)
+    source = by_name.source_of(name)
+    classes = None if isinstance(given.classes, dict) else given.classes  # prompts
+    return _from_found(source.load(classes, given.device), name, given, source.recorded)
 
 
 def load_own(own, given=None):
@@ -308,7 +293,7 @@ def load_own(own, given=None):
 
     Args:
         own: an ``registered.OwnModel``
-        given (None): what a person said beside its name
+        given (None): what the user gave beside its name
 
     Returns:
         a :class:`LoadedModel`
@@ -318,21 +303,22 @@ def load_own(own, given=None):
     """
     given = given or _Given(None, None, None, {})
     given = given.after(registered.transforms_of(own), own.classes, registered.options_of(own))
-    found = by_name.load(own.spec, own.classes, given.device, trusted=True)
-    loaded = _from_found(found, own.name, given)
+    source = by_name.source_of(own.spec)
+    source.trusted = True
+    loaded = _from_found(source.load(own.classes, given.device), own.name, given)
     loaded.window = registered.window_of(own)
     return loaded
 
 
-def _from_found(found, name, given):
-    """What a name's loader returned: a model, or a tuple of module, transforms and classes."""
+def _from_found(found, name, given, recorded="name"):
+    """What a name's source returned: a model, or a tuple of module, transforms and classes."""
     if isinstance(found, tuple):
         module, *rest = found
         transforms, classes = (*rest, None, None)[:2]
-        return _from_module(_plain(module), given.after(transforms, classes), name, "name")
+        return _from_module(_plain(module), given.after(transforms, classes), name, recorded)
     if isinstance(found, fo.Model):
-        return _from_fiftyone(found, name, "name", given)
-    return _from_module(_plain(found), given, name, "name")
+        return _from_fiftyone(found, name, recorded, given)
+    return _from_module(_plain(found), given, name, recorded)
 
 
 def _from_fiftyone(model, name, source, given):
@@ -391,7 +377,7 @@ def _converted(module, given):
 
         return fouu.convert_ultralytics_model(module)
     if "transformers" in kinds and hub:
-        with zoo.readable_errors(hub):
+        with readable_errors(hub):
             return _hub_wrapper(module, hub, given.device)
     return None
 

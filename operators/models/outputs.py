@@ -1,4 +1,4 @@
-"""What is found out about a network's outputs before a run, for its record and for the person."""
+"""What is found out about a network's outputs before a run, for its record and for the user."""
 
 
 def read_outputs(model, images):

@@ -1,7 +1,7 @@
 """What a form says about a model by its name: layers, default method, kind; without its weights.
 
-It is read off the network's outline, built without weights. Of a model that has none, such as one that
-a function returns, it is what was seen when this process last loaded it.
+It is read off the network, built without weights. Where that cannot be, as with one that a function
+returns, it is what was seen when this process last loaded it.
 """
 
 import dataclasses
@@ -87,8 +87,7 @@ def kind_of_name(name):
         return kind_of_adapter(adapted)
     if _seen(name) is not None:
         return _seen(name).kind
-    model = _zoo_entry(name)
-    return None if model is None else zoo.kind_of(model)
+    return by_name.source_of(name).kind
 
 
 def layers_of(name):
@@ -109,7 +108,7 @@ def layers_of(name):
 
 
 def default_method(name):
-    """Returns the method that is right for a model unless a person chooses.
+    """Returns the method that is right for a model unless the user chooses.
 
     Args:
         name: see :func:`operators.models.load.load_model`
@@ -122,24 +121,13 @@ def default_method(name):
     if kind_of_name(name) in (zoo.SEGMENTER, zoo.DETECTOR):
         return "layercam"
     plain = any(word in name.lower() for word in _CONVOLUTIONAL)
-    model = _zoo_entry(name)
-    attends = name.startswith("hf:") or (model is not None and _attends(model))
+    attends = by_name.source_of(name).attends
     return "gradcam_elementwise" if attends and not plain else "gradcam"
-
-
-def _attends(model):
-    """Whether a zoo model is made of attention, as far as its entry tells."""
-    wrapper, _ = zoo._wrapper(model)
-    return "Transformer" in wrapper or "CLIP" in wrapper.upper() or model.has_tag("transformer")
 
 
 def is_transformer(name):
     """Whether a model's recommended method is that of vision transformers; False if it has no name."""
     return isinstance(name, str) and bool(name) and default_method(name) == "gradcam_elementwise"
-
-
-def _zoo_entry(name):
-    return None if by_name.is_named(name) else zoo.entry(name)
 
 
 def build_without_weights(name):
@@ -155,11 +143,11 @@ def build_without_weights(name):
     options = {} if own is None else own.options
     try:
         return _built(name if own is None else own.spec, json.dumps(options, sort_keys=True))
-    except _NoOutline:
+    except _NotKnown:
         return None
 
 
-class _NoOutline(LookupError):
+class _NotKnown(LookupError):
     """There is none, or not yet: unlike an answer, an error is not kept, so it is tried again."""
 
 
@@ -169,71 +157,12 @@ def _built(name, options):
 
     from ...cam_core import adapt
 
-    build = _builder(name)
+    build = by_name.source_of(name).builder()
     if build is None:
-        raise _NoOutline(name)
+        raise _NotKnown(name)
     with torch.device("meta"):
         module = build()
         try:
             return adapt(module, **json.loads(options))
         except ValueError as error:  # options that do not fit are refused when the model is loaded
-            raise _NoOutline(name) from error
-
-
-def _builder(name):
-    """A function that builds a network without weights, or None."""
-    if by_name.is_named(name):
-        scheme, _, rest = name.partition(":")
-        architecture = rest.partition("@")[0]
-        known = by_name.refusal(name) is None
-        builders = {"timm": _timm, "torchvision": _torchvision, "hf": _hub}
-        return builders[scheme](architecture) if known and scheme in builders else None
-    model = zoo.entry(name)
-    if model is None:
-        return None
-    wrapper, _ = zoo._wrapper(model)
-    config = (model.default_deployment_config_dict or {}).get("config", {})
-    if wrapper == "TorchvisionImageModel":
-        return functools.partial(_entry_point, config["entrypoint_fcn"])
-    if wrapper.startswith("FiftyOneTransformerFor") and config.get("name_or_path"):
-        return _hub(config["name_or_path"])
-    return None
-
-
-def _entry_point(function):
-    import eta.core.utils as etau
-
-    options = {"weights": None}
-    if ".segmentation." in function or ".detection." in function:
-        options["weights_backbone"] = None
-    return etau.get_function(function)(**options)
-
-
-def _timm(name):
-    import timm
-
-    known = timm.is_model(name.partition(".")[0])
-    return functools.partial(timm.create_model, name, pretrained=False) if known else None
-
-
-def _torchvision(name):
-    from torchvision import models
-
-    if name not in models.list_models():
-        return None
-    weights = {"weights": None}
-    if any(name in models.list_models(m) for m in (models.segmentation, models.detection)):
-        weights["weights_backbone"] = None
-    return functools.partial(models.get_model, name, **weights)
-
-
-def _hub(name):
-    """A network of Hugging Face whose configuration is on this machine already."""
-    import transformers
-
-    try:
-        config = by_name.hub_config(name, local=True)
-    except (OSError, ValueError):
-        return None  # not downloaded yet: it is when the model is loaded
-    kind = getattr(transformers, (config.architectures or [""])[0], None)
-    return None if kind is None else functools.partial(kind, config)
+            raise _NotKnown(name) from error

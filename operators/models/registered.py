@@ -1,4 +1,4 @@
-"""A person's own models: registered once from Python, then known by name wherever models are chosen.
+"""The user's own models: registered once from Python, then known by name wherever models are chosen.
 
 They are kept in a JSON file in FiftyOne's configuration folder, which holds names only: an entry
 point or an architecture with a checkpoint, never a network. Whoever can write the file can make the
@@ -15,6 +15,7 @@ import tempfile
 import fiftyone.core.config as foc
 
 from . import by_name, zoo
+from .checkpoint import plain_tensors
 
 FILE = "cam51_models.json"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
@@ -26,7 +27,7 @@ class OwnModel:
     """A registered model.
 
     Attributes:
-        name: what people call it
+        name: what the user calls it
         loader: ``package.module:function`` that returns a module, a FiftyOne model, or a tuple
             (module, transforms, classes); None for a checkpoint
         architecture: ``timm:<name>``, ``torchvision:<name>`` or ``hf:<id>``
@@ -163,7 +164,7 @@ def check(model):
     if model.loader is not None:
         if model.checkpoint is not None:
             raise ValueError("checkpoint: goes with an architecture; a loader reads its own")
-        if not isinstance(model.loader, str) or not by_name.is_entry_point(model.loader):
+        if not by_name.is_entry_point(model.loader):
             raise ValueError(
                 f"loader: {model.loader!r} is not understood; give 'package.module:function', which returns the "
                 "model, so that the App's server can call it"
@@ -178,7 +179,7 @@ def check(model):
         raise ValueError(f"{unknown[0]}: is unknown; choose from {', '.join(_OPTIONS)}")
 
     read = model.options.get("read")
-    if read is not None and not (isinstance(read, str) and by_name.is_entry_point(read)):
+    if read is not None and not by_name.is_entry_point(read):
         raise ValueError(
             f"read: {read!r} is not understood; give 'package.module:function', which maps the model's outputs "
             "to boxes, scores and classes"
@@ -186,19 +187,19 @@ def check(model):
 
 
 def _check_architecture(model):
-    scheme = str(model.architecture).partition(":")[0]
-    if scheme not in ("timm", "torchvision", "hf"):
+    source = by_name.source_of(str(model.architecture))
+    if not isinstance(source, (by_name.Architecture, by_name.Hub)):
         raise ValueError(
             f"architecture: {model.architecture!r} is not understood; give 'timm:<name>', "
             "'torchvision:<name>' or 'hf:<id or folder>'"
         )
     if model.checkpoint is None:
         return
-    if scheme == "hf":
+    if isinstance(source, by_name.Hub):
         raise ValueError(
             "checkpoint: a Hugging Face model is a folder; give architecture='hf:/path/of/the/folder'"
         )
-    by_name.plain_tensors(model.checkpoint)
+    plain_tensors(model.checkpoint)
 
 
 _STEPS = ("resize", "crop", "mean", "std")
@@ -214,7 +215,7 @@ def _check_transforms(transforms):
                 f"transforms: {transforms!r} is not understood; a dict has resize and crop (pixels, or [height, "
                 "width]), mean and std (three numbers in [0, 1])"
             )
-    elif not isinstance(transforms, str) or not by_name.is_entry_point(transforms):
+    elif not by_name.is_entry_point(transforms):
         raise ValueError(
             f"transforms: {transforms!r} is not understood; give 'package.module:function', which maps a PIL "
             "image to a tensor, or a dict with resize, crop, mean and std"
@@ -227,7 +228,7 @@ def _check_places(model):
     if model.preprocess is not None:
         if model.transforms is not None:
             raise ValueError("preprocess: give transforms or preprocess, not both")
-        if not isinstance(model.preprocess, str) or not by_name.is_entry_point(model.preprocess):
+        if not by_name.is_entry_point(model.preprocess):
             raise ValueError(
                 f"preprocess: {model.preprocess!r} is not understood; give 'package.module:function', which "
                 "maps the path of an image to a tensor"

@@ -13,6 +13,8 @@ import fiftyone as fo
 import fiftyone.zoo as foz
 import fiftyone.zoo.models as fozm
 
+from .load_errors import readable_errors
+
 # What a model yields, as far as it can be explained.
 CLASSIFIER = "classifier"
 ZERO_SHOT = "zero-shot classifier"
@@ -86,7 +88,7 @@ def entries():
 
 @functools.lru_cache(maxsize=1)
 def _entries(folder, minute):
-    # Read at once: foz.get_zoo_model() reads the whole manifest anew for every name.
+    # Read at once: foz.get_zoo_model() reads the whole manifest again for every name.
     return {m.name: m for m in sorted(fozm._list_zoo_models(), key=lambda m: m.name)}
 
 
@@ -107,7 +109,7 @@ def kind_of(model):
     Returns:
         one of :data:`KINDS`, :data:`UNKNOWN` for a remote source's, or None if it cannot be explained
     """
-    wrapper, output = _wrapper(model)
+    wrapper, output = wrapper_of(model)
     if not wrapper:
         return UNKNOWN if isinstance(model, fozm.RemoteZooModel) else None
     if wrapper in _BY_OUTPUT:
@@ -117,8 +119,8 @@ def kind_of(model):
     return _WRAPPERS.get(wrapper)
 
 
-def _wrapper(model):
-    """(wrapper class, output processor class) of an entry, without their modules."""
+def wrapper_of(model):
+    """Returns (wrapper class, output processor class) of an entry, without their modules."""
     config = model.default_deployment_config_dict or {}
     output = (config.get("config") or {}).get("output_processor_cls")
     last = [(value or "").rpartition(".")[2] for value in (config.get("type"), output)]
@@ -144,7 +146,7 @@ def refusal(model, here=True):
 def _reason(model):
     kind = kind_of(model)
     if kind is None:
-        wrapper, output = _wrapper(model)
+        wrapper, output = wrapper_of(model)
         own = _REASONS.get(wrapper)
         return (
             own
@@ -170,7 +172,7 @@ def _no_detector(model):
     """Why the boxes of a detector cannot be explained; None if an adapter is there."""
     from ...cam_core.adapters.adapt import FAMILIES
 
-    wrapper, _ = _wrapper(model)
+    wrapper, _ = wrapper_of(model)
     if _DETECTORS.get(wrapper) in {family.__name__ for family in FAMILIES}:
         return None
     return "it yields boxes, and for the network of its own package there is no adapter"
@@ -264,67 +266,3 @@ def load(name, device=None, **options):
         options["device"] = str(device)
     with readable_errors(name):
         return foz.load_zoo_model(name, **options)
-
-
-class readable_errors:
-    """Turns what libraries raise when they load a model into a ValueError that says what to do.
-
-    Args:
-        name: what the user calls the model
-    """
-
-    def __init__(self, name):
-        self._name = name
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if error is None or not isinstance(error, Exception):
-            return
-        if isinstance(error, ValueError) and str(error).startswith(("model:", "classes:")):
-            return
-        text = _shortened(error)
-        if _is_offline(error):
-            raise ValueError(
-                f"model: the weights of {self._name!r} are not on this machine and could not be downloaded. "
-                "Load the model once where there is a network and copy the files, or register a model whose "
-                f"weights are here with register_model. ({type(error).__name__}: {text})"
-            ) from error
-        if isinstance(error, ImportError):
-            raise ValueError(
-                f"model: {self._name!r} needs a package that is missing here: {text}"
-            ) from error
-        raise ValueError(
-            f"model: {self._name!r} could not be loaded: {type(error).__name__}: {text}"
-        ) from error
-
-
-_LONGEST = 160
-
-
-def _shortened(error):
-    """A library's message on one line, ended at a word."""
-    text = " ".join(str(error).split())
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[:_LONGEST].rpartition(' ')[0].rstrip(' ,;:(')} ..."
-
-
-_OFFLINE = (
-    "internet", "connect", "name resolution", "resolve", "download", "offline", "not a local folder",
-    "timed out", "max retries",
-)  # fmt: skip
-
-
-def _is_offline(error):
-    """Whether an exception, or one that it came from, tells of a failed download."""
-    while error is not None:
-        named = "Connection" in type(error).__name__ or "URLError" in type(error).__name__
-        if named or isinstance(error, (ConnectionError, TimeoutError)):
-            return True
-        told = isinstance(error, (OSError, RuntimeError)) and not isinstance(error, PermissionError)
-        if told and any(word in str(error).lower() for word in _OFFLINE):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..bias.findings import interval_of
-from ..bias.schema import field_names, record_of
+from ..bias.schema import field_names
 from . import charts, clusters_tab, layout, overview_tab
 from .views import BACKGROUND, OBJECT
 
@@ -15,14 +15,13 @@ _BINS = 5
 _EFFECTS = ("swap_drop", "same_drop", "bg_gap", "bg_support")
 
 
-def class_bars(dataset, key, summary):
+def class_bars(run, summary):
     """Score lost on other backgrounds per class, the most dependent class first.
 
-    As stored; where samples were accepted as context the classes are judged anew without them.
+    As stored; where samples were accepted as context the classes are judged again without them.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
         summary: its :class:`BiasSummary`
 
     Returns:
@@ -30,8 +29,8 @@ def class_bars(dataset, key, summary):
         samples, or objects; ``low`` and ``high`` are a 95 % interval, or None; ``few``: too few samples,
         or scores that could be lost, for a judgement
     """
-    accepted = clusters_tab.accepted_ids(dataset, key)
-    rows = _judged_again(dataset, key, accepted) if accepted else summary.classes
+    accepted = clusters_tab.accepted_ids(run)
+    rows = _judged_again(run, accepted) if accepted else summary.classes
     return [
         {
             "label": row["label"], "n": row["n"], "flagged": bool(row["flagged"]),
@@ -43,16 +42,16 @@ def class_bars(dataset, key, summary):
     ]  # fmt: skip
 
 
-def _judged_again(dataset, key, accepted):
+def _judged_again(run, accepted):
     """The class rows of the tested samples without some, by the same rule and from stored effects."""
     from ...cam_core.bias.assessment import class_table
     from ...cam_core.bias.effects import Effects
 
-    _, dependence, bias = field_names(key)
-    scenes = (record_of(dataset, key)["settings"] or {}).get("scenes")
+    _, dependence, bias = field_names(run.key)
+    scenes = (run.jobs["bias"]["settings"] or {}).get("scenes")
     fields = [f"{bias}.{name}" for name in ("label", "explained", "score", *_EFFECTS)]
     fields += [dependence, *([scenes] if scenes else [])]
-    rows = list(_tested(dataset, key, fields, accepted))
+    rows = list(_tested(run, fields, accepted))
     if not rows:
         return []
 
@@ -77,31 +76,30 @@ def _judged_again(dataset, key, accepted):
     return [{**vars(row), "bg_gap": interval_of(row.bg_gap)} for row in table]
 
 
-def _tested(dataset, key, fields, without=(), limit=0):
+def _tested(run, fields, without=(), limit=0):
     """Documents of the tested samples with these fields alone, found in the database."""
-    query = {f"{field_names(key)[2]}.tested": True}
+    query = {f"{field_names(run.key)[2]}.tested": True}
     if without:
         query["_id"] = {"$nin": list(without)}
-    return dataset._sample_collection.find(query, dict.fromkeys(fields, True), limit=limit)
+    return run.dataset._sample_collection.find(query, dict.fromkeys(fields, True), limit=limit)
 
 
-def heat_points(dataset, key):
+def heat_points(run):
     """Share of the heat on the object against the object's share of the image.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
 
     Returns:
         a dict of lists of at most 3,000 tested samples: ``ids, area, energy, rests`` (on
         ``"background"`` or ``"object"``, or ``"undecided"``), ``text``
     """
-    verdict, dependence, bias = field_names(key)
+    verdict, dependence, bias = field_names(run.key)
     parts = ("object_area", "obj_energy", "explained")
     fields = [verdict, dependence, *(f"{bias}.{name}" for name in parts)]
-    accepted = clusters_tab.accepted_ids(dataset, key)
+    accepted = clusters_tab.accepted_ids(run)
     out = {"ids": [], "area": [], "energy": [], "rests": [], "text": []}
-    for row in _tested(dataset, key, fields, accepted, POINTS):
+    for row in _tested(run, fields, accepted, POINTS):
         area, energy = row[bias].get("object_area"), row[bias].get("obj_energy")
         if area is None or energy is None:
             continue
@@ -120,24 +118,23 @@ def rests_on(verdict):
     return "object" if verdict in OBJECT else "undecided"
 
 
-def calibration_bins(dataset, key):
+def calibration_bins(run):
     """How often the swap confirms what the heat alone suggests.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
 
     Returns:
         a list of dicts ``low, high, n, expected, confirmed``: tested samples by the chance of
         dependence that their heat gives, and the share whose score rests on the background
     """
-    verdict, _, bias = field_names(key)
+    verdict, _, bias = field_names(run.key)
     suspicion = f"${bias}.suspicion"
     # of the bin [k/5, (k+1)/5), the last one closed
     bin_number = {"$min": [{"$floor": {"$multiply": [suspicion, _BINS]}}, _BINS - 1]}
     relies = {"$cond": [{"$in": [f"${verdict}", list(BACKGROUND)]}, 1, 0]}
     match = {f"{bias}.tested": True, f"{bias}.suspicion": {"$ne": None}}
-    accepted = clusters_tab.accepted_ids(dataset, key)
+    accepted = clusters_tab.accepted_ids(run)
     if accepted:
         match["_id"] = {"$nin": accepted}
     pipeline = [
@@ -157,7 +154,7 @@ def calibration_bins(dataset, key):
             "low": row["_id"] / _BINS, "high": (row["_id"] + 1) / _BINS,
             **{name: row[name] for name in ("n", "expected", "confirmed")},
         }
-        for row in dataset._sample_collection.aggregate(pipeline)
+        for row in run.dataset._sample_collection.aggregate(pipeline)
     ]  # fmt: skip
 
 
@@ -200,16 +197,16 @@ def blind_spots(summary):
     return said
 
 
-def fill(dataset, key, chosen, examined):
+def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
-    if not examined:
+    if not analysed:
         return {}, {}
-    summary = overview_tab.bias_of(dataset, key)
-    bars = class_bars(dataset, key, summary)
+    summary = overview_tab.bias_of(run)
+    bars = class_bars(run, summary)
     shown = bars[:CLASSES]
-    evidence = overview_tab.evidence_counts(dataset, key, summary)
-    points = heat_points(dataset, key)
-    bins = calibration_bins(dataset, key)
+    evidence = overview_tab.evidence_counts(run, summary)
+    points = heat_points(run)
+    bins = calibration_bins(run)
     reason = (summary.calibration or {}).get("reason")
     longest = max((len(row["label"]) for row in shown), default=8)
     state = {
@@ -223,7 +220,7 @@ def fill(dataset, key, chosen, examined):
         "bins": [[b["low"], b["high"]] for b in bins],
         "calibration": f"{reason[0].upper()}{reason[1:]}." if reason else "",
         "blind": blind_spots(summary),
-        "accepted": len(clusters_tab.accepted_ids(dataset, key)),
+        "accepted": len(clusters_tab.accepted_ids(run)),
     }
     data = {"bars": charts.bars_chart(shown, summary.unit), "evidence": evidence_rows(evidence)}
     data.update(points=charts.heat_chart(points), calibration=charts.calibration_chart(bins))

@@ -7,10 +7,9 @@ import fiftyone.operators.types as types
 import numpy as np
 from bson import ObjectId
 
-from ..bias.schema import record_of
-from ..bias.schema import update as update_record
-from ..runs import keys, results
+from ..runs import results
 from ..runs.locking import schema_lock
+from ..runs.run import Run
 from . import layout
 
 #: clusters whose pictures are shown: decoding them takes time
@@ -24,19 +23,18 @@ _GAP = 4
 _COLOURS = np.array([[20, 20, 24], [120, 20, 10], [230, 80, 0], [255, 190, 40], [255, 250, 220]])
 
 
-def clusters_of(dataset, key):
-    """The clusters of an examined run, small tight ones off the object first.
+def clusters_of(run):
+    """The clusters of a run's heatmaps, small tight ones off the object first.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
 
     Returns:
         a list of dicts ``number, label, n, share, outside, ids, mean_map, name, accepted``; empty if
-        the run was not examined, or has no clusters
+        there is no bias analysis of the run, or it has no clusters
     """
-    bias = keys.load_results(dataset, key).get("bias") or {}
-    notes = _notes(dataset, key)
+    bias = run.results.get("bias") or {}
+    notes = _notes(run)
     out = []
     for number, cluster in enumerate(bias.get("clusters") or []):
         note = notes.get(str(number), {})
@@ -59,21 +57,19 @@ def members(cluster):
     return results.unpack_ids(packed) if packed else list(cluster["ids"])
 
 
-def _notes(dataset, key):
-    record = record_of(dataset, key)
-    return dict((record or {}).get("clusters") or {})
+def _notes(run):
+    return dict(run.jobs.get("bias", {}).get("clusters") or {})
 
 
-def name_cluster(dataset, key, number, name):
-    """Stores a person's name for a cluster in the run's record.
+def name_cluster(run, number, name):
+    """Stores the user's name for a cluster in the run's record.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
         number: of the cluster, see :func:`clusters_of`
         name: a short text; an empty one takes the name away
     """
-    _change(dataset, key, number, name=tidy(name))
+    _change(run, number, name=tidy(name))
 
 
 def tidy(name):
@@ -81,41 +77,42 @@ def tidy(name):
     return str(name or "").strip()[:80].strip()
 
 
-def accept(dataset, key, number, accepted=True):
+def accept(run, number, accepted=True):
     """Says that what a cluster looks at is fair context: its samples no longer count as suspicious.
 
-    Stored in the run's record, so it is gone with the next examination, whose clusters are others.
+    Stored in the run's record, so it is gone with the next analysis, whose clusters are others.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
         number: of the cluster, see :func:`clusters_of`
         accepted (True): False takes it back
     """
-    ids = clusters_of(dataset, key)[_checked(dataset, key, number)]["ids"]
+    ids = clusters_of(run)[_checked(run, number)]["ids"]
     packed = results.pack_ids(ids) if accepted else ""
-    _change(dataset, key, number, accepted=bool(accepted), ids=packed)
+    _change(run, number, accepted=bool(accepted), ids=packed)
 
 
-def _checked(dataset, key, number):
-    count = len(clusters_of(dataset, key))
+def _checked(run, number):
+    count = len(clusters_of(run))
     if not isinstance(number, int) or not 0 <= number < count:
-        raise ValueError(f"number: the run {key!r} has clusters 0 to {count - 1}, got {number!r}")
+        raise ValueError(
+            f"number: the run {run.key!r} has clusters 0 to {count - 1}, got {number!r}"
+        )
     return number
 
 
-def _change(dataset, key, number, **changes):
-    _checked(dataset, key, number)
+def _change(run, number, **changes):
+    _checked(run, number)
     # a name and a click right after it arrive in two threads; each writes all notes
-    with schema_lock(dataset):
-        notes = _notes(dataset, key)
+    with schema_lock(run.dataset):
+        notes = _notes(Run.open(run.dataset, run.key))
         notes[str(number)] = {**notes.get(str(number), {}), **changes}
-        update_record(dataset, key, clusters=notes)
+        run.update({"bias.clusters": notes}, where={"config.bias.status": {"$exists": True}})
 
 
-def accepted_ids(dataset, key):
+def accepted_ids(run):
     """The ids, as the database has them, of the samples in clusters that were accepted."""
-    notes = _notes(dataset, key)
+    notes = _notes(run)
     texts = {
         i
         for note in notes.values()
@@ -125,12 +122,11 @@ def accepted_ids(dataset, key):
     return [ObjectId(i) for i in sorted(texts)]
 
 
-def strip(dataset, key, cluster):
+def strip(run, cluster):
     """One picture of a cluster: its mean map, then typical photos under their heat.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
         cluster: one of :func:`clusters_of`
 
     Returns:
@@ -139,7 +135,7 @@ def strip(dataset, key, cluster):
     from PIL import Image
 
     tiles = [_coloured(np.array(cluster["mean_map"]))]
-    tiles += [tile for tile in _photos(dataset, key, cluster["typical"]) if tile is not None]
+    tiles += [tile for tile in _photos(run, cluster["typical"]) if tile is not None]
     width = (TILE + _GAP) * (1 + PICTURES) - _GAP
     sheet = Image.new("RGB", (width, TILE), (28, 28, 28))
     for i, tile in enumerate(tiles):
@@ -165,10 +161,10 @@ def _coloured(heat):
     return Image.fromarray(rgb.astype(np.uint8))
 
 
-def _photos(dataset, key, ids):
+def _photos(run, ids):
     """Square tiles of samples, their heat of the run's first field laid over."""
-    fields = keys.heatmap_fields_of(dataset, key)[:1]
-    view = dataset.select(list(ids), ordered=True).select_fields(fields)
+    fields = run.heatmap_fields[:1]
+    view = run.dataset.select(list(ids), ordered=True).select_fields(fields)
     return [_photo(sample, sample[fields[0]] if fields else None) for sample in view]
 
 
@@ -207,18 +203,18 @@ def overlaid(photo, heat):
     return Image.fromarray(mixed.astype(np.uint8))
 
 
-def fill(dataset, key, chosen, examined):
+def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
-    if not examined:
+    if not analysed:
         return {}, {}
-    shown = clusters_of(dataset, key)[:CLUSTERS]
-    data = {f"strip_{c['number']}": strip(dataset, key, c) for c in shown}
+    shown = clusters_of(run)[:CLUSTERS]
+    data = {f"strip_{c['number']}": strip(run, c) for c in shown}
     return {"clusters": [_row(c) for c in shown]}, data
 
 
-def cluster_rows(dataset, key):
+def cluster_rows(run):
     """The clusters that are shown, as dicts ``text, number, name, accepted``."""
-    return [_row(c) for c in clusters_of(dataset, key)[:CLUSTERS]]
+    return [_row(c) for c in clusters_of(run)[:CLUSTERS]]
 
 
 def _row(cluster):

@@ -2,7 +2,6 @@
 
 import fiftyone.operators.types as types
 
-from ..bias.schema import record_of
 from ..runs import lease
 from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
 
@@ -13,7 +12,7 @@ TABS = {
     "clusters": "Clusters",
     "samples": "Samples",
 }
-# each has fill(dataset, key, chosen, examined) and draw(panel, handlers, state)
+# each has fill(run, chosen, analysed) and draw(panel, handlers, state)
 _FILES = {
     "overview": overview_tab,
     "bias": bias_tab,
@@ -23,12 +22,11 @@ _FILES = {
 }
 
 
-def fill(dataset, key, tab, chosen):
+def fill(run, tab, chosen):
     """Reads what a tab shows.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
         tab: the name of a tab
         chosen: a dict of what was chosen on it: ``kind``, ``measure``
 
@@ -36,9 +34,9 @@ def fill(dataset, key, tab, chosen):
         (state, data): state is small and comes back with every event, data is what charts, tables
         and pictures show
     """
-    status = lease.job_status_of(dataset, record_of(dataset, key))
-    state, data = _FILES[tab].fill(dataset, key, chosen, status == "finished")
-    work = job_status.work_of(dataset, key, "bias")
+    status = lease.job_status_of(run.dataset, run.jobs.get("bias"))
+    state, data = _FILES[tab].fill(run, chosen, status == "finished")
+    work = job_status.work_of(run, "bias")
     return {"bias_status": status, "bias_work": work, **state}, data
 
 

@@ -1,4 +1,4 @@
-"""What the panel says of a comparison or an examination that is at work, or did not come to its end."""
+"""What the panel says of a comparison or a bias analysis that is running, or did not come to its end."""
 
 import datetime
 
@@ -12,19 +12,18 @@ _FOUND = {"compare": "The leaderboard", "bias": "The findings"}
 _BEING = {"compare": "Being compared", "bias": "Being examined"}
 
 
-def work_of(dataset, key, part):
-    """How the last comparison or examination of a run stands, if it did not come to its end.
+def work_of(run, part):
+    """How the last comparison or bias analysis of a run stands, if it did not come to its end.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
         part: ``"compare"`` or ``"bias"``
 
     Returns:
         a dict ``running, stopping, label, text``; None if there was none, or the last one finished
     """
-    record = _last(dataset, key, part)
-    status = lease.job_status_of(dataset, record)
+    record = _last(run, part)
+    status = lease.job_status_of(run.dataset, record)
     if status in (None, "finished"):
         return None
     running, asked = status == "running", bool(record.get("stop"))
@@ -32,9 +31,9 @@ def work_of(dataset, key, part):
     return {"running": running, "stopping": running and asked, "label": label, "text": text}
 
 
-def _last(dataset, key, part):
+def _last(run, part):
     """The newest record that a run is in: one of several runs is stored with the first of them."""
-    found = [record for _, record in lease.jobs_on(dataset, key, part)]
+    found = [record for _, record in lease.jobs_on(run.dataset, run.key, part)]
     return max(found, key=lambda record: record.get("started") or "", default=None)
 
 
@@ -88,7 +87,7 @@ def _clock(started):
 
 
 def draw(panel, name, work, on_stop):
-    """Says how the last one stands; one at work has a button that stops it.
+    """Draws the status of the last job, with a stop button while it runs.
 
     Args:
         panel: where to add it
@@ -97,7 +96,7 @@ def draw(panel, name, work, on_stop):
         on_stop: called when the button is clicked
 
     Returns:
-        whether one is at work
+        whether one is running
     """
     if work is None:
         return False

@@ -2,10 +2,10 @@
 
 import fiftyone.operators.types as types
 
-from ..runs import keys as run_keys
+from ..runs import record, results
 from . import charts, job_status, layout
 
-#: measures of agreement, with what people call them
+#: measures of agreement, with their labels and names
 MEASURES = {
     "spearman": ("Same ranking of pixels", "Spearman's rank correlation"),
     "top_iou": ("Same hottest pixels", "overlap (IoU) of the hottest fifth"),
@@ -13,20 +13,18 @@ MEASURES = {
 }
 
 
-def comparison_of(dataset, key):
+def comparison_of(run):
     """The stored comparison that a run took part in, or None.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
 
     Returns:
         what ``compare_cams`` stored: of this run, else of another that was compared with it
     """
-    keys = [key, *(k for k in run_keys.list_runs(dataset) if k != key)]
-    for other in keys:
-        found = run_keys.load_results(dataset, other).get("compare")
-        if found and key in found.get("cam_keys", []):
+    for key in (run.key, *record.list_runs(run.dataset)):
+        found = results.load_results(run.dataset, key).get("compare")
+        if found and run.key in found.get("cam_keys", []):
             return found
     return None
 
@@ -133,10 +131,10 @@ def cost_sentence(comparison):
     return f"{text}."
 
 
-def fill(dataset, key, chosen, examined):
+def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
-    comparison = comparison_of(dataset, key)
-    work = job_status.work_of(dataset, key, "compare")
+    comparison = comparison_of(run)
+    work = job_status.work_of(run, "compare")
     if comparison is None:
         return {"leader_columns": [], "matrix_layout": None, "compare_work": work}, {}
     columns, rows = leaderboard(comparison)

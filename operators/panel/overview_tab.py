@@ -6,7 +6,7 @@ import fiftyone.operators.types as types
 
 from ..bias.schema import field_names
 from ..bias.summary import BiasSummary
-from ..runs import keys
+from ..runs.run import Run
 from . import clusters_tab, layout
 from .views import BACKGROUND, OBJECT
 
@@ -23,24 +23,21 @@ def run_choices(dataset):
     Returns:
         a list of dicts ``key, label``
     """
-    configs = {key: keys.config_of(dataset, key) for key in keys.list_runs(dataset)}
-    order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
-    return [{"key": key, "label": f"{key}  ({keys.status_from(configs[key])})"} for key in order]
+    runs = sorted(Run.all(dataset), key=lambda run: run.record.started or "", reverse=True)
+    return [{"key": run.key, "label": f"{run.key}  ({run.status})"} for run in runs]
 
 
-def facts(dataset, key):
+def facts(run):
     """What a run is, in the words of a form.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
 
     Returns:
         a list of dicts ``what, value``
     """
-    config = keys.config_of(dataset, key)
-    used = config.settings
-    summary = keys.load_results(dataset, key).get("summary") or {}
+    config, used = run.record, run.settings
+    summary = run.results.get("summary") or {}
     done, total = config.progress.get("done", 0), config.progress.get("total", 0)
     failed = len(summary.get("failed") or config.failures)
     rows = [
@@ -50,9 +47,9 @@ def facts(dataset, key):
         ("Explained", _targets(used.get("targets"))),
         ("Samples", f"{done:,} of {total:,}" if total else f"{done:,}"),
         ("Failed", f"{failed:,}" if failed else "none"),
-        ("Status", keys.status_from(config)),
+        ("Status", run.status),
         ("Computed", _when(config)),
-        ("Fields", ", ".join(keys.heatmap_fields_of(dataset, key)) or "none left"),
+        ("Fields", ", ".join(run.heatmap_fields) or "none left"),
     ]
     return [{"what": what, "value": str(value or "unknown")} for what, value in rows]
 
@@ -72,13 +69,13 @@ def _when(config):
     return f"{started} UTC, on {config.settings.get('device') or 'unknown device'}"
 
 
-def bias_of(dataset, key):
+def bias_of(run):
     """The stored findings of ``find_background_bias``, or None if there are none.
 
     Returns:
         a :class:`BiasSummary`
     """
-    stored = keys.load_results(dataset, key).get("bias")
+    stored = run.results.get("bias")
     if not stored:
         return None
     # what an earlier version did not store yet has its default, such as the unit
@@ -90,7 +87,7 @@ def bias_of(dataset, key):
 
 
 def sentences(summary):
-    """The findings as people read them, the most important first.
+    """The findings as they are shown, the most important first.
 
     Args:
         summary: a :class:`BiasSummary`
@@ -102,22 +99,21 @@ def sentences(summary):
     return summary.lines()[:3]
 
 
-def verdict_counts(dataset, key):
+def verdict_counts(run):
     """How many samples have each verdict; those accepted as context are left out.
 
-    Counted anew: the stored summary of a detector counts objects, while a click shows samples.
+    Counted again: the stored summary of a detector counts objects, while a click shows samples.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
 
     Returns:
         a dict of verdict -> count, in the order of the verdicts, and how many were left out
     """
     from ...cam_core.bias.verdicts import VERDICTS
 
-    accepted, samples = clusters_tab.accepted_ids(dataset, key), dataset._sample_collection
-    verdict = field_names(key)[0]
+    accepted, samples = clusters_tab.accepted_ids(run), run.dataset._sample_collection
+    verdict = field_names(run.key)[0]
 
     def count(**which):
         # the verdicts alone: answered from their index
@@ -133,12 +129,11 @@ def verdict_counts(dataset, key):
     return {v: n for v, n in left.items() if n > 0}, sum(without.values())
 
 
-def evidence_counts(dataset, key, summary):
+def evidence_counts(run, summary):
     """Whether predictions are right, against what their score rests on.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of an examined run
+        run: the :class:`~operators.runs.run.Run`
         summary: its :class:`BiasSummary`
 
     Returns:
@@ -150,13 +145,13 @@ def evidence_counts(dataset, key, summary):
     counts = dict(summary.model["evidence"])
     if not any(n for name, n in counts.items() if name != "unknown"):
         return None
-    accepted = clusters_tab.accepted_ids(dataset, key)
-    group = {"correct": f"${key}_bias.correct", "verdict": f"${key}_verdict"}
+    accepted = clusters_tab.accepted_ids(run)
+    group = {"correct": f"${run.key}_bias.correct", "verdict": f"${run.key}_verdict"}
     pipeline = [
         {"$match": {"_id": {"$in": accepted}}},
         {"$group": {"_id": group, "n": {"$sum": 1}}},
     ]
-    for row in dataset._sample_collection.aggregate(pipeline):
+    for row in run.dataset._sample_collection.aggregate(pipeline):
         correct, verdict = row["_id"].get("correct"), row["_id"].get("verdict")
         if correct is None:
             continue
@@ -167,17 +162,17 @@ def evidence_counts(dataset, key, summary):
     return counts
 
 
-def fill(dataset, key, chosen, examined):
+def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
-    summary = bias_of(dataset, key) if examined else None
+    summary = bias_of(run) if analysed else None
     state = {
         "sentences": [], "verdicts": [], "accepted": 0,
-        "status": keys.status_of(dataset, key),
-        "scaled": getattr(keys.config_of(dataset, key), "same_scale", None) is not None,
+        "status": run.status,
+        "scaled": getattr(run.record, "same_scale", None) is not None,
     }  # fmt: skip
-    data = {"facts": facts(dataset, key)}
+    data = {"facts": facts(run)}
     if summary is not None:
-        counts, left_out = verdict_counts(dataset, key)
+        counts, left_out = verdict_counts(run)
         state.update(sentences=sentences(summary), accepted=left_out)
         state["verdicts"] = list(counts)
         data["verdict_rows"] = verdict_rows(counts)
@@ -223,15 +218,15 @@ def draw(panel, handlers, state):
 
 
 def _run_menu(panel, handlers, state):
-    """What can be done with the run itself; what a run at work allows is to be stopped."""
-    at_work = state.get("status") == "running"
+    """What can be done with the run itself; one that is running can be stopped."""
+    running = state.get("status") == "running"
     unfinished = state.get("status") in ("interrupted", "failed")
     menu = panel.menu("run_menu", gap=2)
     menu.btn(
         "run_view", label="Show its samples", icon="grid_view", on_click=handlers.on_run_view,
         title="All that it covers, or those done, missing or failed",
     )  # fmt: skip
-    if at_work:
+    if running:
         menu.btn("run_stop", label="Stop", icon="stop", on_click=handlers.on_run_stop)
         return
     menu.btn(

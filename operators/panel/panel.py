@@ -41,7 +41,7 @@ class CamPanel(foo.Panel):
         self._fill(ctx)
 
     def on_change_dataset(self, ctx):
-        """Begins anew."""
+        """Begins again."""
         ctx.panel.state.clear()
         self._fill(ctx)
 
@@ -53,12 +53,13 @@ class CamPanel(foo.Panel):
 
     def _fill(self, ctx, **chosen):
         """Reads what the tab in front shows; what was chosen is kept."""
-        from ..runs import keys as run_keys
+        from ..runs import record
+        from ..runs.run import Run
         from . import frame, overview_tab
 
         state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
         state.update(chosen)
-        run_keys.refresh(ctx.dataset)
+        record.refresh(ctx.dataset)
         runs = overview_tab.run_choices(ctx.dataset)
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
@@ -67,12 +68,12 @@ class CamPanel(foo.Panel):
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
-            more, data = frame.fill(ctx.dataset, key, tab, state)
+            more, data = frame.fill(Run.open(ctx.dataset, key), tab, state)
             values.update(more)
         known = dict(ctx.panel.state._data)
         # a late answer must not set back what was chosen meanwhile, such as the tab
         changed = {k: v for k, v in values.items() if k not in known or known[k] != v}
-        # at once: the App draws the panel anew for every call
+        # at once: the App draws the panel again for every call
         if changed:
             ctx.panel.set_state(changed)
         if data:
@@ -161,7 +162,7 @@ class CamPanel(foo.Panel):
         self._stop(ctx, "comparison")
 
     def on_examination_stop(self, ctx):
-        """Asks the run's examination to stop."""
+        """Asks the run's bias analysis to stop."""
         self._stop(ctx, "examination")
 
     def _stop(self, ctx, what):
@@ -209,7 +210,7 @@ class CamPanel(foo.Panel):
         verdicts, row = ctx.panel.get_state("verdicts") or [], ctx.params.get("row")
         if not isinstance(row, int) or not 0 <= row < len(verdicts):
             return  # the heading
-        view = views.verdict_view(ctx.dataset, self._key(ctx), verdicts[row])
+        view = views.verdict_view(self._run(ctx), verdicts[row])
         self._show(ctx, view)
 
     def on_class(self, ctx):
@@ -217,7 +218,7 @@ class CamPanel(foo.Panel):
         from . import views
 
         label = ctx.params.get("y")
-        self._show(ctx, views.class_view(ctx.dataset, self._key(ctx), label))
+        self._show(ctx, views.class_view(self._run(ctx), label))
 
     def on_evidence(self, ctx):
         """A cell of right and wrong against object and background."""
@@ -226,7 +227,7 @@ class CamPanel(foo.Panel):
         row, column = ctx.params.get("row"), ctx.params.get("column")
         if row not in (0, 1) or column not in (1, 2):
             return  # a heading
-        view = views.evidence_view(ctx.dataset, self._key(ctx), row == 0, column == 2)
+        view = views.evidence_view(self._run(ctx), row == 0, column == 2)
         if not view.limit(1).count():
             ctx.ops.notify("No sample is there; the grid stays as it is", variant="info")
             return
@@ -244,13 +245,13 @@ class CamPanel(foo.Panel):
         bins, index = ctx.panel.get_state("bins") or [], ctx.params.get("idx")
         if isinstance(index, int) and index < len(bins):
             low, high = bins[index]
-            self._show(ctx, views.suspicion_view(ctx.dataset, self._key(ctx), low, high))
+            self._show(ctx, views.suspicion_view(self._run(ctx), low, high))
 
     def on_leader(self, ctx):
         """A row of the leaderboard: its heatmaps alone."""
         from . import methods_tab
 
-        comparison = methods_tab.comparison_of(ctx.dataset, self._key(ctx))
+        comparison = methods_tab.comparison_of(self._run(ctx))
         row = ctx.params.get("row")
         if comparison is None or not isinstance(row, int) or row < 0:
             return
@@ -262,7 +263,7 @@ class CamPanel(foo.Panel):
         """A cell of the matrix: the samples where two methods split most, with both heatmaps."""
         from . import methods_tab, views
 
-        comparison = methods_tab.comparison_of(ctx.dataset, self._key(ctx))
+        comparison = methods_tab.comparison_of(self._run(ctx))
         matrix = methods_tab.matrix(comparison, ctx.panel.get_state("measure") or "spearman")
         names = dict(zip(matrix["labels"], matrix["fields"], strict=True))
         first, second = names.get(ctx.params.get("y")), names.get(ctx.params.get("x"))
@@ -279,7 +280,7 @@ class CamPanel(foo.Panel):
         """A cluster: its samples."""
         from . import clusters_tab, views
 
-        clusters = clusters_tab.clusters_of(ctx.dataset, self._key(ctx))
+        clusters = clusters_tab.clusters_of(self._run(ctx))
         ids = clusters[ctx.params["number"]]["ids"]
         self._show(ctx, views.chosen_view(ctx.dataset, ids))
 
@@ -288,7 +289,7 @@ class CamPanel(foo.Panel):
         from . import clusters_tab
 
         number, name = _cluster_number(ctx), ctx.params.get("value")
-        clusters_tab.name_cluster(ctx.dataset, self._key(ctx), number, name)
+        clusters_tab.name_cluster(self._run(ctx), number, name)
         self._fill_clusters(ctx)
 
     def on_accept(self, ctx):
@@ -296,14 +297,14 @@ class CamPanel(foo.Panel):
         from . import clusters_tab
 
         number, accepted = ctx.params["number"], ctx.params["accepted"]
-        clusters_tab.accept(ctx.dataset, self._key(ctx), number, accepted)
+        clusters_tab.accept(self._run(ctx), number, accepted)
         self._fill_clusters(ctx)
 
     def _fill_clusters(self, ctx):
         """What is stored by now: a name and a click right after it are answered in any order."""
         from . import clusters_tab
 
-        rows = clusters_tab.cluster_rows(ctx.dataset, self._key(ctx))
+        rows = clusters_tab.cluster_rows(self._run(ctx))
         ctx.panel.set_state("clusters", rows)
 
     def on_sample(self, ctx):
@@ -322,28 +323,29 @@ class CamPanel(foo.Panel):
     def _key(self, ctx):
         return ctx.panel.get_state("key")
 
+    def _run(self, ctx):
+        from ..runs.run import Run
+
+        return Run.open(ctx.dataset, self._key(ctx))
+
     def _show(self, ctx, view):
         """Lets the grid show a view, with the run's first heatmaps and its verdicts."""
         from ..bias.schema import field_names
-        from ..runs import keys as run_keys
 
-        key = self._key(ctx)
-        verdict = field_names(key)[0]
-        fields = run_keys.heatmap_fields_of(ctx.dataset, key)[:1]
+        run = self._run(ctx)
+        verdict, fields = field_names(run.key)[0], run.heatmap_fields[:1]
         self._activate(ctx, [*fields, *([verdict] if ctx.dataset.get_field(verdict) else [])])
         ctx.ops.set_view(view)
 
     def _activate(self, ctx, fields):
         """Shows these of our fields, and of the others what was shown before."""
-        from ..runs import keys as run_keys
+        from ..runs.run import Run
 
         there = [f for f in fields if ctx.dataset.get_field(f) is not None]
         if not there:
             ctx.ops.notify("These heatmaps were deleted since the comparison", variant="warning")
             return
-        ours = {
-            f for k in run_keys.list_runs(ctx.dataset) for f in run_keys.fields_of(ctx.dataset, k)
-        }
+        ours = {field for run in Run.all(ctx.dataset) for field in run.fields}
         active = [f for f in ctx.active_fields or [] if f not in ours]
         ctx.ops.set_active_fields([*active, *there])
 

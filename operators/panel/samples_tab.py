@@ -4,13 +4,12 @@ import os
 
 import fiftyone.operators.types as types
 
-from ..bias.schema import field_names, record_of
-from ..runs import keys
+from ..bias.schema import field_names
 from . import clusters_tab, layout
 from .views import BACKGROUND
 
 ROWS = 25
-#: what can be asked for, with what people call it
+#: what can be asked for, with its label
 KINDS = {
     "wrong_reason": "Right for the wrong reason",
     "dependent": "Most dependent on the background",
@@ -25,71 +24,65 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def columns_of(kind, examined):
-    """The columns of a table: of the examination only where there is one, no verdict all rows share.
+def columns_of(kind, analysed):
+    """The columns of a table: of a bias analysis only where there is one, no verdict all rows share.
 
     Args:
         kind: one of :func:`kinds_of`
-        examined: whether the run's background was examined
+        analysed: whether there is a bias analysis of the run
 
     Returns:
         a dict key -> label
     """
-    hidden = () if examined else ("label", "lost", "heat", "verdict")
+    hidden = () if analysed else ("label", "lost", "heat", "verdict")
     hidden = (*hidden, "verdict") if kind in ("wrong_reason", "mistakes") else hidden
     # of the right ones it is the prediction
     hidden = (*hidden, "label") if kind == "wrong_reason" else hidden
     return {name: label for name, label in COLUMNS.items() if name not in hidden}
 
 
-def kinds_of(dataset, key):
+def kinds_of(run):
     """The tables that can be made of a run.
 
     Returns:
         a list of names of ``KINDS``
     """
     kinds = []
-    if _examined(dataset, key):
+    if run.jobs.get("bias", {}).get("status") == "finished":
         kinds += ["wrong_reason", "dependent", "mistakes"]
-    if dataset.get_field(f"{key}_disagreement") is not None:
+    if run.dataset.get_field(f"{run.key}_disagreement") is not None:
         kinds.append("disagree")
-    if dataset.get_field(f"{key}_prediction") is not None:
+    if run.dataset.get_field(f"{run.key}_prediction") is not None:
         kinds.append("surest")
-    if keys.heatmap_fields_of(dataset, key):
+    if run.heatmap_fields:
         kinds.append("weakest")
     return kinds
 
 
-def _examined(dataset, key):
-    record = record_of(dataset, key)
-    return record is not None and record["status"] == "finished"
-
-
-def table(dataset, key, kind, rows=ROWS):
+def table(run, kind, rows=ROWS):
     """The most telling samples of a kind.
 
     Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        key: the key of a CAM run
+        run: the :class:`~operators.runs.run.Run`
         kind: one of :func:`kinds_of`
         rows (25): how many at most
 
     Returns:
         a list of dicts ``id`` and ``COLUMNS``, as text
     """
-    verdict, dependence, bias = field_names(key)
-    heat = next(iter(keys.heatmap_fields_of(dataset, key)), None)
-    match, sort = _query(key, kind, heat)
-    accepted = clusters_tab.accepted_ids(dataset, key)
+    verdict, dependence, bias = field_names(run.key)
+    heat = next(iter(run.heatmap_fields), None)
+    match, sort = _query(run.key, kind, heat)
+    accepted = clusters_tab.accepted_ids(run)
     if accepted and kind in ("wrong_reason", "dependent", "mistakes"):
         match = {**match, "_id": {"$nin": accepted}}
-    guess = [f"{key}_prediction.{name}" for name in ("label", "confidence")]
+    guess = [f"{run.key}_prediction.{name}" for name in ("label", "confidence")]
     wanted = ["filepath", verdict, dependence, *guess]
     names = ("label", "prediction", "score", "obj_energy", "reason")
     wanted += [f"{bias}.{name}" for name in names]
     wanted.append(f"{bias}.swap_drop")
-    found = dataset._sample_collection.find(match, dict.fromkeys(wanted, True))
-    return [_row(row, key) for row in found.sort([(sort[0], sort[1])]).limit(rows)]
+    found = run.dataset._sample_collection.find(match, dict.fromkeys(wanted, True))
+    return [_row(row, run.key) for row in found.sort([(sort[0], sort[1])]).limit(rows)]
 
 
 def _query(key, kind, heat):
@@ -134,11 +127,11 @@ def _number(value):
     return "" if value is None else f"{value:.2f}"
 
 
-def fill(dataset, key, chosen, examined):
+def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
-    kinds = kinds_of(dataset, key)
+    kinds = kinds_of(run)
     kind = chosen.get("kind") if chosen.get("kind") in kinds else next(iter(kinds), None)
-    rows = table(dataset, key, kind) if kind else []
+    rows = table(run, kind) if kind else []
     state = {"kinds": kinds, "kind": kind, "sample_ids": [row["id"] for row in rows]}
     return state, {"samples": [{k: v for k, v in row.items() if k != "id"} for row in rows]}
 

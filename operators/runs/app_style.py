@@ -123,6 +123,20 @@ def forget_fields(dataset, fields):
     dataset.save()
 
 
+def rename_fields(dataset, moves):
+    """Lets fields that are renamed, ``{old: new}``, keep their colours and their place in the grid."""
+    config = dataset.app_config
+    scheme, active = config.color_scheme, config.active_fields
+    if scheme and scheme.fields:
+        scheme.fields = [
+            {**e, "path": moves.get(e.get("path"), e.get("path"))} for e in scheme.fields
+        ]
+    if active and active.paths:
+        paths = [moves.get(p, p) for p in active.paths]
+        config.active_fields = fod.ActiveFields(paths=paths, exclude=active.exclude)
+    dataset.save()
+
+
 def _says_nothing(scheme):
     values = scheme.to_dict()
     return not any(value not in (None, [], {}) for name, value in values.items() if name != "_id")

@@ -1,15 +1,17 @@
-"""What runs and jobs wrote, by kinds; deleting it knows no job.
+"""What runs and jobs wrote, by kinds; deleting and renaming it knows no job.
 
 A run, and each job on it, says in its record what it writes before it does: fields, saved views and
 attributes of labels in the run's own entries ``fields``, ``saved_views`` and ``label_attributes``; the
-jobs in their parts of it, see ``_ENTRIES``.
+jobs in their parts of it, see ``_ENTRIES``. Indexes are no kind: FiftyOne deletes and renames them with
+their fields.
 """
 
 import os
 import re
+import typing
 
 from . import label_attributes, record, results
-from .app_style import activate_fields, forget_fields, shown_of
+from .app_style import activate_fields, forget_fields, rename_fields, shown_of
 from .lease import check_unread
 from .locking import schema_lock
 from .run import Run
@@ -31,7 +33,7 @@ _NOT_ROLLED_BACK = ("running", "finished")
 def clear(dataset, key):
     """Deletes what a run wrote and nothing else: fields, map files, folders, colours, views, record.
 
-    The record goes last and says ``deleting`` meanwhile, so a deletion that was cut short can be called
+    The record goes last and says ``deleting`` meanwhile, so an interrupted deletion can be called
     again. A key without a run is no error. The copy of a run that a clone or an imported dataset has
     wrote no files, so none are deleted for it.
 
@@ -40,7 +42,7 @@ def clear(dataset, key):
         key: the run's key
 
     Raises:
-        ValueError: if the run is at work, or compared or examined at this moment
+        ValueError: if the run is running, or a job reads it at this moment
     """
     if key not in record.list_runs(dataset):
         return
@@ -61,8 +63,8 @@ def clear(dataset, key):
             activate_fields(dataset, again)
         if fields:
             dataset.delete_sample_fields(fields)
-        _delete_fields(dataset, label_attributes.written_by(run))
-    _delete_views(dataset, run.record.saved_views)
+        delete(dataset, "attribute", label_attributes.written_by(run))
+    delete(dataset, "view", run.record.saved_views)
     record.delete(dataset, key)
 
 
@@ -80,17 +82,30 @@ def delete_of_job(run, part):
         if (other.key, job) != (run.key, part) and stored.get("status") in _NOT_ROLLED_BACK
         for path in paths_of("attribute", other, job)
     }
-    for kind, delete in _DELETE.items():
-        paths = [path for path in paths_of(kind, run, part) if path not in kept]
-        if paths:
-            delete(run.dataset, paths)
+    for kind in KINDS:
+        delete(run.dataset, kind, [p for p in paths_of(kind, run, part) if p not in kept])
+
+
+def delete(dataset, kind, paths):
+    """Deletes artifacts of one of :data:`KINDS` as far as they are there."""
+    present = [path for path in paths if KINDS[kind].exists(dataset, path)]
+    if present:
+        KINDS[kind].delete(dataset, present)
+
+
+def rename(dataset, kind, moves):
+    """Renames artifacts of one of :data:`KINDS` as far as they are there: ``{old: new}``."""
+    present = {old: new for old, new in moves.items() if old != new}
+    present = {old: new for old, new in present.items() if KINDS[kind].exists(dataset, old)}
+    if present:
+        KINDS[kind].rename(dataset, present)
 
 
 def paths_of(kind, run, part):
     """What a job wrote, of a kind.
 
     Args:
-        kind: ``"view"``, ``"tag"``, ``"field"``, ``"attribute"`` or ``"sidebar group"``
+        kind: one of :data:`KINDS`
         run: the :class:`Run` that it is recorded with
         part: the part of the run's record
 
@@ -105,9 +120,9 @@ def paths_of(kind, run, part):
     return paths
 
 
-def tags_of(run):
-    """The tags that the jobs on a run gave."""
-    return [tag for part in run.jobs for tag in paths_of("tag", run, part)]
+def of_jobs(kind, run):
+    """What the jobs on a run wrote, of a kind."""
+    return [path for part in run.jobs for path in paths_of(kind, run, part)]
 
 
 def entries_of_run(run, stored):
@@ -141,10 +156,26 @@ def _texts(stored, name):
     return [v for v in values if isinstance(v, str)] if isinstance(values, list) else []
 
 
+class Kind(typing.NamedTuple):
+    """What is done with artifacts of a kind: ``exists(dataset, path)`` and two for those that exist."""
+
+    exists: typing.Callable
+    delete: typing.Callable
+    rename: typing.Callable
+
+
 def _delete_views(dataset, names):
     for name in names:
-        if dataset.has_saved_view(name):
-            dataset.delete_saved_view(name)
+        dataset.delete_saved_view(name)
+
+
+def _rename_views(dataset, moves):
+    for old, new in moves.items():
+        dataset.update_saved_view_info(old, {"name": new})
+
+
+def _has_tag(dataset, tag):
+    return bool(dataset.match_tags(tag).limit(1).values("id"))
 
 
 def _delete_tags(dataset, tags):
@@ -152,32 +183,59 @@ def _delete_tags(dataset, tags):
         dataset.match_tags(tag).untag_samples(tag)
 
 
+def _rename_tags(dataset, moves):
+    for old, new in moves.items():
+        tagged = dataset.match_tags(old)
+        tagged.tag_samples(new)
+        tagged.untag_samples(old)
+
+
+def _has_field(dataset, path):
+    return dataset.get_field(path) is not None
+
+
 def _delete_fields(dataset, paths):
-    """Deletes fields and attributes, and with them FiftyOne their indexes."""
-    present = [path for path in paths if dataset.get_field(path) is not None]
-    if present:
-        dataset.delete_sample_fields(present, error_level=1)
+    dataset.delete_sample_fields(paths, error_level=1)
+
+
+def _rename_fields(dataset, moves):
+    with schema_lock(dataset):
+        rename_fields(dataset, moves)
+        dataset.rename_sample_fields(moves)
+
+
+def _has_group(dataset, name):
+    return any(group.name == name for group in dataset.app_config.sidebar_groups or [])
 
 
 def _delete_groups(dataset, names):
     groups = dataset.app_config.sidebar_groups
-    if groups:
-        dataset.app_config.sidebar_groups = [g for g in groups if g.name not in names]
-        dataset.save()
+    dataset.app_config.sidebar_groups = [g for g in groups if g.name not in names]
+    dataset.save()
 
 
-# kind -> what deletes those of it that are there
-_DELETE = {
-    "view": _delete_views, "tag": _delete_tags, "attribute": _delete_fields, "field": _delete_fields,
-    "sidebar group": _delete_groups,
-}  # fmt: skip
+def _rename_groups(dataset, moves):
+    for group in dataset.app_config.sidebar_groups:
+        group.name = moves.get(group.name, group.name)
+    dataset.save()
+
+
+_FIELD = Kind(_has_field, _delete_fields, _rename_fields)
+#: kind -> :class:`Kind`, in the order in which they are deleted
+KINDS = {
+    "view": Kind(lambda dataset, name: dataset.has_saved_view(name), _delete_views, _rename_views),
+    "tag": Kind(_has_tag, _delete_tags, _rename_tags),
+    "attribute": _FIELD,
+    "field": _FIELD,
+    "sidebar group": Kind(_has_group, _delete_groups, _rename_groups),
+}
 
 
 def delete_files(run):
     """Deletes a run's map files, and the folders that it made if nothing else is in them.
 
     By the files' names, not by what samples point to: a run that was killed leaves files that no sample
-    points to, and what a sample points to may be somebody else's.
+    points to, and what a sample points to may be another run's.
 
     Args:
         run: the :class:`Run`

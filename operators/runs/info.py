@@ -1,4 +1,4 @@
-"""What is known of CAM runs, for people: lists, details, views, and what went with one that is deleted."""
+"""What is known of CAM runs, for the user: lists, details, views, and what went with one that is deleted."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ class CamRun:
     ended: str
 
     def __str__(self):
-        """One line for people."""
+        """One line."""
         failed = f", {self.failed:,} failed" if self.failed else ""
         names = ", ".join(m if isinstance(m, str) else m[0] for m in self.methods)
         return (
@@ -78,7 +78,7 @@ class CamRunInfo(CamRun):
     results: dict = None
 
     def __str__(self):
-        """A few lines for people."""
+        """A few lines."""
         s = self.settings
         lines = [
             super().__str__(),
@@ -115,7 +115,7 @@ class Deleted:
     files: int
 
     def __str__(self):
-        """One paragraph for people."""
+        """One paragraph."""
         parts = [f"record of the run over {counted(self.samples, 'samples')}"]
         for name in ("fields", "attributes", "views", "tags"):
             values = getattr(self, name)
@@ -243,12 +243,12 @@ def delete(dataset, key):
         a :class:`Deleted`
 
     Raises:
-        ValueError: if there is no such run, or if it is at work, compared or examined at this moment
+        ValueError: if there is no such run, or if it is running, or a job reads it at this moment
     """
     run = Run.open(dataset, key)
     dataset._reload(hard=True)  # another process may have added its fields
     samples = short_of(dataset, key).done
-    tags, files = artifacts.tags_of(run), artifacts.count_files(run)
+    tags, files = artifacts.of_jobs("tag", run), artifacts.count_files(run)
     paths, views = set(dataset.get_field_schema(flat=True)), dataset.list_saved_views()
     artifacts.clear(dataset, key)
     gone = paths - set(dataset.get_field_schema(flat=True))

@@ -77,7 +77,7 @@ class JobRecords:
             an :class:`~operators.runs.lease.JobLease`
 
         Raises:
-            ValueError: if one of the runs is at work, or has such a job at this moment
+            ValueError: if one of the runs is running, or has such a job at this moment
         """
         held = JobLease(dataset, key, self._part, cam_keys)
         self.clear(dataset, key)

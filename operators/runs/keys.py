@@ -5,24 +5,21 @@ Built on FiftyOne's custom runs; the run's key begins the name of every field th
 
 import re
 
-from .record import (  # noqa: F401 - also from here
-    METHOD,
+from .record import (
     change,
     check_idle,
     config_of,
     is_heatmap,
     is_taken,
-    jsonable,
     list_runs,
     percent,
     refresh,
-    register,
     share,
     status_from,
-    status_of,
-    update,
+    status_of,  # noqa: F401 - also from here
+    update,  # noqa: F401 - also from here
 )
-from .results import load_results, save_results  # noqa: F401 - also from here
+from .results import save_results  # noqa: F401 - also from here
 from .resume import counts
 from .run import Run
 

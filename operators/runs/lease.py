@@ -1,8 +1,8 @@
 """Who works on a CAM run at this moment, and asking it to stop.
 
-The computation of a run has a lease on the run's record, a comparison or an examination on its own part
+The computation of a run has a lease on the run's record, a comparison or a bias analysis on its own part
 of the record, ``compare`` or ``bias``: a token, its process, and a heartbeat. While the heartbeat is
-fresh, nobody else takes the record over, and the runs that a job reads are neither deleted nor renamed.
+fresh, no other process takes the record over, and the runs that a job reads are neither deleted nor renamed.
 A job whose token or runs are gone nevertheless, as it was taken for dead, writes nothing: its fields
 would be nobody's.
 """
@@ -152,7 +152,7 @@ class JobLease(Heartbeat):
         cam_keys (None): the keys of all runs that the job reads; None for that one
 
     Raises:
-        ValueError: if one of the runs is at work, or another job holds the part
+        ValueError: if one of the runs is running, or another job holds the part
     """
 
     def __init__(self, dataset, key, part, cam_keys=None):
@@ -264,12 +264,17 @@ def running_on(dataset, key):
         a list of pairs (one of ``KINDS``, key of the run whose record says so): a comparison of several
         runs is recorded with the first of them
     """
-    found = []
-    if record.is_alive(record.config_of(dataset, key)):
-        found.append(("computation", key))
+    return [
+        (kind, owner) for kind, owner, _ in _tokens_on(dataset, key, record.config_of(dataset, key))
+    ]
+
+
+def _tokens_on(dataset, key, config):
+    """What works on a run: (one of ``KINDS``, key of the run whose record says so, its token)."""
+    found = [("computation", key, config.token)] if record.is_alive(config) else []
     for kind, part in KINDS.items():
         jobs = jobs_on(dataset, key, part) if part is not None else ()
-        found += [(kind, other) for other, job in jobs if is_job_alive(dataset, job)]
+        found += [(kind, k, job["token"]) for k, job in jobs if is_job_alive(dataset, job)]
     return found
 
 
@@ -279,48 +284,28 @@ def ask_to_stop(dataset, key, what=None):
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the run's key
-        what (None): one of ``KINDS``; None for whatever is at work
+        what (None): one of ``KINDS``; None for whatever is running
 
     Returns:
         a list of what was asked, of ``KINDS``
 
     Raises:
-        ValueError: if there is no such run, or nothing of the kind is at work on it
+        ValueError: if there is no such run, or nothing of the kind is running on it
     """
     if what is not None and what not in KINDS:
         raise ValueError(f"what: {what!r} is unknown; choose from {', '.join(KINDS)}")
-    status = record.status_of(dataset, key)
-    chosen = [pair for pair in running_on(dataset, key) if what in (None, pair[0])]
+    config = record.config_of(dataset, key)
+    chosen = [row for row in _tokens_on(dataset, key, config) if what in (None, row[0])]
     if not chosen and what in (None, "computation"):
+        status = record.status_from(config)
         raise ValueError(f"cam_key: the run {key!r} is not at work, it is {status}")
     if not chosen:
         raise ValueError(f"cam_key: no {what} of the run {key!r} is at work")
-    for kind, owner in chosen:
-        if KINDS[kind] is None:
-            _stop_run(dataset, owner)
-        else:
-            _stop_job(dataset, owner, KINDS[kind])
-    return [kind for kind, _ in chosen]
-
-
-def _stop_run(dataset, key):
-    """Asks the computation of a run to stop after its batch."""
-    config = record.config_of(dataset, key)
-    if not record.is_alive(config):
-        raise ValueError(
-            f"cam_key: the run {key!r} is not at work, it is {record.status_from(config)}"
-        )
-    query = {"_id": record.document_id(dataset, key), "config.token": config.token}
-    record.db().runs.update_one(query, {"$set": {"config.stop": True}})
-
-
-def _stop_job(dataset, key, part):
-    """Asks the job on a part of a run's record to stop."""
-    stored = _part_of(dataset, key, part)
-    if not is_job_alive(dataset, stored):
-        raise ValueError(f"cam_key: no {NAMES[part]} of the run {key!r} is at work")
-    own = {"_id": record.document_id(dataset, key), f"config.{part}.token": stored["token"]}
-    record.db().runs.update_one(own, {"$set": {f"config.{part}.stop": True}})
+    for kind, owner, token in chosen:
+        place = "config" if KINDS[kind] is None else f"config.{KINDS[kind]}"
+        own = {"_id": record.document_id(dataset, owner), f"{place}.token": token}
+        record.db().runs.update_one(own, {"$set": {f"{place}.stop": True}})
+    return [kind for kind, *_ in chosen]
 
 
 def check_free(dataset, key, part):

@@ -76,7 +76,7 @@ def is_heatmap(dataset, field):
 def refresh(dataset):
     """Reloads a dataset if another process, such as the App's, gave it runs or fields meanwhile.
 
-    Only then: reloading also drops what a person changed on samples and has not saved.
+    Only then: reloading also drops what the user changed on samples and has not saved.
     """
     known = {"runs": True, "sample_fields.name": True}
     stored = db().datasets.find_one({"_id": dataset._doc.id}, known)
@@ -207,7 +207,7 @@ def clock():
 
 
 def claim(dataset, key, status, **changes):
-    """Takes a run over from whoever had it last, unless that is still at work.
+    """Takes a run over from the process that had it last, unless that is still running.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
@@ -219,7 +219,7 @@ def claim(dataset, key, status, **changes):
         the token that says whose run it is now
 
     Raises:
-        ValueError: if it is at work, or if another process took it at the same moment
+        ValueError: if it is running, or if another process took it at the same moment
     """
     config = config_of(dataset, key)
     check_idle(config, key)
@@ -243,7 +243,7 @@ def holds(dataset, key, token):
 
 
 def check_idle(config, key):
-    """Raises a ValueError if a run is at work."""
+    """Raises a ValueError if a run is running."""
     if is_alive(config):
         where = (
             "this process" if config.token in ACTIVE else f"process {config.pid} on {config.host}"
@@ -291,7 +291,7 @@ def is_gone(pid):
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False  # somebody else's process, so there is one
+        return False  # another user's process, so there is one
     return False
 
 
@@ -406,7 +406,7 @@ def rename(dataset, key, new_key):
         raise ValueError(f"new_key: {new_key!r} is the key of another run of this dataset")
     db().runs.update_one({"_id": document}, {"$set": {"key": new_key}})
     dataset._run_cache.pop(key, None)
-    # Not dataset.reload(), which drops what a person changed on samples and has not saved.
+    # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
 
 
@@ -419,7 +419,7 @@ def delete(dataset, key):
         stored_file(stored["results"]).delete()
     db().runs.delete_one({"_id": document})
     dataset._run_cache.pop(key, None)
-    # Not dataset.reload(), which drops what a person changed on samples and has not saved.
+    # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
 
 
@@ -447,5 +447,5 @@ def jsonable(value):
 
 
 def now():
-    """The time, for records that people read."""
+    """The time, for records that are shown."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -18,7 +18,7 @@ from ..data.images import decode_image
 from ..data.loader import Batch, load_item
 from ..models import load as model_load
 from ..models import registered
-from ..runs import keys, provenance
+from ..runs import provenance, record
 from ..text import one_line
 from .peers import candidates, labels_of
 from .summary import Explained, sentence
@@ -79,7 +79,7 @@ CACHE = _Cache()
 
 def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
-    configs = {key: keys.config_of(dataset, key) for key in keys.list_runs(dataset)}
+    configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}
     order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
     return [
         key for key in order if is_reloadable(configs[key].settings) and _classifies(dataset, key)
@@ -109,7 +109,7 @@ def load(dataset, cam_key, given):
         raise ValueError(
             "model: the dataset has no CAM run whose model can be loaded by its name; name a model"
         )
-    used = None if cam_key is None else keys.config_of(dataset, cam_key).settings
+    used = None if cam_key is None else record.config_of(dataset, cam_key).settings
     whole = given if used is None else completed(used, cam_key, given)
 
     def loaded():
@@ -190,7 +190,7 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
 
 def _say_other_weights(dataset, cam_key, model, notes):
     """Says if the model is no longer what the run's heatmaps were made with."""
-    then = cam_key and keys.config_of(dataset, cam_key).settings.get("weights")
+    then = cam_key and record.config_of(dataset, cam_key).settings.get("weights")
     if then and then != provenance.fingerprint(model.module):
         notes.append(f"The heatmaps of {cam_key!r} are of other weights than this model's.")
 

@@ -36,8 +36,8 @@ def test_a_sample_with_a_run(modal_app, photo_dataset, plugin):
     app, dataset = modal_app, photo_dataset(6)
     # a run of a model that the server can load; its heatmaps are not needed
     settings = {"model": MODEL, "model_source": "zoo", "methods": ["gradcam"], "layers": ["layer4"]}
-    runs = inner("runs.keys")
-    inner("runs.record").register(dataset, "net", settings, [])
+    runs = inner("runs.record")
+    runs.register(dataset, "net", settings, [])
     runs.update(dataset, "net", status="finished")
     first = dataset.values("id")[0]
     app.open_sample(dataset, first)

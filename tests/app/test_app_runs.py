@@ -60,8 +60,8 @@ def field_of(dialog, label):
 
 def status(dataset, key):
     dataset.reload()
-    runs = inner("runs.keys")
-    return runs.status_of(dataset, key) if key in runs.list_runs(dataset) else None
+    record = inner("runs.record")
+    return record.status_of(dataset, key) if key in record.list_runs(dataset) else None
 
 
 def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
@@ -93,7 +93,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     app.page.get_by_text("renamed (finished)").wait_for()  # the panel has noticed
     lost = dataset.limit(2)
     lost.clear_sample_field("renamed_gradcam")
-    inner("runs.keys").update(dataset, "renamed", status="interrupted")
+    inner("runs.record").update(dataset, "renamed", status="interrupted")
     app.page.get_by_role("button", name="Reset grid").click()  # reads what is true by now
     app.page.get_by_text("renamed (interrupted)").wait_for()
     dialog = app.press("Show its samples", "Show the samples of a CAM run")

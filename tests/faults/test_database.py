@@ -187,7 +187,7 @@ def test_run_waits_for_its_database(plugin, make_dataset, tmp_path, monkeypatch)
 def test_database_that_is_gone_leaves_a_resumable_run(plugin, make_dataset, tmp_path, monkeypatch):
     heatmaps = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
     patience = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
-    runs = importlib.import_module(f"{PLUGIN}.operators.runs.keys")
+    runs = importlib.import_module(f"{PLUGIN}.operators.runs.record")
     monkeypatch.setattr(patience, "WAIT_SECONDS", 0.2)
     real, calls = heatmaps.fod.bulk_write, []
 

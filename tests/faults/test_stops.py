@@ -34,7 +34,6 @@ def rooms(plugin):
     names = (
         "compute.job",
         "compute.params",
-        "runs.keys",
         "data.heatmap_writer",
         "base",
         "runs.lease",
@@ -88,7 +87,7 @@ def test_ctrl_c(dataset, rooms):
     given = dict(model=model, layers=f"net.{LAYER}", batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         compute_tiny(dataset, **given)
-    assert rooms.keys.status_of(dataset, "run") == "interrupted"
+    assert rooms.record.status_of(dataset, "run") == "interrupted"
     done = len(dataset.exists("run_gradcam"))
     assert 0 < done < COUNT
     assert not [t for t in threading.enumerate() if t.name.startswith("cam51-")]
@@ -112,7 +111,7 @@ def test_closed_tab(dataset, rooms, expected):
             group.start_soon(read)
 
     asyncio.run(main())
-    assert rooms.keys.status_of(dataset, "run") == "interrupted"
+    assert rooms.record.status_of(dataset, "run") == "interrupted"
     assert job.summary.done <= received[-1] + 2 * 2
     compute_tiny(dataset, batch_size=2, resume=True)
     assert stored(dataset) == expected
@@ -131,7 +130,7 @@ def test_full_disk(dataset, rooms, tmp_path, monkeypatch):
     monkeypatch.setattr(rooms.heatmap_writer.os, "replace", full)
     with pytest.raises(OSError, match="No space left on device.*make room.*resume=True"):
         compute_tiny(dataset, batch_size=2, **where)
-    config = rooms.keys.config_of(dataset, "run")
+    config = rooms.record.config_of(dataset, "run")
     assert config.status == "failed"
     assert "No space left" in config.error
     done = dataset.exists("run_gradcam")
@@ -232,7 +231,7 @@ def test_two_runs_at_once(dataset, rooms, expected):
     dataset.reload()
     assert stored(dataset) == expected
     for key in ("run", "other"):
-        assert rooms.keys.status_of(dataset, key) == "finished"
+        assert rooms.record.status_of(dataset, key) == "finished"
         assert dataset.values(f"{key}_gradcam.cam_key") == [key] * COUNT
     schema = dataset.get_field_schema()
     assert {"run_gradcam", "other_gradcam", "run_prediction", "other_prediction"} <= set(schema)

@@ -253,7 +253,7 @@ def test_renaming_one_of_the_models(make_runs, key, cut_short, monkeypatch):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(inner("runs.record"), "rename", killed)
-        monkeypatch.setattr(renaming, "_rename_tags", killed)
+        monkeypatch.setattr(renaming, "_rename_comparison", killed)
         with pytest.raises(KeyboardInterrupt):
             operator("rename_cam_run")(dataset, key, "new")
         monkeypatch.undo()

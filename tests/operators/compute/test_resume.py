@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("plugin")
 @pytest.fixture(scope="module")
 def rooms(plugin):
     names = (
-        "runs.keys",
         "runs.record",
         "runs.resume",
         "compute.job",
@@ -96,7 +95,7 @@ def test_resumed_run_is_that_of_one_call_to_the_last_bit(rooms, noise_dataset, t
     assert (again.status, again.done, again.resumed) == ("finished", 11, 6)
     assert again.statuses == {"run_gradcam": {"ok": 11}, "run_layercam": {"ok": 11}}
     assert documents(parts) == documents(whole)
-    assert rooms.keys.status_of(parts, "run") == "finished"
+    assert rooms.record.status_of(parts, "run") == "finished"
 
 
 def test_only_what_is_missing_is_computed(rooms, noise_dataset, monkeypatch):
@@ -216,7 +215,7 @@ def test_view_with_more_samples_gets_the_missing_ones(rooms, noise_dataset):
     assert (summary.done, summary.resumed, summary.status) == (7, 3, "finished")
     after = documents(dataset)
     assert {k: after[k] for k in before} == before
-    config = rooms.keys.config_of(dataset, "run")
+    config = rooms.record.config_of(dataset, "run")
     assert (config.progress["done"], config.progress["total"]) == (7, 7)
     assert [len(part) for part in rooms.resume.covered(dataset, "run")] == [3, 4]
     assert len(config.sessions) == 2
@@ -241,7 +240,7 @@ def test_finished_run_has_nothing_to_do(rooms, noise_dataset):
     summary = compute(dataset, resume=True)
     assert (summary.done, summary.resumed, summary.status) == (3, 3, "finished")
     assert documents(dataset) == before
-    assert rooms.keys.status_of(dataset, "run") == "finished"
+    assert rooms.record.status_of(dataset, "run") == "finished"
 
 
 def test_failed_samples_are_tried_again_and_others_not_decoded_for_them(
@@ -290,7 +289,7 @@ def test_memory_that_ran_out_is_remembered(rooms, noise_dataset, monkeypatch):
 
     monkeypatch.setattr(rooms.step.ExplainStep, "__call__", small_device)
     stop_after(job_of(rooms, dataset, batch_size=4), 1)
-    config = rooms.keys.config_of(dataset, "run")
+    config = rooms.record.config_of(dataset, "run")
     assert (config.settings["batch_size"], config.progress["batch_size"]) == (4, 2)
     monkeypatch.undo()
     seen = []

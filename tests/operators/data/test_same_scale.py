@@ -31,7 +31,7 @@ def set_scale(dataset, on=True):
 
 
 def recorded(dataset):
-    return getattr(inner("runs.keys").config_of(dataset, "run"), "same_scale", None)
+    return getattr(inner("runs.record").config_of(dataset, "run"), "same_scale", None)
 
 
 def tops(samples, field=FIELD):
@@ -89,7 +89,7 @@ def test_a_run_that_is_cut_short_keeps_its_scale(noise):
     next(steps)
     next(steps)
     steps.close()
-    assert inner("runs.keys").status_of(noise, "run") == "interrupted"
+    assert inner("runs.record").status_of(noise, "run") == "interrupted"
     done = noise.exists(f"{FIELD}.peak")
     assert 2 < len(done) < 8
     assert (tops(done) > 255).sum() == len(done) - 1, "the strongest was there before"

@@ -16,6 +16,11 @@ from tools.app_driver import wait_for
 pytestmark = pytest.mark.usefixtures("plugin")
 
 
+def work_of(dataset, key, part):
+    run = inner("runs.run").Run.open(dataset, key)
+    return inner("panel.job_status").work_of(run, part)
+
+
 @pytest.fixture(autouse=True)
 def looking_often(plugin, monkeypatch):
     monkeypatch.setattr(inner("runs.lease"), "_LOOK_SECONDS", 0.01)
@@ -63,11 +68,11 @@ def examination(dataset):
 def left(dataset):
     """Everything that a comparison or an examination could leave behind."""
     dataset.reload()
-    config = inner("runs.keys").config_of(dataset, "run")
+    config = inner("runs.record").config_of(dataset, "run")
     return (
         sorted(dataset.get_field_schema(flat=True)), dataset.list_saved_views(), config.saved_views,
         list(dataset._sample_collection.find({}, {"last_modified_at": False}).sort("_id")),
-        sorted(k for k, v in inner("runs.keys").load_results(dataset, "run").items() if v),
+        sorted(k for k, v in inner("runs.results").load_results(dataset, "run").items() if v),
     )  # fmt: skip
 
 
@@ -98,12 +103,12 @@ def test_a_comparison_is_stopped(compared, phase, monkeypatch):
     monkeypatch.setattr(inner("compare.methods_job"), "_WRITTEN_AT_ONCE", 4)
     stopped(comparison(dataset), phase)
     assert left(dataset) == before
-    work = inner("panel.job_status").work_of(dataset, "run", "compare")
+    work = work_of(dataset, "run", "compare")
     assert not work["running"]
     assert work["label"].startswith("The last comparison was stopped after ")
     assert work["text"] == "Nothing of it was kept."
     assert compare(dataset, metrics=["deletion"]).samples == 8, "and nothing is in the way"
-    assert inner("panel.job_status").work_of(dataset, "run", "compare") is None
+    assert work_of(dataset, "run", "compare") is None
 
 
 def test_a_comparison_of_models_is_stopped(compared):
@@ -113,7 +118,7 @@ def test_a_comparison_of_models_is_stopped(compared):
     before = left(dataset)
     stopped(comparison_of_models(dataset), "comparing")
     assert left(dataset) == before
-    assert "was stopped" in inner("panel.job_status").work_of(dataset, "late", "compare")["label"]
+    assert "was stopped" in work_of(dataset, "late", "compare")["label"]
 
 
 @pytest.mark.parametrize("phase", ["measuring heat", "swapping backgrounds", "writing"])
@@ -125,7 +130,7 @@ def test_an_examination_is_stopped(make_dataset, tmp_path, phase, monkeypatch):
     before = left(dataset)
     stopped(examination(dataset), phase)
     assert left(dataset) == before
-    work = inner("panel.job_status").work_of(dataset, "run", "bias")
+    work = work_of(dataset, "run", "bias")
     assert work["label"].startswith("The last examination was stopped after ")
     assert find(dataset).tested == 12
 
@@ -244,34 +249,34 @@ def test_a_comparison_that_fails_says_why(compared, monkeypatch):
     record = store.record_of(dataset, "run")
     assert (record["status"], record["error"]) == ("failed", "RuntimeError: the disk is full")
     assert left(dataset) == before
-    work = inner("panel.job_status").work_of(dataset, "run", "compare")
+    work = work_of(dataset, "run", "compare")
     assert work["label"].startswith("The last comparison failed after ")
     assert work["text"] == "RuntimeError: the disk is full. Nothing of it was kept."
 
 
 def test_what_the_panel_says_of_one_at_work_and_of_one_whose_process_died(compared):
-    dataset, work = compared, inner("panel.job_status")
-    assert work.work_of(dataset, "run", "compare") is None
+    dataset = compared
+    assert work_of(dataset, "run", "compare") is None
     steps = comparison(dataset).run()
     next(steps)
     store = inner("compare.schema")
-    said = work.work_of(dataset, "run", "compare")
+    said = work_of(dataset, "run", "compare")
     clock = store.record_of(dataset, "run")["started"][11:16]
     assert (said["running"], said["stopping"]) == (True, False)
     assert said["label"] == f"Being compared, started {clock} UTC"
     assert said["text"].startswith("8 samples, by process ")
     inner("runs.lease").ask_to_stop(dataset, "run", "comparison")
-    said = work.work_of(dataset, "run", "compare")
+    said = work_of(dataset, "run", "compare")
     assert said["stopping"]
     assert "asked to stop" in said["label"]
     # its process is killed
     inner("runs.record").ACTIVE.discard(store.record_of(dataset, "run")["token"])
     store.update(dataset, "run", pid=2**22 + 12345, stop=False)
-    said = work.work_of(dataset, "run", "compare")
+    said = work_of(dataset, "run", "compare")
     assert not said["running"]
     assert said["label"].startswith("The last comparison was interrupted after ")
     assert "Its process is gone" in said["text"]
     steps.close()
-    said = work.work_of(dataset, "run", "compare")
+    said = work_of(dataset, "run", "compare")
     assert "Its tab was closed or reloaded" in said["text"]
     assert said["text"].endswith("Nothing of it was kept.")

@@ -15,6 +15,10 @@ from processes_common import run_python
 COUNT = 160
 
 
+def run_of(dataset, key=KEY):
+    return inner("runs.run").Run.open(dataset, key)
+
+
 @pytest.fixture
 def examined(make_dataset, photos, plugin):
     dataset = make_dataset()
@@ -34,13 +38,13 @@ def test_facts_and_findings(examined, relies):
     dataset, _, _ = examined
     overview = inner("panel.overview_tab")
     assert overview.run_choices(dataset) == [{"key": KEY, "label": "net  (finished)"}]
-    facts = {row["what"]: row["value"] for row in overview.facts(dataset, KEY)}
+    facts = {row["what"]: row["value"] for row in overview.facts(run_of(dataset))}
     assert facts["Model"] == "resnet18-imagenet-torch"
     assert facts["Samples"] == "160 of 160"
     assert facts["Fields"] == ", ".join(FIELDS)
-    summary = overview.bias_of(dataset, KEY)
+    summary = overview.bias_of(run_of(dataset))
     assert overview.sentences(summary)[0].startswith(f"net: the score of {relies.sum()} of 160")
-    counts, left_out = overview.verdict_counts(dataset, KEY)
+    counts, left_out = overview.verdict_counts(run_of(dataset))
     assert counts[RELIES] == relies.sum()
     assert sum(counts.values()) == COUNT
     assert left_out == 0
@@ -48,12 +52,12 @@ def test_facts_and_findings(examined, relies):
 
 def test_the_newest_run_comes_first(examined):
     dataset, _, _ = examined
-    runs = inner("runs.keys")
-    inner("runs.record").register(dataset, "later", {"model": "m"}, [])
-    runs.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
+    record = inner("runs.record")
+    record.register(dataset, "later", {"model": "m"}, [])
+    record.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
     assert [r["key"] for r in inner("panel.overview_tab").run_choices(dataset)] == ["later", KEY]
     # a run without results, as one that just began
-    state, data = inner("panel.frame").fill(dataset, "later", "overview", {})
+    state, data = inner("panel.frame").fill(run_of(dataset, "later"), "overview", {})
     assert state["bias_status"] is None
     assert {"what": "Fields", "value": "none left"} in data["facts"]
 
@@ -64,7 +68,7 @@ def test_the_newest_run_comes_first(examined):
 def test_class_bars_are_what_was_stored(examined):
     dataset, _, columns = examined
     bars = inner("panel.bias_tab").class_bars(
-        dataset, KEY, inner("panel.overview_tab").bias_of(dataset, KEY)
+        run_of(dataset), inner("panel.overview_tab").bias_of(run_of(dataset))
     )
     assert [b["label"] for b in bars] == CLASSES
     first = columns["bg_gap"][columns["kind"] == 0]
@@ -76,7 +80,7 @@ def test_class_bars_are_what_was_stored(examined):
 
 def test_heat_points_and_calibration(examined, relies):
     dataset, ids, columns = examined
-    points = inner("panel.bias_tab").heat_points(dataset, KEY)
+    points = inner("panel.bias_tab").heat_points(run_of(dataset))
     order = [ids.index(i) for i in points["ids"]]
     assert sorted(order) == list(range(COUNT))
     np.testing.assert_allclose(points["area"], columns["object_area"][order], atol=1e-4)
@@ -85,7 +89,7 @@ def test_heat_points_and_calibration(examined, relies):
 
     suspicion = columns["suspicion"]
     place = np.minimum((suspicion * 5).astype(int), 4)
-    bins = inner("panel.bias_tab").calibration_bins(dataset, KEY)
+    bins = inner("panel.bias_tab").calibration_bins(run_of(dataset))
     assert sum(b["n"] for b in bins) == COUNT
     for row in bins:
         mine = place == round(row["low"] * 5)
@@ -96,8 +100,8 @@ def test_heat_points_and_calibration(examined, relies):
 
 def test_evidence_table(examined, relies):
     dataset, _, columns = examined
-    summary = inner("panel.overview_tab").bias_of(dataset, KEY)
-    counts = inner("panel.overview_tab").evidence_counts(dataset, KEY, summary)
+    summary = inner("panel.overview_tab").bias_of(run_of(dataset))
+    counts = inner("panel.overview_tab").evidence_counts(run_of(dataset), summary)
     assert counts["right_background"] == (columns["correct"] & relies).sum()
     rows = inner("panel.bias_tab").evidence_rows(counts)
     assert rows[0] == {
@@ -120,7 +124,7 @@ def test_samples_of_neither_column_are_said(plugin, unsure, said):
 
 def test_blind_spots_name_what_was_not_tested(examined):
     dataset, _, _ = examined
-    summary = inner("panel.overview_tab").bias_of(dataset, KEY)
+    summary = inner("panel.overview_tab").bias_of(run_of(dataset))
     summary.skipped = {"no object": 7}
     summary.classes[0]["note"] = "too few"
     text = " ".join(inner("panel.bias_tab").blind_spots(summary))
@@ -131,22 +135,22 @@ def test_blind_spots_name_what_was_not_tested(examined):
 def test_an_examination_of_objects_says_what_it_counts(examined, relies):
     """The summary of a detector counts objects; bars and clicks count samples."""
     dataset, _, _ = examined
-    runs, fill = inner("runs.keys"), inner("panel.frame").fill
-    stored = runs.load_results(dataset, KEY)["bias"]
+    results, fill = inner("runs.results"), inner("panel.frame").fill
+    stored = results.load_results(dataset, KEY)["bias"]
     classes = [{**row, "note": "too few"} for row in stored["classes"]]
     changes = {
         "unit": "objects", "units": 300, "tested": 50, "verdicts": {RELIES: 45, "cannot say": 255},
         "skipped": {"not found": 250}, "classes": classes,
     }  # fmt: skip
-    runs.save_results(dataset, KEY, bias={**stored, **changes})
-    state, data = fill(dataset, KEY, "overview", {})
+    results.save_results(dataset, KEY, bias={**stored, **changes})
+    state, data = fill(run_of(dataset), "overview", {})
     assert "of 50 tested objects" in state["sentences"][0]
     counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
     assert state["verdicts"] == list(counts)
     assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
     for verdict, count in counts.items():
-        assert len(inner("panel.views").verdict_view(dataset, KEY, verdict)) == count
-    state, data = fill(dataset, KEY, "bias", {})
+        assert len(inner("panel.views").verdict_view(run_of(dataset), verdict)) == count
+    state, data = fill(run_of(dataset), "bias", {})
     text = " ".join(state["blind"])
     assert "250 of 300 objects were not tested (250 not found)." in text
     assert "Fewer than 20 tested objects, so no judgement: waterbird," in text
@@ -155,11 +159,11 @@ def test_an_examination_of_objects_says_what_it_counts(examined, relies):
 
 def test_a_summary_of_an_earlier_version_is_of_samples(examined):
     dataset, _, _ = examined
-    runs = inner("runs.keys")
-    stored = dict(runs.load_results(dataset, KEY)["bias"])
+    results = inner("runs.results")
+    stored = dict(results.load_results(dataset, KEY)["bias"])
     del stored["unit"], stored["units"]
-    runs.save_results(dataset, KEY, bias=stored)
-    summary = inner("panel.overview_tab").bias_of(dataset, KEY)
+    results.save_results(dataset, KEY, bias=stored)
+    summary = inner("panel.overview_tab").bias_of(run_of(dataset))
     assert (summary.unit, summary.units) == ("samples", None)
 
 
@@ -175,7 +179,7 @@ def test_points_of_no_verdict_are_undecided(examined):
         change = {"$set": {"net_verdict": verdict}}
         dataset._sample_collection.update_one({"_id": ObjectId(sample_id)}, change)
     charts = inner("panel.charts")
-    traces = charts.heat_chart(inner("panel.bias_tab").heat_points(dataset, KEY))[1:]
+    traces = charts.heat_chart(inner("panel.bias_tab").heat_points(run_of(dataset)))[1:]
     assert [t["name"] for t in traces] == ["undecided", "rests on object", "rests on background"]
     assert traces[0]["marker"]["color"] == charts.GREY
     assert set(traces[0]["ids"]) == {ids[0], ids[1]}
@@ -194,17 +198,17 @@ def selected(view, ids):
 def test_views_behind_the_numbers(examined, relies):
     dataset, ids, columns = examined
     views, drop = inner("panel.views"), columns["swap_drop"]
-    rows = selected(views.class_view(dataset, KEY, CLASSES[2]), ids)
+    rows = selected(views.class_view(run_of(dataset), CLASSES[2]), ids)
     assert set(rows) == set(np.flatnonzero(columns["kind"] == 2))
     assert drop[rows].tolist() == sorted(drop[rows], reverse=True)
-    rows = selected(views.verdict_view(dataset, KEY, RELIES), ids)
+    rows = selected(views.verdict_view(run_of(dataset), RELIES), ids)
     assert set(rows) == set(np.flatnonzero(relies))
     for right in (True, False):
         for background in (True, False):
-            rows = selected(views.evidence_view(dataset, KEY, right, background), ids)
+            rows = selected(views.evidence_view(run_of(dataset), right, background), ids)
             mine = (columns["correct"] == right) & (relies == background)
             assert set(rows) == set(np.flatnonzero(mine))
-    rows = selected(views.suspicion_view(dataset, KEY, 0.8, 1.0), ids)
+    rows = selected(views.suspicion_view(run_of(dataset), 0.8, 1.0), ids)
     assert set(rows) == set(np.flatnonzero(columns["suspicion"] >= 0.8))
     assert selected(views.chosen_view(dataset, [ids[5], ids[2]]), ids) == [5, 2]
 
@@ -214,8 +218,8 @@ def test_samples_without_a_label_count_for_the_explained_class(examined):
     dataset._sample_collection.update_one(
         {"_id": ObjectId(ids[0])}, {"$set": {"net_bias.label": None, "net_bias.explained": "boat"}}
     )
-    assert ids[0] in inner("panel.views").class_view(dataset, KEY, "boat").values("id")
-    assert ids[0] not in inner("panel.views").class_view(dataset, KEY, CLASSES[0]).values("id")
+    assert ids[0] in inner("panel.views").class_view(run_of(dataset), "boat").values("id")
+    assert ids[0] not in inner("panel.views").class_view(run_of(dataset), CLASSES[0]).values("id")
 
 
 # clusters
@@ -224,49 +228,49 @@ def test_samples_without_a_label_count_for_the_explained_class(examined):
 def test_accepted_samples_no_longer_count(examined, relies):
     dataset, ids, columns = examined
     clusters, views = inner("panel.clusters_tab"), inner("panel.views")
-    found = clusters.clusters_of(dataset, KEY)
+    found = clusters.clusters_of(run_of(dataset))
     mine = columns["kind"] == 0
     assert found[0]["ids"] == [ids[i] for i in np.flatnonzero(mine)]
-    clusters.name_cluster(dataset, KEY, 0, "  water  ")
-    clusters.accept(dataset, KEY, 0)
-    found = clusters.clusters_of(dataset, KEY)
+    clusters.name_cluster(run_of(dataset), 0, "  water  ")
+    clusters.accept(run_of(dataset), 0)
+    found = clusters.clusters_of(run_of(dataset))
     assert found[0]["name"] == "water"
     assert found[0]["accepted"]
     assert not found[1]["accepted"]
-    assert {str(i) for i in clusters.accepted_ids(dataset, KEY)} == set(found[0]["ids"])
+    assert {str(i) for i in clusters.accepted_ids(run_of(dataset))} == set(found[0]["ids"])
 
     overview = inner("panel.overview_tab")
-    summary = overview.bias_of(dataset, KEY)
-    counts, left_out = overview.verdict_counts(dataset, KEY)
+    summary = overview.bias_of(run_of(dataset))
+    counts, left_out = overview.verdict_counts(run_of(dataset))
     assert left_out == mine.sum()
     assert counts[RELIES] == (relies & ~mine).sum()
-    evidence = overview.evidence_counts(dataset, KEY, summary)
+    evidence = overview.evidence_counts(run_of(dataset), summary)
     assert evidence["wrong_background"] == (~columns["correct"] & relies & ~mine).sum()
     assert evidence["right_object"] == (columns["correct"] & ~relies & ~mine).sum()
-    assert len(views.verdict_view(dataset, KEY, RELIES)) == (relies & ~mine).sum()
-    assert len(inner("panel.bias_tab").heat_points(dataset, KEY)["ids"]) == COUNT - mine.sum()
+    assert len(views.verdict_view(run_of(dataset), RELIES)) == (relies & ~mine).sum()
+    assert len(inner("panel.bias_tab").heat_points(run_of(dataset))["ids"]) == COUNT - mine.sum()
     assert (
-        sum(b["n"] for b in inner("panel.bias_tab").calibration_bins(dataset, KEY))
+        sum(b["n"] for b in inner("panel.bias_tab").calibration_bins(run_of(dataset)))
         == COUNT - mine.sum()
     )
     # the classes are judged anew, from the stored effects
-    bars = {b["label"]: b for b in inner("panel.bias_tab").class_bars(dataset, KEY, summary)}
+    bars = {b["label"]: b for b in inner("panel.bias_tab").class_bars(run_of(dataset), summary)}
     assert CLASSES[0] not in bars
     second = columns["bg_gap"][columns["kind"] == 1]
     assert bars[CLASSES[1]]["mean"] == pytest.approx(second.mean())
     assert bars[CLASSES[1]]["n"] == len(second)
     assert bars[CLASSES[1]]["flagged"]
-    shown = inner("panel.samples_tab").table(dataset, KEY, "dependent", COUNT)
+    shown = inner("panel.samples_tab").table(run_of(dataset), "dependent", COUNT)
     assert len(shown) == COUNT - mine.sum()
 
-    clusters.accept(dataset, KEY, 0, accepted=False)
-    assert clusters.accepted_ids(dataset, KEY) == []
-    assert clusters.clusters_of(dataset, KEY)[0]["name"] == "water"
+    clusters.accept(run_of(dataset), 0, accepted=False)
+    assert clusters.accepted_ids(run_of(dataset)) == []
+    assert clusters.clusters_of(run_of(dataset))[0]["name"] == "water"
 
 
 def test_a_cluster_that_is_not_there(examined):
     with pytest.raises(ValueError, match="has clusters 0 to 3, got 9"):
-        inner("panel.clusters_tab").accept(examined[0], KEY, 9)
+        inner("panel.clusters_tab").accept(run_of(examined[0]), 9)
 
 
 def test_clusters_stored_without_members_have_their_typical_ones():
@@ -289,7 +293,7 @@ def test_a_strip_shows_the_mean_map_and_the_photos(examined, tmp_path):
     mean = np.zeros((14, 14))
     mean[:4, :4] = 1
     picture = opened(
-        clusters.strip(dataset, KEY, {"mean_map": mean.tolist(), "typical": [ids[0], ids[8]]})
+        clusters.strip(run_of(dataset), {"mean_map": mean.tolist(), "typical": [ids[0], ids[8]]})
     )
     tile = clusters.TILE
     assert picture.shape == (tile, 10 * (tile + 4) - 4, 3)
@@ -316,7 +320,7 @@ def test_overlaid_mixes_by_the_heat():
 def test_leaderboard_and_matrix(examined):
     dataset, ids, _ = examined
     methods = inner("panel.methods_tab")
-    comparison = methods.comparison_of(dataset, KEY)
+    comparison = methods.comparison_of(run_of(dataset))
     columns, rows = methods.leaderboard(comparison)
     assert [name for name, _ in columns] == [
         "rank", "method", "metric_deletion", "metric_insertion", "seconds",
@@ -353,12 +357,12 @@ def test_hottest_pixels_are_as_many_as_are_compared():
 
 def test_a_comparison_stored_with_another_run(examined):
     dataset, _, _ = examined
-    runs = inner("runs.keys")
+    results = inner("runs.results")
     inner("runs.record").register(dataset, "second", {"model": "m"}, [])
-    assert inner("panel.methods_tab").comparison_of(dataset, "second") is None
-    stored = runs.load_results(dataset, KEY)["compare"]
-    runs.save_results(dataset, KEY, compare={**stored, "cam_keys": [KEY, "second"]})
-    found = inner("panel.methods_tab").comparison_of(dataset, "second")
+    assert inner("panel.methods_tab").comparison_of(run_of(dataset, "second")) is None
+    stored = results.load_results(dataset, KEY)["compare"]
+    results.save_results(dataset, KEY, compare={**stored, "cam_keys": [KEY, "second"]})
+    found = inner("panel.methods_tab").comparison_of(run_of(dataset, "second"))
     assert "run" in dict(inner("panel.methods_tab").leaderboard(found)[0])
 
 
@@ -380,10 +384,10 @@ def test_a_sample_of_which_nothing_can_be_said_says_why():
 def test_most_telling_samples(examined, relies):
     dataset, ids, columns = examined
     samples, drop = inner("panel.samples_tab"), columns["swap_drop"]
-    assert samples.kinds_of(dataset, KEY) == [
+    assert samples.kinds_of(run_of(dataset)) == [
         "wrong_reason", "dependent", "mistakes", "surest", "weakest",
     ]  # fmt: skip
-    rows = samples.table(dataset, KEY, "wrong_reason")
+    rows = samples.table(run_of(dataset), "wrong_reason")
     mine = np.flatnonzero(relies & columns["correct"])
     expected = sorted(mine, key=lambda i: -drop[i])[:25]
     assert drop[[ids.index(r["id"]) for r in rows]].tolist() == drop[expected].tolist()
@@ -391,9 +395,9 @@ def test_most_telling_samples(examined, relies):
     assert rows[0]["lost"] == f"{drop[first]:.2f}"
     assert rows[0]["heat"] == f"{100 * columns['obj_energy'][first]:.0f} %"
     assert rows[0]["verdict"] == RELIES
-    surest = samples.table(dataset, KEY, "surest", 1)[0]["id"]
+    surest = samples.table(run_of(dataset), "surest", 1)[0]["id"]
     assert surest == ids[int(columns["score"].argmax())]
-    assert samples.table(dataset, KEY, "weakest", 1)[0]["id"] == ids[int(drop.argmin())]
+    assert samples.table(run_of(dataset), "weakest", 1)[0]["id"] == ids[int(drop.argmin())]
     assert not {"verdict", "label"} & set(samples.columns_of("wrong_reason", True))
     assert set(samples.columns_of("weakest", False)) == {"file", "prediction", "score"}
 
@@ -463,7 +467,7 @@ def test_verdicts_are_counted_without_reading_samples(examined, relies):
     database = dataset._sample_collection.database
     database.command("profile", 2)
     try:
-        counts, _ = inner("panel.overview_tab").verdict_counts(dataset, KEY)
+        counts, _ = inner("panel.overview_tab").verdict_counts(run_of(dataset))
     finally:
         database.command("profile", 0)
     asked = [
@@ -523,11 +527,11 @@ def test_a_name_is_what_somebody_typed(examined):
     assert named["clusters"][1]["name"] == "water"
     call("on_cluster_name", dataset, {**path, "value": ""}, state)  # sent before, arrived later
     clusters = inner("panel.clusters_tab")
-    assert clusters.clusters_of(dataset, KEY)[1]["name"] == "water"
+    assert clusters.clusters_of(run_of(dataset))[1]["name"] == "water"
     _, _, sent = call("on_cluster_name", dataset, {**path, "value": " water "}, named)
     assert sent == {}  # else each answer would bring the next event
     call("on_cluster_name", dataset, {**path, "value": ""}, named)
-    assert clusters.clusters_of(dataset, KEY)[1]["name"] == ""
+    assert clusters.clusters_of(run_of(dataset))[1]["name"] == ""
 
 
 @pytest.mark.parametrize("accepted_first", [True, False])
@@ -650,11 +654,11 @@ def test_an_examination_as_the_operator_stores_it(agree, plugin):
     dataset = agree(48)
     find(dataset, BACKGROUND)
     fill = inner("panel.frame").fill
-    state, data = fill(dataset, "run", "overview", {})
+    state, data = fill(run_of(dataset, "run"), "overview", {})
     assert state["bias_status"] == "finished"
     everything = {"verdict": RELIES, "samples": "48", "share": "100 %", "bar": 16 * "━"}
     assert data["verdict_rows"] == [everything]
-    state, data = fill(dataset, "run", "bias", {})
+    state, data = fill(run_of(dataset, "run"), "bias", {})
     assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
     assert all(x > 0.5 for x in data["bars"][0]["x"])
     assert data["evidence"][0]["background"] == "48"
@@ -665,9 +669,9 @@ def test_an_examination_as_the_operator_stores_it(agree, plugin):
     assert "No sample is there" in sent["notify"]["message"]
     _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 2}, {"key": "run"})
     assert RELIES in str(sent["set_view"])
-    state, data = fill(dataset, "run", "clusters", {})
+    state, data = fill(run_of(dataset, "run"), "clusters", {})
     assert all(opened(data[f"strip_{c['number']}"]).size for c in state["clusters"])
-    state, data = fill(dataset, "run", "samples", {})
+    state, data = fill(run_of(dataset, "run"), "samples", {})
     assert data["samples"][0]["verdict"] == RELIES
 
 
@@ -687,11 +691,11 @@ def test_same_scale_rewrites_the_ranges_only(examined):
     np.testing.assert_allclose(ranges[:, 0], 0)
     np.testing.assert_allclose(ranges[:, 1], np.maximum(255, 255 * expected / peaks))
     assert (dataset.first()[FIELDS[0]].map == before).all()
-    assert inner("runs.keys").config_of(dataset, KEY).same_scale == pytest.approx(found)
+    assert inner("runs.record").config_of(dataset, KEY).same_scale == pytest.approx(found)
 
     assert scale.set_scale(dataset, KEY, on=False) == {}
     assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0, 255)}
-    assert inner("runs.keys").config_of(dataset, KEY).same_scale is None
+    assert inner("runs.record").config_of(dataset, KEY).same_scale is None
 
 
 def test_same_scale_leaves_maps_without_heat(examined):

@@ -24,6 +24,7 @@ def rooms(plugin):
     names = (
         "runs.keys",
         "runs.record",
+        "runs.results",
         "compute.job",
         "compute.params",
         "runs.lease",
@@ -249,8 +250,8 @@ def test_clone_shares_files_and_deletes_none(photo_dataset, tmp_path, rooms):
     next(steps)
     clone = dataset.clone()
     try:
-        assert rooms.keys.status_of(dataset, "busy") == "running"
-        assert rooms.keys.status_of(clone, "busy") == "interrupted"  # the copy is nobody's work
+        assert rooms.record.status_of(dataset, "busy") == "running"
+        assert rooms.record.status_of(clone, "busy") == "interrupted"  # the copy is nobody's work
         steps.close()
         operator("delete_cam_run")(clone, "run")
         assert len(list(tmp_path.rglob("*.png"))) == 2
@@ -268,7 +269,7 @@ def test_renaming(photo_dataset, tmp_path, storage, rooms):
     held = dataset.first()
     moves = operator("rename_cam_run")(dataset, "run", "run_2")
     assert moves == {f"run_{n}": f"run_2_{n}" for n in ("gradcam", "layercam", "prediction")}
-    assert rooms.keys.list_runs(dataset) == ["run_2"] == dataset.list_runs()
+    assert rooms.record.list_runs(dataset) == ["run_2"] == dataset.list_runs()
     assert not set(moves) & set(dataset.get_field_schema())
     assert dataset.values("run_2_layercam.cam_key") == ["run_2"] * 2
     for before, label in zip(pictures, dataset.values("run_2_gradcam"), strict=True):
@@ -345,10 +346,10 @@ def test_run_that_was_examined(photo_dataset, rooms):
     before = everything(dataset)
     compute(dataset)
     entries = {"status": "finished", "views": ["run: odd"], "tags": ["run: odd"], "labels": []}
-    rooms.keys.update(dataset, "run", bias=entries)
+    rooms.record.update(dataset, "run", bias=entries)
     rooms.keys.add_written(dataset, "run", fields=["run_verdict"], saved_views=["run: odd"])
     found = {"cam_key": "run", "classes": [{"label": "run"}], "fields": ["run_verdict"]}
-    rooms.keys.save_results(dataset, "run", bias=found)
+    rooms.results.save_results(dataset, "run", bias=found)
     dataset.add_sample_field("run_verdict", fo.StringField)
     dataset.set_values("run_verdict", ["run_verdict", "b"])
     dataset.save_view("run: odd", dataset.match(F("run_verdict") == "b"))
@@ -363,7 +364,7 @@ def test_run_that_was_examined(photo_dataset, rooms):
     assert dataset.load_run_results("new").bias == {
         "cam_key": "new", "classes": [{"label": "run"}], "fields": ["new_verdict"],
     }  # fmt: skip
-    assert rooms.keys.config_of(dataset, "new").bias["views"] == ["new: odd"]
+    assert rooms.record.config_of(dataset, "new").bias["views"] == ["new: odd"]
 
     operator("delete_cam_run")(dataset, "new")
     assert not difference(before, everything(dataset))
@@ -461,17 +462,17 @@ def test_run_at_work_in_another_process_is_left_alone_until_it_dies(
     dataset = photo_dataset(4)
     interrupted(rooms, dataset)
     at_work = {"status": "running", "host": socket.gethostname(), "pid": os.getppid()}
-    rooms.keys.update(dataset, "run", **at_work)
+    rooms.record.update(dataset, "run", **at_work)
     with pytest.raises(ValueError, match=f"at work in process {os.getppid()} on"):
         compute(dataset, batch_size=2, resume=True)
-    rooms.keys.update(dataset, "run", host="far-away", pid=1)
+    rooms.record.update(dataset, "run", host="far-away", pid=1)
     with pytest.raises(ValueError, match="at work in process 1 on far-away"):
         compute(dataset, batch_size=2, overwrite=True)
     monkeypatch.setattr(rooms.record, "STALE_SECONDS", -1)
-    assert rooms.keys.status_of(dataset, "run") == "interrupted"
+    assert rooms.record.status_of(dataset, "run") == "interrupted"
     monkeypatch.undo()
-    rooms.keys.update(dataset, "run", host=socket.gethostname(), pid=2**22 + 12345)  # nobody's
-    assert rooms.keys.status_of(dataset, "run") == "interrupted"
+    rooms.record.update(dataset, "run", host=socket.gethostname(), pid=2**22 + 12345)  # nobody's
+    assert rooms.record.status_of(dataset, "run") == "interrupted"
     assert compute(dataset, batch_size=2, resume=True).done == 4
 
 
@@ -484,7 +485,7 @@ def test_of_two_that_come_at_once_one_gets_the_key(photo_dataset, rooms):
     with pytest.raises(ValueError, match="another process registered 'run' at this moment"):
         next(second.run())
     steps.close()
-    config = rooms.keys.config_of(dataset, "run")
+    config = rooms.record.config_of(dataset, "run")
     assert config.sessions[0]["samples"] == 1
     assert (
         fo.core.odm.get_db_conn().runs.count_documents(
@@ -506,7 +507,7 @@ def test_run_that_lost_its_record_stops(photo_dataset, rooms):
         for _ in range(4):
             next(steps)
     # what is somebody else's now was not touched
-    assert rooms.keys.config_of(dataset, "run").status == "running"
+    assert rooms.record.config_of(dataset, "run").status == "running"
 
 
 def test_progress_is_kept_up_to_date(photo_dataset, rooms, monkeypatch):
@@ -516,11 +517,11 @@ def test_progress_is_kept_up_to_date(photo_dataset, rooms, monkeypatch):
     steps = job_of(rooms, dataset).run()
     for number, state in enumerate(steps):
         if number == 1:
-            before = rooms.keys.config_of(dataset, "run").heartbeat
+            before = rooms.record.config_of(dataset, "run").heartbeat
         if number == 2:
             deadline = threading.Event()
             for _ in range(200):
-                config = rooms.keys.config_of(dataset, "run")
+                config = rooms.record.config_of(dataset, "run")
                 if config.progress and config.progress["done"] >= 2 and config.heartbeat > before:
                     break
                 deadline.wait(0.02)
@@ -567,9 +568,9 @@ def test_forms_and_execution(photo_dataset, rooms):
 def test_form_of_doing_it_again(photo_dataset, rooms):
     dataset = photo_dataset(4)
     interrupted(rooms, dataset)
-    settings = rooms.keys.config_of(dataset, "run").settings
+    settings = rooms.record.config_of(dataset, "run").settings
     zoo = {"model_source": "zoo", "model": "resnet18-imagenet-torch", "given": []}
-    rooms.keys.update(dataset, "run", settings={**settings, **zoo})
+    rooms.record.update(dataset, "run", settings={**settings, **zoo})
     form = form_of("rerun_cams", dataset)
     assert form["resume"]["default"] is True
     assert "new_key" not in form

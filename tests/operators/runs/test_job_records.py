@@ -60,7 +60,7 @@ def test_a_request_to_stop_survives_every_update_at_the_same_moment(compared, pa
     assert not pending
     record = store.record_of(dataset, "run")
     assert (record["stop"], record["views"]) == (True, ["run: one"])
-    assert inner("runs.keys").config_of(dataset, "run").saved_views == ["run: one"]
+    assert inner("runs.record").config_of(dataset, "run").saved_views == ["run: one"]
 
 
 def test_two_jobs_that_end_at_the_same_moment_keep_both_results(compared, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_job_changes_nothing_in_the_record_of_the_one_that_took_its_place(comp
     store.finish(dataset, "run", "finished", {"leaderboard": 1}, held=lost)
     record = store.record_of(dataset, "run")
     assert (record["status"], record["views"]) == ("running", [])
-    assert inner("runs.keys").config_of(dataset, "run").saved_views == []
+    assert inner("runs.record").config_of(dataset, "run").saved_views == []
     assert "compare" not in inner("runs.results").load_results(dataset, "run")
 
 
@@ -170,6 +170,17 @@ def test_what_a_record_from_elsewhere_names_is_deleted_only_where_it_is_a_name(c
     operator("delete_cam_run")(dataset, "run")
     assert dataset.list_runs() == []
     assert isinstance(dataset.get_field("label"), fo.EmbeddedDocumentField)
+
+
+def test_a_comparison_without_numbers_keeps_its_words(compared):
+    rows = [{"field": "run_perfect", "label": "run perfect"}]
+    found = {"cam_keys": ["run", "b"], "leaderboard": rows, "recommendation": {"sentence": "so"}}
+    inner("runs.results").save_results(compared, "run", compare=found)
+    operator("rename_cam_run")(compared, "run", "new")
+    assert inner("runs.results").load_results(compared, "new")["compare"] == {
+        "cam_keys": ["new", "b"], "recommendation": {"sentence": "so"},
+        "leaderboard": [{"field": "new_perfect", "label": "run perfect"}],
+    }  # fmt: skip
 
 
 def test_settings_may_have_any_keys(compared):

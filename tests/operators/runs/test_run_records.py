@@ -20,6 +20,11 @@ def runs(plugin):
     return importlib.import_module(f"{PLUGIN}.operators.runs.keys")
 
 
+@pytest.fixture(scope="module")
+def record(plugin):
+    return importlib.import_module(f"{PLUGIN}.operators.runs.record")
+
+
 def job_of(dataset, **arguments):
     """A job that is not run yet."""
     compute_room = importlib.import_module(f"{PLUGIN}.operators.compute.job")
@@ -83,21 +88,21 @@ def test_key_of_another_kind_of_run(photo_dataset):
         compute(dataset, overwrite=True)
 
 
-def test_closing_the_generator_keeps_what_was_computed(photo_dataset, runs):
+def test_closing_the_generator_keeps_what_was_computed(photo_dataset, record):
     dataset = photo_dataset(6)
     job = job_of(dataset, batch_size=2)
     steps = job.run()
-    assert runs.list_runs(dataset) == []
+    assert record.list_runs(dataset) == []
     next(steps)
-    assert runs.status_of(dataset, "run") == "running"
+    assert record.status_of(dataset, "run") == "running"
     next(steps)
     steps.close()
-    assert runs.status_of(dataset, "run") == "interrupted"
+    assert record.status_of(dataset, "run") == "interrupted"
     done = [label is not None for label in dataset.values("run_gradcam")]
     assert sum(done) == 4 == job.summary.done
 
 
-def test_error_while_writing_is_raised_and_recorded(photo_dataset, runs, monkeypatch):
+def test_error_while_writing_is_raised_and_recorded(photo_dataset, record, monkeypatch):
     heatmaps = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
 
     def full(self, encoded):
@@ -107,8 +112,8 @@ def test_error_while_writing_is_raised_and_recorded(photo_dataset, runs, monkeyp
     dataset = photo_dataset(2)
     with pytest.raises(OSError, match="no space left"):
         compute(dataset)
-    assert runs.status_of(dataset, "run") == "failed"
-    assert "no space left" in runs.config_of(dataset, "run").error
+    assert record.status_of(dataset, "run") == "failed"
+    assert "no space left" in record.config_of(dataset, "run").error
     # nothing was stored, so nothing is done
     assert dataset.load_run_results("run").summary["done"] == 0
 

@@ -22,6 +22,10 @@ def record():
     return importlib.import_module(f"{PLUGIN}.operators.runs.record")
 
 
+def results():
+    return importlib.import_module(f"{PLUGIN}.operators.runs.results")
+
+
 @pytest.fixture(scope="module")
 def heatmaps(plugin):
     return importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
@@ -102,26 +106,26 @@ def test_settings_and_results_are_stored_as_json(runs, dataset):
     }  # fmt: skip
     record().register(dataset, "run", settings, ["run_fem"])
     dataset.reload()
-    assert runs.config_of(dataset, "run").settings == {
+    assert record().config_of(dataset, "run").settings == {
         "methods": ["mine", "fem"], "size": 3, "rate": 0.5, "folder": "a",
         "bad": None, "7": [1, 2], "array": [[1.0, 0.0], [0.0, 1.0]],
     }  # fmt: skip
-    runs.save_results(dataset, "run", summary={"scores": np.array([1.0, np.nan])})
-    runs.save_results(dataset, "run", more=np.int64(2))
-    runs.update(dataset, "run", status="finished")
+    results().save_results(dataset, "run", summary={"scores": np.array([1.0, np.nan])})
+    results().save_results(dataset, "run", more=np.int64(2))
+    record().update(dataset, "run", status="finished")
     dataset.clear_cache()
     dataset.reload()
     stored = dataset.load_run_results("run")
     assert (stored.summary, stored.more) == ({"scores": [1.0, None]}, 2)
-    assert runs.load_results(dataset, "run") == {"summary": {"scores": [1.0, None]}, "more": 2}
-    assert runs.status_of(dataset, "run") == "finished"
+    assert results().load_results(dataset, "run") == {"summary": {"scores": [1.0, None]}, "more": 2}
+    assert record().status_of(dataset, "run") == "finished"
 
 
 def test_update_keeps_the_rest_of_the_record(runs, dataset):
     record().register(dataset, "run", {"seed": 51}, ["run_fem"])
-    runs.update(dataset, "run", done=np.int64(7), status="interrupted")
+    record().update(dataset, "run", done=np.int64(7), status="interrupted")
     dataset.reload()
-    config = runs.config_of(dataset, "run")
+    config = record().config_of(dataset, "run")
     assert (config.done, config.status, config.settings, config.fields) == (
         7,
         "interrupted",
