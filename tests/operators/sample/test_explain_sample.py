@@ -1,6 +1,8 @@
 """One sample explained: networks whose evidence is known say what the sentence must say."""
 
 import os
+import struct
+import zlib
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -308,6 +310,19 @@ def test_alone_in_the_dataset(make_dataset, tmp_path, plugin):
     assert found.heat > 0.9
     assert found.swaps == []
     assert any("Not tested on other backgrounds" in note for note in found.notes)
+
+
+def test_a_donor_that_pillow_refuses_breaks_nobody_elses_explanation(dataset_of, tmp_path):
+    """A file of more pixels than Pillow opens raises no OSError; another sample lends its background."""
+    dataset = dataset_of(8)
+    header = struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
+    chunk = (
+        struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+    (tmp_path / "slide.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    dataset.add_sample(fo.Sample(filepath=str(tmp_path / "slide.png")))
+    for one in dataset.limit(4):
+        assert len(explain(dataset, OBJECT, one.id).swaps) == 4
 
 
 def test_several_object_fields(dataset_of):
