@@ -28,8 +28,8 @@ from ..targets.true_labels import Labels
 from . import discovery
 from . import findings as analysis
 from . import schema as store
+from .boxes import detect_one, object_field
 from .object_job import examine
-from .object_scan import detect_one, object_field
 from .params import NOISY, PROBE, check_plain_field, make_folder
 from .scan import Scan, ScanStep
 from .summary import BiasSummary, undecided_of
@@ -299,7 +299,7 @@ class BiasJob:
 
     def _write(self, found):
         """Everything of a sample in one update, a few hundred samples at a time."""
-        from .rows import rows_of
+        from .rows import add_heat, rows_of
 
         with schema_lock(self.dataset):
             self.held.check()
@@ -311,9 +311,9 @@ class BiasJob:
             mine[sample].append(row)
         for first in range(0, count, _WRITTEN_AT_ONCE):
             indices = range(first, min(first + _WRITTEN_AT_ONCE, count))
-            rows = rows_of(
-                found, mine[first : indices[-1] + 1], self.plan, self.model, self.dataset
-            )
+            units = {self.rows[i][0]: mine[i] for i in indices}
+            rows = rows_of(found, units, self.cam_key, self.model)
+            add_heat(rows, found, units, self.plan, self.dataset)
             for sample_id in store.write(self.dataset, rows):
                 path = found.scan.paths[found.scan.index[sample_id]]
                 self.failures.append(
@@ -403,7 +403,7 @@ class BiasJob:
         if s.report is not None:
             from .report import write_report
 
-            summary.report = write_report(s.report, summary, found, self.plan, self.model)
+            summary.report = write_report(s.report, summary, found, self.model, self.dataset)
         summary.seconds = time.perf_counter() - start
         return summary
 

@@ -34,11 +34,13 @@ def choose_probe(classes, usable, count, seed):
 
 @dataclasses.dataclass
 class Probe:
-    """The samples that were tested.
+    """The units that were tested.
 
     Attributes:
         rows: (n,) their indices
-        lenders: (m,) indices of samples that only lend; their pictures and masks follow those tested
+        lenders: (m,) indices of units that only lend; their pictures and masks follow those tested
+        ids: of the pictures' samples
+        picture: (n,) which picture each unit is in; None where the i-th is in the i-th
         check: the :class:`~cam_core.bias.swap_test.SwapCheck`, or None where there are no objects
         heat_effect: (n,) share of the loss that the background's hottest pixels cause
         regions: ``{name: RegionCheck}`` of border and hottest place, or of what is named context
@@ -51,6 +53,8 @@ class Probe:
     """
 
     rows: np.ndarray
+    ids: list = dataclasses.field(default_factory=list)
+    picture: np.ndarray = None
     check: object = None
     heat_effect: object = None
     regions: dict = dataclasses.field(default_factory=dict)
@@ -68,6 +72,10 @@ class Probe:
     def all_rows(self):
         """(n + m,) indices of the samples whose pictures there are."""
         return np.concatenate([self.rows, self.lenders]).astype(int)
+
+    def picture_of(self, place):
+        """The picture of the unit at a place."""
+        return place if self.picture is None else int(self.picture[place])
 
 
 class CausalTests:
@@ -127,6 +135,7 @@ class CausalTests:
             pictures = pictures.only(kept.tolist())
             rows, lenders = everybody[kept[kept < len(rows)]], everybody[kept[kept >= len(rows)]]
         tested = Probe(rows, pictures=pictures, lenders=np.asarray(lenders, int))
+        tested.ids = [scan.ids[i] for i in tested.all_rows]
         if objects:
             self._draw(tested, scan, objects, names)
         return tested

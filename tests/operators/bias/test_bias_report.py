@@ -7,6 +7,7 @@ import io
 import json
 import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ def make(make_dataset, tmp_path, folder, network=BACKGROUND, count=48, evil=Fals
     samples = agreeing(tmp_path, count)
     for i, one in enumerate(samples):
         one["hospital"] = EVIL if evil and i % 4 < 2 else "south"
+        if evil:
+            path = Path(one.filepath)
+            one.filepath = str(path.rename(path.with_name(f"<img onerror=x>{path.name}")))
         if evil and one.label.label == "plus":
             one.label.label = EVIL
     dataset = make_dataset(*samples)
@@ -84,6 +88,7 @@ def test_nothing_is_fetched_and_nothing_of_the_dataset_is_markup(make_dataset, t
     assert "url(" not in text
     assert "@import" not in text
     assert "alert('x')" in page.text, "it is shown"
+    assert "<img onerror=x>agree0.png: plus 1.00" in page.text
     assert any(row["label"] == EVIL for row in summary.classes)
 
 

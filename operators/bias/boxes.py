@@ -1,0 +1,436 @@
+"""Boxes as units: their scores, the swap of their surroundings, the heat that a run found in them."""
+
+import numpy as np
+
+from ..compute.object_labels import share_name
+from ..data.loader import Loader
+from ..data.object_reader import kind_of, plain
+from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
+from ..jobs.inference import Predictor, forwarded, workers_of
+from ..jobs.pipeline import run as run_pipeline
+from ..runs import keys
+from ..targets.true_labels import index_of_names
+from .findings import judge
+from .params import PROBE
+from .pictures import working_side
+from .swap import CausalTests, Probe, choose_probe
+from .units import MEASURES, Units
+
+_READ = 500
+
+
+def object_field(samples, roles):
+    """The field whose boxes are tested.
+
+    Args:
+        samples: a :class:`fiftyone.core.collections.SampleCollection`
+        roles: ``{field: role}`` of the :class:`AnnotatedObjects`
+
+    Raises:
+        ValueError: unless one field of Detections is the object
+    """
+    fields = [f for f, role in roles.items() if role == "object"]
+    kinds = [kind_of(samples, f) for f in fields]
+    if kinds != ["Detections"]:
+        got = ", ".join(f"{f} ({k})" for f, k in zip(fields, kinds, strict=True)) or "none"
+        raise ValueError(
+            "objects: a detector is tested on the boxes of one field of Detections, such as the ground "
+            f"truth; got {got}"
+        )
+    return fields[0]
+
+
+def detect_one(model, image):
+    """One image through the detector, so that what is wrong shows before the run.
+
+    Args:
+        model: the :class:`LoadedModel`
+        image: (1, C, h, w)
+
+    Raises:
+        ValueError: if the class names are not as many as its classes
+    """
+    outputs = forwarded(model, image)
+    count, names = outputs.candidates[0].probabilities.shape[1], model.classes
+    if names is None:
+        raise ValueError(
+            "classes: the names of the detector's classes are needed to find its objects"
+        )
+    if len(names) > count:
+        raise ValueError(f"classes has {len(names)} names, the detector {count} classes")
+
+
+class BoxScan(Units):
+    """The boxes of N samples and what the detector makes of them.
+
+    Args:
+        samples: where the field is read from
+        rows: list of N ``(id, filepath)``
+        field: of Detections
+        classes: the model's class names, or None
+        aliases: class of the model -> label or labels of the dataset
+        wanted: names of the objects that are tested, or None for all
+
+    Attributes:
+        names: R labels
+        mine: N lists of the units of each sample
+        score: (R,) confidence of the best candidate at the box, NaN where the sample failed
+        pictures: a :class:`PictureRows` of the samples
+        heat: (R, 4) of :func:`~cam_core.bias.object_swap_test.object_heat_features`, or None
+    """
+
+    def __init__(self, samples, rows, field, classes, aliases, wanted):
+        chosen = None if wanted is None else {plain(name) for name in wanted}
+        found = [
+            one
+            for one in _read_objects(samples, field, [row[0] for row in rows])
+            if chosen is None or plain(one[2]) in chosen
+        ]
+        super().__init__(rows, [sample for sample, *_ in found])
+        self.mine, self.pictures, self.heat = self.of_samples(), PictureRows(rows), None
+        self.label_ids, self.names = [one[1] for one in found], [one[2] for one in found]
+        boxes = np.array([one[3] for one in found], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        self.boxes = np.clip(boxes, 0, 1)
+        self.area = (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
+        indices = index_of_names(classes or [], aliases or {})
+        self.explained = np.array([indices.get(plain(n), -1) if n else -1 for n in self.names], int)
+        self.values = self.values.astype(float)
+        self.reliable[:], self.object_status[:], self.object_source[:] = True, "ok", "box"
+        self.object_scope = np.full(len(found), "its worst object")
+        self.samples_written = self.bytes_written = 0
+
+    def put(self, results):
+        """Takes what :class:`BoxScanStep` returned; the pipeline's writer."""
+        for sample_id, (side, scores) in results.items():
+            i = self.pictures.index[sample_id]
+            self.pictures.side[i] = side
+            self.score[self.mine[i]] = scores
+            self.samples_written += 1
+
+    def contents(self, rows):
+        """The class indices that samples hold, the largest object's first; unknown classes as -2 - n."""
+        held = []
+        for i in rows:
+            units = sorted(self.mine[i], key=lambda u: -self.area[u])
+            held.append(list(dict.fromkeys(int(self.explained[u]) for u in units)))
+        return held
+
+    def add_heat(self, in_box):
+        """Takes the share of each object's heat in its own box; NaN where it was not explained."""
+        from ...cam_core.bias.object_swap_test import object_heat_features
+
+        self.heat = object_heat_features(in_box, self.area, self.score)
+        self.values[:, MEASURES.index("obj_energy")] = in_box
+        self.values[:, MEASURES.index("density_share")] = 1 - self.heat[:, 0]
+
+    def features(self):
+        """What heat is calibrated on; None without heat."""
+        return self.heat
+
+
+class PictureRows:
+    """What is needed to read the picture of each of N samples.
+
+    Args:
+        rows: list of N ``(id, filepath)``
+
+    Attributes:
+        ids, paths: of the samples
+        index: sample id -> its place
+        side: (N,) longest side at which the picture is kept for composites
+    """
+
+    def __init__(self, rows):
+        self.ids, self.paths = [row[0] for row in rows], [row[1] for row in rows]
+        self.index = {sample_id: i for i, sample_id in enumerate(self.ids)}
+        self.side = np.zeros(len(rows), int)
+
+
+def _read_objects(samples, field, ids):
+    """Yields (place of the sample, id of the label, its name, its box)."""
+    paths = ["id", *(f"{field}.detections.{n}" for n in ("id", "label", "bounding_box"))]
+    place = {sample_id: i for i, sample_id in enumerate(ids)}
+    for start in range(0, len(ids), _READ):
+        view = samples.select(ids[start : start + _READ])
+        for sample_id, label_ids, names, boxes in zip(*view.values(paths), strict=True):
+            for label_id, name, box in zip(label_ids or [], names or [], boxes or [], strict=True):
+                if box and len(box) == 4 and box[2] > 0 and box[3] > 0:
+                    yield place[sample_id], str(label_id), name, box
+
+
+class _Places:
+    """Reads scores at boxes off a detector's outputs."""
+
+    def __init__(self, model):
+        self.model = model
+        self.confidence = model.adapted.confidence
+
+    def read(self, outputs, row, boxes, labels, window):
+        """(k,) scores and classes found of boxes given as shares of the upright image."""
+        import torch
+
+        from ...cam_core.bias.object_swap_test import object_scores, tensor_boxes
+        from ...cam_core.spatial.boxes import boxes_to_input
+
+        inside = boxes_to_input(tensor_boxes(boxes, window.image), window, outputs.input_size)
+        known = np.asarray(labels) >= 0
+        scores, winners = np.zeros(len(known)), np.full(len(known), -1)
+        scores[known], winners[known] = object_scores(
+            outputs.candidates[row],
+            inside[torch.from_numpy(known)],
+            torch.as_tensor(np.asarray(labels)[known]),
+            confidence=self.confidence,
+            background=self.model.adapted.background,
+        )
+        return scores, winners
+
+    def run(self, images, precision="float32"):
+        """The detector's outputs for a batch."""
+        return forwarded(self.model, images, precision)
+
+
+class BoxScanStep:
+    """Scores each annotated box of a batch.
+
+    Args:
+        model: the :class:`LoadedModel`
+        scan: the :class:`BoxScan`
+        precision: of the forward
+    """
+
+    def __init__(self, model, scan, precision):
+        self._places, self._scan, self._precision = _Places(model), scan, precision
+
+    def __call__(self, batch):
+        """Returns ``{sample id: (side of the working picture, scores of its objects)}``."""
+        outputs = self._places.run(batch.images, self._precision)
+        scan, results = self._scan, {}
+        for row, item in enumerate(batch.items):
+            units = scan.mine[scan.pictures.index[item.id]]
+            scores, _ = self._places.read(
+                outputs, row, scan.boxes[units], scan.explained[units], item.window
+            )
+            results[item.id] = working_side(item.window, outputs.input_size), scores
+        return results
+
+
+class BoxPredictor(Predictor):
+    """Answers a list of :class:`~cam_core.bias.object_swap_test.Query`; each picture is run once.
+
+    Args:
+        model: the :class:`LoadedModel` of a detector
+        workers: see :class:`Predictor`
+        precision ("float32"): likewise
+    """
+
+    def __init__(self, model, workers, precision="float32"):
+        super().__init__(model, workers, precision)
+        self._places = _Places(model)
+        self._geometry = model.geometry
+
+    def __call__(self, queries):
+        """Returns for each query its scores and the classes found, (k,) each."""
+        tensors = list(self.mapping(self._transform, [q.image for q in queries]))
+        groups, answers = {}, [None] * len(queries)
+        for row, tensor in enumerate(tensors):
+            groups.setdefault(tuple(tensor.shape), []).append(row)
+        for rows in groups.values():
+            self._answer([tensors[row] for row in rows], rows, queries, answers)
+        return answers
+
+    def _answer(self, tensors, rows, queries, answers):
+        """A batch that does not fit the device's memory is halved."""
+        import torch
+
+        try:
+            outputs = self._places.run(torch.stack(tensors), self._precision)
+        except torch.OutOfMemoryError:
+            if len(tensors) == 1:
+                raise
+            torch.cuda.empty_cache()
+            middle = len(tensors) // 2
+            self._answer(tensors[:middle], rows[:middle], queries, answers)
+            self._answer(tensors[middle:], rows[middle:], queries, answers)
+            return
+        for place, row in enumerate(rows):
+            query = queries[row]
+            window = self._geometry.window(*query.image.shape[:2])
+            answers[row] = self._places.read(outputs, place, query.boxes, query.labels, window)
+
+
+def analyse_boxes(job, folder, stack):
+    """Scores every box, and swaps the surroundings of those that are probed.
+
+    Args:
+        job: the :class:`BiasJob`
+        folder: a temporary folder
+        stack: closes what is opened
+
+    Yields:
+        a :class:`Phase`, now and then
+
+    Returns:
+        :class:`~operators.bias.findings.Findings`
+    """
+    s, model = job.settings, job.model
+    wanted = None if isinstance(s.object_classes, str) else list(s.object_classes)
+    scan = BoxScan(job.samples, job.rows, job.object_field, model.classes, s.aliases, wanted)
+    if not len(scan.sample):
+        raise ValueError(f"objects: {job.object_field!r} holds no boxes to test")
+    size = s.batch_size
+    if size == "auto":
+        size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
+    precision = "float32" if s.precision == "auto" else s.precision
+    steps = run_pipeline(
+        Loader(job.rows, model.transforms, size, workers_of(s), geometry=model.geometry),
+        BoxScanStep(model, scan, precision),
+        scan,
+        len(job.rows),
+        job.failures,
+    )
+    yield Phase("looking for objects", 0, len(job.rows), 0.0)
+    yield from phased("looking for objects", steps, lambda p: (p.done, p.total, p.failed))
+    found = np.nan_to_num(scan.score) >= model.adapted.confidence
+    limit = PROBE if s.probe == "auto" else s.probe
+    units = choose_probe(scan.explained, found & (scan.explained >= 0), limit, s.seed)
+    rows = _with_pictures(scan, units, limit, s.seed)
+    check = BoxCausalTests(model, s, folder, precision)
+    stack.callback(check.close)
+    scenes = scan.spread(None if s.scenes is None else job.samples.values(s.scenes))
+    # boxes of one sample are one draw
+    scenes = scan.sample if scenes is None else np.array([str(scene) for scene in scenes])
+    tested = Probe(np.empty(0, int))
+    if len(units) and len(rows) > 1:
+        prepare = check.prepare(scan.pictures, rows, job.objects, [None] * len(scan.samples))
+        tested = yield from phased("preparing pictures", prepare, lambda n: (n, len(rows)))
+        shown = check.place_boxes(tested, scan, units)
+        groups = None
+        if s.scenes is not None:
+            values = job.samples.values(s.scenes)
+            groups = [str(values[i]) for i in shown]
+        total = len(shown) + len(tested.rows) * (1 + s.donors * (1 + s.control))
+        swap = check.swap_boxes(tested, scan, shown, groups)
+        yield from phased("swapping surroundings", swap, lambda n: (n, total))
+    _add_heat(job, scan)
+    return find_boxes(job, scan, tested, scenes, check)
+
+
+def find_boxes(job, scan, tested, scenes, check):
+    """Applies the evidence rule of objects.
+
+    Args:
+        job: the :class:`BiasJob`
+        scan: the :class:`BoxScan`
+        tested: the :class:`Probe`
+        scenes: (R,) values
+        check: the :class:`BoxCausalTests`
+
+    Returns:
+        :class:`~operators.bias.findings.Findings`
+    """
+    from ...cam_core.bias.object_swap_test import object_rule
+
+    failures = {f.id: f.reason for f in job.failures}
+    least = job.model.adapted.confidence
+    status = []
+    for unit, score in enumerate(scan.score.tolist()):
+        status.append(
+            failures.get(scan.ids[unit], "the sample could not be read") if np.isnan(score)
+            else "no class" if scan.explained[unit] < 0
+            else "not found" if score < least
+            else "not tested"
+        )  # fmt: skip
+    found = judge(
+        scan, tested, status, job.settings.seed, object_rule(least),
+        labels=list(scan.names), names=[n or "" for n in scan.names],
+        truth=np.where(scan.explained < 0, -2, scan.explained), scenes=scenes, check=check,
+    )  # fmt: skip
+    seen = np.array([s not in ("not found", "no class") for s in found.status])
+    found.correct = np.where(np.isfinite(scan.score), seen, np.nan)
+    return found
+
+
+def _with_pictures(scan, units, limit, seed):
+    """The samples of the objects tested, and others that lend: as many in all as may be tested."""
+    needed = np.unique(scan.sample[units])
+    seen = np.flatnonzero(scan.pictures.side > 0)
+    rest = np.setdiff1d(seen, needed)
+    extra = np.random.default_rng([seed, 1]).permutation(rest)[: max(0, limit - len(needed))]
+    return np.sort(np.concatenate([np.intersect1d(needed, seen), extra])).astype(int)
+
+
+class BoxCausalTests(CausalTests):
+    """The causal check of objects; see :class:`CausalTests`."""
+
+    def predictor(self, model, precision):
+        """What composites are run through."""
+        return BoxPredictor(model, self._workers, precision)
+
+    def place_boxes(self, tested, scan, units):
+        """Makes boxes the units of a probe of samples; those without a picture are left out.
+
+        Args:
+            tested: the :class:`Probe`, its rows being samples
+            scan: the :class:`BoxScan`
+            units: (n,) boxes to be tested
+
+        Returns:
+            (p,) the samples of the pictures
+        """
+        shown = tested.rows
+        place = np.full(len(scan.samples), -1)
+        place[shown] = np.arange(len(shown))
+        tested.rows = units[place[scan.sample[units]] >= 0]
+        tested.picture = place[scan.sample[tested.rows]]
+        return shown
+
+    def swap_boxes(self, tested, scan, shown, groups):
+        """Runs the swap; yields how many pictures went through the detector."""
+        from ...cam_core.bias.object_swap_test import object_swap_check
+
+        s, units = self._settings, tested.rows
+
+        def call(predict):
+            return object_swap_check(
+                tested.pictures, tested.picture, scan.boxes[units], scan.explained[units], predict,
+                contents=scan.contents(shown), removal_masks=tested.removals, count=s.donors,
+                most=s.most_donors, control=s.control, groups=groups, feather=s.feather,
+                confidence=self._model.adapted.confidence, batch_size=self.batch_size, seed=s.seed,
+            )  # fmt: skip
+
+        tested.check = yield from self._reported(call)
+
+
+# Heat ----------------------------------------------------------------------------------------------
+
+
+def _add_heat(job, scan):
+    """Reads where the heat of the boxes lies, if the run explained them by class."""
+    dataset, field = job.dataset, job.object_field
+    path = _share_path(keys.config_of(dataset, job.cam_key), job.cam_key, field)
+    if path is None:
+        return
+    known = {}
+    for start in range(0, len(scan.samples), 10 * _READ):
+        view = dataset.select([row[0] for row in scan.samples[start : start + 10 * _READ]])
+        for ids, shares in zip(*view.values([f"{field}.detections.id", path]), strict=True):
+            known.update(zip(map(str, ids or []), shares or [], strict=True))
+    scan.add_heat(np.array([known.get(i) for i in scan.label_ids], float))  # None becomes NaN
+
+
+def _share_path(record, cam_key, field):
+    """The attribute with the share of heat in an object's own box, of the first method that has one."""
+    from ...cam_core.methods.catalogue import resolve_methods
+
+    written = getattr(record, "label_attributes", None) or []
+    # functions are recorded by their names alone, which say nothing of their maps
+    names = [m for m in record.settings.get("methods") or [] if not str(m).startswith("<")]
+    methods = resolve_methods([m if isinstance(m, str) else tuple(m) for m in names])
+    keys = [(key, m.info) for m in methods for key, _ in m.keys(["objects"])]
+    for key, info in keys:
+        name = share_name("in_box", key, [k for k, _ in keys])
+        path = f"{field}.detections.{cam_key}_{name}"
+        if info.class_discriminative and path in written:
+            return path
+    return None
