@@ -1,22 +1,21 @@
-"""Boxes as units: their scores, the swap of their surroundings, the heat that a run found in them."""
+"""Boxes as units: the swap of their surroundings, the heat that a run found in them, what follows."""
 
 import numpy as np
 
 from ..compute.object_labels import share_name
 from ..data.loader import Loader
-from ..data.object_reader import kind_of, plain
+from ..data.object_reader import kind_of
 from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
-from ..jobs.inference import Predictor, forwarded, workers_of
+from ..jobs.inference import forwarded, workers_of
 from ..jobs.pipeline import run as run_pipeline
 from ..runs import keys
-from ..targets.true_labels import index_of_names
+from .box_scan import BoxPredictor, BoxScan, BoxScanStep
 from .findings import judge
 from .params import PROBE
-from .pictures import working_side
 from .swap import CausalTests, Probe, choose_probe
-from .units import MEASURES, Units
 
-_READ = 500
+# samples whose labels are read with one query
+_READ = 5_000
 
 
 def object_field(samples, roles):
@@ -58,205 +57,6 @@ def detect_one(model, image):
         )
     if len(names) > count:
         raise ValueError(f"classes has {len(names)} names, the detector {count} classes")
-
-
-class BoxScan(Units):
-    """The boxes of N samples and what the detector makes of them.
-
-    Args:
-        samples: where the field is read from
-        rows: list of N ``(id, filepath)``
-        field: of Detections
-        classes: the model's class names, or None
-        aliases: class of the model -> label or labels of the dataset
-        wanted: names of the objects that are tested, or None for all
-
-    Attributes:
-        names: R labels
-        mine: N lists of the units of each sample
-        score: (R,) confidence of the best candidate at the box, NaN where the sample failed
-        pictures: a :class:`PictureRows` of the samples
-        heat: (R, 4) of :func:`~cam_core.bias.object_swap_test.object_heat_features`, or None
-    """
-
-    def __init__(self, samples, rows, field, classes, aliases, wanted):
-        chosen = None if wanted is None else {plain(name) for name in wanted}
-        found = [
-            one
-            for one in _read_objects(samples, field, [row[0] for row in rows])
-            if chosen is None or plain(one[2]) in chosen
-        ]
-        super().__init__(rows, [sample for sample, *_ in found])
-        self.mine, self.pictures, self.heat = self.of_samples(), PictureRows(rows), None
-        self.label_ids, self.names = [one[1] for one in found], [one[2] for one in found]
-        boxes = np.array([one[3] for one in found], float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        self.boxes = np.clip(boxes, 0, 1)
-        self.area = (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
-        indices = index_of_names(classes or [], aliases or {})
-        self.explained = np.array([indices.get(plain(n), -1) if n else -1 for n in self.names], int)
-        self.values = self.values.astype(float)
-        self.reliable[:], self.object_status[:], self.object_source[:] = True, "ok", "box"
-        self.object_scope = np.full(len(found), "its worst object")
-        self.samples_written = self.bytes_written = 0
-
-    def put(self, results):
-        """Takes what :class:`BoxScanStep` returned; the pipeline's writer."""
-        for sample_id, (side, scores) in results.items():
-            i = self.pictures.index[sample_id]
-            self.pictures.side[i] = side
-            self.score[self.mine[i]] = scores
-            self.samples_written += 1
-
-    def contents(self, rows):
-        """The class indices that samples hold, the largest object's first; unknown classes as -2 - n."""
-        held = []
-        for i in rows:
-            units = sorted(self.mine[i], key=lambda u: -self.area[u])
-            held.append(list(dict.fromkeys(int(self.explained[u]) for u in units)))
-        return held
-
-    def add_heat(self, in_box):
-        """Takes the share of each object's heat in its own box; NaN where it was not explained."""
-        from ...cam_core.bias.object_swap_test import object_heat_features
-
-        self.heat = object_heat_features(in_box, self.area, self.score)
-        self.values[:, MEASURES.index("obj_energy")] = in_box
-        self.values[:, MEASURES.index("density_share")] = 1 - self.heat[:, 0]
-
-    def features(self):
-        """What heat is calibrated on; None without heat."""
-        return self.heat
-
-
-class PictureRows:
-    """What is needed to read the picture of each of N samples.
-
-    Args:
-        rows: list of N ``(id, filepath)``
-
-    Attributes:
-        ids, paths: of the samples
-        index: sample id -> its place
-        side: (N,) longest side at which the picture is kept for composites
-    """
-
-    def __init__(self, rows):
-        self.ids, self.paths = [row[0] for row in rows], [row[1] for row in rows]
-        self.index = {sample_id: i for i, sample_id in enumerate(self.ids)}
-        self.side = np.zeros(len(rows), int)
-
-
-def _read_objects(samples, field, ids):
-    """Yields (place of the sample, id of the label, its name, its box)."""
-    paths = ["id", *(f"{field}.detections.{n}" for n in ("id", "label", "bounding_box"))]
-    place = {sample_id: i for i, sample_id in enumerate(ids)}
-    for start in range(0, len(ids), _READ):
-        view = samples.select(ids[start : start + _READ])
-        for sample_id, label_ids, names, boxes in zip(*view.values(paths), strict=True):
-            for label_id, name, box in zip(label_ids or [], names or [], boxes or [], strict=True):
-                if box and len(box) == 4 and box[2] > 0 and box[3] > 0:
-                    yield place[sample_id], str(label_id), name, box
-
-
-class _Places:
-    """Reads scores at boxes off a detector's outputs."""
-
-    def __init__(self, model):
-        self.model = model
-        self.confidence = model.adapted.confidence
-
-    def read(self, outputs, row, boxes, labels, window):
-        """(k,) scores and classes found of boxes given as shares of the upright image."""
-        import torch
-
-        from ...cam_core.bias.object_swap_test import object_scores, tensor_boxes
-        from ...cam_core.spatial.boxes import boxes_to_input
-
-        inside = boxes_to_input(tensor_boxes(boxes, window.image), window, outputs.input_size)
-        known = np.asarray(labels) >= 0
-        scores, winners = np.zeros(len(known)), np.full(len(known), -1)
-        scores[known], winners[known] = object_scores(
-            outputs.candidates[row],
-            inside[torch.from_numpy(known)],
-            torch.as_tensor(np.asarray(labels)[known]),
-            confidence=self.confidence,
-            background=self.model.adapted.background,
-        )
-        return scores, winners
-
-    def run(self, images, precision="float32"):
-        """The detector's outputs for a batch."""
-        return forwarded(self.model, images, precision)
-
-
-class BoxScanStep:
-    """Scores each annotated box of a batch.
-
-    Args:
-        model: the :class:`LoadedModel`
-        scan: the :class:`BoxScan`
-        precision: of the forward
-    """
-
-    def __init__(self, model, scan, precision):
-        self._places, self._scan, self._precision = _Places(model), scan, precision
-
-    def __call__(self, batch):
-        """Returns ``{sample id: (side of the working picture, scores of its objects)}``."""
-        outputs = self._places.run(batch.images, self._precision)
-        scan, results = self._scan, {}
-        for row, item in enumerate(batch.items):
-            units = scan.mine[scan.pictures.index[item.id]]
-            scores, _ = self._places.read(
-                outputs, row, scan.boxes[units], scan.explained[units], item.window
-            )
-            results[item.id] = working_side(item.window, outputs.input_size), scores
-        return results
-
-
-class BoxPredictor(Predictor):
-    """Answers a list of :class:`~cam_core.bias.object_swap_test.Query`; each picture is run once.
-
-    Args:
-        model: the :class:`LoadedModel` of a detector
-        workers: see :class:`Predictor`
-        precision ("float32"): likewise
-    """
-
-    def __init__(self, model, workers, precision="float32"):
-        super().__init__(model, workers, precision)
-        self._places = _Places(model)
-        self._geometry = model.geometry
-
-    def __call__(self, queries):
-        """Returns for each query its scores and the classes found, (k,) each."""
-        tensors = list(self.mapping(self._transform, [q.image for q in queries]))
-        groups, answers = {}, [None] * len(queries)
-        for row, tensor in enumerate(tensors):
-            groups.setdefault(tuple(tensor.shape), []).append(row)
-        for rows in groups.values():
-            self._answer([tensors[row] for row in rows], rows, queries, answers)
-        return answers
-
-    def _answer(self, tensors, rows, queries, answers):
-        """A batch that does not fit the device's memory is halved."""
-        import torch
-
-        try:
-            outputs = self._places.run(torch.stack(tensors), self._precision)
-        except torch.OutOfMemoryError:
-            if len(tensors) == 1:
-                raise
-            torch.cuda.empty_cache()
-            middle = len(tensors) // 2
-            self._answer(tensors[:middle], rows[:middle], queries, answers)
-            self._answer(tensors[middle:], rows[middle:], queries, answers)
-            return
-        for place, row in enumerate(rows):
-            query = queries[row]
-            window = self._geometry.window(*query.image.shape[:2])
-            answers[row] = self._places.read(outputs, place, query.boxes, query.labels, window)
 
 
 def analyse_boxes(job, folder, stack):
@@ -412,8 +212,8 @@ def _add_heat(job, scan):
     if path is None:
         return
     known = {}
-    for start in range(0, len(scan.samples), 10 * _READ):
-        view = dataset.select([row[0] for row in scan.samples[start : start + 10 * _READ]])
+    for start in range(0, len(scan.samples), _READ):
+        view = dataset.select([row[0] for row in scan.samples[start : start + _READ]])
         for ids, shares in zip(*view.values([f"{field}.detections.id", path]), strict=True):
             known.update(zip(map(str, ids or []), shares or [], strict=True))
     scan.add_heat(np.array([known.get(i) for i in scan.label_ids], float))  # None becomes NaN
