@@ -8,7 +8,7 @@ from ..data.object_reader import kind_of
 from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
 from ..jobs.inference import forwarded, workers_of
 from ..jobs.pipeline import run as run_pipeline
-from ..runs import keys
+from ..runs import record
 from .box_scan import BoxPredictor, BoxScan, BoxScanStep
 from .findings import judge
 from .params import PROBE
@@ -208,7 +208,7 @@ class BoxCausalTests(CausalTests):
 def _add_heat(job, scan):
     """Reads where the heat of the boxes lies, if the run explained them by class."""
     dataset, field = job.dataset, job.object_field
-    path = _share_path(keys.config_of(dataset, job.cam_key), job.cam_key, field)
+    path = _share_path(record.config_of(dataset, job.cam_key), job.cam_key, field)
     if path is None:
         return
     known = {}
@@ -219,13 +219,13 @@ def _add_heat(job, scan):
     scan.add_heat(np.array([known.get(i) for i in scan.label_ids], float))  # None becomes NaN
 
 
-def _share_path(record, cam_key, field):
+def _share_path(config, cam_key, field):
     """The attribute with the share of heat in an object's own box, of the first method that has one."""
     from ...cam_core.methods.catalogue import resolve_methods
 
-    written = getattr(record, "label_attributes", None) or []
+    written = getattr(config, "label_attributes", None) or []
     # functions are recorded by their names alone, which say nothing of their maps
-    names = [m for m in record.settings.get("methods") or [] if not str(m).startswith("<")]
+    names = [m for m in config.settings.get("methods") or [] if not str(m).startswith("<")]
     methods = resolve_methods([m if isinstance(m, str) else tuple(m) for m in names])
     keys = [(key, m.info) for m in methods for key, _ in m.keys(["objects"])]
     for key, info in keys:

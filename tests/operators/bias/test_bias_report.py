@@ -143,6 +143,7 @@ def test_words_for_numbers(plugin):
     assert words.percent(0) == "0 %"
     assert words.percent(None) == "unknown"
     assert words.number(0.126) == "0.13"
+    assert words.number(-0.001) == "0.00", "a sign says nothing where there is nothing"
     interval = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 12}
     assert words.with_interval(interval) == "50 % (25 % to 75 %, n = 12)"
     alone = {"mean": 0.5, "low": None, "high": None, "n": 1}
