@@ -1,74 +1,173 @@
-"""What operators share: what is said while a job runs, in Python, in the App and in a queue."""
+"""What operators share that run a job: in Python, from the App's form, and from a queue."""
 
 import fiftyone as fo
+import fiftyone.operators as foo
+
+# of a call's arguments those that are not the job's
+_OF_THE_CALL = ("self", "samples", "progress", "delegate", "model_options")
 
 
-def run_with_bar(job, progress):
-    """Runs a job with one progress bar per phase; returns its summary.
-
-    Args:
-        job: has ``run()``, a generator of :class:`~operators.jobs.base.Phase`, and ``summary``
-        progress: whether to show the bars; None for FiftyOne's setting
-    """
-    bar, name = None, None
-    try:
-        for phase in job.run():
-            if phase.name != name:
-                if bar is not None:
-                    bar.close()
-                name = phase.name
-                bar = fo.ProgressBar(
-                    total=phase.total, progress=progress, start_msg=f"{name.capitalize()}..."
-                )
-                bar.__enter__()
-            bar.update(max(0, min(phase.done, phase.total) - bar.iteration))
-    finally:
-        if bar is not None:
-            bar.close()
-    return job.summary
-
-
-def job_messages(ctx, name, make_job, report=None, refused=None):
-    """Builds a job and runs it for the App or a queue, and says from the first moment what is done.
+def job_config(name, label, description, risk, **more):
+    """The configuration of an operator that runs a job.
 
     Args:
-        ctx: the execution context
-        name: of the operator, whose form has the words for what is wrong
-        make_job: maps the origin, for the record, to a job as :func:`run_with_bar` takes it
-        report (None): maps ``ctx`` and what the job's ``run()`` yields to a message;
-            :func:`report_phase` by default
-        refused (None): returns one more message where the arguments were wrong, before anything was done
-
-    Yields:
-        messages to the App
-
-    Returns:
-        the job once it is through; None if it was asked to stop
+        name: of the operator
+        label: what the App calls it
+        description: one line
+        risk: a :class:`fiftyone.operators.types.RiskLevel`
+        **more: of :class:`fiftyone.operators.OperatorConfig`
     """
-    from .forms import messages
-    from .jobs.base import STARTING
-    from .runs.lease import Stopped
+    return foo.OperatorConfig(
+        name=name,
+        label=label,
+        description=description,
+        risk_level=risk,
+        dynamic=True,
+        execute_as_generator=True,
+        allow_immediate_execution=True,
+        allow_delegated_execution=True,
+        default_choice_to_delegated=False,
+        **more,
+    )
 
-    job, report = None, report or report_phase
-    yield report_phase(ctx, STARTING)
-    try:
-        job = make_job("delegated" if ctx.delegated else "app")
-        for state in job.run():
-            yield report(ctx, state)
-    except ValueError as error:
-        yield ctx.ops.notify(messages.in_app(error, name), variant="error")
-        if job is None and refused is not None:
-            yield refused()
-        raise
-    except Stopped as stopped:
-        if ctx.delegated:
-            raise  # a queue's operation is not to look complete
-        text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
-        yield ctx.ops.set_progress(progress=0.0, label=text)  # the dialog stays until it is closed
-        yield ctx.ops.reload_dataset()
-        yield ctx.ops.notify(text, variant="info")
-        return None
-    return job
+
+class JobOperator(foo.Operator):
+    """An operator that runs a :class:`~operators.jobs.base.Job`.
+
+    A subclass has ``config`` (see :func:`job_config`), a ``__call__`` with a signature of its own that ends
+    in :meth:`call`, and the methods that are abstract here.
+    """
+
+    def form(self, ctx):
+        """Builds the form, a ``types.Property``."""
+        raise NotImplementedError
+
+    def arguments_of(self, params):
+        """The arguments of ``__call__`` that a form's parameters stand for."""
+        raise NotImplementedError
+
+    def params_of(self, arguments, samples):
+        """The parameters that stand for arguments of a call: the way into a queue.
+
+        Raises:
+            ValueError: if a value cannot be sent to another process
+        """
+        raise NotImplementedError
+
+    def make_job(self, samples, arguments, origin):
+        """The prepared job of a call.
+
+        Raises:
+            ValueError: if an argument is wrong
+        """
+        raise NotImplementedError
+
+    def finished(self, ctx, job):
+        """What the App is told once a job is through; yields messages."""
+        raise NotImplementedError
+
+    def refused(self, ctx):
+        """One more message where arguments were wrong, before anything was done; None for none."""
+
+    def report(self, ctx, state):
+        """The message for what the job's ``run()`` yields."""
+        return report_phase(ctx, state)
+
+    def option_arguments(self, options):
+        """The model's options of a call, checked."""
+        from .compute.params import checked_options
+
+        return checked_options(options)
+
+    def resolve_input(self, ctx):
+        """The form, in the words of the App."""
+        from .forms import messages
+
+        return messages.put(self.form(ctx), self.config.name)
+
+    def call(self, given):
+        """Runs what a call from Python asks for, or schedules it.
+
+        Args:
+            given: the ``locals()`` of ``__call__``
+
+        Returns:
+            the job's summary; what FiftyOne returns of an operation that was scheduled
+
+        Raises:
+            ValueError: if an argument is wrong; nothing has been written then
+        """
+        samples = given["samples"]
+        arguments = {k: v for k, v in given.items() if k not in _OF_THE_CALL}
+        arguments.update(self.option_arguments(given.get("model_options") or {}))
+        if given.get("delegate"):
+            params = self.params_of(arguments, samples)
+            ctx = {"view": samples.view()}
+            return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
+        return self.run_here(self.make_job(samples, arguments, "python"), given["progress"])
+
+    def run_here(self, job, progress):
+        """Runs a job with one progress bar per phase; returns its summary.
+
+        Args:
+            job: prepared
+            progress: whether to show the bars; None for FiftyOne's setting
+        """
+        bar, name = None, None
+        try:
+            for phase in job.run():
+                if phase.name != name:
+                    if bar is not None:
+                        bar.close()
+                    name = phase.name
+                    bar = fo.ProgressBar(
+                        total=phase.total, progress=progress, start_msg=f"{name.capitalize()}..."
+                    )
+                    bar.__enter__()
+                bar.update(max(0, min(phase.done, phase.total) - bar.iteration))
+        finally:
+            if bar is not None:
+                bar.close()
+        return job.summary
+
+    def execute(self, ctx):
+        """Runs the form's job; closing the App's tab interrupts it."""
+        return stream(self.messages(ctx))
+
+    def messages(self, ctx):
+        """Builds the form's job and runs it, and says from the first moment what is done.
+
+        Yields:
+            messages to the App
+        """
+        from .forms import messages
+        from .jobs.base import STARTING
+        from .runs.lease import Stopped
+
+        job = None
+        yield report_phase(ctx, STARTING)
+        try:
+            samples = ctx.target_view(require_flat=True)
+            origin = "delegated" if ctx.delegated else "app"
+            job = self.make_job(samples, self.arguments_of(ctx.params), origin)
+            for state in job.run():
+                yield self.report(ctx, state)
+        except ValueError as error:
+            yield ctx.ops.notify(messages.in_app(error, self.config.name), variant="error")
+            again = self.refused(ctx) if job is None else None
+            if again is not None:
+                yield again
+            raise
+        except Stopped as stopped:
+            if ctx.delegated:
+                raise  # a queue's operation is not to look complete
+            text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
+            # the dialog stays until it is closed
+            yield ctx.ops.set_progress(progress=0.0, label=text)
+            yield ctx.ops.reload_dataset()
+            yield ctx.ops.notify(text, variant="info")
+            return
+        yield from self.finished(ctx, job)
 
 
 def report_phase(ctx, phase):

@@ -1,37 +1,26 @@
 """Which heatmap can be believed: how faithful each method is to the model, and where they disagree."""
 
-import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from .base import job_messages, run_with_bar
-from .compute.params import checked_options, split_model
+from .base import JobOperator, job_config
 
 
-class CompareCams(foo.Operator):
+class CompareCams(JobOperator):
     """Ranks methods by how faithful their stored heatmaps are, or follows models over training."""
 
-    @property
-    def config(self):
-        """The operator's configuration."""
-        return foo.OperatorConfig(
-            name="compare_cams",
-            label="Compare heatmaps",
-            description="Which method is faithful to the model, and where methods or models disagree",
-            icon="leaderboard",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=False,
-            unlisted=False,
-            risk_level=types.RiskLevel.MEDIUM,
-        )
+    config = job_config(
+        "compare_cams",
+        "Compare heatmaps",
+        "Which method is faithful to the model, and where methods or models disagree",
+        types.RiskLevel.MEDIUM,
+        icon="leaderboard",
+    )
 
-    def resolve_input(self, ctx):
+    def form(self, ctx):
         """The form."""
-        from .forms import compare, messages
+        from .forms import compare
 
-        return messages.put(compare.compare_cams_form(ctx), self.config.name)
+        return compare.compare_cams_form(ctx)
 
     def __call__(
         self,
@@ -136,69 +125,49 @@ class CompareCams(foo.Operator):
             ValueError: if an argument is wrong, a run is at work, or the model is no classifier or not
                 the one that the heatmaps are of; nothing has been written then
         """
-        arguments = {
-            k: v
-            for k, v in locals().items()
-            if k not in ("self", "samples", "progress", "delegate", "model_options")
-        }
-        for name, value in model_options.items():
-            each = value.values() if isinstance(value, dict) else [value]
-            for one in each:
-                checked_options({name: one})
-            arguments[name] = value
-        if delegate:
-            return self._delegate(samples, arguments)
-        return run_with_bar(_job(samples, arguments, origin="python"), progress)
+        return self.call(locals())
 
-    def _delegate(self, samples, arguments):
+    def option_arguments(self, options):
+        """The models' options, of which each may be a dict from keys."""
+        for name, value in options.items():
+            for one in value.values() if isinstance(value, dict) else [value]:
+                super().option_arguments({name: one})
+        return options
+
+    def arguments_of(self, params):
+        """The arguments that a form's parameters stand for."""
         from .forms import compare
 
-        params = compare.params_of(arguments)
-        ctx = {"view": samples.view()}
-        return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
+        return compare.arguments_of(params)
 
-    def execute(self, ctx):
-        """Runs the form's job; closing the App's tab interrupts it."""
-        from .base import stream
-
-        return stream(self._messages(ctx))
-
-    def _messages(self, ctx):
-        """A live progress bar, then what was found."""
+    def params_of(self, arguments, samples):
+        """The parameters that stand for arguments."""
         from .forms import compare
 
-        job = yield from job_messages(
-            ctx, self.config.name, lambda origin: self._form_job(ctx, origin)
-        )
-        if job is None:
-            return
+        return compare.params_of(arguments)
+
+    def make_job(self, samples, arguments, origin):
+        """The prepared job: of one model's methods, or of several models."""
+        from .compare.methods_job import MethodComparison
+        from .compare.models_job import ModelComparison
+        from .compare.params import CompareSettings
+        from .compute.recorded_model import GivenModel
+
+        given, rest = GivenModel.split(arguments)
+        models, job = rest.pop("models", None), MethodComparison
+        settings = CompareSettings(**rest)
+        if models is not None:
+            if given.model is not None:
+                raise ValueError("model: give models= or model=, not both")
+            given.model, job = models, ModelComparison
+        return job(samples, settings, given, origin).prepare()
+
+    def finished(self, ctx, job):
+        """What was found."""
+        from .forms import compare
+
         yield ctx.ops.reload_dataset()
         yield ctx.ops.notify(job.summary.lines()[0], variant="success")
         if not ctx.delegated:
             outputs, results = compare.output_of(job.summary)
             yield ctx.ops.show_output(outputs=outputs, results=results)
-
-    def _form_job(self, ctx, origin):
-        from .forms import compare
-
-        view = ctx.target_view(require_flat=True)
-        return _job(view, compare.arguments_of(ctx.params), origin)
-
-
-def _job(samples, arguments, origin):
-    """Checks the arguments and builds the job."""
-    from .compare.params import CompareSettings
-
-    given, arguments = split_model(arguments)
-    given["models"] = arguments.pop("models", None)
-    settings = CompareSettings(**arguments)
-    if given["models"] is None:
-        from .compare.methods_job import MethodComparison
-
-        del given["models"]
-        return MethodComparison(samples, settings=settings, origin=origin, **given)
-    from .compare.models_job import ModelComparison
-
-    if given.pop("model") is not None:
-        raise ValueError("model: give models= or model=, not both")
-    return ModelComparison(samples, settings=settings, origin=origin, **given)

@@ -6,39 +6,62 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from .base import job_messages, move_bar
-from .compute.params import Settings
+from .base import JobOperator, job_config, move_bar
 
 _URI = "@cam51/heatmaps/compute_cams"
 #: how long the App may take to close the form of a run that has ended
 _CLOSES_SECONDS = 0.5
 
 
-class ComputeCams(foo.Operator):
+class HeatmapOperator(JobOperator):
+    """An operator whose job computes heatmaps: one progress bar over the samples, then the new fields."""
+
+    def run_here(self, job, progress):
+        """Runs a job with one progress bar; returns its summary."""
+        with fo.ProgressBar(total=job.total, progress=progress) as bar:
+            for state in job.run():
+                bar.update(state.done - bar.iteration)
+        return job.summary
+
+    def report(self, ctx, state):
+        """Moves the App's progress bar to a state of the run."""
+        label = f"{state.done:,} of {state.total:,}"
+        if state.failed:
+            label += f", {state.failed:,} failed"
+        ends = state.done >= state.total
+        if not ends and state.forecast():
+            label += f", {state.forecast()}"
+        return move_bar(ctx, state.fraction, label, ends)
+
+    def finished(self, ctx, job):
+        """The fields in the grid, and the summary."""
+        from .forms import messages
+
+        yield ctx.ops.reload_dataset()
+        # Of the scheme of this session, only the fields' colours are replaced.
+        yield ctx.trigger("set_color_scheme", {"fields": job.colours})
+        yield ctx.ops.set_active_fields(job.active_fields)
+        unfinished = job.summary.failed or job.summary.status != "finished"
+        said = messages.in_app(job.summary, self.config.name)
+        yield ctx.ops.notify(said, variant="warning" if unfinished else "success")
+
+
+class ComputeCams(HeatmapOperator):
     """Computes class activation maps for a view and stores them as heatmap fields."""
 
-    @property
-    def config(self):
-        """The operator's configuration."""
-        return foo.OperatorConfig(
-            name="compute_cams",
-            label="Compute class activation maps",
-            description="Explain where a model looked, for every image of a view",
-            icon="local_fire_department",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=False,
-            risk_level=types.RiskLevel.MEDIUM,
-        )
+    config = job_config(
+        "compute_cams",
+        "Compute class activation maps",
+        "Explain where a model looked, for every image of a view",
+        types.RiskLevel.MEDIUM,
+        icon="local_fire_department",
+    )
 
-    def resolve_input(self, ctx):
+    def form(self, ctx):
         """The form."""
         from .forms import compute
-        from .forms import messages as form_messages
 
-        return form_messages.put(compute.compute_cams_form(ctx), self.config.name)
+        return compute.compute_cams_form(ctx)
 
     def __call__(
         self,
@@ -232,39 +255,34 @@ class ComputeCams(foo.Operator):
         Raises:
             ValueError: if an argument is wrong; nothing has been written then
         """
-        arguments = {
-            k: v
-            for k, v in locals().items()
-            if k not in ("self", "samples", "progress", "delegate")
-        }
-        if delegate:
-            return self._delegate(samples, arguments)
-        job = _job(samples, arguments, origin="python")
-        with fo.ProgressBar(total=job.total, progress=progress) as bar:
-            for state in job.run():
-                bar.update(state.done - bar.iteration)
-        return job.summary
+        return self.call(locals())
 
-    def _delegate(self, samples, arguments):
+    def arguments_of(self, params):
+        """The arguments that a form's parameters stand for."""
         from .forms import compute
 
-        params = compute.params_of(arguments)
-        ctx = {"view": samples.view()}
-        return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
+        return compute.arguments_of(params)
 
-    def execute(self, ctx):
-        """Runs the form's job; closing the App's tab interrupts it."""
-        from .base import stream
-
-        return stream(messages(ctx, lambda origin: self._form_job(ctx, origin), self))
-
-    def _form_job(self, ctx, origin):
+    def params_of(self, arguments, samples):
+        """The parameters that stand for arguments."""
         from .forms import compute
 
-        arguments = compute.arguments_of(ctx.params)
-        if ctx.params.get("resume"):
-            arguments["resume"] = True
-        return _job(ctx.target_view(require_flat=True), arguments, origin)
+        return compute.params_of(arguments)
+
+    def make_job(self, samples, arguments, origin):
+        """The prepared job."""
+        from .compute.job import CamJob
+        from .compute.params import Settings
+        from .compute.recorded_model import GivenModel
+
+        given, rest = GivenModel.split(arguments)
+        return CamJob(samples, Settings(**rest, **given.options), given, origin).prepare()
+
+    def refused(self, ctx):
+        """Opens the form again as it was filled in."""
+        if ctx.delegated:
+            return None
+        return ctx.trigger(f"{_URI.rpartition('/')[0]}/reopen_compute_cams", {"filled": ctx.params})
 
 
 class ReopenComputeCams(foo.Operator):
@@ -284,59 +302,3 @@ class ReopenComputeCams(foo.Operator):
         """Opens it once the App has closed the one before, which it does when a run has ended."""
         time.sleep(_CLOSES_SECONDS)
         ctx.prompt(_URI, params=ctx.params["filled"])
-
-
-def messages(ctx, make_job, operator):
-    """Runs a job for the App or a queue: a live progress bar, then the fields in the grid.
-
-    Of ``compute_cams``, what is wrong before the first sample opens the form again as it was filled in.
-
-    Args:
-        ctx: the execution context
-        make_job: maps the origin, for the record, to a job
-        operator: whose form it was
-
-    Yields:
-        messages to the App
-    """
-    from .forms import messages as form_messages
-
-    name = operator.config.name
-
-    def reopened():
-        return ctx.trigger(f"{_URI.rpartition('/')[0]}/reopen_compute_cams", {"filled": ctx.params})
-
-    reopens = not ctx.delegated and operator.uri == _URI
-    job = yield from job_messages(ctx, name, make_job, _report, reopened if reopens else None)
-    yield ctx.ops.reload_dataset()
-    # Of the scheme of this session, only the fields' colours are replaced.
-    yield ctx.trigger("set_color_scheme", {"fields": job.colours})
-    yield ctx.ops.set_active_fields(job.active_fields)
-    unfinished = job.summary.failed or job.summary.status != "finished"
-    said = form_messages.in_app(job.summary, name)
-    yield ctx.ops.notify(said, variant="warning" if unfinished else "success")
-
-
-def _job(samples, arguments, origin):
-    """Checks the arguments and builds the job."""
-    from .compute.job import CamJob
-    from .models.unwrap import given_transforms
-
-    arguments = dict(arguments)
-    model = arguments.pop("model", None)
-    transforms = given_transforms(
-        arguments.pop("transforms", None), arguments.pop("preprocess", None)
-    )
-    classes = arguments.pop("classes", None)
-    return CamJob(samples, model, Settings(**arguments), transforms, classes, origin=origin)
-
-
-def _report(ctx, state):
-    """Moves the progress bar to a state of the run."""
-    label = f"{state.done:,} of {state.total:,}"
-    if state.failed:
-        label += f", {state.failed:,} failed"
-    ends = state.done >= state.total
-    if not ends and state.forecast():
-        label += f", {state.forecast()}"
-    return move_bar(ctx, state.fraction, label, ends)

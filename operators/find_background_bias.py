@@ -1,37 +1,26 @@
 """The question behind the heatmaps: does the model's score rest on the object or on its surroundings?"""
 
-import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from .base import job_messages, run_with_bar
-from .bias.params import BiasSettings
-from .compute.params import checked_options, split_model
+from .base import JobOperator, job_config
 
 
-class FindBackgroundBias(foo.Operator):
+class FindBackgroundBias(JobOperator):
     """Measures heat against objects, tests it by swapping backgrounds, and ranks samples and classes."""
 
-    @property
-    def config(self):
-        """The operator's configuration."""
-        return foo.OperatorConfig(
-            name="find_background_bias",
-            label="Find background bias",
-            description="Which samples and classes rest on the background: heat, then a causal test",
-            icon="wallpaper",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=False,
-            risk_level=types.RiskLevel.MEDIUM,
-        )
+    config = job_config(
+        "find_background_bias",
+        "Find background bias",
+        "Which samples and classes rest on the background: heat, then a causal test",
+        types.RiskLevel.MEDIUM,
+        icon="wallpaper",
+    )
 
-    def resolve_input(self, ctx):
+    def form(self, ctx):
         """The form."""
-        from .forms import bias, messages
+        from .forms import bias
 
-        return messages.put(bias.find_background_bias_form(ctx), self.config.name)
+        return bias.find_background_bias_form(ctx)
 
     def __call__(
         self,
@@ -172,55 +161,35 @@ class FindBackgroundBias(foo.Operator):
             ValueError: if an argument is wrong, or the model is neither a classifier nor a detector;
                 nothing has been written then
         """
-        arguments = {
-            k: v
-            for k, v in locals().items()
-            if k not in ("self", "samples", "progress", "delegate", "model_options")
-        }
-        arguments.update(checked_options(model_options))
-        if delegate:
-            return self._delegate(samples, arguments)
-        return run_with_bar(_job(samples, arguments, origin="python"), progress)
+        return self.call(locals())
 
-    def _delegate(self, samples, arguments):
+    def arguments_of(self, params):
+        """The arguments that a form's parameters stand for."""
+        from .forms import bias
+
+        return bias.arguments_of(params)
+
+    def params_of(self, arguments, samples):
+        """The parameters that stand for arguments."""
         from .forms import bias
         from .runs import keys
 
-        params = bias.params_of(arguments, keys.list_runs(samples._dataset))
-        ctx = {"view": samples.view()}
-        return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
+        return bias.params_of(arguments, keys.list_runs(samples._dataset))
 
-    def execute(self, ctx):
-        """Runs the form's job; closing the App's tab interrupts it."""
-        from .base import stream
+    def make_job(self, samples, arguments, origin):
+        """The prepared job."""
+        from .bias.job import BiasJob
+        from .bias.params import BiasSettings
+        from .compute.recorded_model import GivenModel
 
-        return stream(self._messages(ctx))
+        given, rest = GivenModel.split(arguments)
+        return BiasJob(samples, BiasSettings(**rest), given, origin).prepare()
 
-    def _messages(self, ctx):
-        """A live progress bar, then the verdicts in the grid and the summary."""
-        job = yield from job_messages(
-            ctx, self.config.name, lambda origin: self._form_job(ctx, origin)
-        )
-        if job is None:
-            return
+    def finished(self, ctx, job):
+        """The verdicts in the grid, and the summary."""
         yield ctx.ops.reload_dataset()
         if job.colours is not None:
             # Of the scheme of this session, only the fields' colours are replaced.
             yield ctx.trigger("set_color_scheme", {"fields": job.colours})
         yield ctx.ops.set_active_fields(job.active_fields)
-        lines = job.summary.lines()
-        yield ctx.ops.notify(" ".join(lines[:2]), variant="success")
-
-    def _form_job(self, ctx, origin):
-        from .forms import bias
-
-        view = ctx.target_view(require_flat=True)
-        return _job(view, bias.arguments_of(ctx.params), origin)
-
-
-def _job(samples, arguments, origin):
-    """Checks the arguments and builds the job."""
-    from .bias.job import BiasJob
-
-    model, arguments = split_model(arguments)
-    return BiasJob(samples, settings=BiasSettings(**arguments), origin=origin, **model)
+        yield ctx.ops.notify(" ".join(job.summary.lines()[:2]), variant="success")

@@ -1,34 +1,26 @@
 """The operator that drafts boxes from heat: a start for annotation, not an answer."""
 
-import fiftyone as fo
-import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import JobOperator, job_config
 
-class HeatToDetections(foo.Operator):
+
+class HeatToDetections(JobOperator):
     """Drafts boxes around the heat of a CAM run."""
 
-    @property
-    def config(self):
-        """The operator's configuration."""
-        return foo.OperatorConfig(
-            name="heat_to_detections",
-            label="Draft boxes from heatmaps",
-            description="Boxes around the heat of a CAM run, tagged as drafts, for a person to correct",
-            icon="highlight_alt",
-            unlisted=True,
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=False,
-            risk_level=types.RiskLevel.MEDIUM,
-        )
+    config = job_config(
+        "heat_to_detections",
+        "Draft boxes from heatmaps",
+        "Boxes around the heat of a CAM run, tagged as drafts, for a person to correct",
+        types.RiskLevel.MEDIUM,
+        icon="highlight_alt",
+        unlisted=True,
+    )
 
-    def resolve_input(self, ctx):
+    def form(self, ctx):
         """Run, field, threshold, least area, tags."""
-        from .data import box_drafts
-        from .forms import messages, runs
+        from .drafts import job as drafts
+        from .forms import runs
         from .runs import keys
 
         inputs = types.Object()
@@ -58,11 +50,11 @@ class HeatToDetections(foo.Operator):
             inputs.list("tags", types.String(), default=["draft"], label="Tags of the boxes")
             inputs.str("out", default=f"{field}_boxes", label="Field", description="is written")
             inputs.bool("overwrite", default=False, label="Replace earlier drafts")
-            self._check(inputs, ctx, key, field, box_drafts)
+            self._check(inputs, ctx, key, field, drafts)
         elif key is not None:
             prop = inputs.view("problem", types.Warning(label="The run has no heatmap fields"))
             prop.invalid, prop.error_message = True, "no heatmap fields"
-        return messages.put(runs.form(inputs, self.config.label), self.config.name)
+        return runs.form(inputs, self.config.label)
 
     @staticmethod
     def _check(inputs, ctx, key, field, drafts):
@@ -132,47 +124,21 @@ class HeatToDetections(foo.Operator):
         Raises:
             ValueError: if an argument is wrong; nothing has been written then
         """
-        with fo.ProgressBar(total=len(samples), progress=progress) as bar:
-            steps = self._run(samples, cam_key, field, threshold, min_area, out, tags, overwrite)
-            for step in steps:
-                bar.update(step[0] - bar.iteration)
-        return step[-1]
+        return self.call(locals())
 
-    def _run(self, samples, cam_key, field, threshold, min_area, out, tags, overwrite):
-        from .data import box_drafts as drafts
+    def arguments_of(self, params):
+        """The arguments that a form's parameters stand for."""
+        names = ("cam_key", "field", "threshold", "min_area", "out", "overwrite")
+        given = {name: params[name] for name in names if params.get(name) not in (None, "")}
+        return {**given, "tags": params.get("tags") or []}
 
-        dataset = samples._dataset
-        cam_key, field = drafts.choose_field(dataset, cam_key, field)
-        drafts.check_values(threshold, min_area, tags)
-        out = drafts.check_out(samples, cam_key, field, out, overwrite)
-        if not len(samples):
-            raise ValueError("samples: the view is empty")
-        return drafts.draft(samples, cam_key, field, out, threshold, min_area, list(tags))
+    def make_job(self, samples, arguments, origin):
+        """The prepared job."""
+        from .drafts.job import DraftJob, DraftSettings
 
-    def execute(self, ctx):
-        """Drafts, then shows the boxes."""
-        from .base import stream
+        return DraftJob(samples, DraftSettings(**arguments), origin=origin).prepare()
 
-        return stream(self._messages(ctx))
-
-    def _messages(self, ctx):
-        params = ctx.params
-        steps = self._run(
-            ctx.target_view(require_flat=True),
-            params.get("cam_key"),
-            params.get("field"),
-            params.get("threshold", 0.5),
-            params.get("min_area", 0.001),
-            params.get("out") or None,
-            params.get("tags") or [],
-            bool(params.get("overwrite")),
-        )
-        for step in steps:
-            done, total, _ = step
-            label = f"{done:,} of {total:,}"
-            if ctx.delegated:
-                yield ctx.set_progress(progress=done / total, label=label)
-            else:
-                yield ctx.ops.set_progress(progress=done / total, label=label)
+    def finished(self, ctx, job):
+        """The boxes in the grid, and how many they are."""
         yield ctx.ops.reload_dataset()
-        yield ctx.ops.notify(str(step[-1]), variant="success")
+        yield ctx.ops.notify(str(job.summary), variant="success")

@@ -1,40 +1,28 @@
 """What one region of the images is worth to the model: a tag in the corner, the border, the hottest place."""
 
-import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from .base import job_messages, run_with_bar
-from .bias.params import RegionSettings
-from .compute.params import checked_options, split_model
+from .base import JobOperator, job_config
 
 
-class TestRegion(foo.Operator):
+class TestRegion(JobOperator):
     """Replaces a region by other samples', beside random regions of its size."""
 
     __test__ = False  # no test case, whatever its name begins with
 
-    @property
-    def config(self):
-        """The operator's configuration."""
-        return foo.OperatorConfig(
-            name="test_region",
-            label="Test a region of the images",
-            description="Whether the model's scores rest on a region, such as the border or a tag",
-            icon="crop_free",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=False,
-            risk_level=types.RiskLevel.LOW,
-        )
+    config = job_config(
+        "test_region",
+        "Test a region of the images",
+        "Whether the model's scores rest on a region, such as the border or a tag",
+        types.RiskLevel.LOW,
+        icon="crop_free",
+    )
 
-    def resolve_input(self, ctx):
+    def form(self, ctx):
         """The form."""
-        from .forms import messages
-        from .forms import region as form_region
+        from .forms import region
 
-        return messages.put(form_region.test_region_form(ctx), self.config.name)
+        return region.test_region_form(ctx)
 
     def __call__(
         self,
@@ -117,42 +105,31 @@ class TestRegion(foo.Operator):
         Raises:
             ValueError: if an argument is wrong, or the model is no classifier
         """
-        arguments = {
-            k: v
-            for k, v in locals().items()
-            if k not in ("self", "samples", "progress", "model_options")
-        }
-        arguments.update(checked_options(model_options))
-        return run_with_bar(_job(samples, arguments), progress)
+        return self.call(locals())
 
-    def execute(self, ctx):
-        """Runs the form's job; closing the App's tab ends it."""
-        from .base import stream
+    def arguments_of(self, params):
+        """The arguments that a form's parameters stand for."""
+        from .forms import region
 
-        return stream(self._messages(ctx))
+        return region.arguments_of(params)
 
-    def _messages(self, ctx):
-        from .forms import region as form_region
+    def make_job(self, samples, arguments, origin):
+        """The prepared job."""
+        from .bias.params import RegionSettings
+        from .bias.region_job import RegionJob
+        from .compute.recorded_model import GivenModel
 
-        job = yield from job_messages(ctx, self.config.name, lambda _: self._form_job(ctx))
+        given, rest = GivenModel.split(arguments)
+        return RegionJob(samples, RegionSettings(**rest), given, origin).prepare()
+
+    def finished(self, ctx, job):
+        """What the replacing did, in the dialog; nothing beside it in a queue."""
+        from .forms import region
+
         if not ctx.delegated:
-            outputs, results = form_region.output_of(job.summary)
+            outputs, results = region.output_of(job.summary)
             yield ctx.ops.show_output(outputs=outputs, results=results)
-
-    def _form_job(self, ctx):
-        from .forms import region as form_region
-
-        view = ctx.target_view(require_flat=True)
-        return _job(view, form_region.arguments_of(ctx.params))
 
     def resolve_output(self, ctx):
         """Nothing beside what is shown at the end."""
         return types.Property(types.Object())
-
-
-def _job(samples, arguments):
-    """Checks the arguments and builds the job."""
-    from .bias.region_job import RegionJob
-
-    model, arguments = split_model(arguments)
-    return RegionJob(samples, settings=RegionSettings(**arguments), **model)

@@ -1,33 +1,25 @@
 """The operator that does a CAM run again: on other samples, or to its end."""
 
-import fiftyone as fo
-import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import job_config
+from .compute_cams import HeatmapOperator
 
-class RerunCams(foo.Operator):
-    """Does a CAM run again on other samples, or goes on with it."""
 
-    @property
-    def config(self):
-        """The operator's configuration."""
-        return foo.OperatorConfig(
-            name="rerun_cams",
-            label="Do a CAM run again",
-            description="A CAM run's settings on another view, or an interrupted run gone on with",
-            unlisted=True,
-            dynamic=True,
-            risk_level=types.RiskLevel.MEDIUM,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=False,
-        )
+class RerunCams(HeatmapOperator):
+    """Does a CAM run again on other samples, or resumes it."""
 
-    def resolve_input(self, ctx):
-        """Which run, go on or anew, and the new key."""
+    config = job_config(
+        "rerun_cams",
+        "Do a CAM run again",
+        "A CAM run's settings on another view, or an interrupted run gone on with",
+        types.RiskLevel.MEDIUM,
+        unlisted=True,
+    )
+
+    def form(self, ctx):
+        """Which run, whether it is resumed or done again, and the new key."""
         from .compute import recorded_model
-        from .forms import messages as form_messages
         from .forms import runs
         from .runs import keys
 
@@ -50,7 +42,7 @@ class RerunCams(foo.Operator):
             if not ctx.params.get("resume", unfinished):
                 runs.new_key(inputs, ctx, "new_key", keys.next_key(ctx.dataset, key))
             ctx.target_view(require_flat=True)
-        return form_messages.put(runs.form(inputs, self.config.label), self.config.name)
+        return runs.form(inputs, self.config.label)
 
     def __call__(
         self,
@@ -100,36 +92,18 @@ class RerunCams(foo.Operator):
         Raises:
             ValueError: if there is no such run, or if what is given is not what it had
         """
-        from .compute.params import checked_options
+        return self.call(locals())
+
+    def arguments_of(self, params):
+        """The arguments that a form's parameters stand for."""
+        resume = bool(params.get("resume"))
+        new_key = None if resume else params.get("new_key")
+        return {"cam_key": params["cam_key"], "new_key": new_key, "resume": resume}
+
+    def make_job(self, samples, arguments, origin):
+        """The prepared job."""
+        from .compute.recorded_model import GivenModel
         from .compute.rerun import rerun_job
 
-        given = dict(
-            model=model, transforms=transforms, preprocess=preprocess, classes=classes,
-            methods=methods, targets=targets, options=checked_options(model_options),
-        )  # fmt: skip
-        job = rerun_job(
-            samples, cam_key, new_key, source=source, resume=resume, origin="python", **given
-        )
-        with fo.ProgressBar(total=job.total, progress=progress) as bar:
-            for state in job.run():
-                bar.update(state.done - bar.iteration)
-        return job.summary
-
-    def execute(self, ctx):
-        """Runs the job; closing the App's tab interrupts it."""
-        from .base import stream
-        from .compute.rerun import rerun_job
-        from .compute_cams import messages
-
-        params = ctx.params
-
-        def make_job(origin):
-            return rerun_job(
-                ctx.target_view(require_flat=True),
-                params["cam_key"],
-                None if params.get("resume") else params.get("new_key"),
-                resume=bool(params.get("resume")),
-                origin=origin,
-            )
-
-        return stream(messages(ctx, make_job, self))
+        given, rest = GivenModel.split(arguments)
+        return rerun_job(samples, rest.pop("cam_key"), said=given, origin=origin, **rest)

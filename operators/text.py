@@ -53,7 +53,20 @@ def duration(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
-def one_line(error):
-    """Returns ``Type: message`` of an exception, on one line and not too long."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:300]
+def one_line(error, most=300):
+    """Returns ``Type: message`` of an exception, on one line, valid, and not too long."""
+    return f"{type(error).__name__}: {message_of(error)}"[:most]
+
+
+def message_of(error):
+    """The message of an exception on one line; one whose own ``str()`` fails has none."""
+    try:
+        text = str(error)
+    except Exception as failed:  # of a class that is not ours
+        return f"no message, as its text fails with {type(failed).__name__}"
+    return " ".join(valid_text(text).split()) or "no message"
+
+
+def valid_text(text):
+    """Replaces what UTF-8 cannot hold, such as half of a surrogate pair, by ``?``; the rest stays."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,5 +1,7 @@
 """What the tests of the operators share: the operator through FiftyOne's loader, and a small network."""
 
+import importlib
+
 import torch
 import torchvision
 import torchvision.transforms as T
@@ -25,6 +27,12 @@ def small_network(seed=0):
 def transforms(size=64):
     """The whole picture, resized to a square."""
     return T.Compose([T.Resize((size, size)), T.ToTensor(), T.Normalize([0.5] * 3, [0.25] * 3)])
+
+
+def prepared(job, samples, settings, model, transforms=None, classes=None, origin=None):
+    """A job of this class, as its operator would make it of a call that gives a model."""
+    given = importlib.import_module(f"{PLUGIN}.operators.compute.recorded_model").GivenModel
+    return job(samples, settings, given(model, transforms, classes=classes), origin).prepare()
 
 
 def compute(samples, **arguments):

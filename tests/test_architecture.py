@@ -15,7 +15,7 @@ OPERATORS = [
     ["operators.forms"],
     ["operators.panel"],
     ["operators.sample"],
-    ["operators.bias", "operators.compare"],
+    ["operators.bias", "operators.compare", "operators.drafts"],
     ["operators.compute"],
     ["operators.jobs"],
     ["operators.targets"],

@@ -182,29 +182,12 @@ class BoxPredictor(Predictor):
 
     def __call__(self, queries):
         """Returns for each query its scores and the classes found, (k,) each."""
-        tensors = list(self.mapping(self._transform, [q.image for q in queries]))
-        groups, answers = {}, [None] * len(queries)
-        for row, tensor in enumerate(tensors):
-            groups.setdefault(tuple(tensor.shape), []).append(row)
-        for rows in groups.values():
-            self._answer([tensors[row] for row in rows], rows, queries, answers)
-        return answers
+        return self.answers([query.image for query in queries], queries)
 
-    def _answer(self, tensors, rows, queries, answers):
-        """A batch that does not fit the device's memory is halved."""
-        import torch
-
-        try:
-            outputs = self._places.run(torch.stack(tensors), self._precision)
-        except torch.OutOfMemoryError:
-            if len(tensors) == 1:
-                raise
-            torch.cuda.empty_cache()
-            middle = len(tensors) // 2
-            self._answer(tensors[:middle], rows[:middle], queries, answers)
-            self._answer(tensors[middle:], rows[middle:], queries, answers)
-            return
-        for place, row in enumerate(rows):
-            query = queries[row]
+    def read(self, batch, queries):
+        """The scores and classes of each query's boxes."""
+        outputs, found = self._places.run(batch, self._precision), []
+        for place, query in enumerate(queries):
             window = self._geometry.window(*query.image.shape[:2])
-            answers[row] = self._places.read(outputs, place, query.boxes, query.labels, window)
+            found.append(self._places.read(outputs, place, query.boxes, query.labels, window))
+        return found

@@ -3,11 +3,9 @@
 import numpy as np
 
 from ..compute.object_labels import share_name
-from ..data.loader import Loader
 from ..data.object_reader import kind_of
-from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
-from ..jobs.inference import forwarded, workers_of
-from ..jobs.pipeline import run as run_pipeline
+from ..jobs.base import phased
+from ..jobs.inference import forwarded
 from ..runs import record
 from .box_scan import BoxPredictor, BoxScan, BoxScanStep
 from .findings import judge
@@ -59,13 +57,11 @@ def detect_one(model, image):
         raise ValueError(f"classes has {len(names)} names, the detector {count} classes")
 
 
-def analyse_boxes(job, folder, stack):
+def analyse_boxes(job):
     """Scores every box, and swaps the surroundings of those that are probed.
 
     Args:
         job: the :class:`BiasJob`
-        folder: a temporary folder
-        stack: closes what is opened
 
     Yields:
         a :class:`Phase`, now and then
@@ -78,25 +74,15 @@ def analyse_boxes(job, folder, stack):
     scan = BoxScan(job.samples, job.rows, job.object_field, model.classes, s.aliases, wanted)
     if not len(scan.sample):
         raise ValueError(f"objects: {job.object_field!r} holds no boxes to test")
-    size = s.batch_size
-    if size == "auto":
-        size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
     precision = "float32" if s.precision == "auto" else s.precision
-    steps = run_pipeline(
-        Loader(job.rows, model.transforms, size, workers_of(s), geometry=model.geometry),
-        BoxScanStep(model, scan, precision),
-        scan,
-        len(job.rows),
-        job.failures,
-    )
-    yield Phase("looking for objects", 0, len(job.rows), 0.0)
-    yield from phased("looking for objects", steps, lambda p: (p.done, p.total, p.failed))
+    step = BoxScanStep(model, scan, precision)
+    yield from job.over_samples("looking for objects", job.rows, step, scan)
     found = np.nan_to_num(scan.score) >= model.adapted.confidence
     limit = PROBE if s.probe == "auto" else s.probe
     units = choose_probe(scan.explained, found & (scan.explained >= 0), limit, s.seed)
     rows = _with_pictures(scan, units, limit, s.seed)
-    check = BoxCausalTests(model, s, folder, precision)
-    stack.callback(check.close)
+    check = BoxCausalTests(model, s, job.folder, precision)
+    job.stack.callback(check.close)
     scenes = scan.spread(None if s.scenes is None else job.samples.values(s.scenes))
     # boxes of one sample are one draw
     scenes = scan.sample if scenes is None else np.array([str(scene) for scene in scenes])
@@ -113,22 +99,10 @@ def analyse_boxes(job, folder, stack):
         swap = check.swap_boxes(tested, scan, shown, groups)
         yield from phased("swapping surroundings", swap, lambda n: (n, total))
     _add_heat(job, scan)
-    return find_boxes(job, scan, tested, scenes, check)
+    return _judge(job, scan, tested, scenes)
 
 
-def find_boxes(job, scan, tested, scenes, check):
-    """Applies the evidence rule of objects.
-
-    Args:
-        job: the :class:`BiasJob`
-        scan: the :class:`BoxScan`
-        tested: the :class:`Probe`
-        scenes: (R,) values
-        check: the :class:`BoxCausalTests`
-
-    Returns:
-        :class:`~operators.bias.findings.Findings`
-    """
+def _judge(job, scan, tested, scenes):
     from ...cam_core.bias.object_swap_test import object_rule
 
     failures = {f.id: f.reason for f in job.failures}
@@ -144,7 +118,7 @@ def find_boxes(job, scan, tested, scenes, check):
     found = judge(
         scan, tested, status, job.settings.seed, object_rule(least),
         labels=list(scan.names), names=[n or "" for n in scan.names],
-        truth=np.where(scan.explained < 0, -2, scan.explained), scenes=scenes, check=check,
+        truth=np.where(scan.explained < 0, -2, scan.explained), scenes=scenes,
     )  # fmt: skip
     seen = np.array([s not in ("not found", "no class") for s in found.status])
     found.correct = np.where(np.isfinite(scan.score), seen, np.nan)

@@ -14,10 +14,6 @@ LOSABLE = 0.25
 # A random region that lies on the region itself is no control.
 _MOST_OVERLAP = 0.5
 
-#: of a sample that is asked for a class that it does not have
-ABSENT = "without the class"
-_STATUS = {"no_object": "no object", "object_absent": "object absent"}
-
 
 @dataclasses.dataclass
 class Findings:
@@ -33,8 +29,7 @@ class Findings:
         truth: (R,) class indices of the labels, -1 without, -2 where the model has no such class
         names: R names of the class a unit counts for: its label, else the explained class
         correct: (R,) 1, 0 or NaN; of a box, whether it is found
-        scenes: R values or None
-        check: the :class:`CausalTests`, whose pictures and model can still be used
+        scenes: (R,) array of what is drawn whole, or None
         classes: the :class:`~operators.bias.units.ClassUnits`; None of boxes
     """
 
@@ -48,7 +43,6 @@ class Findings:
     names: list
     correct: np.ndarray = None
     scenes: object = None
-    check: object = None
     classes: object = None
 
     @property
@@ -60,6 +54,18 @@ class Findings:
     def multi_label(self):
         """Whether the units are classes that do not exclude each other."""
         return self.classes is not None and self.classes.multi_label
+
+    @property
+    def unit(self):
+        """What the units are called."""
+        if self.of_boxes:
+            return "objects"
+        return "predictions" if self.scan.slots > 1 else "samples"
+
+    def counted(self):
+        """The units that count: of a sample that shows no class one says so, and is no prediction."""
+        units = range(len(self.status))
+        return [i for i in units if self.classes.has[i]] if self.scan.slots > 1 else list(units)
 
     def worst(self, units):
         """The unit that speaks for a sample, of its units; None where there are none."""
@@ -82,9 +88,7 @@ class Findings:
         """(n,) scenes of the tested units, or None."""
         if self.scenes is None:
             return None
-        if isinstance(self.scenes, np.ndarray):
-            return self.scenes[self.tested.rows]
-        return np.array([str(self.scenes[i]) for i in self.tested.rows])
+        return self.scenes[self.tested.rows]
 
     def effect(self, name):
         """(R,) a field of :class:`~cam_core.bias.effects.Effects`; NaN where a unit was not tested."""
@@ -130,50 +134,6 @@ def judge(scan, tested, untested, seed, rule=None, **known):
     states = [status[i] for i in rows]
     assessment = assess(scan.explained, rows, states, effects, features, rule=rule, seed=seed)
     return Findings(scan, tested, status, assessment, place, **known)
-
-
-def find(scan, tested, units, labels, truth, explained_names, scenes, failures, seed):
-    """Applies the evidence rule to the units of a classifier.
-
-    Args:
-        scan: the :class:`Scan`
-        tested: the :class:`Probe`
-        units: the :class:`~operators.bias.units.ClassUnits`
-        labels: R names or None
-        truth: (R,) class indices
-        explained_names: R names of the explained classes, None where a sample failed
-        scenes: R values, or None
-        failures: ``{index: reason}`` of units that could not be explained
-        seed: of the folds
-
-    Returns:
-        :class:`Findings`
-    """
-    right = np.where((truth >= 0) & (scan.predicted >= 0), scan.predicted == truth, np.nan)
-    right = np.where(truth == -2, 0.0, right)
-    right = np.where(scan.explained < 0, np.nan, right)
-    names = [a if a is not None else b for a, b in zip(labels, explained_names, strict=True)]
-    if units.multi_label:
-        right, names = units.correct(scan), list(explained_names)
-    untested = [_untested(scan, units, i, failures) for i in range(len(scan.ids))]
-    return judge(
-        scan, tested, untested, seed, labels=labels, truth=truth, names=names, correct=right,
-        scenes=scenes, classes=units,
-    )  # fmt: skip
-
-
-def _untested(scan, units, i, failures):
-    """The status of a unit of a classifier, should it not be tested."""
-    if scan.explained[i] < 0:
-        return failures.get(i, "the model's scores are not finite")
-    if not units.has[i]:
-        return ABSENT
-    own = str(scan.object_status[i])
-    if own == "ok":
-        return "not tested"
-    if own == "unreadable":
-        return f"the annotation cannot be read: {scan.object_reasons.get(i, 'unknown reason')}"
-    return _STATUS[own]
 
 
 def _padded(tested, scan, rows):

@@ -1,37 +1,32 @@
 """``test_region`` without the App: scores, the region of each sample, its effect."""
 
-import contextlib
 import dataclasses
-import tempfile
-import time
 
 import numpy as np
 
-from ..compute.job import check_samples
 from ..compute.params import resolve_targets
 from ..compute.plan import first_image
-from ..compute.recorded_model import GivenModel, load_recorded
+from ..compute.recorded_model import load_recorded
 from ..compute.recorded_plan import MAPPED, RecordedPlan, check_scores, plan_of_run
-from ..data.loader import Loader
 from ..data.object_reader import check_objects
 from ..data.objects import AnnotatedObjects
-from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
-from ..jobs.inference import probabilities_of, workers_of
-from ..jobs.pipeline import run as run_pipeline
+from ..data.samples import check_samples
+from ..jobs.base import Job, JobSummary, phased
+from ..jobs.inference import probabilities_of
 from ..models import load
 from ..runs import keys
 from ..targets.true_labels import Labels
 from . import findings as analysis
 from . import region_text as words
-from .params import PROBE, check_plain_field
+from .images import ABSENT, open_probe
+from .params import check_plain_field
 from .pictures import Masks, working_side
 from .scan import Scan, ScanStep
-from .swap import CausalTests, choose_probe
 from .units import SCORED, ClassUnits
 
 
 @dataclasses.dataclass
-class RegionSummary:
+class RegionSummary(JobSummary):
     """What replacing a region did.
 
     Attributes:
@@ -80,45 +75,30 @@ class RegionSummary:
         return "\n".join(words.lines(dataclasses.asdict(self)))
 
 
-class RegionJob:
-    """One call of ``test_region``: built with everything checked, then run.
+class RegionJob(Job):
+    """One call of ``test_region``, see :class:`~operators.jobs.base.Job`; it writes nothing."""
 
-    Args:
-        samples: a dataset or view of images
-        model: what the user gave as model; None for that of the run, if the zoo has it
-        settings: the :class:`RegionSettings`
-        transforms (None): of a plain module
-        classes (None): class names of a plain module
-        preprocess (None): instead of transforms
-        options (None): of the model, see ``compute.recorded_model``
-
-    Raises:
-        ValueError: if anything is wrong with an argument
-    """
-
-    def __init__(
-        self, samples, model, settings, transforms=None, classes=None, preprocess=None, options=None
-    ):
-        check_samples(samples)
-        self.samples, self.settings, self.summary, self.failures = samples, settings, None, []
-        dataset, key = samples._dataset, settings.cam_key
-        keys.refresh(dataset)
-        self.region, self.name = validated_region(samples, settings.region)
-        if settings.scenes is not None:
-            check_plain_field(samples, settings.scenes, "scenes")
-        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
+    def prepare(self):
+        """Checks the arguments against the dataset and the model, with one image."""
+        check_samples(self.samples)
+        samples, s, key = self.samples, self.settings, self.settings.cam_key
+        keys.refresh(self.dataset)
+        self.region, self.name = validated_region(samples, s.region)
+        if s.scenes is not None:
+            check_plain_field(samples, s.scenes, "scenes")
         if key is None:
-            self.model = given.load()
+            self.model = self.given.load()
         else:
-            self.model = load_recorded(keys.config_of(dataset, key).settings, key, given)
+            self.model = load_recorded(keys.config_of(self.dataset, key).settings, key, self.given)
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with load.on_device(self.model):
             image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
             outputs = check_scores(self.model, image).shape[1]
-            self.plan = self._plan(dataset, image)
+            self.plan = self._plan(self.dataset, image)
         several = bool(getattr(self.model.adapted, "multi_label", False))
-        self.labels = Labels(samples, settings.labels, self.model.classes, several=several)
+        self.labels = Labels(samples, s.labels, self.model.classes, several=several)
         self.units = ClassUnits(self.model, self.plan.target, outputs, self.labels)
+        return self
 
     @property
     def _hottest(self):
@@ -140,7 +120,6 @@ class RegionJob:
         return plan
 
     def _own_plan(self, image):
-
         s = self.settings
         values, tags = resolve_targets(s.targets, self.model)
         if len(tags) > 1 or (not isinstance(values, str) and callable(values[0])):
@@ -155,63 +134,37 @@ class RegionJob:
             plan = dataclasses.replace(plan, primary=key, fields={key: None}, ranks=[{key: None}])
         return plan
 
-    def run(self):
-        """Runs the job; afterwards :attr:`summary` is set.
-
-        Yields:
-            a :class:`~operators.jobs.base.Phase`, now and then
-        """
-        s, start = self.settings, time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(load.on_device(self.model))
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cam51-region-"))
-            scan = yield from self._scan(folder)
-            limit = PROBE if s.probe == "auto" else s.probe
-            rows = choose_probe(scan.explained, self.units.has, limit, s.seed)
-            lenders = self.units.lenders(scan, rows, limit, s.seed)
-            check = CausalTests(self.model, s, folder, s.precision)
-            stack.callback(check.close)
-            prepare = check.prepare(scan, rows, None, (), lenders)
-            total = len(rows) + len(lenders)
-            tested = yield from phased("preparing pictures", prepare, lambda n: (n, total))
-            regions = self._regions(scan, tested, folder)
-            scenes = None if s.scenes is None else scan.spread(self.samples.values(s.scenes))
-            if scenes is None and scan.slots > 1:
-                scenes = scan.ids  # rows of one sample lend each other nothing, and are one draw
-            groups = None if scenes is None else [str(scenes[i]) for i in tested.all_rows]
-            call = check.region(
-                tested.pictures, regions, self.units.arguments(scan, tested), groups
-            )
-            total = len(tested.rows) * (1 + 2 * s.donors)
-            result = yield from phased("replacing the region", call, lambda n: (n, total))
-            own = None if groups is None else groups[: len(tested.rows)]
-            self.summary = self._summarise(scan, tested, result, own)
-            self.summary.seconds = time.perf_counter() - start
-
-    def _scan(self, folder):
+    def steps(self):
+        """Scores the samples, replaces the regions, and judges."""
         s = self.settings
-        size = s.batch_size
-        if size == "auto":
-            size = CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH
+        scan = yield from self._scan()
+        check, tested, scenes = yield from open_probe(
+            self, scan, self.units, s.precision, self.units.has
+        )
+        regions = self._regions(scan, tested)
+        groups = None if scenes is None else scenes[tested.all_rows].tolist()
+        call = check.region(tested.pictures, regions, self.units.arguments(scan, tested), groups)
+        total = len(tested.rows) * (1 + 2 * s.donors)
+        result = yield from phased("replacing the region", call, lambda n: (n, total))
+        own = None if groups is None else groups[: len(tested.rows)]
+        return self._summarise(scan, tested, result, own)
+
+    def _scan(self):
+        s = self.settings
         slots = self.units.slots(MAPPED if self._hottest else SCORED)
-        scan = Scan(self.rows, self.plan, folder, slots)
+        scan = Scan(self.rows, self.plan, self.folder, slots)
         if self._hottest:
             step = ScanStep(self.model, self.plan, None, scan)
         else:
             step = _ScoreStep(self.model, self.plan.target, s.precision, scan)
-        loader = Loader(
-            self.rows, self.model.transforms, size, workers_of(s), geometry=self.model.geometry
-        )
-        steps = run_pipeline(loader, step, scan, len(self.rows), self.failures)
-        yield Phase("scoring", 0, len(self.rows), 0.0)
-        yield from phased("scoring", steps, lambda p: (p.done, p.total, p.failed))
+        yield from self.over_samples("scoring", self.rows, step, scan)
         if not (scan.explained >= 0).any():
             first = self.failures[0].reason if self.failures else "the scores are not finite"
             raise ValueError(f"samples: none could be scored; {first}")
         self.units.settle(scan)
         return scan
 
-    def _regions(self, scan, tested, folder):
+    def _regions(self, scan, tested):
         from . import regions
 
         pictures = tested.pictures
@@ -220,18 +173,18 @@ class RegionJob:
         if isinstance(self.region, str) and self.region == "border":
             return regions.BorderRegions(pictures)
         if isinstance(self.region, str):
-            return self._drawn(scan, tested, folder)
+            return self._drawn(scan, tested)
         if isinstance(self.region, tuple):
             return regions.BoxRegions(pictures, self.region)
         return regions.MapRegions(pictures, self.region)
 
-    def _drawn(self, scan, tested, folder):
+    def _drawn(self, scan, tested):
         """The regions of a label field, on the pictures' own pixels."""
         import os
 
         from .swap import fitted
 
-        path = os.path.join(folder, "regions")
+        path = os.path.join(self.folder, "regions")
         os.makedirs(path)
         masks = Masks(path)
         objects, rows = AnnotatedObjects(self.samples, self.region, "all"), tested.all_rows
@@ -253,7 +206,7 @@ class RegionJob:
         numbers = analysis.region_numbers(result, seed, groups)
         absent = int(((scan.explained >= 0) & ~self.units.has).sum())
         if absent:
-            numbers["skipped"]["without the class"] = absent
+            numbers["skipped"][ABSENT] = absent
         return RegionSummary(
             name=self.name,
             **numbers,
@@ -264,6 +217,7 @@ class RegionJob:
             target=names[0] if self.units.named and names else None,
             unit="predictions" if scan.slots > 1 else "samples",
             notes=list(self.units.notes),
+            seconds=self.seconds,
         )
 
 

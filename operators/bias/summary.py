@@ -3,12 +3,13 @@
 import collections
 import dataclasses
 
+from ..jobs.base import JobSummary
 from ..text import counted, number, percent, with_interval
 from .findings import CLASS_MIN
 
 
 @dataclasses.dataclass
-class BiasSummary:
+class BiasSummary(JobSummary):
     """What a run found.
 
     Attributes:

@@ -6,10 +6,10 @@ import os
 
 import numpy as np
 
+from ..jobs.base import CPU_BATCH, GPU_BATCH, batch_size_of
 from ..jobs.inference import Predictor, Reporting, workers_of
 from .pictures import Masks, Pictures
 
-_CPU_BATCH, _GPU_BATCH = 32, 128
 # Samples whose masks are read with one query.
 _READ = 64
 
@@ -107,9 +107,7 @@ class CausalTests:
     @property
     def batch_size(self):
         """Pictures per forward."""
-        if self._settings.batch_size != "auto":
-            return self._settings.batch_size
-        return _CPU_BATCH if self._model.device.type == "cpu" else _GPU_BATCH
+        return batch_size_of(self._settings, self._model, 2 * CPU_BATCH, 2 * GPU_BATCH)
 
     def prepare(self, scan, rows, objects, names, lenders=()):
         """Decodes the pictures and draws the masks of samples; yields how many are through.

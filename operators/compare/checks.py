@@ -2,7 +2,6 @@
 
 import difflib
 
-from ..jobs.base import CPU_BATCH, GPU_BATCH
 from ..jobs.inference import probabilities_of
 from ..models import zoo
 from ..models.classes import check_count
@@ -10,13 +9,6 @@ from ..runs import keys as run_keys
 from ..runs import provenance
 from ..text import duration
 from .params import FEWEST, PROBE, SECONDS, parse_budget
-
-
-def batch_size_of(settings, model):
-    """Images that are run at once."""
-    if settings.batch_size != "auto":
-        return settings.batch_size
-    return 2 * CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
 
 
 def choose_count(settings, usable, forwards, seconds, left=None):

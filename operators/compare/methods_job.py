@@ -8,23 +8,22 @@ import numpy as np
 
 from ..compute.explain_again import Explainer
 from ..compute.plan import first_image
-from ..compute.recorded_model import GivenModel, load_recorded
+from ..compute.recorded_model import load_recorded
 from ..data.heatmap_reader import BASELINES
 from ..data.loader import Failure, Loader
 from ..data.samples import check_samples
-from ..jobs.base import CPU_BATCH, Phase, phased
+from ..jobs.base import CPU_BATCH, GPU_BATCH, Job, Phase, batch_size_of, phased
 from ..jobs.batch_progress import Inside, forwards_done
 from ..jobs.inference import to_device, workers_of
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load
 from ..runs import keys
 from ..runs import record as run_record
-from ..runs.lease import stop_on_request
 from ..runs.locking import schema_lock
 from ..text import duration
 from . import ranking as tables
 from . import schema as store
-from .checks import batch_size_of, check_classifier, check_model, check_same_model, choose_count
+from .checks import check_classifier, check_model, check_same_model, choose_count
 from .columns import Stored, columns_of
 from .methods_scan import Scan, ScanPlan, ScanStep
 from .params import parse_budget
@@ -35,58 +34,41 @@ _WRITTEN_AT_ONCE = 500
 _FINISHING, _LONGEST_FINISH, _BATCH = 0.1, 10.0, 0.05
 
 
-class MethodComparison:
-    """One call of ``compare_cams`` for one model: built with everything checked, then run.
+class MethodComparison(Job):
+    """One call of ``compare_cams`` for one model, see :class:`~operators.jobs.base.Job`.
 
-    Args:
-        samples: a dataset or view of images
-        model: what the user gave as model; None for that of the run, if it can be loaded by its name
-        settings: the :class:`CompareSettings`
-        transforms (None): of a plain module
-        classes (None): class names of a plain module
-        origin (None): what the run record says about where it was started
-        preprocess (None): instead of transforms
-        options (None): of the model, see ``compute.recorded_model``
-
-    Raises:
-        ValueError: if anything is wrong with an argument; nothing was written then
+    Nothing is written before all samples are through.
     """
 
-    def __init__(
-        self, samples, model, settings, transforms=None, classes=None, origin=None, preprocess=None,
-        options=None,
-    ):  # fmt: skip
-        check_samples(samples)
-        self.samples, self.dataset, self.settings = samples, samples._dataset, settings
-        self.origin, self.summary, self.failures, self.notes = origin, None, [], []
-        self._held = None
-        tables.ranked_metrics(settings.metrics)
-        if settings.target != "auto":
+    def prepare(self):
+        """Checks the arguments against the stored heatmaps and the model, with one image."""
+        check_samples(self.samples)
+        s = self.settings
+        tables.ranked_metrics(s.metrics)
+        if s.target != "auto":
             raise ValueError(
                 "target: stored heatmaps are measured for the class that each of them explains; target= "
                 "is for comparing several models, with models="
             )
         keys.refresh(self.dataset)
-        self.columns = columns_of(samples, settings.cam_keys)
+        self.columns = columns_of(self.samples, s.cam_keys)
         self.cam_keys = list(dict.fromkeys(c.cam_key for c in self.columns))
         self.cam_key = self.cam_keys[0]
         check_same_model(self.dataset, self.cam_keys)
-        field = store.disagreement_field(self.cam_key)
-        self.stored = Stored(samples, self.columns)
-        store.check_store(
-            self.dataset, self.cam_key, field, settings.overwrite, self._asked()
-        )  # fmt: skip
+        self.field = store.disagreement_field(self.cam_key)
+        self.stored = Stored(self.samples, self.columns)
+        store.check_store(self.dataset, self.cam_key, self.field, s.overwrite, self._asked())
         if not self.stored.shown.any():
             raise ValueError(
                 "samples: none of them has a heatmap with a picture, see the attribute 'status' of "
                 f"{self.columns[0].field}"
             )
-        given = GivenModel(model, transforms, preprocess, classes, settings.device, options or {})
         used = keys.config_of(self.dataset, self.cam_key).settings
-        self.model = load_recorded(used, self.cam_key, given)
+        self.model = load_recorded(used, self.cam_key, self.given)
         check_model(self.dataset, self.cam_key, self.model)
         with load.on_device(self.model):
             self._trial()
+        return self
 
     def _trial(self):
         """One image through the model and the metrics: what is wrong shows, and what it will cost."""
@@ -111,7 +93,7 @@ class MethodComparison:
             targets={},
             explainer=self.explainer if needs else None,
             precision=precision,
-            batch_size=batch_size_of(s, self.model),
+            batch_size=batch_size_of(s, self.model, 2 * CPU_BATCH, GPU_BATCH),
             seed=s.seed,
         )
         self._choose()
@@ -190,42 +172,26 @@ class MethodComparison:
             f"{self.predicted_forwards:,} forwards, {duration(self.predicted_seconds)}"
         )
 
-    def run(self):
-        """Runs the job; afterwards :attr:`summary` is set.
+    def register(self):
+        """Registers the comparison in the record of its first run."""
+        return store.register(
+            self.dataset, self.cam_key, self._used(), self.field, [c.field for c in self.columns],
+            self.plan.metrics, self.cam_keys,
+        )  # fmt: skip
 
-        Closing the generator stops the run: nothing is written before all samples are through.
+    def recorded(self):
+        """Marks it there as ended."""
+        return store.recorded(self.dataset, self.cam_key, self.held)
 
-        Yields:
-            a :class:`~operators.jobs.base.Phase`, now and then
-
-        Raises:
-            Stopped: if it was asked to stop; nothing was written then
-        """
-        yield from stop_on_request(self._steps(), lambda: self._held)
-
-    def _steps(self):
-        start = time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(load.on_device(self.model))
-            field = store.disagreement_field(self.cam_key)
-            fields = [c.field for c in self.columns]
-            self._held = stack.enter_context(
-                store.register(
-                    self.dataset, self.cam_key, self._used(), field, fields, self.plan.metrics,
-                    self.cam_keys,
-                )
-            )  # fmt: skip
-            done = stack.enter_context(store.recorded(self.dataset, self.cam_key, self._held))
-            scan = Scan(self.rows, self.plan)
-            seconds = yield from self._scan(scan)
-            self.notes += self.explainer.untimed
-            found = tables.agreement_of(scan, self.columns, self.settings.seed)
-            ranking = tables.Ranking(scan, self.plan, self.settings.seed)
-            yield from self._write(scan, tables.disagreements(found, self.columns))
-            found = self._results(scan, ranking, found, seconds, start)
-            summary = CompareSummary(**found)
-            done(found)
-            self.summary = summary
+    def steps(self):
+        """Measures, ranks, and writes."""
+        scan = Scan(self.rows, self.plan)
+        seconds = yield from self._scan(scan)
+        self.notes += self.explainer.untimed
+        found = tables.agreement_of(scan, self.columns, self.settings.seed)
+        ranking = tables.Ranking(scan, self.plan, self.settings.seed)
+        yield from self._write(scan, tables.disagreements(found, self.columns))
+        return self._summarise(scan, ranking, found, seconds)
 
     def _asked(self):
         """What is compared, on which samples."""
@@ -291,10 +257,9 @@ class MethodComparison:
         """Attributes and disagreement of a sample in one update."""
         from ...cam_core.metrics.catalogue import METRICS
 
-        cam_key, start = self.cam_key, time.perf_counter()
-        field = store.disagreement_field(cam_key)
+        cam_key, field, start = self.cam_key, self.field, time.perf_counter()
         with schema_lock(self.dataset):
-            self._held.check()
+            self.held.check()
             store.declare(
                 self.dataset,
                 field,
@@ -314,14 +279,14 @@ class MethodComparison:
             ]
             yield Phase("writing", first + len(part), len(done), time.perf_counter() - start)
         values = [float(split[i]) for i in done if np.isfinite(split[i])]
-        self._held.check("nothing more")
+        self.held.check("nothing more")
         self._views = []
         if self.settings.views:
             self._views = store.save_disagreement_view(self.dataset, cam_key, values)
-        store.update(self.dataset, cam_key, self._held, views=self._views)
+        store.update(self.dataset, cam_key, self.held, views=self._views)
 
     def _attributes(self, scan, i, split):
-        row = {store.disagreement_field(self.cam_key): store.number_or_none(split)}
+        row = {self.field: store.number_or_none(split)}
         labels = self.stored.status[self.stored.index[scan.ids[i]]]
         for m, column in enumerate(self.columns):
             if not labels[m]:
@@ -330,8 +295,7 @@ class MethodComparison:
                 row[f"{column.field}.{name}"] = store.number_or_none(table[i, m])
         return row
 
-    def _results(self, scan, ranking, found, seconds, start):
-        """What is stored and returned, as plain data."""
+    def _summarise(self, scan, ranking, found, seconds):
         from ...cam_core.metrics.catalogue import METRICS
 
         s = self.settings
@@ -355,12 +319,12 @@ class MethodComparison:
             "pairs": tables.pairs_of(found, scan, self.columns),
             "recommendation": ranking.recommendation(),
             "views": self._views,
-            "fields": [store.disagreement_field(self.cam_key)],
+            "fields": [self.field],
             "cost": {
                 "predicted_forwards": self.predicted_forwards,
                 "predicted_seconds": self.predicted_seconds,
                 "forwards": int(sum(scan.forwards.values())),
-                "seconds": time.perf_counter() - start,
+                "seconds": self.seconds,
                 "by_metric": scan.forwards,
             },
             "models": None,
@@ -368,4 +332,4 @@ class MethodComparison:
             "settings": self._used(),
             "notes": self.notes,
         }
-        return run_record.jsonable(results)
+        return CompareSummary(**run_record.jsonable(results))

@@ -7,15 +7,11 @@ import numpy as np
 
 from ..compute.plan import first_image
 from ..compute.recorded_model import GivenModel, load_recorded, to_give
-from ..data.loader import Loader
 from ..data.samples import check_samples
-from ..jobs.base import CPU_BATCH, GPU_BATCH, Phase, phased
-from ..jobs.inference import workers_of
-from ..jobs.pipeline import run as run_pipeline
+from ..jobs.base import Job, Phase
 from ..models import load
 from ..runs import keys
 from ..runs import record as run_record
-from ..runs.lease import stop_on_request
 from ..runs.locking import schema_lock
 from ..targets.true_labels import Labels
 from . import models_trend as compared
@@ -30,79 +26,63 @@ from .summary import CompareSummary
 _WRITTEN_AT_ONCE = 500
 
 
-class ModelComparison:
-    """One call of ``compare_cams`` for several models: built with everything checked, then run.
+class ModelComparison(Job):
+    """One call of ``compare_cams`` for several models, see :class:`~operators.jobs.base.Job`.
 
-    Args:
-        samples: a dataset or view of images
-        models: a dict from keys to what the user gave as models
-        settings: the :class:`CompareSettings`
-        transforms (None): of plain modules, one for all or a dict from keys
-        classes (None): class names, likewise
-        origin (None): what the run record says about where it was started
-        preprocess (None): instead of transforms, likewise
-        options (None): of the models, see ``compute.recorded_model``; each one for all or a dict from keys
-
-    Raises:
-        ValueError: if anything is wrong with an argument; nothing was written then
+    What is given of the models, ``given.model`` as a dict from keys, the rest one for all or as such a dict.
+    Each model is on its device while its turn is.
     """
 
-    def __init__(
-        self, samples, models, settings, transforms=None, classes=None, origin=None, preprocess=None,
-        options=None,
-    ):  # fmt: skip
-        check_samples(samples)
-        self.samples, self.dataset, self.settings = samples, samples._dataset, settings
-        self.origin, self.summary, self.failures, self.notes = origin, None, [], []
-        self._held = None
+    def prepare(self):
+        """Checks the arguments against the stored heatmaps and the models, with one image each."""
+        check_samples(self.samples)
+        s, models = self.settings, self.given.model
         keys.refresh(self.dataset)
         if not isinstance(models, dict):
             raise ValueError(
                 f"models must be a dict from the keys of CAM runs to models, got {type(models).__name__}"
             )
-        names = settings.cam_keys or list(models)
+        names = s.cam_keys or list(models)
         if not names:
             raise ValueError("cam_keys: name the runs of the models, in their order")
-        self.columns = one_each(columns_of(samples, names))
+        self.columns = one_each(columns_of(self.samples, names))
         self.keys = [c.cam_key for c in self.columns]
         self.cam_key, self.field = self.keys[0], store.agreement_field(self.keys[0], self.keys[-1])
         check_models(models, self.keys)
-        self.stored = Stored(samples, self.columns)
-        store.check_store(
-            self.dataset, self.cam_key, self.field, settings.overwrite, self._asked()
-        )  # fmt: skip
-        given = {"transforms": transforms, "preprocess": preprocess, "classes": classes}
-        self.models = [self._load(key, models, given, options or {}) for key in self.keys]
+        self.stored = Stored(self.samples, self.columns)
+        store.check_store(self.dataset, self.cam_key, self.field, s.overwrite, self._asked())
+        self.models = [self._load(key) for key in self.keys]
         self.classes = self._common_classes()
         several = self._several()
-        field, self._class = compared.check_target(samples, settings.target, several)
+        field, self._class = compared.check_target(self.samples, s.target, several)
         if self._class not in (None, "first"):
             self._class = compared.class_of(self._class, self.classes)
         self.labels = Labels(
-            samples, field or _truth(samples, several), self.classes, several=several
+            self.samples, field or _truth(self.samples, several), self.classes, several=several
         )
         self._explained_label = field
         self._choose()
         self._trial()
+        return self
 
-    def _load(self, key, models, given, options):
-        own = models.get(key)
+    def _load(self, key):
+        own = self.given.model.get(key)
         used = keys.config_of(self.dataset, key).settings
+        beside = {
+            name: getattr(self.given, name) for name in ("transforms", "preprocess", "classes")
+        }
+        options = self.given.options
         if own is None:  # what was given is for the models that were given
             wanted = to_give(used)
-            given = {n: v for n, v in given.items() if n in wanted}
+            beside = {n: v for n, v in beside.items() if n in wanted}
             options = {n: v for n, v in options.items() if n in wanted}
-        model = load_recorded(
-            used,
-            key,
-            GivenModel(
-                own,
-                **{name: self._of(name, value, key) for name, value in given.items()},
-                device=self.settings.device,
-                options={name: self._of(name, value, key) for name, value in options.items()},
-            ),
-            f"models[{key!r}]",
+        given = GivenModel(
+            own,
+            **{name: self._of(name, value, key) for name, value in beside.items()},
+            device=self.settings.device,
+            options={name: self._of(name, value, key) for name, value in options.items()},
         )
+        model = load_recorded(used, key, given, f"models[{key!r}]")
         check_model(self.dataset, key, model, f"models[{key!r}]")
         return model
 
@@ -197,28 +177,20 @@ class ModelComparison:
             f"{self.predicted_forwards:,} forwards"
         )
 
-    def run(self):
-        """Runs the job; afterwards :attr:`summary` is set.
-
-        Yields:
-            a :class:`~operators.jobs.base.Phase`, now and then
-
-        Raises:
-            Stopped: if it was asked to stop; nothing was written then
-        """
-        yield from stop_on_request(self._steps(), lambda: self._held)
-
-    def _steps(self):
-        start = time.perf_counter()
-        self._held = store.register(
+    def register(self):
+        """Registers the comparison in the record of its first run."""
+        return store.register(
             self.dataset, self.cam_key, self._used(), self.field, [], [], self.keys
         )
-        with self._held, store.recorded(self.dataset, self.cam_key, self._held) as done:
-            found, table = yield from self._scan()
-            found = yield from self._finish(found, table, start)
-            summary = CompareSummary(**found)
-            done(found)
-            self.summary = summary
+
+    def recorded(self):
+        """Marks it there as ended."""
+        return store.recorded(self.dataset, self.cam_key, self.held)
+
+    def steps(self):
+        """Runs every model, writes and judges."""
+        found, table = yield from self._scan()
+        return (yield from self._finish(found, table))
 
     def _asked(self):
         """What is compared, on which samples."""
@@ -240,31 +212,21 @@ class ModelComparison:
         """Every model over the samples, one after the other."""
         table = ModelTable(self.rows, len(self.keys))
         total = len(self.rows) * len(self.keys)
-        yield Phase(self.forecast(), 0, total, 0.0)
         for k, (key, model) in enumerate(zip(self.keys, self.models, strict=True)):
             step = ModelStep(
                 self.dataset, model, self.columns[k], k, self.stored, table, self._precision(key),
             )  # fmt: skip
             if k == 0:
                 self._fix_targets(table)
-            loader = Loader(
-                self.rows, model.transforms, self._batch(model), workers_of(self.settings),
-                geometry=model.geometry,
-            )  # fmt: skip
+            before = k * len(self.rows)
             with load.on_device(model):
-                steps = run_pipeline(loader, step, table, len(self.rows), self.failures)
-                done = k * len(self.rows)
-                yield from phased(
-                    self.forecast(), steps, lambda p, done=done: (done + p.done, total, p.failed)
-                )
+                yield from self.over_samples(
+                    self.forecast(), self.rows, step, table, model,
+                    counts=lambda p, before=before: (before + p.done, total, p.failed),
+                )  # fmt: skip
         # a picture that is gone is so for every model
         self.failures = list({f.id: f for f in reversed(self.failures)}.values())[::-1]
         return self._found(table), table
-
-    def _batch(self, model):
-        if self.settings.batch_size != "auto":
-            return self.settings.batch_size
-        return CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
 
     def _fix_targets(self, table):
         """The class that is compared, where it does not depend on what the first model predicts."""
@@ -308,8 +270,8 @@ class ModelComparison:
                 correct[i] = (table.predicted[i] == own) == (own in shown[i])
         return correct
 
-    def _finish(self, found, table, start):
-        """Judges, writes, and returns the results."""
+    def _finish(self, found, table):
+        """Judges, writes, and returns the summary."""
         s, first, last = self.settings, self.keys[0], self.keys[-1]
         found.maps[~found.done] = np.nan
         flat = _Flat(found)
@@ -320,9 +282,9 @@ class ModelComparison:
         background = compared.background_of(self.samples, first, last, s.seed)
         trend = compared.trend_of(self.samples, found, spearman, s.seed)
         yield from self._write(found, split)
-        self._held.check("nothing more")
+        self.held.check("nothing more")
         views = self._views(found, split, predictions, background) if s.views else []
-        store.update(self.dataset, self.cam_key, self._held, views=views)
+        store.update(self.dataset, self.cam_key, self.held, views=views)
         matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
         matrix["labels"] = list(self.keys)
         successive = [
@@ -333,7 +295,7 @@ class ModelComparison:
         floor = matrix["noise_floor"]["spearman"]
         floor = floor if np.isfinite(floor) else None
         said = compared.sentences_of(first, last, whole, floor, predictions, background, trend)
-        return run_record.jsonable({
+        results = {
             "cam_keys": self.keys,
             "samples": int(found.done.sum()),
             "probe": {
@@ -354,7 +316,7 @@ class ModelComparison:
                 "predicted_forwards": self.predicted_forwards,
                 "predicted_seconds": None,
                 "forwards": table.forwards,
-                "seconds": time.perf_counter() - start,
+                "seconds": self.seconds,
             },
             "models": {
                 "keys": self.keys,
@@ -372,7 +334,8 @@ class ModelComparison:
             "failed": [dataclasses.asdict(f) for f in self.failures],
             "settings": self._used(),
             "notes": self.notes,
-        })  # fmt: skip
+        }  # fmt: skip
+        return CompareSummary(**run_record.jsonable(results))
 
     def _said_target(self):
         if isinstance(self._class, int):
@@ -384,7 +347,7 @@ class ModelComparison:
     def _write(self, found, split):
         start, done = time.perf_counter(), np.flatnonzero(found.done)
         with schema_lock(self.dataset):
-            self._held.check()
+            self.held.check()
             store.declare(
                 self.dataset,
                 self.field,

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+from ..jobs.base import JobSummary
 from ..text import counted, duration, number, percent, with_interval
 
 
 @dataclasses.dataclass
-class CompareSummary:
+class CompareSummary(JobSummary):
     """What a comparison found.
 
     Attributes:

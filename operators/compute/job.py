@@ -15,10 +15,12 @@ from pymongo.errors import PyMongoError
 from ..data import heatmap_writer, same_scale
 from ..data.loader import Failure, Loader
 from ..data.samples import check_samples
+from ..jobs.base import Job
 from ..jobs.pipeline import Progress
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
+from ..models.unwrap import given_transforms
 from ..runs import artifacts, keys, lease, provenance, record, resume
 from ..runs.app_style import shown_of
 from ..runs.locking import retry_on_disconnect, schema_lock
@@ -34,49 +36,43 @@ from .step import ExplainStep
 from .summary import Summary
 
 
-class CamJob:
-    """One call of ``compute_cams``: built with everything checked, then run.
+class CamJob(Job):
+    """One call of ``compute_cams``, see :class:`~operators.jobs.base.Job`.
 
-    Args:
-        samples: a dataset or view of images
-        model: what the user gave as model
-        settings: the :class:`Settings`
-        transforms (None): of a plain module
-        classes (None): class names of a plain module
-        origin (None): what the run record says about where it was started
-
-    Raises:
-        ValueError: if anything is wrong with an argument; nothing was written then
+    Its frame is its own, as a run that is stopped keeps what it computed and can be resumed.
     """
 
-    def __init__(self, samples, model, settings, transforms=None, classes=None, origin=None):
-        check_samples(samples)
-        self.samples = samples
-        self.dataset = samples._dataset
-        self.settings = settings
-        classes = read_classes(classes)
-        self.given_model, self.given_transforms, self.given_classes = model, transforms, classes
-        self.model = load.load_model(
-            model, transforms, classes, ray_settings.planning_device(settings), texts=texts_of(settings.targets),
-            **settings.model_options,
-        )  # fmt: skip
-        self.origin = origin
-        self.failures = []
-        self.summary = None
+    def __init__(self, samples, settings, given, origin=None):
+        super().__init__(samples, settings, given, origin)
         self.colours = self.active_fields = None
         self._statuses = {}
-        self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
+
+    def prepare(self):
+        """Checks the arguments, plans the run with one image, and finds what an earlier call has done."""
+        check_samples(self.samples)
+        s, given = self.settings, self.given
+        self.given_model = given.model
+        self.given_transforms = given_transforms(given.transforms, given.preprocess)
+        self.given_classes = read_classes(given.classes)
+        self.model = load.load_model(
+            given.model, self.given_transforms, self.given_classes, ray_settings.planning_device(s),
+            texts=texts_of(s.targets), **s.model_options,
+        )  # fmt: skip
+        self.rows = list(zip(*self.samples.values(["id", "filepath"]), strict=True))
         with load.on_device(self.model):
-            self.plan = make_plan(self.dataset, self.model, settings, self.rows, samples)
-            if settings.layers is None and self.plan.layers:
+            self.plan = make_plan(self.dataset, self.model, s, self.rows, self.samples)
+            if s.layers is None and self.plan.layers:
                 preview.remember_default(self.model.name, self.plan.layers)
-            self.used = describe_run(self.plan, self.model, settings, len(self.rows), self.origin)
+            self.used = describe_run(self.plan, self.model, s, len(self.rows), self.origin)
             self.used.update(
-                describe_given(self.model, transforms, classes, settings.model_options)
+                describe_given(
+                    self.model, self.given_transforms, self.given_classes, s.model_options
+                )
             )
-        if settings.backend == "ray":
-            ray_settings.describe(settings, self.used, self.model)
+        if s.backend == "ray":
+            ray_settings.describe(s, self.used, self.model)
         self._look_up()
+        return self
 
     def _look_up(self):
         """Finds out what an earlier call has done, and refuses to go on with other settings."""
@@ -335,7 +331,7 @@ class CamJob:
         progress, failures = self._state()
         if s.status == "finished" and self._leaves_some():
             s.status = "interrupted"
-        keys.save_results(self.dataset, key, summary=dataclasses.asdict(s))
+        keys.save_results(self.dataset, key, summary=s.to_dict())
         # The results first: a run that is marked as ended has them.
         record.update(
             self.dataset,

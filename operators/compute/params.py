@@ -147,22 +147,6 @@ def checked_options(options):
     return given
 
 
-def split_model(arguments):
-    """Splits the arguments of a job's operator into what is about the model, and the rest.
-
-    Args:
-        arguments: of the operator
-
-    Returns:
-        a tuple of two dicts: ``model, transforms, preprocess, classes, options``, and the others
-    """
-    others = dict(arguments)
-    names = ("model", "transforms", "preprocess", "classes")
-    model = {name: others.pop(name, None) for name in names}
-    options = {name: others.pop(name) for name in MODEL_OPTIONS if name in others}
-    return {**model, "options": {k: v for k, v in options.items() if v is not None}}, others
-
-
 def _check_background(background):
     """Raises a ValueError unless this can be a class: a name, an index, False for none, or None."""
     index = isinstance(background, int) and background is not True and background >= 0

@@ -40,6 +40,24 @@ class GivenModel:
     options: dict = dataclasses.field(default_factory=dict)
     texts: tuple = ()
 
+    @classmethod
+    def split(cls, arguments):
+        """Splits the arguments of an operator into what they say about the model, and the rest.
+
+        Args:
+            arguments: a dict
+
+        Returns:
+            a :class:`GivenModel` and a dict, which has the device too
+        """
+        rest = dict(arguments)
+        own = {
+            name: rest.pop(name, None) for name in ("model", "transforms", "preprocess", "classes")
+        }
+        options = {name: rest.pop(name) for name in MODEL_OPTIONS if name in rest}
+        options = {name: value for name, value in options.items() if value is not None}
+        return cls(**own, device=rest.get("device"), options=options), rest
+
     def load(self):
         """Loads the model without a run; raises a ValueError where that cannot be."""
         return model_load.load_model(

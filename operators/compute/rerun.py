@@ -14,7 +14,10 @@ _SAME = (
 _MAY_DIFFER = ("output_dir:", "batch_size:", "device:")
 
 
-def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, origin=None, **given):
+def rerun_job(
+    samples, cam_key, new_key=None, *, source=None, resume=False, origin=None, said=None, methods=None,
+    targets=None,
+):  # fmt: skip
     """Builds the job that does again what a run did.
 
     Args:
@@ -24,11 +27,12 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
         source (None): the dataset that has the run; by default that of the samples
         resume (False): whether to resume the run itself, under its own key
         origin (None): what the record says about where it was started
-        **given: ``model``, ``transforms`` or ``preprocess``, ``classes``, ``options`` of the model,
-            ``methods`` and ``targets`` where the record cannot hold them: modules and functions
+        said (None): a :class:`GivenModel`, what the record of the run cannot hold of the model
+        methods (None): where the record cannot hold them: functions
+        targets (None): likewise
 
     Returns:
-        a :class:`CamJob`
+        a :class:`CamJob`, prepared
 
     Raises:
         ValueError: if there is no such run, if something must be given, or if what is given is not what
@@ -42,28 +46,20 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     source = source or dataset
     keys.refresh(source)
     then = keys.config_of(source, cam_key).settings
-    names = ("model", "transforms", "preprocess", "classes")
-    said = GivenModel(**{n: given.get(n) for n in names}, options=given.get("options") or {})
+    said = said or GivenModel()
     reason = load.unregistered_name(then) if said.model is None else None
     if reason is not None:
         listed = " and ".join(f"{name}=" for name in to_give(then)[1:])
         raise ValueError(f"model: {reason}; or give model= again{listed and f', with {listed}'}")
     model = completed(then, cam_key, said)
-    arguments = {**_arguments(then, given), **model.options}
+    arguments = {**_arguments(then, methods=methods, targets=targets), **model.options}
     if resume:
         if new_key not in (None, cam_key) or source is not dataset:
             raise ValueError("resume: a run is gone on with under its own key, on its own dataset")
         arguments.update(cam_key=cam_key, resume=True, output_dir=then.get("output_dir"))
     else:
         arguments["cam_key"] = new_key or keys.next_key(dataset, cam_key)
-    job = CamJob(
-        samples,
-        model.model,
-        Settings(**arguments),
-        model.transforms,
-        model.classes,
-        origin=origin,
-    )
+    job = CamJob(samples, Settings(**arguments), model, origin).prepare()
     different = provenance.differences(then, job.used)
     different = [d for d in different if not d.startswith(_MAY_DIFFER)]
     if different:
@@ -74,12 +70,11 @@ def rerun_job(samples, cam_key, new_key=None, *, source=None, resume=False, orig
     return job
 
 
-def _arguments(then, given):
+def _arguments(then, **given):
     arguments = {name: then[name] for name in _SAME if name in then}
     arguments["memory_format"] = provenance.memory_format(then)
     arguments["layers"] = then.get("layers") or None
-    for name in ("methods", "targets"):
-        value = given.get(name)
+    for name, value in given.items():
         arguments[name] = _stored(name, then[name], then) if value is None else value
     # Before there was a choice, places were taken from shapes.
     arguments["measure_places"] = bool(then.get("measure_places"))

@@ -3,11 +3,12 @@
 import dataclasses
 import os
 
+from ..jobs.base import JobSummary
 from ..text import counted
 
 
 @dataclasses.dataclass
-class Summary:
+class Summary(JobSummary):
     """What a run did.
 
     Attributes:

@@ -1,10 +1,149 @@
-"""What the jobs of ``find_background_bias`` and ``test_region`` share: phases, a first try."""
+"""What all jobs share: their frame, the phases that they report, sizes of batches."""
 
+import contextlib
 import dataclasses
+import tempfile
 import time
+
+from ..data.loader import Loader
+from ..models import load
+from ..runs import record
+from ..runs.lease import stop_on_request
+from .inference import workers_of
+from .pipeline import Progress
+from .pipeline import run as run_pipeline
 
 # images that are explained at once
 CPU_BATCH, GPU_BATCH = 16, 64
+
+
+class Job:
+    """One call of an operator: everything wrong is refused by :meth:`prepare`, then :meth:`run` works.
+
+    The frame puts the model on its device, gives a temporary folder, registers the job in the record of
+    its run, and marks it there as finished, failed or interrupted, in which case what it wrote is rolled
+    back. A subclass implements ``prepare`` and ``steps``; one that writes also ``register`` and
+    ``recorded``.
+
+    Args:
+        samples: a dataset or view of images
+        settings: the checked arguments of the operator
+        given (None): the :class:`~operators.compute.recorded_model.GivenModel` of the call
+        origin (None): where the job was started, for the record: ``"python"``, ``"app"``, ``"delegated"``
+
+    Attributes:
+        model: the :class:`LoadedModel` that is on its device while the job runs; None for none
+        failures: a :class:`Failure` per sample that failed
+        held: the :class:`~operators.runs.lease.JobLease` while it runs, None without one
+        folder: of temporary files, while it runs
+        summary: what was found, once it is through
+    """
+
+    model = held = folder = summary = None
+
+    def __init__(self, samples, settings, given=None, origin=None):
+        self.samples, self.settings, self.given, self.origin = samples, settings, given, origin
+        self.failures, self.notes = [], []
+
+    @property
+    def dataset(self):
+        """The dataset of the samples."""
+        return self.samples._dataset
+
+    def prepare(self):
+        """Checks everything that can be checked, and loads the model; writes nothing.
+
+        Returns:
+            the job
+
+        Raises:
+            ValueError: if an argument is wrong
+        """
+        raise NotImplementedError
+
+    def before(self):
+        """What is computed before the job is registered; yields :class:`Phase`."""
+        yield from ()
+
+    def register(self):
+        """Registers the job in the record of its run; returns its lease, None if it writes nothing."""
+
+    def recorded(self):
+        """A context that marks the job as ended in the record, and yields what takes its results."""
+        return contextlib.nullcontext(lambda found: None)
+
+    def steps(self):
+        """The work; yields :class:`Phase` and returns the summary."""
+        raise NotImplementedError
+
+    @property
+    def seconds(self):
+        """Since the job began to run."""
+        return time.perf_counter() - self._started
+
+    def run(self):
+        """Runs the job; afterwards :attr:`summary` is set. Closing the generator stops it.
+
+        Yields:
+            a :class:`Phase`, now and then
+
+        Raises:
+            Stopped: if it was asked to stop
+        """
+        yield from stop_on_request(self._framed(), lambda: self.held)
+
+    def _framed(self):
+        self._started = time.perf_counter()
+        with contextlib.ExitStack() as self.stack:
+            if self.model is not None:
+                self.stack.enter_context(load.on_device(self.model))
+            yield from self.before()
+            folder = tempfile.TemporaryDirectory(prefix="cam51-")
+            self.folder = self.stack.enter_context(folder)
+            lease = self.register()
+            if lease is not None:
+                self.held = self.stack.enter_context(lease)
+            done = self.stack.enter_context(self.recorded())
+            summary = yield from self.steps()
+            done(summary.to_dict())
+            self.summary = summary
+
+    def over_samples(self, name, rows, step, writer, model=None, size=None, counts=None):
+        """Runs a step over the images of samples; yields :class:`Phase`.
+
+        Args:
+            name: of the phase
+            rows: ``(id, filepath)`` of the samples
+            step: see :func:`operators.jobs.pipeline.run`
+            writer: likewise
+            model (None): the :class:`LoadedModel` whose transforms are used; the job's own by default
+            size (None): images of a batch; by default that of the settings
+            counts (None): maps the pipeline's progress to the arguments of :class:`Phase`
+        """
+        model = model or self.model
+        loader = Loader(
+            rows, model.transforms, size or batch_size_of(self.settings, model),
+            workers_of(self.settings), geometry=model.geometry,
+        )  # fmt: skip
+        steps = run_pipeline(loader, step, writer, len(rows), self.failures)
+        counts = counts or (lambda p: (p.done, p.total, p.failed))
+        yield Phase(name, *counts(Progress(total=len(rows)))[:2], 0.0)
+        yield from phased(name, steps, counts)
+
+
+def batch_size_of(settings, model, on_cpu=CPU_BATCH, on_gpu=GPU_BATCH):
+    """How many images of a job go through its model at once."""
+    if settings.batch_size != "auto":
+        return settings.batch_size
+    return on_cpu if model.device.type == "cpu" else on_gpu
+
+
+class JobSummary:
+    """What the summaries of all jobs have; these are dataclasses of plain data."""
+
+    def to_dict(self):
+        """Returns the summary as JSON has it: the same in a record, in a file, over the network."""
+        return record.jsonable(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass

@@ -87,34 +87,46 @@ class Predictor:
 
     def __call__(self, pictures):
         """Returns (N, classes) probabilities as a float32 array."""
+        return np.stack(self.answers(pictures, pictures)).astype(np.float32, copy=False)
+
+    def answers(self, pictures, queries):
+        """Runs pictures through the model; a batch that does not fit the memory is halved.
+
+        Args:
+            pictures: arrays (h, w, 3) uint8
+            queries: what :meth:`read` is told of each
+
+        Returns:
+            a list, what ``read`` says of each picture
+        """
+        import torch
+
+        from ...cam_core.batching import Chunks
+
         tensors = list(self.mapping(self._transform, pictures))
-        groups = {}
+        groups, found = {}, [None] * len(tensors)
         for row, tensor in enumerate(tensors):
             groups.setdefault(tuple(tensor.shape), []).append(row)
-        out = None
         for rows in groups.values():
-            scores = self._forward([tensors[row] for row in rows])
-            out = np.empty((len(tensors), scores.shape[1]), np.float32) if out is None else out
-            out[rows] = scores
-        return out
+
+            def answered(start, stop, rows=rows):
+                part = rows[start:stop]
+                batch = torch.stack([tensors[row] for row in part])
+                return part, self.read(batch, [queries[row] for row in part])
+
+            for part, answers in Chunks(len(rows)).run(len(rows), answered):
+                for row, answer in zip(part, answers, strict=True):
+                    found[row] = answer
+        return found
+
+    def read(self, batch, queries):
+        """The answers for a batch (N, C, h, w), here the class probabilities of each image."""
+        return probabilities_of(self._model, batch, self._precision).numpy()
 
     def _transform(self, picture):
         from PIL import Image
 
         return self._model.transforms(Image.fromarray(picture))
-
-    def _forward(self, tensors):
-        """A batch that does not fit the device's memory is halved."""
-        import torch
-
-        try:
-            return probabilities_of(self._model, torch.stack(tensors), self._precision).numpy()
-        except torch.OutOfMemoryError:
-            if len(tensors) == 1:
-                raise
-        torch.cuda.empty_cache()
-        middle = len(tensors) // 2
-        return np.concatenate([self._forward(tensors[:middle]), self._forward(tensors[middle:])])
 
 
 class Abandoned(Exception):

@@ -17,6 +17,8 @@ import fiftyone.core.odm as fod
 import numpy as np
 from bson import json_util
 
+from ..text import valid_text
+
 METHOD = "cam51"
 
 # A run that sent no heartbeat for so long is taken for dead where its process cannot be looked at.
@@ -425,10 +427,10 @@ def jsonable(value):
     """Returns a value as JSON has it.
 
     Arrays become lists and NaN becomes None; a function is its name, and what JSON has no word for
-    is its text.
+    is its text, in which what UTF-8 cannot hold is replaced.
     """
     if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {valid_text(str(k)): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
     if isinstance(value, (set, frozenset)):
@@ -437,9 +439,11 @@ def jsonable(value):
         return jsonable(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, (bool, int)):
         return value
-    return getattr(value, "__name__", None) or str(value)
+    if isinstance(value, str):
+        return valid_text(value)  # the database refuses a document with any other
+    return valid_text(getattr(value, "__name__", None) or str(value))
 
 
 def now():

@@ -14,7 +14,7 @@ import json, pathlib
 import fiftyone as fo
 import psutil
 from faults_common import CLASSES, LAYER, picture_transforms, tiny_network, write_pictures
-from operators_common import PLUGIN, operator
+from operators_common import PLUGIN, operator, prepared
 import importlib
 
 if __name__ == "__main__":
@@ -30,7 +30,7 @@ if __name__ == "__main__":
     Settings = importlib.import_module(rooms + "compute.params").Settings
     CamJob = importlib.import_module(rooms + "compute.job").CamJob
     settings = Settings(cam_key="run", methods="gradcam", layers=LAYER, heatmap_size=24, batch_size=32)
-    job = CamJob(dataset, tiny_network(), settings, picture_transforms(), CLASSES)
+    job = prepared(CamJob, dataset, settings, tiny_network(), picture_transforms(), CLASSES)
     process, seen = psutil.Process(), []
     for state in job.run():
         seen.append((state.done, process.memory_info().rss / 1e6))

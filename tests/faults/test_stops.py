@@ -22,7 +22,7 @@ from faults_common import (
     tiny_network,
     write_pictures,
 )
-from operators_common import PLUGIN, operator
+from operators_common import PLUGIN, operator, prepared
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -64,7 +64,9 @@ def job_of(rooms, samples, key="run", **arguments):
     settings = rooms.params.Settings(
         cam_key=key, methods=["gradcam", "layercam"], layers=LAYER, batch_size=2, **arguments
     )
-    return rooms.job.CamJob(samples, tiny_network(), settings, picture_transforms(), CLASSES)
+    return prepared(
+        rooms.job.CamJob, samples, settings, tiny_network(), picture_transforms(), CLASSES
+    )
 
 
 class Interrupting(torch.nn.Module):

@@ -6,12 +6,7 @@ from operators_common import operator
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
-#: operator -> the file that builds its job
-NAMES = {
-    "compare_cams": "compare_cams",
-    "find_background_bias": "find_background_bias",
-    "test_region": "region",
-}
+NAMES = ["compare_cams", "find_background_bias", "test_region"]
 
 
 def context(dataset, delegated=False, **params):
@@ -31,8 +26,8 @@ def test_something_is_said_before_the_model_is_loaded(name, photo_dataset, monke
         built.append(name)
         raise ValueError("model: nothing is built here")
 
-    monkeypatch.setattr(inner(NAMES[name]), "_job", build)
-    messages = operator(name)._messages(context(photo_dataset(2)))
+    monkeypatch.setattr(type(operator(name)), "make_job", build)
+    messages = operator(name).messages(context(photo_dataset(2)))
     first = next(messages).body
     assert first.operator_uri.endswith("set_progress")
     label = "loading the model and looking at the samples; closing this tab stops it"
@@ -51,7 +46,7 @@ def test_something_is_said_before_the_model_is_loaded(name, photo_dataset, monke
 def test_a_queue_is_told_too(name, photo_dataset, monkeypatch):
     ctx, told = context(photo_dataset(2), delegated=True), []
     monkeypatch.setattr(ctx, "set_progress", lambda **progress: told.append(progress))
-    next(operator(name)._messages(ctx))
+    next(operator(name).messages(ctx))
     assert told == [{"progress": 0.0, "label": "loading the model and looking at the samples"}]
 
 
@@ -63,11 +58,11 @@ class Asked:
         raise inner("runs.lease").Stopped("the comparison of 'run' was asked to stop")
 
 
-@pytest.mark.parametrize("name", list(NAMES)[:2])
+@pytest.mark.parametrize("name", NAMES[:2])
 @pytest.mark.parametrize("delegated", [False, True])
 def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, monkeypatch):
-    monkeypatch.setattr(inner(NAMES[name]), "_job", lambda *_, **__: Asked())
-    messages = operator(name)._messages(context(photo_dataset(2), delegated=delegated))
+    monkeypatch.setattr(type(operator(name)), "make_job", lambda *_: Asked())
+    messages = operator(name).messages(context(photo_dataset(2), delegated=delegated))
     if delegated:
         with pytest.raises(inner("runs.lease").Stopped, match="asked to stop"):
             list(messages)
@@ -79,13 +74,12 @@ def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, m
     assert bodies[-1].params["message"] == "The comparison of 'run' was asked to stop"
 
 
-def test_a_run_says_it_before_its_model_is_loaded_too(photo_dataset):
-    ctx, compute = context(photo_dataset(2)), inner("compute_cams")
-
-    def build(origin):
+def test_a_run_says_it_before_its_model_is_loaded_too(photo_dataset, monkeypatch):
+    def build(self, samples, arguments, origin):
         raise ValueError(f"model: nothing is built here, in the {origin}")
 
-    messages = compute.messages(ctx, build, operator("compute_cams"))
+    monkeypatch.setattr(type(operator("compute_cams")), "make_job", build)
+    messages = operator("compute_cams").messages(context(photo_dataset(2)))
     first = next(messages).body
     assert first.operator_uri.endswith("set_progress")
     assert first.params["label"].startswith("loading the model and looking at the samples")

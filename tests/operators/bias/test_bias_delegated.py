@@ -76,7 +76,7 @@ def test_a_delegated_run_that_fails_leaves_nothing_and_can_be_repeated(
     job = inner("bias.job")
     summarise = job.BiasJob._summarise
 
-    def fails(self, found, start):
+    def fails(self, found):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(job.BiasJob, "_summarise", fails)

@@ -10,7 +10,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from bias_common import CLASSES, ON_OBJECT, RELIES, agreeing, inner, sample, to_tensor
-from operators_common import operator
+from operators_common import operator, prepared
 from page_common import Page
 from PIL import Image
 from window_detector_common import BY_BACKGROUND, BY_OBJECT, detector
@@ -227,11 +227,11 @@ def test_deleting_and_overwriting_leave_the_labels_as_they_were(agree):
 def test_closing_leaves_nothing_on_the_labels(agree, monkeypatch):
     dataset = agree(24)
     job, settings = inner("bias.job"), inner("bias.params")
-    monkeypatch.setattr(inner("bias.object_job"), "_WRITTEN_AT_ONCE", 10)
+    monkeypatch.setattr(inner("bias.job"), "_WRITTEN_AT_ONCE", 10)
     given = settings.BiasSettings(
         cam_key="run", objects="ground_truth", targets={"field": "ground_truth"}, num_workers=0
     )
-    steps = job.BiasJob(dataset, detector(**BY_OBJECT), given, to_tensor, CLASSES).run()
+    steps = prepared(job.BiasJob, dataset, given, detector(**BY_OBJECT), to_tensor, CLASSES).run()
     for state in steps:
         if state.name == "writing":
             break

@@ -16,7 +16,7 @@ from bias_common import (
     to_tensor,
 )
 from fiftyone import ViewField as F
-from operators_common import operator
+from operators_common import operator, prepared
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -267,7 +267,7 @@ def test_a_run_that_is_closed_writes_nothing(make_dataset, tmp_path, phase):
     )  # fmt: skip
     network = Cues(**BACKGROUND)
     flags = [m.training for m in network.modules()]
-    one = job.BiasJob(dataset, network, given, to_tensor, CLASSES)
+    one = prepared(job.BiasJob, dataset, given, network, to_tensor, CLASSES)
     steps = one.run()
     for state in steps:
         if state.name == phase:
@@ -290,7 +290,7 @@ def test_closing_while_writing_takes_back_what_was_written(agree, monkeypatch):
     given = settings.BiasSettings(
         cam_key="run", layers="features", methods="hirescam", num_workers=0
     )
-    steps = job.BiasJob(dataset, Cues(**BACKGROUND), given, to_tensor, CLASSES).run()
+    steps = prepared(job.BiasJob, dataset, given, Cues(**BACKGROUND), to_tensor, CLASSES).run()
     for state in steps:
         if state.name == "writing":
             break

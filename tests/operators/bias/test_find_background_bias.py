@@ -18,7 +18,7 @@ from bias_common import (
     to_tensor,
 )
 from fiftyone import ViewField as F
-from operators_common import operator
+from operators_common import operator, prepared
 from PIL import Image
 from window_detector_common import BY_OBJECT, detector
 
@@ -226,7 +226,7 @@ def examining(dataset, phase="measuring heat", network=None, **arguments):
     """An examination of a run that is there, up to a phase: its job and its steps."""
     given = inner("bias.params").BiasSettings(cam_key="run", num_workers=0, **arguments)
     network = network or Cues(**BACKGROUND)
-    job = inner("bias.job").BiasJob(dataset, network, given, to_tensor, CLASSES)
+    job = prepared(inner("bias.job").BiasJob, dataset, given, network, to_tensor, CLASSES)
     steps = job.run()
     for state in steps:
         if state.name == phase:

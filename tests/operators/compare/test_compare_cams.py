@@ -14,7 +14,7 @@ import pytest
 import torch
 from bias_common import inner
 from compare_common import CLASSES, Planted, cams, compare, inverse, perfect, planted, to_tensor
-from operators_common import operator
+from operators_common import operator, prepared
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -400,8 +400,13 @@ def test_renaming_the_run_renames_what_was_written(make_planted):
 def test_an_interrupted_comparison_writes_nothing(make_planted):
     dataset = make_planted()
     settings = inner("compare.params").CompareSettings(metrics=["deletion"], batch_size=4)
-    job = inner("compare.methods_job").MethodComparison(
-        dataset, Planted(), settings, to_tensor, CLASSES
+    job = prepared(
+        inner("compare.methods_job").MethodComparison,
+        dataset,
+        settings,
+        Planted(),
+        to_tensor,
+        CLASSES,
     )
     steps = job.run()
     next(steps)
@@ -417,8 +422,13 @@ def long_comparison(dataset):
     settings = inner("compare.params").CompareSettings(
         metrics=["deletion", "road"], batch_size=16, num_workers=0
     )
-    return inner("compare.methods_job").MethodComparison(
-        dataset, Planted(), settings, to_tensor, CLASSES
+    return prepared(
+        inner("compare.methods_job").MethodComparison,
+        dataset,
+        settings,
+        Planted(),
+        to_tensor,
+        CLASSES,
     )
 
 
@@ -585,8 +595,13 @@ def comparing(dataset, cam_keys=None, **arguments):
     settings = inner("compare.params").CompareSettings(
         cam_keys, metrics=["deletion"], batch_size=4, num_workers=0, **arguments
     )
-    job = inner("compare.methods_job").MethodComparison(
-        dataset, Planted(), settings, to_tensor, CLASSES
+    job = prepared(
+        inner("compare.methods_job").MethodComparison,
+        dataset,
+        settings,
+        Planted(),
+        to_tensor,
+        CLASSES,
     )
     steps = job.run()
     next(steps)
@@ -856,7 +871,7 @@ def test_execute_reports_and_shows_the_table(make_planted, monkeypatch):
             "dataset_name": dataset.name, "params": {"cam_keys": ["run"], "metrics": ["deletion"]},
         }  # fmt: skip
         ctx = executor.ExecutionContext(request, executor=executor.Executor())
-        sent = list(operator("compare_cams")._messages(ctx))
+        sent = list(operator("compare_cams").messages(ctx))
         return [(m.body.operator_uri, m.body.params) for m in sent]
 
     with pytest.raises(ValueError, match="not registered"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bias_common import inner
 from compare_common import CLASSES, SIDE, SIZE, TOP, Planted, cams, compare, planted, to_tensor
-from operators_common import operator
+from operators_common import operator, prepared
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -216,8 +216,8 @@ def test_runs_that_are_gone_meanwhile(make_runs, what, key):
     networks = {"a": LATE, "b": MOVED}
     dataset = make_runs(networks, 4)
     settings = inner("compare.params").CompareSettings(num_workers=0)
-    job = inner("compare.models_job").ModelComparison(
-        dataset, networks, settings, to_tensor, CLASSES
+    job = prepared(
+        inner("compare.models_job").ModelComparison, dataset, settings, networks, to_tensor, CLASSES
     )
     steps = job.run()
     next(steps)

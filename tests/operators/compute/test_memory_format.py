@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from operators_common import CLASSES, PLUGIN, compute, small_network, transforms
+from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -121,10 +121,10 @@ def test_a_run_from_before_there_was_a_choice_is_repeated_as_it_was(photo_datase
     info = dataset.get_run_info("run")
     del info.config.settings["memory_format"]
     dataset.update_run_config("run", info.config)
-    job = importlib.import_module(f"{PLUGIN}.operators.compute.rerun").rerun_job(
-        dataset, "run", "again", model=small_network(), transforms=transforms(), classes=CLASSES
+    operator("rerun_cams")(
+        dataset, "run", "again", model=small_network(), transforms=transforms(), progress=False
     )
-    assert job.plan.memory_format == job.used["memory_format"] == "contiguous"
+    assert recorded(dataset, "again") == "contiguous"
 
 
 def test_refused(photo_dataset):

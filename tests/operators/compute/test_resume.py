@@ -8,7 +8,7 @@ from pathlib import Path
 import fiftyone as fo
 import pytest
 import torch
-from operators_common import CLASSES, PLUGIN, compute, small_network, transforms
+from operators_common import CLASSES, PLUGIN, compute, prepared, small_network, transforms
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -52,7 +52,7 @@ def noise_dataset(make_dataset, tmp_path):
 
 def job_of(rooms, samples, **arguments):
     settings = rooms.params.Settings(**{"cam_key": "run", "batch_size": 2, **arguments})
-    return rooms.job.CamJob(samples, small_network(), settings, transforms(), CLASSES)
+    return prepared(rooms.job.CamJob, samples, settings, small_network(), transforms(), CLASSES)
 
 
 def stop_after(job, batches):

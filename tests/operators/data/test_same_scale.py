@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from bias_common import inner
-from operators_common import CLASSES, compute, small_network, transforms
+from operators_common import CLASSES, compute, prepared, small_network, transforms
 from PIL import Image
 
 FIELD = "run_gradcam"
@@ -84,8 +84,8 @@ def test_a_run_that_is_cut_short_keeps_its_scale(noise):
     settings = inner("compute.params").Settings(
         cam_key="run", methods="gradcam", batch_size=2, resume=True
     )
-    network = small_network(), settings, transforms(), CLASSES
-    steps = inner("compute.job").CamJob(noise, *network).run()
+    job = inner("compute.job").CamJob
+    steps = prepared(job, noise, settings, small_network(), transforms(), CLASSES).run()
     next(steps)
     next(steps)
     steps.close()

@@ -119,7 +119,7 @@ def sent(dataset, **params):
     """What the App gets from a run that is executed from the form, up to the error."""
     op, ctx, messages = operator("compute_cams"), context(dataset, params), []
     with pytest.raises(ValueError):
-        for message in part("compute_cams").messages(ctx, lambda o: op._form_job(ctx, o), op):
+        for message in op.messages(ctx):
             messages.append(message)
     return [(m.body.operator_uri, m.body.params) for m in messages]
 

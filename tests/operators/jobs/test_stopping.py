@@ -9,7 +9,7 @@ import pytest
 from bias_common import BACKGROUND, Cues, agreeing, find, inner
 from bias_common import to_tensor as to_tensor_of_cues
 from compare_common import CLASSES, Planted, cams, compare, inverse, perfect, planted, to_tensor
-from operators_common import operator
+from operators_common import operator, prepared
 
 from tools.app_driver import wait_for
 
@@ -33,23 +33,31 @@ def comparison(dataset, network=None, **arguments):
     settings = inner("compare.params").CompareSettings(
         metrics=["deletion"], batch_size=4, num_workers=0, **arguments
     )
-    return inner("compare.methods_job").MethodComparison(
-        dataset, network or Planted(), settings, to_tensor, CLASSES, origin="app"
+    return prepared(
+        inner("compare.methods_job").MethodComparison,
+        dataset,
+        settings,
+        network or Planted(),
+        to_tensor,
+        CLASSES,
+        "app",
     )
 
 
 def comparison_of_models(dataset):
     settings = inner("compare.params").CompareSettings(["run", "late"], num_workers=0)
     networks = {"run": Planted(), "late": Planted(weight=3.0)}
-    return inner("compare.models_job").ModelComparison(
-        dataset, networks, settings, to_tensor, CLASSES
+    return prepared(
+        inner("compare.models_job").ModelComparison, dataset, settings, networks, to_tensor, CLASSES
     )
 
 
 def examination(dataset):
     settings = inner("bias.params").BiasSettings(cam_key="run", num_workers=0)
     network = Cues(**BACKGROUND)
-    return inner("bias.job").BiasJob(dataset, network, settings, to_tensor_of_cues, CLASSES)
+    return prepared(
+        inner("bias.job").BiasJob, dataset, settings, network, to_tensor_of_cues, CLASSES
+    )
 
 
 def left(dataset):
@@ -73,7 +81,7 @@ def stopped(job, phase):
     asked = threading.Thread(target=operator("stop_cam_run"), args=(job.dataset, "run"))
     asked.start()
     asked.join()
-    held = job._held if hasattr(job, "_held") else job.held
+    held = job.held
     wait_for(lambda: held._stop, 20, "it has heard")
     with pytest.raises(
         inner("runs.lease").Stopped, match="'run' was asked to stop; nothing of it is"
@@ -128,7 +136,9 @@ def test_heatmaps_that_are_computed_first_are_stopped_with_the_examination(make_
         cam_key="run", num_workers=0, batch_size=2, layers="features", methods="hirescam"
     )
     network = Cues(**BACKGROUND)
-    job = inner("bias.job").BiasJob(dataset, network, settings, to_tensor_of_cues, CLASSES)
+    job = prepared(
+        inner("bias.job").BiasJob, dataset, settings, network, to_tensor_of_cues, CLASSES
+    )
     with pytest.raises(inner("runs.lease").Stopped, match="resume=True to go on"):
         for state in job.run():
             assert state.name == "computing heatmaps"

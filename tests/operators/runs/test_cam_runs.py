@@ -14,7 +14,7 @@ import pytest
 import torch
 from bson import json_util
 from fiftyone import ViewField as F
-from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
+from operators_common import CLASSES, PLUGIN, compute, operator, prepared, small_network, transforms
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -37,7 +37,7 @@ def rooms(plugin):
 
 def job_of(rooms, samples, key="run", **arguments):
     settings = rooms.params.Settings(cam_key=key, batch_size=2, **arguments)
-    return rooms.job.CamJob(samples, small_network(), settings, transforms(), CLASSES)
+    return prepared(rooms.job.CamJob, samples, settings, small_network(), transforms(), CLASSES)
 
 
 def interrupted(rooms, samples, batches=1, **arguments):

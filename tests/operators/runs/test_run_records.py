@@ -6,7 +6,7 @@ import types
 import fiftyone as fo
 import pytest
 import torch
-from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
+from operators_common import CLASSES, PLUGIN, compute, operator, prepared, small_network, transforms
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -26,7 +26,7 @@ def job_of(dataset, **arguments):
     settings = importlib.import_module(f"{PLUGIN}.operators.compute.params").Settings(
         cam_key="run", **arguments
     )
-    return compute_room.CamJob(dataset, small_network(), settings, transforms(), CLASSES)
+    return prepared(compute_room.CamJob, dataset, settings, small_network(), transforms(), CLASSES)
 
 
 def test_record_of_a_finished_run(photo_dataset):

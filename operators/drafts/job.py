@@ -4,13 +4,78 @@ import dataclasses
 
 import fiftyone as fo
 
+from ..data.heatmap_reader import heat_of
+from ..jobs.base import Job, JobSummary, phased
 from ..runs import keys
 
 _AT_ONCE = 500
 
 
 @dataclasses.dataclass
-class Drafts:
+class DraftSettings:
+    """The arguments of ``heat_to_detections``; see there for their meaning."""
+
+    cam_key: str = None
+    field: str = None
+    threshold: float = 0.5
+    min_area: float = 0.001
+    out: str = None
+    tags: object = ("draft",)
+    overwrite: bool = False
+
+
+class DraftJob(Job):
+    """One call of ``heat_to_detections``, see :class:`~operators.jobs.base.Job`."""
+
+    def prepare(self):
+        """Checks the arguments against the run and its heatmaps."""
+        s = self.settings
+        self.cam_key, self.field = choose_field(self.dataset, s.cam_key, s.field)
+        check_values(s.threshold, s.min_area, s.tags)
+        self.out = check_out(self.samples, self.cam_key, self.field, s.out, s.overwrite)
+        if not len(self.samples):
+            raise ValueError("samples: the view is empty")
+        return self
+
+    def steps(self):
+        """Drafts boxes, a few hundred samples at a time."""
+        steps = self._draft(Drafts(self.out))
+        return (yield from phased("drafting boxes", steps, lambda n: (n, len(self.samples))))
+
+    def _draft(self, done):
+        s, dataset, out = self.settings, self.dataset, self.out
+        ids = self.samples.values("id")
+        config = keys.config_of(dataset, self.cam_key)
+        drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
+        keys.update(dataset, self.cam_key, drafts=drafts)
+        # first: whatever is written goes with the run
+        keys.add_written(dataset, self.cam_key, fields=[out])
+        if dataset.get_field(out) is None:
+            dataset.add_sample_field(
+                out,
+                fo.EmbeddedDocumentField,
+                embedded_doc_type=fo.Detections,
+                description=f"Boxes drafted from {self.field} at {s.threshold:g} of its maximum",
+            )
+        else:  # those of other samples stay, and what a user changed in them
+            self.samples.select(ids).clear_sample_field(out)
+        for start in range(0, len(ids), _AT_ONCE):
+            part = self.samples.select(ids[start : start + _AT_ONCE]).select_fields(self.field)
+            rows = {}
+            for sample in part.iter_samples():
+                boxes = _boxes(sample[self.field], s.threshold, s.min_area, s.tags)
+                done.without_map += boxes is None
+                if boxes is not None:
+                    rows[sample.id] = fo.Detections(detections=boxes)
+                    done.samples += bool(boxes)
+                    done.detections += len(boxes)
+            dataset.set_values(out, rows, key_field="id", progress=False)
+            yield min(start + _AT_ONCE, len(ids))
+        return done
+
+
+@dataclasses.dataclass
+class Drafts(JobSummary):
     """What was drafted.
 
     Attributes:
@@ -103,57 +168,11 @@ def check_out(samples, cam_key, field, out, overwrite):
     return out
 
 
-def draft(samples, cam_key, field, out, threshold, min_area, tags):
-    """Drafts boxes, a few hundred samples at a time.
-
-    Args:
-        samples: a dataset or view
-        cam_key: the run's key
-        field: its heatmap field
-        out: the field to write, checked with :func:`check_out`
-        threshold: share of a map's maximum from which on a pixel belongs to a part
-        min_area: share of the image that a part covers at least
-        tags: of every detection
-
-    Yields:
-        ``(samples done, samples in all, Drafts)``
-    """
-    dataset = samples._dataset
-    ids = samples.values("id")
-    config = keys.config_of(dataset, cam_key)
-    drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
-    keys.update(dataset, cam_key, drafts=drafts)
-    keys.add_written(dataset, cam_key, fields=[out])  # first: whatever is written goes with the run
-    if dataset.get_field(out) is None:
-        dataset.add_sample_field(
-            out,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.Detections,
-            description=f"Boxes drafted from {field} at {threshold:g} of its maximum",
-        )
-    else:  # those of other samples stay, and what a person changed in them
-        samples.select(ids).clear_sample_field(out)
-    done = Drafts(out)
-    for start in range(0, len(ids), _AT_ONCE):
-        part = samples.select(ids[start : start + _AT_ONCE]).select_fields(field)
-        rows = {}
-        for sample in part.iter_samples():
-            boxes = _boxes(sample[field], threshold, min_area, tags)
-            done.without_map += boxes is None
-            if boxes is not None:
-                rows[sample.id] = fo.Detections(detections=boxes)
-                done.samples += bool(boxes)
-                done.detections += len(boxes)
-        dataset.set_values(out, rows, key_field="id", progress=False)
-        yield min(start + _AT_ONCE, len(ids)), len(ids), done
-
-
 def _boxes(label, threshold, min_area, tags):
     """The detections of one heatmap; None if it has no picture."""
     import torch
 
     from ...cam_core import heat_to_boxes
-    from .heatmap_reader import heat_of
 
     heat = heat_of(label)
     if heat is None:
