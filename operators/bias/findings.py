@@ -30,7 +30,7 @@ class Findings:
         names: R names of the class a unit counts for: its label, else the explained class
         correct: (R,) 1, 0 or NaN; of a box, whether it is found
         scenes: (R,) array of what is drawn whole, or None
-        classes: the :class:`~operators.bias.units.ClassUnits`; None of boxes
+        classes: the :class:`~operators.bias.membership.ClassMembership`; None of boxes
     """
 
     scan: object

@@ -4,11 +4,11 @@ import numpy as np
 
 from ..jobs.base import phased
 from .findings import judge
+from .membership import ClassMembership
 from .params import NOISY, PROBE
 from .regions import BorderRegions, HottestRegions
 from .scan import Scan, ScanStep
 from .swap import CausalTests, choose_probe
-from .units import ClassUnits
 
 #: of a sample that is asked for a class that it does not have
 ABSENT = "without the class"
@@ -27,7 +27,7 @@ def analyse_images(job):
     Returns:
         :class:`~operators.bias.findings.Findings`
     """
-    classes = ClassUnits(job.model, job.plan.target, job.outputs, job.labels)
+    classes = ClassMembership(job.model, job.plan.target, job.outputs, job.labels)
     scan = yield from _scan(job, classes)
     return (yield from _CausalPass(job, scan, classes).run())
 
@@ -50,7 +50,7 @@ def open_probe(job, scan, classes, precision, usable, objects=None, names=()):
     Args:
         job: its settings say how many, its stack closes what is opened
         scan: the :class:`Scan`
-        classes: the :class:`ClassUnits`
+        classes: the :class:`ClassMembership`
         precision: of the forward
         usable: (R,) bool, which units can be tested
         objects (None): the :class:`AnnotatedObjects` whose masks are drawn
@@ -84,7 +84,7 @@ class _CausalPass:
     Args:
         job: the :class:`BiasJob`
         scan: the :class:`Scan`
-        classes: the :class:`ClassUnits`
+        classes: the :class:`ClassMembership`
     """
 
     def __init__(self, job, scan, classes):

@@ -19,10 +19,10 @@ from ..targets.true_labels import Labels
 from . import findings as analysis
 from . import region_text as words
 from .images import ABSENT, open_probe
+from .membership import SCORED, ClassMembership
 from .params import check_plain_field
 from .pictures import Masks, working_side
 from .scan import Scan, ScanStep
-from .units import SCORED, ClassUnits
 
 
 @dataclasses.dataclass
@@ -97,7 +97,7 @@ class RegionJob(Job):
             self.plan = self._plan(self.dataset, image)
         several = bool(getattr(self.model.adapted, "multi_label", False))
         self.labels = Labels(samples, s.labels, self.model.classes, several=several)
-        self.units = ClassUnits(self.model, self.plan.target, outputs, self.labels)
+        self.classes = ClassMembership(self.model, self.plan.target, outputs, self.labels)
         return self
 
     @property
@@ -139,11 +139,11 @@ class RegionJob(Job):
         s = self.settings
         scan = yield from self._scan()
         check, tested, scenes = yield from open_probe(
-            self, scan, self.units, s.precision, self.units.has
+            self, scan, self.classes, s.precision, self.classes.has
         )
         regions = self._regions(scan, tested)
         groups = None if scenes is None else scenes[tested.all_rows].tolist()
-        call = check.region(tested.pictures, regions, self.units.arguments(scan, tested), groups)
+        call = check.region(tested.pictures, regions, self.classes.arguments(scan, tested), groups)
         total = len(tested.rows) * (1 + 2 * s.donors)
         result = yield from phased("replacing the region", call, lambda n: (n, total))
         own = None if groups is None else groups[: len(tested.rows)]
@@ -151,7 +151,7 @@ class RegionJob(Job):
 
     def _scan(self):
         s = self.settings
-        slots = self.units.slots(MAPPED if self._hottest else SCORED)
+        slots = self.classes.slots(MAPPED if self._hottest else SCORED)
         scan = Scan(self.rows, self.plan, self.folder, slots)
         if self._hottest:
             step = ScanStep(self.model, self.plan, None, scan)
@@ -161,7 +161,7 @@ class RegionJob(Job):
         if not (scan.explained >= 0).any():
             first = self.failures[0].reason if self.failures else "the scores are not finite"
             raise ValueError(f"samples: none could be scored; {first}")
-        self.units.settle(scan)
+        self.classes.settle(scan)
         return scan
 
     def _regions(self, scan, tested):
@@ -204,7 +204,7 @@ class RegionJob(Job):
             if np.isfinite(gap) and (before is None or gap > before):
                 samples[scan.ids[row]] = float(gap)
         numbers = analysis.region_numbers(result, seed, groups)
-        absent = int(((scan.explained >= 0) & ~self.units.has).sum())
+        absent = int(((scan.explained >= 0) & ~self.classes.has).sum())
         if absent:
             numbers["skipped"][ABSENT] = absent
         return RegionSummary(
@@ -214,9 +214,9 @@ class RegionJob(Job):
             samples=samples,
             failed=[dataclasses.asdict(f) for f in self.failures],
             able=int((np.isfinite(gaps) & (result.effects.score >= analysis.LOSABLE)).sum()),
-            target=names[0] if self.units.named and names else None,
+            target=names[0] if self.classes.named and names else None,
             unit="predictions" if scan.slots > 1 else "samples",
-            notes=list(self.units.notes),
+            notes=list(self.classes.notes),
             seconds=self.seconds,
         )
 

@@ -173,12 +173,12 @@ class CausalTests:
         count = len(tested.rows)
         tested.boxes, tested.grids = tested.boxes[:count], tested.grids[:count]
 
-    def swap(self, tested, units, scan, groups):
+    def swap(self, tested, classes, scan, groups):
         """Runs the swap; yields how many pictures went through the model.
 
         Args:
             tested: the :class:`Probe`
-            units: the :class:`~operators.bias.units.ClassUnits`
+            classes: the :class:`~operators.bias.membership.ClassMembership`
             scan: the :class:`Scan`
             groups: (n + m,) scenes of the pictures, or None
         """
@@ -190,7 +190,7 @@ class CausalTests:
             return swap_check(
                 tested.pictures, tested.masks, predict, count=s.donors, most=s.most_donors,
                 control=s.control, groups=groups, removal_masks=tested.removals, feather=s.feather,
-                batch_size=self.batch_size, seed=s.seed, **units.arguments(scan, tested),
+                batch_size=self.batch_size, seed=s.seed, **classes.arguments(scan, tested),
             )  # fmt: skip
 
         tested.check = yield from self._reported(call)
@@ -222,7 +222,7 @@ class CausalTests:
         Args:
             pictures: of those tested and of those that lend
             regions: their masks
-            asked: of ``ClassUnits.arguments``
+            asked: of ``ClassMembership.arguments``
             groups: (n + m,) scenes of the pictures, or None
         """
         from ...cam_core.bias.swap_test import region_check
