@@ -24,7 +24,7 @@ class BoxScan(Units):
 
     Attributes:
         names: R labels
-        mine: N lists of the units of each sample
+        units_of_image: N lists of the units of each sample
         score: (R,) confidence of the best candidate at the box, NaN where the sample failed
         pictures: a :class:`PictureRows` of the samples
         heat: (R, 4) of :func:`~cam_core.bias.object_swap_test.object_heat_features`, or None
@@ -38,7 +38,11 @@ class BoxScan(Units):
             if chosen is None or plain(one[2]) in chosen
         ]
         super().__init__(rows, [sample for sample, *_ in found])
-        self.mine, self.pictures, self.heat = self.of_samples(), PictureRows(rows), None
+        self.units_of_image, self.pictures, self.heat = (
+            self.units_of_images(),
+            PictureRows(rows),
+            None,
+        )
         self.label_ids, self.names = [one[1] for one in found], [one[2] for one in found]
         boxes = np.array([one[3] for one in found], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -56,14 +60,14 @@ class BoxScan(Units):
         for sample_id, (side, scores) in results.items():
             i = self.pictures.index[sample_id]
             self.pictures.side[i] = side
-            self.score[self.mine[i]] = scores
+            self.score[self.units_of_image[i]] = scores
             self.samples_written += 1
 
     def contents(self, rows):
         """The class indices that samples hold, the largest object's first; unknown classes as -2 - n."""
         held = []
         for i in rows:
-            units = sorted(self.mine[i], key=lambda u: -self.area[u])
+            units = sorted(self.units_of_image[i], key=lambda u: -self.area[u])
             held.append(list(dict.fromkeys(int(self.explained[u]) for u in units)))
         return held
 
@@ -158,7 +162,7 @@ class BoxScanStep:
         outputs = self._places.run(batch.images, self._precision)
         scan, results = self._scan, {}
         for row, item in enumerate(batch.items):
-            units = scan.mine[scan.pictures.index[item.id]]
+            units = scan.units_of_image[scan.pictures.index[item.id]]
             scores, _ = self._places.read(
                 outputs, row, scan.boxes[units], scan.explained[units], item.window
             )

@@ -72,7 +72,7 @@ def analyse_boxes(job):
     s, model = job.settings, job.model
     wanted = None if isinstance(s.object_classes, str) else list(s.object_classes)
     scan = BoxScan(job.samples, job.rows, job.object_field, model.classes, s.aliases, wanted)
-    if not len(scan.sample):
+    if not len(scan.image_index):
         raise ValueError(f"objects: {job.object_field!r} holds no boxes to test")
     precision = "float32" if s.precision == "auto" else s.precision
     step = BoxScanStep(model, scan, precision)
@@ -85,7 +85,7 @@ def analyse_boxes(job):
     job.stack.callback(check.close)
     scenes = scan.spread(None if s.scenes is None else job.samples.values(s.scenes))
     # boxes of one sample are one draw
-    scenes = scan.sample if scenes is None else np.array([str(scene) for scene in scenes])
+    scenes = scan.image_index if scenes is None else np.array([str(scene) for scene in scenes])
     tested = Probe(np.empty(0, int))
     if len(units) and len(rows) > 1:
         prepare = check.prepare(scan.pictures, rows, job.objects, [None] * len(scan.samples))
@@ -127,7 +127,7 @@ def _judge(job, scan, tested, scenes):
 
 def _with_pictures(scan, units, limit, seed):
     """The samples of the objects tested, and others that lend: as many in all as may be tested."""
-    needed = np.unique(scan.sample[units])
+    needed = np.unique(scan.image_index[units])
     seen = np.flatnonzero(scan.pictures.side > 0)
     rest = np.setdiff1d(seen, needed)
     extra = np.random.default_rng([seed, 1]).permutation(rest)[: max(0, limit - len(needed))]
@@ -155,8 +155,8 @@ class BoxCausalTests(CausalTests):
         shown = tested.rows
         place = np.full(len(scan.samples), -1)
         place[shown] = np.arange(len(shown))
-        tested.rows = units[place[scan.sample[units]] >= 0]
-        tested.picture = place[scan.sample[tested.rows]]
+        tested.rows = units[place[scan.image_index[units]] >= 0]
+        tested.picture = place[scan.image_index[tested.rows]]
         return shown
 
     def swap_boxes(self, tested, scan, shown, groups):

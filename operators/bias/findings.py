@@ -191,11 +191,11 @@ def class_rows(found, seed):
     names = np.array([n if n is not None else "" for n in found.names], dtype=object)
     rows = []
     if len(found.tested.rows) and found.tested.check is not None:
-        mine = found.tested.rows
+        members = found.tested.rows
         for row in class_table(
-            names[mine].astype(str),
+            names[members].astype(str),
             found.tested.check.effects,
-            found.assessment.dependence[mine],
+            found.assessment.dependence[members],
             found.scenes_tested(),
             support=not found.of_boxes,  # a background alone has no score of a box
             seed=seed,
@@ -210,15 +210,15 @@ def class_rows(found, seed):
         if name not in seen:
             rows.append(untested_class(name))
     for row in rows:
-        mine = names == row["label"]
+        members = names == row["label"]
         row.update(
             samples=counts[row["label"]],
-            accuracy=mean_of(found.correct[mine]),
+            accuracy=mean_of(found.correct[members]),
             obj_energy=mean_of(
-                np.where(found.scan.reliable, found.scan.column("obj_energy"), np.nan)[mine]
+                np.where(found.scan.reliable, found.scan.column("obj_energy"), np.nan)[members]
             ),
-            area=mean_of(np.where(found.scan.reliable, found.scan.area, np.nan)[mine]),
-            zero_maps=int((found.scan.heat_status[mine] == "zero").sum()),
+            area=mean_of(np.where(found.scan.reliable, found.scan.area, np.nan)[members]),
+            zero_maps=int((found.scan.heat_status[members] == "zero").sum()),
         )
     return rows
 

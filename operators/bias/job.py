@@ -164,7 +164,7 @@ class BiasJob(Job):
             store.declare(self.dataset, self.cam_key, self._heat_fields())
         if found.of_boxes:
             store.declare_objects(self.dataset, self.cam_key, self.object_field)
-        units = dict(zip([row[0] for row in self.rows], found.scan.of_samples(), strict=True))
+        units = dict(zip([row[0] for row in self.rows], found.scan.units_of_images(), strict=True))
         paths, ids, start = dict(self.rows), list(units), time.perf_counter()
         for first in range(0, len(ids), _WRITTEN_AT_ONCE):
             part = {i: units[i] for i in ids[first : first + _WRITTEN_AT_ONCE]}
@@ -172,7 +172,7 @@ class BiasJob(Job):
                 reason = "the sample was deleted during the run"
                 self.failures.append(Failure(sample_id, paths[sample_id], reason))
             yield Phase("writing", first + len(part), len(ids), time.perf_counter() - start)
-        verdicts = {i: found.verdict(found.worst(mine)).verdict for i, mine in units.items()}
+        verdicts = {i: found.verdict(found.worst(own)).verdict for i, own in units.items()}
         self.show(verdicts, not found.of_boxes and bool(np.isfinite(found.correct).any()))
 
     def _heat_fields(self):
@@ -311,11 +311,11 @@ class BiasJob(Job):
                 notes.append(
                     "None of these objects could be cut out, so no background was swapped."
                 )
-            if self._near:
-                notes.append(
-                    f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
-                    f"{self._near[0]!r}, should that one have been meant."
-                )
+        if self._near:
+            notes.append(
+                f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
+                f"{self._near[0]!r}, should that one have been meant."
+            )
         if not self.settings.control:
             notes.append("The paste control was not run, so drops may be owed to pasting.")
         if found.of_boxes and found.tested.check is None:

@@ -127,15 +127,15 @@ class ClassMembership:
         if self.plain:
             return np.empty(0, int)
         first = np.flatnonzero(scan.slot == 0)
-        first_of = np.full(int(scan.sample.max(initial=-1)) + 1, -1)
-        first_of[scan.sample[first]] = first
+        first_of = np.full(int(scan.image_index.max(initial=-1)) + 1, -1)
+        first_of[scan.image_index[first]] = first
         scored = np.zeros(len(first_of), bool)
-        scored[scan.sample[first]] = np.isfinite(scan.score[first])
+        scored[scan.image_index[first]] = np.isfinite(scan.score[first])
         tested, chosen = np.zeros(len(first_of), bool), np.zeros(len(first_of), bool)
-        tested[scan.sample[rows]] = True
+        tested[scan.image_index[rows]] = True
         for own in np.unique(scan.explained[rows]).tolist():
             carriers = np.zeros(len(first_of), bool)
-            carriers[scan.sample[self.has & (scan.explained == own)]] = True
+            carriers[scan.image_index[self.has & (scan.explained == own)]] = True
             count = int((scan.explained[rows] == own).sum())
             there = int(((tested | chosen) & ~carriers).sum())
             rest = np.flatnonzero(scored & ~carriers & ~tested & ~chosen)

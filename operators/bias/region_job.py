@@ -252,11 +252,11 @@ def _by_class(names, gaps, groups, seed):
 
     rows = []
     for name in sorted(set(names)):
-        mine = np.array([n == name for n in names]) & np.isfinite(gaps)
-        if mine.sum() >= words.FEWEST:
-            unit = None if groups is None else np.asarray(groups)[mine]
-            effect = analysis.interval_of(bootstrap_mean(gaps[mine], unit, seed=seed))
-            p = sign_flip_p(analysis.by_group(gaps[mine], unit), seed=seed)
+        members = np.array([n == name for n in names]) & np.isfinite(gaps)
+        if members.sum() >= words.FEWEST:
+            unit = None if groups is None else np.asarray(groups)[members]
+            effect = analysis.interval_of(bootstrap_mean(gaps[members], unit, seed=seed))
+            p = sign_flip_p(analysis.by_group(gaps[members], unit), seed=seed)
             rows.append({"label": name, "n": effect["n"], "effect": effect, "q": p})
     for row, q in zip(rows, benjamini_hochberg([row["q"] for row in rows]), strict=True):
         row["q"] = float(q) if np.isfinite(q) else None

@@ -111,13 +111,13 @@ def _shown(found, figures, label=None):
 
 def _next(found, label):
     """What to do next about a class: how many of which samples say so."""
-    mine = _worst(found, label)
-    verdicts = {i: found.verdict(i).verdict for i in mine}
-    relying = [i for i in mine if verdicts[i].startswith("relies on background")]
+    tested = _worst(found, label)
+    verdicts = {i: found.verdict(i).verdict for i in tested}
+    relying = [i for i in tested if verdicts[i].startswith("relies on background")]
     lost = [i for i, status in enumerate(found.status) if status == "not found"]
     units = {
-        "tested": mine,
-        "fine": [i for i in mine if verdicts[i] == "relies on object"],
+        "tested": tested,
+        "fine": [i for i in tested if verdicts[i] == "relies on object"],
         "wrong": [i for i in relying if found.correct[i] == 0],
         "lost": [i for i in lost if found.names[i] == label],
     }

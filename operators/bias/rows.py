@@ -25,14 +25,12 @@ def rows_of(found, units, cam_key, model):
     """
     verdict, dependence, bias = store.field_names(cam_key)
     rows = {}
-    for sample_id, mine in units.items():
-        worst = found.worst(mine)
+    for sample_id, own in units.items():
+        worst = found.worst(own)
         numbers = numbers_of(found, worst, model)
         if found.scan.slots > 1:
             numbers["verdicts"] = [
-                f"{found.names[i]}: {found.verdict(i).verdict}"
-                for i in mine
-                if found.classes.has[i]
+                f"{found.names[i]}: {found.verdict(i).verdict}" for i in own if found.classes.has[i]
             ]
         rows[sample_id] = {
             verdict: found.verdict(worst).verdict,
@@ -54,8 +52,8 @@ def add_heat(rows, found, units, plan, dataset):
     """
     fields = [f for ranked in plan.ranks for f in ranked.values()]
     present = _present(dataset, list(units), fields)
-    for sample_id, mine in units.items():
-        for i in mine:
+    for sample_id, own in units.items():
+        for i in own:
             says = found.verdict(i)
             ranked = plan.ranks[min(int(found.scan.slot[i]), len(plan.ranks) - 1)]
             for key, field in ranked.items():
@@ -159,7 +157,7 @@ def labels_of(found, units, cam_key):
             found.scan.label_ids[i]: {
                 f"{cam_key}_{name}": value for name, value in attributes_of(found, i).items()
             }
-            for i in mine
+            for i in own
         }
-        for sample_id, mine in units.items()
+        for sample_id, own in units.items()
     }

@@ -41,7 +41,7 @@ class Scan(Units):
 
     def __init__(self, rows, plan, folder, slots=1):
         super().__init__(rows, np.repeat(np.arange(len(rows)), slots))
-        count, self.slots, self._folder = len(self.sample), slots, folder
+        count, self.slots, self._folder = len(self.image_index), slots, folder
         self.index = {row[0]: i * slots for i, row in enumerate(rows)}
         self.slot = np.tile(np.arange(slots), len(rows))
         self.having, self.scored = np.zeros(1, int), 0
@@ -96,7 +96,7 @@ class Scan(Units):
         rows = np.flatnonzero(kept)
         self.ids, self.paths = [self.ids[r] for r in rows], [self.paths[r] for r in rows]
         for name in (
-            "slot", "sample", "explained", "predicted", "score", "area", "reliable", "values",
+            "slot", "image_index", "explained", "predicted", "score", "area", "reliable", "values",
             "heat_status", "object_status", "object_source", "object_scope", "side", "pixels",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])

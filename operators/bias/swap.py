@@ -124,7 +124,7 @@ class CausalTests:
         """
         everybody = np.concatenate([rows, lenders]).astype(int)
         given = [(scan.ids[i], scan.paths[i], int(scan.side[i])) for i in everybody]
-        pictures = Pictures(self._room("pictures"), given)
+        pictures = Pictures(self._subfolder("pictures"), given)
         yield from pictures.prepare(self._workers)
         lost = sorted(pictures.failures)
         if lost:
@@ -138,7 +138,7 @@ class CausalTests:
             self._draw(tested, scan, objects, names)
         return tested
 
-    def _room(self, name):
+    def _subfolder(self, name):
         path = os.path.join(self._folder, name)
         os.makedirs(path)
         return path
@@ -148,9 +148,9 @@ class CausalTests:
         from ...cam_core.spatial.masks import resize_masks
         from .scan import KEPT
 
-        tested.masks = Masks(self._room("masks"))
-        tested.removals = Masks(self._room("removals"))
-        tested.contexts = Masks(self._room("contexts")) if objects.has_context else None
+        tested.masks = Masks(self._subfolder("masks"))
+        tested.removals = Masks(self._subfolder("removals"))
+        tested.contexts = Masks(self._subfolder("contexts")) if objects.has_context else None
         sizes = tested.pictures.sizes()
         tested.boxes = [None] * len(sizes)
         tested.grids = np.zeros((len(sizes), KEPT, KEPT), np.float32)

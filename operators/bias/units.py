@@ -15,10 +15,10 @@ class Units:
 
     Args:
         samples: list of N ``(id, filepath)``
-        sample: (R,) index of each unit's sample
+        image_index: (R,) index of each unit's sample
 
     Attributes:
-        samples, sample: as given
+        samples, image_index: as given
         ids, paths: R, of the units' samples
         explained: (R,) index of the class whose score is tested
         predicted: (R,) predicted classes, where the unit is an image
@@ -35,11 +35,11 @@ class Units:
     boxes = label_ids = None
     slots = 1
 
-    def __init__(self, samples, sample):
-        self.samples, self.sample = samples, np.asarray(sample, int)
-        count = len(self.sample)
-        self.ids = [samples[i][0] for i in self.sample]
-        self.paths = [samples[i][1] for i in self.sample]
+    def __init__(self, samples, image_index):
+        self.samples, self.image_index = samples, np.asarray(image_index, int)
+        count = len(self.image_index)
+        self.ids = [samples[i][0] for i in self.image_index]
+        self.paths = [samples[i][1] for i in self.image_index]
         self.explained = np.full(count, -1)
         self.predicted = np.full(count, -1)
         self.score = np.full(count, np.nan)
@@ -51,16 +51,16 @@ class Units:
         self.object_source = np.full(count, "", dtype="<U24")
         self.object_scope = np.full(count, "", dtype="<U16")
 
-    def of_samples(self):
+    def units_of_images(self):
         """N lists of the units of each sample."""
         units = [[] for _ in self.samples]
-        for unit, sample in enumerate(self.sample.tolist()):
+        for unit, sample in enumerate(self.image_index.tolist()):
             units[sample].append(unit)
         return units
 
     def spread(self, values):
         """One value for each unit of one for each sample; None for None."""
-        return None if values is None else [values[i] for i in self.sample]
+        return None if values is None else [values[i] for i in self.image_index]
 
     def column(self, name):
         """(R,) float64 values of a measure."""

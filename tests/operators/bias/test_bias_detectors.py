@@ -165,6 +165,7 @@ def test_a_detector_that_reads_the_object(agree):
     # without the object the window says nothing: neither class, .5
     np.testing.assert_allclose(attribute(dataset, "bg_only"), 0.5, atol=0.02)
     assert summary.flagged == []
+    assert not any("should that one have been meant" in note for note in summary.notes)
     assert summary.model["null_rate"] == 0
     assert "no background dependence of the 2 classes judged" in str(summary)
 
@@ -242,6 +243,8 @@ def test_closing_leaves_nothing_on_the_labels(agree, monkeypatch):
     assert "ground_truth.detections.run_verdict" not in dataset.get_field_schema(flat=True)
     assert "run_verdict" not in dataset.get_field_schema()
     assert find(dataset, BY_OBJECT).tested == 24
+    mistyped = find(dataset, BY_OBJECT, "rum")
+    assert any("there is a run 'run', should that one have" in note for note in mistyped.notes)
 
 
 @pytest.mark.parametrize(
