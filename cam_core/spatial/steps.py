@@ -6,7 +6,7 @@ name of a class and the library that it comes from, so that no library is import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .geometry import Window
@@ -31,13 +31,11 @@ def trace(transforms: Any, height: int, width: int, guess: bool = False) -> Wind
         a :class:`Window`, or None if a step is not known, or is random
     """
     scale, offset, size = (1.0, 1.0), (0.0, 0.0), (height, width)
-    for step in steps_of(transforms):
-        rule = rule_of(step)
-        effect = rule(step, size) if rule else None
+    for effect in _effects(transforms, size):
         if effect is None:
             if not guess:
                 return None
-            effect = unmoved(step, size)
+            continue
         size, zoom, shift = effect
         offset = (offset[0] + scale[0] * shift[0], offset[1] + scale[1] * shift[1])
         scale = (scale[0] * zoom[0], scale[1] * zoom[1])
@@ -45,6 +43,31 @@ def trace(transforms: Any, height: int, width: int, guess: bool = False) -> Wind
         return None
     top, left = offset
     return Window((height, width), left, top, left + size[1] * scale[1], top + size[0] * scale[0])
+
+
+def _effects(transforms: Any, size: Size) -> Iterator[Effect | None]:
+    """The effect of each step, None of one that is not known, which is taken to keep the size."""
+    for step in steps_of(transforms):
+        rule = rule_of(step)
+        effect = rule(step, size) if rule else None
+        size = size if effect is None else effect[0]
+        yield effect
+
+
+def largest_size(transforms: Any, height: int, width: int) -> Size:
+    """The largest picture that a pipeline makes on its way, as far as its steps are known.
+
+    Args:
+        transforms: as in :func:`trace`
+        height: of the original image
+        width: of the original image
+
+    Returns:
+        (height, width), at least that of the image
+    """
+    effects = _effects(transforms, (height, width))
+    sizes = [(height, width), *(effect[0] for effect in effects if effect is not None)]
+    return max(sizes, key=lambda size: size[0] * size[1])
 
 
 def steps_of(transforms: Any) -> list:

@@ -16,7 +16,7 @@ from ..data import heatmap_writer, same_scale
 from ..data.loader import Failure, Loader
 from ..data.samples import check_samples
 from ..jobs.base import Job
-from ..jobs.pipeline import Progress
+from ..jobs.pipeline import ModelBroken, Progress
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
@@ -144,6 +144,11 @@ class CamJob(Job):
                 status = "finished"
             except lease.Stopped as stopped:
                 error = str(stopped)  # that is what was asked for
+            except ModelBroken as broken:
+                status, error = (
+                    "failed",
+                    str(broken),
+                )
             except Exception as failed:
                 status, error = "failed", one_line(failed)
                 raise
@@ -154,9 +159,14 @@ class CamJob(Job):
 
     def _here(self, loader, writer):
         """Computes the run in this process; yields a :class:`Progress` after each batch."""
-        step = self._counted(ExplainStep(self.model, self.plan))
+        explain = ExplainStep(self.model, self.plan)
+        step = self._counted(explain)
+
+        def still_works():
+            explain.explain(self.plan.trial_image)
+
         with writer:
-            yield from run_pipeline(loader, step, writer, self.total, self.failures)
+            yield from run_pipeline(loader, step, writer, self.total, self.failures, still_works)
 
     def _loader(self):
         """The batches that are to be computed: of a run that goes on, the same ones as in its first call."""

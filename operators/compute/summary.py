@@ -64,7 +64,8 @@ class Summary(JobSummary):
             first = self.failed[0]
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
         if self.status != "finished":
-            text += f"; {self.status}: pass resume=True to go on with it"
+            why = f"{self.error}; " if self.status == "failed" and self.error else ""
+            text += f"; {self.status}: {why}pass resume=True to go on with it"
         return text
 
 

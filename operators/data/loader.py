@@ -15,6 +15,8 @@ from .geometry import TransformGeometry
 from .images import decode_image
 
 _WAITING_BYTES = 1_000_000_000
+# What transforms may make of a smaller picture on their way: 150 MB of bytes in three channels.
+_ENLARGED_PIXELS = 50_000_000
 # Blocks hold this many batches: enough to fill batches of mixed sizes, little to do again on resuming.
 _BATCHES_PER_BLOCK = 16
 
@@ -116,6 +118,7 @@ def load_item(sample_id, path, transforms, geometry):
     else:
         picture = decode_image(path)
         width, height = picture.size
+        _check_enlarged(transforms, height, width)
         image = transforms(picture)
         del picture  # not needed while the window is looked for, which may take as much memory
     if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
@@ -128,6 +131,19 @@ def load_item(sample_id, path, transforms, geometry):
     if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
         image = image.as_subclass(torch.Tensor)
     return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
+
+
+def _check_enlarged(transforms, height, width):
+    """Refuses a picture that known transforms would blow up, such as one pixel high with Resize(256)."""
+    from ...cam_core.spatial.steps import largest_size
+
+    tall, wide = largest_size(transforms, height, width)
+    limit = max(_ENLARGED_PIXELS, height * width)
+    if tall * wide > limit:
+        raise ValueError(
+            f"the transforms make {wide:,} x {tall:,} pixels of this picture of {width:,} x {height:,}, more "
+            f"than {limit:,}; pad it, or resize to both sides"
+        )
 
 
 class Loader:

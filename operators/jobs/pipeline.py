@@ -9,6 +9,9 @@ import time
 from ..data.loader import Failure
 from ..text import one_line
 
+# After so many images whose step failed, one after the other, the model itself is tried.
+_FAILED_IN_A_ROW = 16
+
 
 @dataclasses.dataclass
 class Progress:
@@ -62,7 +65,11 @@ def _size(count):
     return f"{count:.1f} GB"
 
 
-def run(loader, step, writer, total, failures):
+class ModelBroken(Exception):
+    """The model fails on an image that it ran on before the run: it will on all others."""
+
+
+def run(loader, step, writer, total, failures, still_works=None):
     """Runs a step over batches and hands its results to a writer.
 
     A batch that does not fit the device's memory is halved, and so are all that follow. A batch on
@@ -74,10 +81,16 @@ def run(loader, step, writer, total, failures):
         writer: has ``put(results)`` and ``bytes_written``
         total: the number of samples
         failures: a list that :class:`Failure` are appended to
+        still_works (None): tries the model on an image that it ran on before; called when
+            ``_FAILED_IN_A_ROW`` images in a row have failed in the step, and then less and less often
 
     Yields:
         a :class:`Progress` after each batch
+
+    Raises:
+        ModelBroken: if that fails too, as of a device that has failed for good
     """
+    in_a_row = _InARow(still_works)
     start = time.perf_counter()
     progress = Progress(total=total)
     for outcome in loader:
@@ -89,6 +102,7 @@ def run(loader, step, writer, total, failures):
             wanted = {item.id for item in outcome.items if item.wanted}
             for results, failed in _attempt(outcome, step, loader):
                 failures.extend(failure for failure in failed if failure.id in wanted)
+                in_a_row.count(results, failed)
                 results = {i: values for i, values in results.items() if i in wanted}
                 if results:
                     writer.put(results)
@@ -98,6 +112,31 @@ def run(loader, step, writer, total, failures):
         progress.seconds = time.perf_counter() - start
         progress.written = writer.bytes_written
         yield progress
+
+
+class _InARow:
+    """Looks whether the model still works where many images in a row have failed."""
+
+    def __init__(self, still_works):
+        self._still_works = still_works
+        self._failed, self._limit = 0, _FAILED_IN_A_ROW
+
+    def count(self, results, failed):
+        """Counts the outcomes of a batch, or of a part of it."""
+        if results:
+            self._failed, self._limit = 0, _FAILED_IN_A_ROW
+            return
+        self._failed += len(failed)
+        if self._still_works is None or self._failed < self._limit:
+            return
+        self._limit *= 2  # all of these images may be bad
+        try:
+            self._still_works()
+        except Exception as error:
+            raise ModelBroken(
+                f"{self._failed} images in a row failed, and so does the one that worked before the run: "
+                f"{one_line(error)}"
+            ) from error
 
 
 def _attempt(batch, step, loader):

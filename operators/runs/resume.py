@@ -10,13 +10,15 @@ from bson import ObjectId
 from . import results as run_results
 
 _IDS_AT_ONCE = 10_000
+# the last chunk of every PNG file, with its length and checksum
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 def done_ids(run, ids=None):
     """Returns the ids of the samples that have everything of a run.
 
-    A sample is done when each of the run's heatmaps is on it with the run's key, its file is there if it
-    has one, and the prediction too if the run stores it.
+    A sample is done when each of the run's heatmaps is on it with the run's key, its file is there and
+    whole if it has one, and the prediction too if the run stores it.
 
     Args:
         run: the :class:`~operators.runs.run.Run`
@@ -38,19 +40,20 @@ def _done_rows(run, ids):
     if ids is not None:
         query["_id"] = {"$in": [ObjectId(i) for i in ids]}
     paths = {f"{field}.map_path": True for field in fields}
-    folders = {}
     for row in run.dataset._sample_collection.find(query, {"_id": True, **paths}):
         files = [row[field].get("map_path") for field in fields]
-        if all(_exists(path, folders) for path in files if path):
+        if all(_is_whole(path) for path in files if path):
             yield row
 
 
-def _exists(path, folders):
-    """Whether a file exists; each folder is read once, not each file looked at."""
-    folder, name = os.path.split(path)
-    if folder not in folders:
-        folders[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    return name in folders[folder]
+def _is_whole(path):
+    """Whether a PNG file ends as one does: after a power failure a file may be empty or cut off."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:  # it is not there, or shorter than that
+        return False
 
 
 def covered(dataset, key):

@@ -135,8 +135,8 @@ def _pictures(rows, side):
     for sample_id, path in rows:
         try:
             picture = decode_image(path)
-        except OSError:
-            continue  # another sample lends its background
+        except Exception:  # too large for Pillow, broken, gone: another sample lends its background
+            continue
         picture.thumbnail((side, side))
         out[sample_id] = np.asarray(picture)
     return out

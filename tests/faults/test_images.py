@@ -9,6 +9,7 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
+import torchvision
 from faults_common import compute_tiny, picture_transforms, write_pictures
 from operators_common import PLUGIN
 from PIL import Image
@@ -125,6 +126,24 @@ def test_one_pixel_high(make_dataset, good, tmp_path):
     Image.new("RGB", (5000, 1), (200, 10, 60)).save(tmp_path / "line.png")
     summary, _ = run_with(make_dataset, good, tmp_path / "line.png")
     assert (summary.done, summary.failed) == (3, [])
+
+
+def test_a_thin_picture_that_the_transforms_would_blow_up(make_dataset, good, tmp_path):
+    """Resize(256) makes 256 x 1,280,000 pixels of 1 x 5000: it is refused before it is made."""
+    steps = torchvision.transforms
+    usual = steps.Compose([steps.Resize(256), steps.CenterCrop(64), steps.ToTensor()])
+    for high in (64, 5000):
+        Image.new("RGB", (1, high), (200, 10, 60)).save(tmp_path / f"{high}.png")
+    thin, thinner = tmp_path / "64.png", tmp_path / "5000.png"
+    summary, _ = run_with(make_dataset, good, thin, thinner, transforms=usual)
+    assert summary.done == 3
+    assert [(f["filepath"], f["reason"]) for f in summary.failed] == [
+        (
+            str(thinner),
+            "ValueError: the transforms make 256 x 1,280,000 pixels of this picture of 1 x 5,000, more "
+            "than 50,000,000; pad it, or resize to both sides",
+        )
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

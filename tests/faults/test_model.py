@@ -72,6 +72,55 @@ def test_model_that_raises_on_one_batch_once(dataset):
     assert (summary.done, summary.failed) == (COUNT, [])
 
 
+class Breaks(torch.nn.Module):
+    """Raises for good from some call on, as a device does after an assertion inside it."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.net, self.calls = tiny_network(), calls
+
+    def forward(self, images):
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError("device-side assert triggered")
+        return self.net(images)
+
+
+def test_a_model_that_fails_for_good_ends_the_run(make_dataset, tmp_path):
+    paths = write_pictures(tmp_path, COUNT)
+    dataset = make_dataset(*(fo.Sample(filepath=p) for p in paths * 10))
+    counting = Breaks(10**9)
+    compute_tiny(dataset.limit(COUNT), model=counting, layers=f"net.{LAYER}", batch_size=4)
+    before = 10**9 - counting.calls  # the calls of the trial and of two batches
+    summary = compute_tiny(
+        dataset, model=Breaks(before), layers=f"net.{LAYER}", batch_size=4, overwrite=True
+    )
+    assert (summary.status, summary.done) == ("failed", COUNT)
+    assert len(summary.failed) == 16, "of 72 that were left"
+    why = "16 images in a row failed, and so does the one that worked before the run: RuntimeError"
+    assert why in summary.error
+    assert f"failed: {why}" in str(summary)
+    assert str(summary).endswith("pass resume=True to go on with it")
+    again = compute_tiny(
+        dataset, model=Breaks(10**9), layers=f"net.{LAYER}", batch_size=4, resume=True
+    )
+    assert (again.status, again.done, again.resumed) == ("finished", len(dataset), COUNT)
+
+
+def test_many_bad_pictures_in_a_row_are_not_taken_for_a_broken_model(make_dataset, tmp_path):
+    paths = write_pictures(tmp_path, COUNT)
+    dataset = make_dataset(*(fo.Sample(filepath=p) for p in [paths[0], *[paths[4]] * 40, paths[1]]))
+    from PIL import Image
+
+    bad = picture_transforms()(Image.open(paths[4]).convert("RGB"))
+
+    def act(self, images, picked):
+        raise RuntimeError("cannot look at this")
+
+    summary = run(dataset, lambda images: (images - bad).abs().amax((1, 2, 3)) < 1e-6, act)
+    assert (summary.status, summary.done, len(summary.failed)) == ("finished", 2, 40)
+
+
 def test_nan_scores_are_a_finding(dataset, fifth):
     def act(self, images, picked):
         return self.net(images) * torch.where(picked, torch.nan, 1.0)[:, None]

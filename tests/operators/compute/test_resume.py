@@ -132,12 +132,26 @@ def test_batch_is_completed_with_what_is_done(rooms, noise_dataset):
     assert dataset.exclude(victim.id).values("run_gradcam.id") == others
 
 
-def test_sample_whose_file_is_gone_is_not_done(rooms, noise_dataset, tmp_path):
+def _gone(path):
+    os.remove(path)
+
+
+def _empty(path):
+    os.truncate(path, 0)
+
+
+def _cut_off(path):
+    os.truncate(path, os.path.getsize(path) - 5)
+
+
+@pytest.mark.parametrize("spoil", [_gone, _empty, _cut_off])
+def test_sample_whose_file_is_not_whole_is_not_done(rooms, noise_dataset, tmp_path, spoil):
+    """A power failure may leave an empty file, or a part of one, that the sample points to."""
     dataset = noise_dataset(4)
     where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
     compute(dataset, batch_size=2, **where)
     before = documents(dataset)
-    os.remove(dataset.last().run_gradcam.map_path)
+    spoil(dataset.last().run_gradcam.map_path)
     assert compute(dataset, batch_size=2, resume=True, **where).resumed == 3
     dataset.reload()
     assert documents(dataset) == before
