@@ -33,7 +33,10 @@ def too_few(count, tests=1):
 
 def number(value):
     """A number of the 0..1 kind with two digits."""
-    return "unknown" if value is None or not math.isfinite(value) else f"{value:.2f}"
+    if value is None or not math.isfinite(value):
+        return "unknown"
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
 def counted(count, nouns):

@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
 # comes with FiftyOne, which requires it
 WITH_FIFTYONE = {
     "anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly", "scipy", "scikit-learn",
+    "jinja2",
 }  # fmt: skip
 
 
@@ -59,6 +60,12 @@ context.register_all()
 assert not context.errors, context.errors
 print(sorted({"torch", "torchvision"} & set(sys.modules)))
 print(sorted(operator.name for operator in context.instances))
+"""
+TEMPLATE = """
+import importlib
+
+report = importlib.import_module("fiftyone.plugins.orgs.cam51.heatmaps.operators.bias.report")
+print(report.template().filename)
 """
 
 
@@ -209,4 +216,5 @@ def test_the_checkouts_name_does_not_matter(tmp_path, name):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
-    run_python(REGISTER, str(copy / "fiftyone.yml"))
+    out = run_python(REGISTER + TEMPLATE, str(copy / "fiftyone.yml"))
+    assert out.strip().splitlines()[-1] == str(copy / "operators" / "bias" / "report.html.j2")

@@ -14,28 +14,23 @@ LOSABLE = 0.25
 # A random region that lies on the region itself is no control.
 _MOST_OVERLAP = 0.5
 
-#: of a sample that is asked for a class that it does not have
-ABSENT = "without the class"
-_STATUS = {"no_object": "no object", "object_absent": "object absent"}
-
 
 @dataclasses.dataclass
 class Findings:
-    """Everything that is known of N samples once both passes are through.
+    """Everything that is known of R units once both passes are through.
 
     Attributes:
-        scan: the :class:`Scan`
+        scan: the :class:`~operators.bias.units.Units`
         tested: the :class:`Probe`
-        status: N strings, ``"ok"``, ``"not tested"`` or why a sample could not be tested
-        assessment: the :class:`~cam_core.bias.assessment.Assessment` of all samples
-        place: (N,) position among the tested samples, -1 for the others
-        labels: N names or None
-        truth: (N,) class indices of the labels, -1 without, -2 where the model has no such class
-        names: N names of the class a sample counts for: its label, else the explained class
-        correct: (N,) 1, 0 or NaN
-        scenes: N values or None
-        check: the :class:`CausalTests`, whose pictures and model can still be used
-        units: the :class:`~operators.bias.units.ClassUnits`
+        status: R strings, ``"ok"``, ``"not tested"`` or why a unit could not be tested
+        assessment: the :class:`~cam_core.bias.assessment.Assessment` of all units
+        place: (R,) position among the tested units, -1 for the others
+        labels: R names or None
+        truth: (R,) class indices of the labels, -1 without, -2 where the model has no such class
+        names: R names of the class a unit counts for: its label, else the explained class
+        correct: (R,) 1, 0 or NaN; of a box, whether it is found
+        scenes: (R,) array of what is drawn whole, or None
+        classes: the :class:`~operators.bias.membership.ClassMembership`; None of boxes
     """
 
     scan: object
@@ -46,26 +41,57 @@ class Findings:
     labels: list
     truth: np.ndarray
     names: list
-    correct: np.ndarray
-    scenes: list
-    check: object = None
-    units: object = None
+    correct: np.ndarray = None
+    scenes: object = None
+    classes: object = None
 
-    def worst(self, rows):
-        """The row that speaks for a sample, of its rows of the scan."""
+    @property
+    def of_boxes(self):
+        """Whether the units are boxes."""
+        return self.scan.boxes is not None
+
+    @property
+    def multi_label(self):
+        """Whether the units are classes that do not exclude each other."""
+        return self.classes is not None and self.classes.multi_label
+
+    @property
+    def unit(self):
+        """What the units are called."""
+        if self.of_boxes:
+            return "objects"
+        return "predictions" if self.scan.slots > 1 else "samples"
+
+    def counted(self):
+        """The units that count: of a sample that shows no class one says so, and is no prediction."""
+        units = range(len(self.status))
+        return [i for i in units if self.classes.has[i]] if self.scan.slots > 1 else list(units)
+
+    def worst(self, units):
+        """The unit that speaks for a sample, of its units; None where there are none."""
         from ...cam_core.bias.object_swap_test import worst_of
 
-        says = [self.assessment.verdicts[i].verdict for i in rows]
-        return rows[worst_of(says, self.assessment.dependence[rows])]
+        if not units:
+            return None
+        says = [self.assessment.verdicts[i].verdict for i in units]
+        return units[worst_of(says, self.assessment.dependence[units])]
+
+    def verdict(self, unit):
+        """The :class:`~cam_core.bias.verdicts.Verdict` of the unit that speaks for a sample."""
+        from ...cam_core.bias.verdicts import CANNOT_SAY, Verdict
+
+        if unit is None:
+            return Verdict(CANNOT_SAY, "no object is annotated")
+        return self.assessment.verdicts[unit]
 
     def scenes_tested(self):
-        """(n,) scenes of the tested samples, or None."""
+        """(n,) scenes of the tested units, or None."""
         if self.scenes is None:
             return None
-        return np.array([str(self.scenes[i]) for i in self.tested.rows])
+        return self.scenes[self.tested.rows]
 
     def effect(self, name):
-        """(N,) a field of :class:`~cam_core.bias.effects.Effects`; NaN where a sample was not tested."""
+        """(R,) a field of :class:`~cam_core.bias.effects.Effects`; NaN where a unit was not tested."""
         out = np.full(len(self.place), np.nan)
         if self.tested.check is not None:
             known = self.place >= 0
@@ -73,70 +99,45 @@ class Findings:
             out[known] = values[self.place[known]]
         return out
 
+    def donors(self, unit):
+        """The ids of the samples whose backgrounds a tested unit was tried on."""
+        donors, place = self.tested.check.donors, self.place[unit]
+        pictures = [*donors.foreign[place].tolist(), *donors.same[place].tolist()]
+        return [self.tested.ids[j] for j in pictures if j >= 0]
 
-def find(scan, tested, units, labels, truth, explained_names, scenes, failures, seed):
+
+def judge(scan, tested, untested, seed, rule=None, **known):
     """Applies the evidence rule.
 
     Args:
-        scan: the :class:`Scan`
+        scan: the :class:`~operators.bias.units.Units`
         tested: the :class:`Probe`
-        units: the :class:`~operators.bias.units.ClassUnits`
-        labels: N names or None
-        truth: (N,) class indices
-        explained_names: N names of the explained classes, None where a sample failed
-        scenes: N values, or None
-        failures: ``{index: reason}`` of samples that could not be explained
+        untested: R strings, the status of each unit that was not tested
         seed: of the folds
+        rule (None): thresholds
+        known: more attributes of :class:`Findings`
 
     Returns:
         :class:`Findings`
     """
     from ...cam_core.bias.assessment import assess
 
-    place = np.full(len(scan.ids), -1)
-    place[tested.rows] = np.arange(len(tested.rows))
-    if tested.check is None:
-        place[:] = -1
-    status = [_status(scan, tested, units, place, i, failures) for i in range(len(scan.ids))]
+    place, status = np.full(len(scan.ids), -1), list(untested)
+    if tested.check is not None:
+        place[tested.rows] = np.arange(len(tested.rows))
+        for i, state in zip(tested.rows.tolist(), tested.check.status, strict=True):
+            status[i] = state
     # what cannot be tested has a verdict too, and its reason
-    others = [i for i, s in enumerate(status) if place[i] < 0 and s != "not tested"]
+    others = [i for i, state in enumerate(status) if place[i] < 0 and state != "not tested"]
     rows = np.concatenate([tested.rows if tested.check is not None else [], others]).astype(int)
-    assessment = assess(
-        scan.explained,
-        rows,
-        [status[i] for i in rows],
-        _padded(tested, scan, rows),
-        scan.features(),
-        seed=seed,
-    )
-    right = np.where((truth >= 0) & (scan.predicted >= 0), scan.predicted == truth, np.nan)
-    right = np.where(truth == -2, 0.0, right)
-    right = np.where(scan.explained < 0, np.nan, right)
-    names = [a if a is not None else b for a, b in zip(labels, explained_names, strict=True)]
-    if units.multi_label:
-        right, names = units.correct(scan), list(explained_names)
-    return Findings(
-        scan, tested, status, assessment, place, labels, truth, names, right, scenes, units=units
-    )
-
-
-def _status(scan, tested, units, place, i, failures):
-    if scan.explained[i] < 0:
-        return failures.get(i, "the model's scores are not finite")
-    if place[i] >= 0:
-        return tested.check.status[place[i]]
-    if not units.has[i]:
-        return ABSENT
-    own = str(scan.object_status[i])
-    if own == "ok":
-        return "not tested"
-    if own == "unreadable":
-        return f"the annotation cannot be read: {scan.object_reasons.get(i, 'unknown reason')}"
-    return _STATUS[own]
+    effects, features = _padded(tested, scan, rows), scan.features()
+    states = [status[i] for i in rows]
+    assessment = assess(scan.explained, rows, states, effects, features, rule=rule, seed=seed)
+    return Findings(scan, tested, status, assessment, place, **known)
 
 
 def _padded(tested, scan, rows):
-    """The effects of the tested samples, followed by NaN for those that cannot be tested."""
+    """The effects of the tested units, followed by NaN for those that cannot be tested."""
     from ...cam_core.bias.effects import Effects
 
     count = len(rows)
@@ -156,6 +157,11 @@ def interval_of(interval):
     """An interval as a dict of plain values, None for what is not known."""
     values = dataclasses.asdict(interval)
     return {k: _plain(v) for k, v in values.items()}
+
+
+def known(value):
+    """A number as it is stored: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _plain(value):
@@ -184,34 +190,35 @@ def class_rows(found, seed):
 
     names = np.array([n if n is not None else "" for n in found.names], dtype=object)
     rows = []
-    if found.tested.check is not None:
-        mine = found.tested.rows
+    if len(found.tested.rows) and found.tested.check is not None:
+        members = found.tested.rows
         for row in class_table(
-            names[mine].astype(str),
+            names[members].astype(str),
             found.tested.check.effects,
-            found.assessment.dependence[mine],
+            found.assessment.dependence[members],
             found.scenes_tested(),
+            support=not found.of_boxes,  # a background alone has no score of a box
             seed=seed,
+            unsure=found.assessment.rule.unsure,
         ):
             values = {k: _plain(v) for k, v in vars(row).items()}
             values.update(bg_gap=interval_of(row.bg_gap), bg_support=interval_of(row.bg_support))
             rows.append(values)
-    counts = collections.Counter(names.tolist())
-    counts.pop("", None)
+    counts = collections.Counter(n for n in found.names if n is not None)
     seen = {row["label"] for row in rows}
     for name in counts:
         if name not in seen:
             rows.append(untested_class(name))
     for row in rows:
-        mine = names == row["label"]
+        members = names == row["label"]
         row.update(
             samples=counts[row["label"]],
-            accuracy=mean_of(found.correct[mine]),
+            accuracy=mean_of(found.correct[members]),
             obj_energy=mean_of(
-                np.where(found.scan.reliable, found.scan.column("obj_energy"), np.nan)[mine]
+                np.where(found.scan.reliable, found.scan.column("obj_energy"), np.nan)[members]
             ),
-            area=mean_of(np.where(found.scan.reliable, found.scan.area, np.nan)[mine]),
-            zero_maps=int((found.scan.heat_status[mine] == "zero").sum()),
+            area=mean_of(np.where(found.scan.reliable, found.scan.area, np.nan)[members]),
+            zero_maps=int((found.scan.heat_status[members] == "zero").sum()),
         )
     return rows
 
@@ -238,13 +245,14 @@ def model_numbers(found, seed):
     from ...cam_core.bias.verdicts import HARMLESS, HIDDEN, OBJECT, RELIES
 
     check = found.tested.check
-    if check is None:
+    if check is None or (found.of_boxes and not np.isfinite(check.effects.swap_drop).any()):
         return None
     rows = found.tested.rows
-    if found.units.multi_label:
+    if found.multi_label:
         table, alone, classes, truth = _one_by_one(found)
     else:
-        table, alone, classes = check.table, check.bg_predictions, found.scan.classes
+        table, alone = check.table, check.bg_predictions
+        classes = 1 if found.of_boxes else found.scan.classes
         truth = np.maximum(found.truth[rows], -1)
     known = bool((truth >= 0).any())
     line = model_line(
@@ -253,16 +261,20 @@ def model_numbers(found, seed):
     values = {
         k: interval_of(v) if dataclasses.is_dataclass(v) else v for k, v in vars(line).items()
     }
-    says = {RELIES: True, HIDDEN: True, OBJECT: False, HARMLESS: False}
-    judged = [i for i in range(len(found.names)) if np.isfinite(found.correct[i])]
     values["null_rate"] = false_alarm_rate(
         found.scan.explained[rows],
         check.status,
         check.table,
-        relative=found.assessment.relative,
+        found.assessment.rule,
+        found.assessment.relative,
         seed=seed,
     )
     values["sensitivity"] = _sensitivity(found, seed)
+    if found.of_boxes:
+        # chance and errors have no meaning where there may be nothing
+        return {**values, "against": "objects", "chance": None, "majority": None, "evidence": None}
+    says = {RELIES: True, HIDDEN: True, OBJECT: False, HARMLESS: False}
+    judged = [i for i in range(len(found.names)) if np.isfinite(found.correct[i])]
     values["evidence"] = evidence_table(
         [bool(found.correct[i]) for i in judged],
         [says.get(found.assessment.verdicts[i].verdict) for i in judged],
@@ -315,7 +327,7 @@ def heat_numbers(found, seed):
     from .scan import KEPT
 
     tested, scan = found.tested, found.scan
-    if tested.grids is None or not np.isfinite(scan.column("obj_energy")).any():
+    if found.of_boxes or tested.grids is None or not np.isfinite(scan.column("obj_energy")).any():
         return None
     rows = tested.rows
     energy = np.where(scan.reliable[rows], scan.column("obj_energy")[rows], np.nan)

@@ -18,19 +18,18 @@ from ..data.samples import check_samples
 from ..jobs.base import Job, Phase, phased
 from ..models import load
 from ..runs import keys
+from ..runs.label_attributes import LabelAttributes
 from ..runs.lease import Stopped
 from ..runs.locking import schema_lock
 from ..targets.true_labels import Labels
 from . import discovery
 from . import findings as analysis
 from . import schema as store
-from .object_job import examine
-from .object_scan import detect_one, object_field
-from .params import NOISY, PROBE, check_plain_field, make_folder
-from .scan import Scan, ScanStep
+from .boxes import analyse_boxes, detect_one, object_field
+from .images import analyse_images
+from .params import check_plain_field, make_folder
+from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
-from .swap import CausalTests, choose_probe
-from .units import ClassUnits
 
 _WRITTEN_AT_ONCE = 500
 
@@ -135,10 +134,8 @@ class BiasJob(Job):
 
     def steps(self):
         """Measures, tests, writes and judges."""
-        if self.object_field is not None:
-            return (yield from examine(self))
-        scan = yield from self._scan()
-        found = yield from self._test(scan)
+        analyse = analyse_images if self.object_field is None else analyse_boxes
+        found = yield from analyse(self)
         yield from self._write(found)
         return self._summarise(found)
 
@@ -160,125 +157,38 @@ class BiasJob(Job):
             "origin": self.origin,
         }
 
-    def _scan(self):
-        """Scores, maps and measures of every sample."""
-        self.units = ClassUnits(self.model, self.plan.target, self.outputs, self.labels)
-        scan = Scan(self.rows, self.plan, self.folder, self.units.slots())
-        step = ScanStep(self.model, self.plan, self.objects, scan)
-        yield from self.over_samples("measuring heat", self.rows, step, scan)
-        if not (scan.explained >= 0).any():
-            first = (
-                self.failures[0].reason if self.failures else "the model's scores are not finite"
-            )
-            raise ValueError(f"samples: none could be explained; {first}")
-        self.units.settle(scan)
-        return scan
-
-    def _test(self, scan):
-        """The causal checks on the probe, and what follows for every sample."""
-        s, units = self.settings, self.units
-        names = [self.model.label(int(c)) if c >= 0 else None for c in scan.explained]
-        usable = units.has & (scan.object_status == "ok")
-        swaps = bool(usable.any())
-        limit = PROBE if s.probe == "auto" else s.probe
-        rows = choose_probe(scan.explained, usable if swaps else units.has, limit, s.seed)
-        lenders = units.lenders(scan, rows, limit, s.seed)
-        check = CausalTests(self.model, s, self.folder, self.plan.precision)
-        self.stack.callback(check.close)
-        prepare = check.prepare(scan, rows, self.objects if swaps else None, names, lenders)
-        total = len(rows) + len(lenders)
-        tested = yield from phased("preparing pictures", prepare, lambda n: (n, total))
-        # rows of one sample lend each other nothing, and count as one where several are drawn
-        scenes = (
-            scan.ids if scan.slots > 1 and s.scenes is None else scan.spread(self._values(s.scenes))
-        )
-        groups = None if scenes is None else [str(scenes[i]) for i in tested.all_rows]
-        if swaps:
-            yield from self._swap(check, tested, scan, groups)
-        else:
-            yield from self._regions(check, tested, scan, groups)
-        labels, truth = self.labels.read(scan.ids, scan.predicted)
-        if units.multi_label:
-            truth = units.truth(scan)
-        if swaps and s.noise:
-            yield from self._noise(check, tested, scan, truth)
-        failures = {scan.index[f.id]: f.reason for f in self.failures}
-        found = analysis.find(scan, tested, units, labels, truth, names, scenes, failures, s.seed)
-        found.check = check
-        return found
-
-    def _swap(self, check, tested, scan, groups):
-        s, count = self.settings, len(tested.rows)
-        total = count * (2 + s.donors * (1 + s.control))
-        swap = check.swap(tested, self.units, scan, groups)
-        yield from phased("swapping backgrounds", swap, lambda n: (n, total))
-        if self.plan.primary is not None:
-            effects = check.heat_effects(tested, scan)
-            yield from phased("removing hot pixels", effects, lambda n: (n, 2 * count))
-        if tested.contexts is not None:
-            yield from self._region(check, tested, scan, groups, "context", tested.contexts)
-
-    def _noise(self, check, tested, scan, truth):
-        """Noise on objects and on backgrounds, of samples whose class is known, else predicted."""
-        from ...cam_core.bias.noise_sensitivity import TRIALS
-
-        right = np.where(truth >= 0, truth, -1)[tested.rows]
-        if not (right >= 0).any():
-            right = np.where(self.units.predicted, scan.predicted, -1)[tested.rows]
-        usable = (right >= 0) & np.array([status == "ok" for status in tested.check.status])
-        places = choose_probe(right, usable, NOISY, self.settings.seed)
-        total = 2 * TRIALS * len(places)
-        steps = check.noise(tested, right[places], places, self.units.threshold)
-        yield from phased("adding noise", steps, lambda n: (n, total))
-
-    def _regions(self, check, tested, scan, groups):
-        """Without objects: the border and the hottest place."""
-        from .regions import BorderRegions, HottestRegions
-
-        regions = {"border": BorderRegions(tested.pictures)}
-        if self.plan.primary is not None:
-            regions["hottest"] = HottestRegions(tested.pictures, scan, tested.rows)
-        for name, masks in regions.items():
-            yield from self._region(check, tested, scan, groups, name, masks)
-
-    def _region(self, check, tested, scan, groups, name, masks):
-        total = len(tested.rows) * (1 + 2 * self.settings.donors)
-        call = check.region(tested.pictures, masks, self.units.arguments(scan, tested), groups)
-        tested.regions[name] = yield from phased(
-            f"replacing the {name}", call, lambda n: (n, total)
-        )
-
-    def _values(self, field):
-        return None if field is None else self.samples.values(field)
-
     def _write(self, found):
         """Everything of a sample in one update, a few hundred samples at a time."""
-        from .rows import rows_of
-
         with schema_lock(self.dataset):
             self.held.check()
-            fields = dict.fromkeys(f for ranked in self.plan.ranks for f in ranked.values())
-            store.declare(self.dataset, self.cam_key, list(fields))
-        count, start = len(self.rows), time.perf_counter()
-        mine = [[] for _ in range(count)]  # of each sample its rows of the scan
-        for row, sample in enumerate(found.scan.sample):
-            mine[sample].append(row)
-        for first in range(0, count, _WRITTEN_AT_ONCE):
-            indices = range(first, min(first + _WRITTEN_AT_ONCE, count))
-            rows = rows_of(
-                found, mine[first : indices[-1] + 1], self.plan, self.model, self.dataset
-            )
-            for sample_id in store.write(self.dataset, rows):
-                path = found.scan.paths[found.scan.index[sample_id]]
-                self.failures.append(
-                    Failure(sample_id, path, "the sample was deleted during the run")
-                )
-            yield Phase("writing", indices[-1] + 1, count, time.perf_counter() - start)
-        by_id = {
-            found.scan.ids[part[0]]: found.assessment.verdicts[found.worst(part)].verdict
-            for part in mine
-        }
-        self.show(by_id, bool(np.isfinite(found.correct).any()))
+            store.declare(self.dataset, self.cam_key, self._heat_fields())
+        if found.of_boxes:
+            store.declare_objects(self.dataset, self.cam_key, self.object_field)
+        units = dict(zip([row[0] for row in self.rows], found.scan.units_of_images(), strict=True))
+        paths, ids, start = dict(self.rows), list(units), time.perf_counter()
+        for first in range(0, len(ids), _WRITTEN_AT_ONCE):
+            part = {i: units[i] for i in ids[first : first + _WRITTEN_AT_ONCE]}
+            for sample_id in store.write(self.dataset, *self._documents(found, part)):
+                reason = "the sample was deleted during the run"
+                self.failures.append(Failure(sample_id, paths[sample_id], reason))
+            yield Phase("writing", first + len(part), len(ids), time.perf_counter() - start)
+        verdicts = {i: found.verdict(found.worst(own)).verdict for i, own in units.items()}
+        self.show(verdicts, not found.of_boxes and bool(np.isfinite(found.correct).any()))
+
+    def _heat_fields(self):
+        """The heatmap fields whose labels get attributes; a map of a detector is of several boxes."""
+        if self.object_field is not None:
+            return []
+        return list(dict.fromkeys(f for ranked in self.plan.ranks for f in ranked.values()))
+
+    def _documents(self, found, units):
+        """What is written of some samples, and of the labels of their boxes."""
+        rows = rows_of(found, units, self.cam_key, self.model)
+        if not found.of_boxes:
+            add_heat(rows, found, units, self.plan, self.dataset)
+            return rows, None
+        path, labels = f"{self.object_field}.detections", labels_of(found, units, self.cam_key)
+        return rows, {i: LabelAttributes(path, values) for i, values in labels.items()}
 
     def show(self, verdicts, labelled):
         """Shows the verdicts in the App, saves views, and tags samples if asked for.
@@ -300,79 +210,107 @@ class BiasJob(Job):
             store.save_tags(self.dataset, self.cam_key, verdicts, self.held)
 
     def _summarise(self, found):
-        s, seed = self.settings, self.settings.seed
-        a, tested = found.assessment, found.tested
-        values = found.scan.spread(self._values(s.group_by))
-        swapped = int(a.tested.sum())
-        # of a sample that shows no class there is a row that says so, and no prediction
-        counted = self.units.has if found.scan.slots > 1 else np.ones(len(found.status), bool)
-        rows = np.flatnonzero(counted).tolist()
+        s, a, seed = self.settings, found.assessment, self.settings.seed
+        units = found.counted()
         reasons = collections.Counter(
-            "not in the probe" if found.status[i] == "not tested" else found.status[i] for i in rows
+            "not in the probe" if found.status[i] == "not tested" else found.status[i]
+            for i in units
         )
         reasons.pop("ok", None)
-        unknown = [n for n, t in zip(found.labels, found.truth, strict=True) if t == -2]
+        unknown = [n or "" for n, t in zip(found.labels, found.truth, strict=True) if t == -2]
+        fields = list(store.field_names(self.cam_key))
+        if found.of_boxes:
+            fields += store.object_paths(self.cam_key, self.object_field)
         summary = BiasSummary(
             cam_key=self.cam_key,
             samples=len(self.rows),
-            tested=swapped,
+            tested=int(a.tested.sum()),
             classes=analysis.class_rows(found, seed),
             model=analysis.model_numbers(found, seed),
             calibration={
                 "auroc": a.calibration.auroc,
                 "usable": a.calibration.usable,
-                "reason": a.calibration.reason,
+                "reason": self._of_heat(found),
                 "n": a.calibration.n,
                 "positives": a.calibration.positives,
                 "relative": a.relative,
             },
             objects=self.objects.described,
-            verdicts=dict(collections.Counter(a.verdicts[i].verdict for i in rows)),
-            undecided=undecided_of(a.verdicts[i] for i in rows),
+            verdicts=dict(collections.Counter(a.verdicts[i].verdict for i in units)),
+            undecided=undecided_of(a.verdicts[i] for i in units),
             skipped=dict(reasons.most_common()),
             heat=analysis.heat_numbers(found, seed),
             regions=[
                 {"name": name, **analysis.region_numbers(check, seed, found.scenes_tested())}
-                for name, check in tested.regions.items()
+                for name, check in found.tested.regions.items()
             ],
-            clusters=discovery.clusters_of(found, seed),
-            telltales=discovery.telltales_of(found),
-            portraits=discovery.portraits_of(found, values),
-            groups=None if values is None else discovery.groups_of(found, values, s.group_by, seed),
             labels={
-                "field": self.labels.field,
+                "field": self.object_field if found.of_boxes else self.labels.field,
                 "known": int((found.truth >= 0).sum()),
                 "unknown": len(unknown),
                 "names": sorted(set(unknown))[:20],
             },
             views=self.views,
-            fields=list(store.field_names(self.cam_key)),
+            fields=fields,
             report=None,
             failed=[dataclasses.asdict(f) for f in self.failures],
             seconds=0.0,
             settings=self.used(),
-            notes=self._notes(found, swapped),
-            **({"unit": "predictions", "units": len(rows)} if found.scan.slots > 1 else {}),
+            notes=self._notes(found),
+            unit=found.unit,
+            units=None if found.unit == "samples" else len(units),
+            **self._discovered(found),
         )
         if s.report is not None:
             from .report import write_report
 
-            summary.report = write_report(s.report, summary, found, self.plan, self.model)
+            summary.report = write_report(s.report, summary, found, self.model, self.dataset)
         summary.seconds = self.seconds
         return summary
 
-    def _notes(self, found, swapped):
-        notes = [self.objects.note, self.labels.note, *self.plan.notes, *self.units.notes]
-        guesses = set(found.scan.predicted[found.scan.predicted >= 0].tolist())
-        if len(guesses) == 1 and self.units.plain:
-            name = self.model.label(guesses.pop())
-            notes.insert(
-                0,
-                f"The model predicts {name} for every sample, so none can lend the background of another "
-                "class.",
+    def _discovered(self, found):
+        """What nobody annotated, of images."""
+        if found.of_boxes:
+            return {"clusters": [], "telltales": [], "portraits": [], "groups": None}
+        s, values = self.settings, None
+        if s.group_by is not None:
+            values = found.scan.spread(self.samples.values(s.group_by))
+        return {
+            "clusters": discovery.clusters_of(found, s.seed),
+            "telltales": discovery.telltales_of(found),
+            "portraits": discovery.portraits_of(found, values),
+            "groups": None if values is None
+            else discovery.groups_of(found, values, s.group_by, s.seed),
+        }  # fmt: skip
+
+    def _of_heat(self, found):
+        """What is to be said of heat."""
+        reason = found.assessment.calibration.reason
+        if not found.of_boxes:
+            return reason
+        if found.scan.heat is None:
+            return (
+                "the run did not explain these boxes by class, so nothing is claimed from heat; "
+                "compute_cams with targets={'field': ...} does"
             )
-        elif self.objects and not swapped:
-            notes.append("None of these objects could be cut out, so no background was swapped.")
+        return reason.replace("tested sample", "tested object")
+
+    def _notes(self, found):
+        first, swapped = self._one_class(found), bool(found.assessment.tested.any())
+        notes = [first, self.objects.note]
+        if found.of_boxes:
+            notes.append(
+                "Of each object everything outside its box was replaced; a sample takes the worst of its "
+                "objects."
+            )
+            if found.tested.check is not None:
+                notes.append(f"Heat: {self._of_heat(found)}.")
+        else:
+            notes += [self.labels.note, *self.plan.notes, *found.classes.notes]
+            if self.objects and not swapped and not first:
+                notes.append(
+                    "None of these objects could be cut out, so no background was swapped."
+                )
         if self._near:
             notes.append(
                 f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
@@ -380,4 +318,17 @@ class BiasJob(Job):
             )
         if not self.settings.control:
             notes.append("The paste control was not run, so drops may be owed to pasting.")
+        if found.of_boxes and found.tested.check is None:
+            notes.append("None of these objects is found by the detector, so nothing was swapped.")
         return [n for n in notes if n]
+
+    def _one_class(self, found):
+        """Says that all predictions of images are alike, if they are."""
+        guesses = set(found.scan.predicted[found.scan.predicted >= 0].tolist())
+        if len(guesses) != 1 or not found.classes.plain:
+            return None
+        name = self.model.label(guesses.pop())
+        return (
+            f"The model predicts {name} for every sample, so none can lend the background of another "
+            "class."
+        )

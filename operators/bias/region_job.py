@@ -18,11 +18,11 @@ from ..targets.spec import resolve_targets
 from ..targets.true_labels import Labels
 from . import findings as analysis
 from . import region_text as words
-from .params import PROBE, check_plain_field
+from .images import ABSENT, open_probe
+from .membership import SCORED, ClassMembership
+from .params import check_plain_field
 from .pictures import Masks, working_side
 from .scan import Scan, ScanStep
-from .swap import CausalTests, choose_probe
-from .units import SCORED, ClassUnits
 
 
 @dataclasses.dataclass
@@ -97,7 +97,7 @@ class RegionJob(Job):
             self.plan = self._plan(self.dataset, image)
         several = bool(getattr(self.model.adapted, "multi_label", False))
         self.labels = Labels(samples, s.labels, self.model.classes, several=several)
-        self.units = ClassUnits(self.model, self.plan.target, outputs, self.labels)
+        self.classes = ClassMembership(self.model, self.plan.target, outputs, self.labels)
         return self
 
     @property
@@ -138,20 +138,12 @@ class RegionJob(Job):
         """Scores the samples, replaces the regions, and judges."""
         s = self.settings
         scan = yield from self._scan()
-        limit = PROBE if s.probe == "auto" else s.probe
-        rows = choose_probe(scan.explained, self.units.has, limit, s.seed)
-        lenders = self.units.lenders(scan, rows, limit, s.seed)
-        check = CausalTests(self.model, s, self.folder, s.precision)
-        self.stack.callback(check.close)
-        prepare = check.prepare(scan, rows, None, (), lenders)
-        total = len(rows) + len(lenders)
-        tested = yield from phased("preparing pictures", prepare, lambda n: (n, total))
+        check, tested, scenes = yield from open_probe(
+            self, scan, self.classes, s.precision, self.classes.has
+        )
         regions = self._regions(scan, tested)
-        scenes = None if s.scenes is None else scan.spread(self.samples.values(s.scenes))
-        if scenes is None and scan.slots > 1:
-            scenes = scan.ids  # rows of one sample lend each other nothing, and are one draw
-        groups = None if scenes is None else [str(scenes[i]) for i in tested.all_rows]
-        call = check.region(tested.pictures, regions, self.units.arguments(scan, tested), groups)
+        groups = None if scenes is None else scenes[tested.all_rows].tolist()
+        call = check.region(tested.pictures, regions, self.classes.arguments(scan, tested), groups)
         total = len(tested.rows) * (1 + 2 * s.donors)
         result = yield from phased("replacing the region", call, lambda n: (n, total))
         own = None if groups is None else groups[: len(tested.rows)]
@@ -159,7 +151,7 @@ class RegionJob(Job):
 
     def _scan(self):
         s = self.settings
-        slots = self.units.slots(MAPPED if self._hottest else SCORED)
+        slots = self.classes.slots(MAPPED if self._hottest else SCORED)
         scan = Scan(self.rows, self.plan, self.folder, slots)
         if self._hottest:
             step = ScanStep(self.model, self.plan, None, scan)
@@ -169,7 +161,7 @@ class RegionJob(Job):
         if not (scan.explained >= 0).any():
             first = self.failures[0].reason if self.failures else "the scores are not finite"
             raise ValueError(f"samples: none could be scored; {first}")
-        self.units.settle(scan)
+        self.classes.settle(scan)
         return scan
 
     def _regions(self, scan, tested):
@@ -212,9 +204,9 @@ class RegionJob(Job):
             if np.isfinite(gap) and (before is None or gap > before):
                 samples[scan.ids[row]] = float(gap)
         numbers = analysis.region_numbers(result, seed, groups)
-        absent = int(((scan.explained >= 0) & ~self.units.has).sum())
+        absent = int(((scan.explained >= 0) & ~self.classes.has).sum())
         if absent:
-            numbers["skipped"]["without the class"] = absent
+            numbers["skipped"][ABSENT] = absent
         return RegionSummary(
             name=self.name,
             **numbers,
@@ -222,9 +214,9 @@ class RegionJob(Job):
             samples=samples,
             failed=[dataclasses.asdict(f) for f in self.failures],
             able=int((np.isfinite(gaps) & (result.effects.score >= analysis.LOSABLE)).sum()),
-            target=names[0] if self.units.named and names else None,
+            target=names[0] if self.classes.named and names else None,
             unit="predictions" if scan.slots > 1 else "samples",
-            notes=list(self.units.notes),
+            notes=list(self.classes.notes),
             seconds=self.seconds,
         )
 
@@ -260,11 +252,11 @@ def _by_class(names, gaps, groups, seed):
 
     rows = []
     for name in sorted(set(names)):
-        mine = np.array([n == name for n in names]) & np.isfinite(gaps)
-        if mine.sum() >= words.FEWEST:
-            unit = None if groups is None else np.asarray(groups)[mine]
-            effect = analysis.interval_of(bootstrap_mean(gaps[mine], unit, seed=seed))
-            p = sign_flip_p(analysis.by_group(gaps[mine], unit), seed=seed)
+        members = np.array([n == name for n in names]) & np.isfinite(gaps)
+        if members.sum() >= words.FEWEST:
+            unit = None if groups is None else np.asarray(groups)[members]
+            effect = analysis.interval_of(bootstrap_mean(gaps[members], unit, seed=seed))
+            p = sign_flip_p(analysis.by_group(gaps[members], unit), seed=seed)
             rows.append({"label": name, "n": effect["n"], "effect": effect, "q": p})
     for row, q in zip(rows, benjamini_hochberg([row["q"] for row in rows]), strict=True):
         row["q"] = float(q) if np.isfinite(q) else None

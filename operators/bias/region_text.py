@@ -32,11 +32,11 @@ def said(region):
     if not r["n"]:
         return f"Nothing is known of {where}: no sample could be tested."
     of = f" of {r['target']!r}" if r.get("target") else ""
-    costs = f"costs {_mean(r['region_drop'])} of the score{of} on average"
+    costs = f"costs {number(r['region_drop']['mean'])} of the score{of} on average"
     lost = f"Replacing {where} {costs}"
     if not r["controlled"]:
         return f"{lost}; there is nothing to compare that with, as {_why_no_control(r)}."
-    beside = f"replacing {_control(r)} costs {_mean(r['control_drop'])}"
+    beside = f"replacing {_control(r)} costs {number(r['control_drop']['mean'])}"
     effect, resting = r["effect"], [c for c in r["classes"] if c.get("rests")]
     if effect["n"] < CLASS_MIN:
         if clear_although_few(r):
@@ -48,7 +48,7 @@ def said(region):
             f"{lost}, {beside}; too few samples ({effect['n']}) to say whether that is "
             f"more than chance: it takes {CLASS_MIN}."
         )
-    named = ", ".join(f"{c['label']} ({_mean(c['effect'])} beyond)" for c in resting[:5])
+    named = ", ".join(f"{c['label']} ({number(c['effect']['mean'])} beyond)" for c in resting[:5])
     if effect["low"] > 0 and r["p"] < LEVEL:
         most = f"; most clearly that of {named}" if resting and not of else ""
         return f"The score rests on {where}: replacing it {costs}, {beside}{most}."
@@ -143,7 +143,7 @@ def _row(what, interval, tip):
     n = interval["n"]
     known = n >= CLASS_MIN and interval["low"] is not None
     between = f"{number(interval['low'])} to {number(interval['high'])}" if known else ""
-    return _cells(what, _mean(interval), between, n, tip)
+    return _cells(what, number(interval["mean"]), between, n, tip)
 
 
 def _cells(what, value, interval="", n=None, tip=""):
@@ -178,8 +178,3 @@ def _why_no_control(r):
     if r["control"] == "same class":
         return "no two samples share a predicted class"
     return "it is so large that random regions of its size lie mostly on it"
-
-
-def _mean(interval):
-    text = number(interval["mean"])
-    return "0.00" if text == "-0.00" else text

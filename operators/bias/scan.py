@@ -9,68 +9,42 @@ import numpy as np
 
 from ..data.objects import GRID
 from .pictures import working_side
+from .units import MEASURES, Units
 
-#: measures that are kept of the map that heat is judged by
-MEASURES = (
-    "obj_energy", "bg_energy", "other_energy", "lift", "log2_lift", "density_share",
-    "obj_energy_tol", "density_share_tol", "pix_auc", "pointing", "rank_acc", "iou", "border_ratio",
-    "centre_ratio", "entropy", "gini", "area50",
-)  # fmt: skip
 #: side of the maps that are kept, over the whole image
 KEPT = 28
 
 
-class Scan:
-    """Numbers of N rows, filled batch by batch; NaN, -1 or "" where there is none.
+class Scan(Units):
+    """The units of a classifier, filled batch by batch.
 
-    A row is a sample; of a multi-label network a sample has a row for each of its classes.
+    A unit is a sample; of a multi-label network a sample has a unit for each of its classes.
 
     Args:
         rows: list of ``(id, filepath)``
         plan: the :class:`RecordedPlan`
         folder: where the file of small maps goes
-        slots (1): rows of a sample
+        slots (1): units of a sample
 
     Attributes:
-        ids, paths: of the rows' samples
-        slot: (N,) which of its sample's classes a row is, 0 for the strongest
-        sample: (N,) place of its sample
+        index: sample id -> its first unit
+        slot: (R,) which of its sample's classes a unit is, 0 for the strongest
         having: (classes,) how many samples have each class from the model's threshold on; of a
             multi-label network
         scored: how many samples have scores
-        explained: (N,) explained classes, -1 where the sample failed
-        predicted: (N,) predicted classes
-        score: (N,) probability of the explained class
-        area: (N,) the object's share of the image
-        reliable: (N,) bool, whether the measures say much
-        values: (N, F) of ``MEASURES``
-        heat_status: N strings
-        object_status, object_source, object_scope: N strings
-        side: (N,) longest side at which the picture is kept for composites
-        pixels: (N,) of the image
-        other_fields: ``{heatmap field: (N, 2)}`` obj_energy and its area of the run's other maps
-        maps: (N, KEPT, KEPT) heat over the whole image, its maximum 1
+        side: (R,) longest side at which the picture is kept for composites
+        pixels: (R,) of the image
+        other_fields: ``{heatmap field: (R, 2)}`` obj_energy and its area of the run's other maps
+        maps: (R, KEPT, KEPT) heat over the whole image, its maximum 1
         classes: of the model
     """
 
     def __init__(self, rows, plan, folder, slots=1):
-        count, self.slots, self._folder = len(rows) * slots, slots, folder
-        self.ids = [row[0] for row in rows for _ in range(slots)]
-        self.paths = [row[1] for row in rows for _ in range(slots)]
+        super().__init__(rows, np.repeat(np.arange(len(rows)), slots))
+        count, self.slots, self._folder = len(self.image_index), slots, folder
         self.index = {row[0]: i * slots for i, row in enumerate(rows)}
         self.slot = np.tile(np.arange(slots), len(rows))
-        self.sample = np.repeat(np.arange(len(rows)), slots)
         self.having, self.scored = np.zeros(1, int), 0
-        self.explained = np.full(count, -1)
-        self.predicted = np.full(count, -1)
-        self.score = np.full(count, np.nan)
-        self.area = np.full(count, np.nan)
-        self.reliable = np.zeros(count, bool)
-        self.values = np.full((count, len(MEASURES)), np.nan, np.float32)
-        self.heat_status = np.full(count, "", dtype="<U16")
-        self.object_status = np.full(count, "", dtype="<U16")
-        self.object_source = np.full(count, "", dtype="<U24")
-        self.object_scope = np.full(count, "", dtype="<U16")
         self.side = np.zeros(count, int)
         self.pixels = np.zeros(count, int)
         others = [f for fields in plan.ranks for key, f in fields.items() if key != plan.primary]
@@ -122,7 +96,7 @@ class Scan:
         rows = np.flatnonzero(kept)
         self.ids, self.paths = [self.ids[r] for r in rows], [self.paths[r] for r in rows]
         for name in (
-            "slot", "sample", "explained", "predicted", "score", "area", "reliable", "values",
+            "slot", "image_index", "explained", "predicted", "score", "area", "reliable", "values",
             "heat_status", "object_status", "object_source", "object_scope", "side", "pixels",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
@@ -138,18 +112,6 @@ class Scan:
         for start in range(0, len(rows), 1000):
             maps[start : start + 1000] = self.maps[rows[start : start + 1000]]
         self.maps = maps
-
-    def spread(self, values):
-        """One value for each row of one for each sample; None for None."""
-        return None if values is None else [values[i] for i in self.sample]
-
-    def column(self, name):
-        """(N,) float64 values of a measure."""
-        return self.values[:, MEASURES.index(name)].astype(float)
-
-    def column_at(self, name, index):
-        """A measure of one sample."""
-        return float(self.values[index, MEASURES.index(name)])
 
     def features(self):
         """What heat is calibrated on; rows of NaN where it is undefined or no map was judged."""

@@ -25,12 +25,12 @@ def field_names(cam_key):
 
 
 def check_store(dataset, cam_key, overwrite):
-    """Raises a ValueError unless an examination may be stored; whatever is in its way is named.
+    """Raises a ValueError unless an analysis may be stored; names whatever is in its way.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         cam_key: the CAM run's key
-        overwrite: whether an earlier examination may go
+        overwrite: whether an earlier analysis may be deleted
     """
     taken = (
         f"cam_key: the background of {cam_key!r} was examined already; pass overwrite=True to "
@@ -63,7 +63,7 @@ def check_objects_store(dataset, cam_key, field):
 
 
 def register(dataset, cam_key, settings, object_field=None):
-    """Notes in a CAM run's record that it is examined; what an earlier examination wrote is deleted.
+    """Notes in a CAM run's record that it is analysed; deletes what an earlier analysis wrote.
 
     What is written from here on is deleted and renamed with the run.
 
@@ -77,7 +77,7 @@ def register(dataset, cam_key, settings, object_field=None):
         an :class:`~operators.runs.lease.JobLease`
 
     Raises:
-        ValueError: if the run is at work, or examined at this moment
+        ValueError: if the run is being computed, or analysed at this moment
     """
     fields = field_names(cam_key)
     written = {
@@ -100,7 +100,7 @@ def add_index(dataset, cam_key):
     try:
         dataset.create_index([(verdict, 1), (dependence, -1)])
     except OperationFailure as e:
-        # 64 indexes at most: a person's own may fill them
+        # MongoDB allows 64 indexes, and the user's own may be as many
         logger.warning("%s: no index of its verdicts, so the panel opens slower: %s", cam_key, e)
 
 

@@ -40,7 +40,7 @@ class BiasSummary(JobSummary):
         failed: list of dicts ``id, filepath, reason``
         seconds: wall time
         settings: what was used
-        notes: sentences that a person should read
+        notes: sentences that a user should read
         error: what went wrong while storing, or None
         unit: ``"samples"``, or ``"objects"`` for a detector: what verdicts, classes and skipped count
         units: how many objects there are; None for a classifier

@@ -34,11 +34,13 @@ def choose_probe(classes, usable, count, seed):
 
 @dataclasses.dataclass
 class Probe:
-    """The samples that were tested.
+    """The units that were tested.
 
     Attributes:
         rows: (n,) their indices
-        lenders: (m,) indices of samples that only lend; their pictures and masks follow those tested
+        lenders: (m,) indices of units that only lend; their pictures and masks follow those tested
+        ids: of the pictures' samples
+        picture: (n,) which picture each unit is in; None where the i-th is in the i-th
         check: the :class:`~cam_core.bias.swap_test.SwapCheck`, or None where there are no objects
         heat_effect: (n,) share of the loss that the background's hottest pixels cause
         regions: ``{name: RegionCheck}`` of border and hottest place, or of what is named context
@@ -51,6 +53,8 @@ class Probe:
     """
 
     rows: np.ndarray
+    ids: list = dataclasses.field(default_factory=list)
+    picture: np.ndarray = None
     check: object = None
     heat_effect: object = None
     regions: dict = dataclasses.field(default_factory=dict)
@@ -68,6 +72,10 @@ class Probe:
     def all_rows(self):
         """(n + m,) indices of the samples whose pictures there are."""
         return np.concatenate([self.rows, self.lenders]).astype(int)
+
+    def picture_of(self, place):
+        """The picture of the unit at a place."""
+        return place if self.picture is None else int(self.picture[place])
 
 
 class CausalTests:
@@ -116,7 +124,7 @@ class CausalTests:
         """
         everybody = np.concatenate([rows, lenders]).astype(int)
         given = [(scan.ids[i], scan.paths[i], int(scan.side[i])) for i in everybody]
-        pictures = Pictures(self._room("pictures"), given)
+        pictures = Pictures(self._subfolder("pictures"), given)
         yield from pictures.prepare(self._workers)
         lost = sorted(pictures.failures)
         if lost:
@@ -125,11 +133,12 @@ class CausalTests:
             pictures = pictures.only(kept.tolist())
             rows, lenders = everybody[kept[kept < len(rows)]], everybody[kept[kept >= len(rows)]]
         tested = Probe(rows, pictures=pictures, lenders=np.asarray(lenders, int))
+        tested.ids = [scan.ids[i] for i in tested.all_rows]
         if objects:
             self._draw(tested, scan, objects, names)
         return tested
 
-    def _room(self, name):
+    def _subfolder(self, name):
         path = os.path.join(self._folder, name)
         os.makedirs(path)
         return path
@@ -139,9 +148,9 @@ class CausalTests:
         from ...cam_core.spatial.masks import resize_masks
         from .scan import KEPT
 
-        tested.masks = Masks(self._room("masks"))
-        tested.removals = Masks(self._room("removals"))
-        tested.contexts = Masks(self._room("contexts")) if objects.has_context else None
+        tested.masks = Masks(self._subfolder("masks"))
+        tested.removals = Masks(self._subfolder("removals"))
+        tested.contexts = Masks(self._subfolder("contexts")) if objects.has_context else None
         sizes = tested.pictures.sizes()
         tested.boxes = [None] * len(sizes)
         tested.grids = np.zeros((len(sizes), KEPT, KEPT), np.float32)
@@ -164,12 +173,12 @@ class CausalTests:
         count = len(tested.rows)
         tested.boxes, tested.grids = tested.boxes[:count], tested.grids[:count]
 
-    def swap(self, tested, units, scan, groups):
+    def swap(self, tested, classes, scan, groups):
         """Runs the swap; yields how many pictures went through the model.
 
         Args:
             tested: the :class:`Probe`
-            units: the :class:`~operators.bias.units.ClassUnits`
+            classes: the :class:`~operators.bias.membership.ClassMembership`
             scan: the :class:`Scan`
             groups: (n + m,) scenes of the pictures, or None
         """
@@ -181,7 +190,7 @@ class CausalTests:
             return swap_check(
                 tested.pictures, tested.masks, predict, count=s.donors, most=s.most_donors,
                 control=s.control, groups=groups, removal_masks=tested.removals, feather=s.feather,
-                batch_size=self.batch_size, seed=s.seed, **units.arguments(scan, tested),
+                batch_size=self.batch_size, seed=s.seed, **classes.arguments(scan, tested),
             )  # fmt: skip
 
         tested.check = yield from self._reported(call)
@@ -213,7 +222,7 @@ class CausalTests:
         Args:
             pictures: of those tested and of those that lend
             regions: their masks
-            asked: of ``ClassUnits.arguments``
+            asked: of ``ClassMembership.arguments``
             groups: (n + m,) scenes of the pictures, or None
         """
         from ...cam_core.bias.swap_test import region_check

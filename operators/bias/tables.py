@@ -4,32 +4,54 @@ import csv
 import dataclasses
 import json
 
-import numpy as np
-
 from ..runs import record as run_record
 from . import rows
-from . import schema as store
+from .findings import known
 
 #: of the JSON file; grows by one when a key is renamed, dropped or means something else
 SCHEMA = 1
 
 
-def write_samples(path, found, model):
-    """Writes a line per sample: verdict, dependence and every number."""
+def write_units(path, entries):
+    """Writes a line per unit: verdict and every number.
+
+    Args:
+        path: of the file
+        entries: of :func:`entries_of`
+    """
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["id", "filepath", "verdict", "dependence", *store.ATTRIBUTES])
-        for i, sample_id in enumerate(found.scan.ids):
-            numbers = rows.numbers_of(found, i, model)
-            numbers["donors"] = " ".join(numbers["donors"] or [])
-            values = [
-                sample_id,
-                found.scan.paths[i],
-                found.assessment.verdicts[i].verdict,
-                _value(found.assessment.dependence[i]),
-                *numbers.values(),
-            ]
-            table.writerow([cell(v) for v in values])
+        names = [name for name in entries[0] if name != "box"]
+        table.writerow(names)
+        for entry in entries:
+            table.writerow([cell(entry[name]) for name in names])
+
+
+def entries_of(found, model):
+    """A dict per unit: of which sample it is, and what is stored of it."""
+    scan = found.scan
+    if found.of_boxes:
+        return [
+            {
+                "sample": scan.ids[i],
+                "filepath": scan.paths[i],
+                "id": scan.label_ids[i],
+                "label": scan.names[i],
+                "box": scan.boxes[i].tolist(),
+                **rows.attributes_of(found, i),
+            }
+            for i in range(len(scan.ids))
+        ]
+    return [
+        {
+            "id": scan.ids[i],
+            "filepath": scan.paths[i],
+            "verdict": found.verdict(i).verdict,
+            "dependence": known(found.assessment.dependence[i]),
+            **rows.numbers_of(found, i, model),
+        }
+        for i in range(len(scan.ids))
+    ]
 
 
 def write_classes(path, summary):
@@ -45,29 +67,26 @@ def write_classes(path, summary):
             table.writerow([cell(v) for v in [*(row[k] for k in plain), *parts]])
 
 
-def write_json(path, summary, found, model):
+def write_json(path, summary, name, entries):
     """Writes everything that was found, for programs.
 
     An object with ``schema`` (an integer, see ``SCHEMA``), ``lines`` (the sentences of the summary),
-    ``summary`` (every attribute of :class:`BiasSummary`, under its name) and ``samples`` (a list of
-    objects: ``id, filepath, verdict, dependence`` and the attributes of the field ``{cam_key}_bias``).
+    ``summary`` (every attribute of :class:`BiasSummary`, under its name) and ``samples``, a list of
+    objects: ``id, filepath, verdict, dependence`` and the attributes of the field ``{cam_key}_bias``; of a
+    detector ``objects`` instead: ``sample, filepath, id, label, box`` and the attributes of the labels.
     Numbers that are not defined are null.
+
+    Args:
+        path: of the file
+        summary: the :class:`BiasSummary`
+        name: ``"samples"`` or ``"objects"``
+        entries: of :func:`entries_of`
     """
-    samples = [
-        {
-            "id": sample_id,
-            "filepath": found.scan.paths[i],
-            "verdict": found.assessment.verdicts[i].verdict,
-            "dependence": _value(found.assessment.dependence[i]),
-            **rows.numbers_of(found, i, model),
-        }
-        for i, sample_id in enumerate(found.scan.ids)
-    ]
     document = {
         "schema": SCHEMA,
         "lines": summary.lines(),
         "summary": run_record.jsonable(dataclasses.asdict(summary)),
-        "samples": run_record.jsonable(samples),
+        name: run_record.jsonable(entries),
     }
     with open(path, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1, ensure_ascii=False, allow_nan=False)
@@ -77,10 +96,8 @@ def cell(value):
     """A value for a spreadsheet: text that it would take for a formula begins with an apostrophe."""
     if value is None:
         return ""
+    if isinstance(value, list):
+        return " ".join(value)
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
-
-
-def _value(number_):
-    return float(number_) if np.isfinite(number_) else None

@@ -165,6 +165,7 @@ def test_a_detector_that_reads_the_object(agree):
     # without the object the window says nothing: neither class, .5
     np.testing.assert_allclose(attribute(dataset, "bg_only"), 0.5, atol=0.02)
     assert summary.flagged == []
+    assert not any("should that one have been meant" in note for note in summary.notes)
     assert summary.model["null_rate"] == 0
     assert "no background dependence of the 2 classes judged" in str(summary)
 
@@ -227,7 +228,7 @@ def test_deleting_and_overwriting_leave_the_labels_as_they_were(agree):
 def test_closing_leaves_nothing_on_the_labels(agree, monkeypatch):
     dataset = agree(24)
     job, settings = inner("bias.job"), inner("bias.params")
-    monkeypatch.setattr(inner("bias.object_job"), "_WRITTEN_AT_ONCE", 10)
+    monkeypatch.setattr(inner("bias.job"), "_WRITTEN_AT_ONCE", 10)
     given = settings.BiasSettings(
         cam_key="run", objects="ground_truth", targets={"field": "ground_truth"}, num_workers=0
     )
@@ -242,6 +243,8 @@ def test_closing_leaves_nothing_on_the_labels(agree, monkeypatch):
     assert "ground_truth.detections.run_verdict" not in dataset.get_field_schema(flat=True)
     assert "run_verdict" not in dataset.get_field_schema()
     assert find(dataset, BY_OBJECT).tested == 24
+    mistyped = find(dataset, BY_OBJECT, "rum")
+    assert any("there is a run 'run', should that one have" in note for note in mistyped.notes)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ def make(make_dataset, tmp_path, folder, network=BACKGROUND, count=48, evil=Fals
     samples = agreeing(tmp_path, count)
     for i, one in enumerate(samples):
         one["hospital"] = EVIL if evil and i % 4 < 2 else "south"
+        if evil:
+            path = Path(one.filepath)
+            one.filepath = str(path.rename(path.with_name(f"<img onerror=x>{path.name}")))
         if evil and one.label.label == "plus":
             one.label.label = EVIL
     dataset = make_dataset(*samples)
@@ -84,6 +88,7 @@ def test_nothing_is_fetched_and_nothing_of_the_dataset_is_markup(make_dataset, t
     assert "url(" not in text
     assert "@import" not in text
     assert "alert('x')" in page.text, "it is shown"
+    assert "<img onerror=x>agree0.png: plus 1.00" in page.text
     assert any(row["label"] == EVIL for row in summary.classes)
 
 
@@ -138,6 +143,7 @@ def test_words_for_numbers(plugin):
     assert words.percent(0) == "0 %"
     assert words.percent(None) == "unknown"
     assert words.number(0.126) == "0.13"
+    assert words.number(-0.001) == "0.00", "a sign says nothing where there is nothing"
     interval = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 12}
     assert words.with_interval(interval) == "50 % (25 % to 75 %, n = 12)"
     alone = {"mean": 0.5, "low": None, "high": None, "n": 1}
