@@ -18,10 +18,10 @@ def _config(name, label, description, risk, **options):
 
 def _dataset(samples):
     """The dataset of samples, as it is now: its runs may have been made in the App."""
-    from .runs import keys
+    from .runs import record
 
     dataset = samples._dataset
-    keys.refresh(dataset)
+    record.refresh(dataset)
     return dataset
 
 
@@ -196,10 +196,10 @@ class StopCamRun(foo.Operator):
     def resolve_input(self, ctx):
         """Which of the runs at work, and what of it where there are several things."""
         from .forms import runs
-        from .runs import keys, lease
+        from .runs import lease, record
 
         inputs, none = types.Object(), "No CAM run is at work on this dataset"
-        running = {k: lease.running_on(ctx.dataset, k) for k in keys.list_runs(ctx.dataset)}
+        running = {k: lease.running_on(ctx.dataset, k) for k in record.list_runs(ctx.dataset)}
         running = {k: [kind for kind, _ in found] for k, found in running.items() if found}
         key = runs.choose_run(inputs, ctx, running, none)
         if key is not None:
@@ -307,12 +307,13 @@ class DeleteCamRun(foo.Operator):
         """Which run; what goes is said."""
         from .forms import runs
         from .runs import keys
+        from .runs import record as run_record
 
         inputs = types.Object()
         key = runs.choose_run(inputs, ctx)
         if key is not None:
             fields = ", ".join(keys.fields_of(ctx.dataset, key))
-            views = ", ".join(keys.config_of(ctx.dataset, key).saved_views)
+            views = ", ".join(run_record.config_of(ctx.dataset, key).saved_views)
             views = f"the saved views {views}" if views else "its saved views"
             inputs.view(
                 "notice",

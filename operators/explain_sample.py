@@ -92,11 +92,11 @@ class ExplainSample(foo.Operator):
         """
         from .compute.params import checked_options
         from .compute.recorded_model import GivenModel
-        from .runs import keys
+        from .runs import record
         from .sample import explain
 
         dataset, sample_id = dataset._dataset, getattr(sample_id, "id", sample_id)
-        keys.refresh(dataset)
+        record.refresh(dataset)
         if cam_key is None and model is None:
             cam_key = next(iter(explain.usable_runs(dataset)), None)
         given = GivenModel(

@@ -172,9 +172,9 @@ class FindBackgroundBias(JobOperator):
     def params_of(self, arguments, samples):
         """The parameters that stand for arguments."""
         from .forms import bias
-        from .runs import keys
+        from .runs import record
 
-        return bias.params_of(arguments, keys.list_runs(samples._dataset))
+        return bias.params_of(arguments, record.list_runs(samples._dataset))
 
     def make_job(self, samples, arguments, origin):
         """The prepared job."""

@@ -21,18 +21,18 @@ class RerunCams(HeatmapOperator):
         """Which run, whether it is resumed or done again, and the new key."""
         from .compute import recorded_model
         from .forms import runs
-        from .runs import keys
+        from .runs import keys, record
 
         inputs = types.Object()
         zoo = [
             key
-            for key in keys.list_runs(ctx.dataset)
-            if recorded_model.is_reloadable(keys.config_of(ctx.dataset, key).settings)
+            for key in record.list_runs(ctx.dataset)
+            if recorded_model.is_reloadable(record.config_of(ctx.dataset, key).settings)
         ]
         none = "No CAM run of a zoo model; those of other models are done again from Python"
         key = runs.choose_run(inputs, ctx, zoo, none)
         if key is not None:
-            unfinished = keys.status_of(ctx.dataset, key) in ("interrupted", "failed")
+            unfinished = record.status_of(ctx.dataset, key) in ("interrupted", "failed")
             inputs.bool(
                 "resume",
                 default=unfinished,

@@ -49,10 +49,10 @@ class SameScale(foo.Operator):
 
     def resolve_input(self, ctx):
         """Run and switch."""
-        from .runs import keys
+        from .runs import record
 
         inputs = types.Object()
-        runs = keys.list_runs(ctx.dataset)
+        runs = record.list_runs(ctx.dataset)
         inputs.enum("cam_key", runs, required=True, label="Run", default=runs[-1] if runs else None)
         inputs.bool("on", default=True, label="Same scale for all samples", view=types.SwitchView())
         return types.Property(inputs, view=types.View(label="Same scale for all samples"))

@@ -67,9 +67,9 @@ class ShowHeatmaps(foo.Operator):
 
 
 def _chosen_fields(samples, cam_key, methods):
-    from .runs import keys
+    from .runs import keys, record
 
-    keys.refresh(samples._dataset)  # the run may have been made in the App
+    record.refresh(samples._dataset)  # the run may have been made in the App
     fields = keys.heatmap_fields_of(samples._dataset, cam_key)
     if methods is None:
         return fields

@@ -98,7 +98,7 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
     ids = [str(i) for i in ids]
     if examined:
         store.add_index(dataset, KEY)
-        store.finish(dataset, KEY, "finished", bias_summary(ids, columns))
+        store.RECORDS.finish(dataset, KEY, "finished", bias_summary(ids, columns))
     if compared:
         results.save_results(dataset, KEY, compare=comparison(ids))
     dataset.reload()

@@ -17,7 +17,7 @@ from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples
 from ..jobs.base import Job, Phase, phased
 from ..models import load
-from ..runs import keys
+from ..runs import job_record, record
 from ..runs.label_attributes import LabelAttributes
 from ..runs.lease import Stopped
 from ..runs.locking import schema_lock
@@ -45,8 +45,8 @@ class BiasJob(Job):
         """Checks the arguments against the dataset and the model, with one image."""
         check_samples(self.samples)
         samples, s, key = self.samples, self.settings, self.settings.cam_key
-        keys.refresh(self.dataset)
-        runs = keys.list_runs(self.dataset)
+        record.refresh(self.dataset)
+        runs = record.list_runs(self.dataset)
         self._existing = key in runs
         self._near = [] if key is None or key in runs else difflib.get_close_matches(key, runs, n=1)
         if key is not None:
@@ -63,7 +63,9 @@ class BiasJob(Job):
                 f"cam_key: there is no CAM run {key!r} (there are: {there}), and no model= to compute one"
             )
         if self._existing:
-            self.model = load_recorded(keys.config_of(self.dataset, key).settings, key, self.given)
+            self.model = load_recorded(
+                record.config_of(self.dataset, key).settings, key, self.given
+            )
         else:
             self.model = self.given.load()
         self._check_objects()
@@ -130,7 +132,7 @@ class BiasJob(Job):
 
     def recorded(self):
         """Marks it there as ended."""
-        return store.recorded(self.dataset, self.cam_key, self.held)
+        return store.RECORDS.recorded(self.dataset, self.cam_key, self.held)
 
     def steps(self):
         """Measures, tests, writes and judges."""
@@ -168,7 +170,7 @@ class BiasJob(Job):
         paths, ids, start = dict(self.rows), list(units), time.perf_counter()
         for first in range(0, len(ids), _WRITTEN_AT_ONCE):
             part = {i: units[i] for i in ids[first : first + _WRITTEN_AT_ONCE]}
-            for sample_id in store.write(self.dataset, *self._documents(found, part)):
+            for sample_id in job_record.write(self.dataset, *self._documents(found, part)):
                 reason = "the sample was deleted during the run"
                 self.failures.append(Failure(sample_id, paths[sample_id], reason))
             yield Phase("writing", first + len(part), len(ids), time.perf_counter() - start)

@@ -13,7 +13,7 @@ from ..data.samples import check_samples
 from ..jobs.base import Job, JobSummary, phased
 from ..jobs.inference import probabilities_of
 from ..models import load
-from ..runs import keys
+from ..runs import record
 from ..targets.spec import resolve_targets
 from ..targets.true_labels import Labels
 from . import findings as analysis
@@ -82,14 +82,16 @@ class RegionJob(Job):
         """Checks the arguments against the dataset and the model, with one image."""
         check_samples(self.samples)
         samples, s, key = self.samples, self.settings, self.settings.cam_key
-        keys.refresh(self.dataset)
+        record.refresh(self.dataset)
         self.region, self.name = validated_region(samples, s.region)
         if s.scenes is not None:
             check_plain_field(samples, s.scenes, "scenes")
         if key is None:
             self.model = self.given.load()
         else:
-            self.model = load_recorded(keys.config_of(self.dataset, key).settings, key, self.given)
+            self.model = load_recorded(
+                record.config_of(self.dataset, key).settings, key, self.given
+            )
         self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
         with load.on_device(self.model):
             image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]

@@ -7,16 +7,13 @@ from fiftyone import ViewField as F
 from pymongo.errors import OperationFailure
 
 from ..runs import keys, label_attributes
-from ..runs.job_record import JobRecords, write  # noqa: F401 - write also from here
+from ..runs.job_record import JobRecords
 from ..runs.schema import attribute, declare_fields
 from .attributes import ATTRIBUTES, LABEL_ATTRIBUTES, OBJECT_ATTRIBUTES
 
 logger = logging.getLogger(__name__)
 
-_RECORDS = JobRecords("bias")
-record_of, update, finish, clear, recorded = (
-    _RECORDS.record_of, _RECORDS.update, _RECORDS.finish, _RECORDS.clear, _RECORDS.recorded,
-)  # fmt: skip
+RECORDS = JobRecords("bias")
 
 
 def field_names(cam_key):
@@ -37,7 +34,7 @@ def check_store(dataset, cam_key, overwrite):
         "delete what that wrote first"
     )
     remedy = "choose another cam_key"
-    _RECORDS.check_store(dataset, cam_key, field_names(cam_key), overwrite, taken, remedy)
+    RECORDS.check_store(dataset, cam_key, field_names(cam_key), overwrite, taken, remedy)
 
 
 def object_paths(cam_key, field):
@@ -53,7 +50,7 @@ def check_objects_store(dataset, cam_key, field):
         cam_key: the CAM run's key
         field: of the objects
     """
-    ours = (record_of(dataset, cam_key) or {}).get("object_attributes") or []
+    ours = (RECORDS.record_of(dataset, cam_key) or {}).get("object_attributes") or []
     for path in object_paths(cam_key, field):
         if path not in ours and dataset.get_field(path) is not None:
             raise ValueError(
@@ -88,7 +85,7 @@ def register(dataset, cam_key, settings, object_field=None):
         "object_attributes": [] if object_field is None else object_paths(cam_key, object_field),
         "sidebar_groups": [fields[2]],
     }
-    return _RECORDS.register(dataset, cam_key, settings, written)
+    return RECORDS.register(dataset, cam_key, settings, written)
 
 
 def add_index(dataset, cam_key):
@@ -185,7 +182,7 @@ def save_views(dataset, cam_key, labelled, held=None):
         "The heat is suspicious; the swap was not run, or found no effect",
     )
     names = [f"{cam_key}: {name}" for name in views]
-    update(dataset, cam_key, held, views=names)  # first: a rollback goes by the record
+    RECORDS.update(dataset, cam_key, held, views=names)  # first: a rollback goes by the record
     for name, (view, description) in views.items():
         dataset.save_view(f"{cam_key}: {name}", view, description=description, overwrite=True)
     return names
@@ -206,7 +203,7 @@ def save_tags(dataset, cam_key, verdicts, held=None):
     for sample_id, verdict in verdicts.items():
         if verdict != OBJECT:
             members.setdefault(f"{cam_key}: {verdict}", []).append(sample_id)
-    update(dataset, cam_key, held, tags=sorted(members))  # first, as with the views
+    RECORDS.update(dataset, cam_key, held, tags=sorted(members))  # first, as with the views
     for tag, ids in members.items():
         for start in range(0, len(ids), 10_000):
             dataset.select(ids[start : start + 10_000]).tag_samples(tag)

@@ -17,7 +17,7 @@ from ..jobs.batch_progress import Inside, forwards_done
 from ..jobs.inference import to_device, workers_of
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load
-from ..runs import keys
+from ..runs import job_record
 from ..runs import record as run_record
 from ..runs.locking import schema_lock
 from ..text import duration
@@ -50,7 +50,7 @@ class MethodComparison(Job):
                 "target: stored heatmaps are measured for the class that each of them explains; target= "
                 "is for comparing several models, with models="
             )
-        keys.refresh(self.dataset)
+        run_record.refresh(self.dataset)
         self.columns = columns_of(self.samples, s.cam_keys)
         self.cam_keys = list(dict.fromkeys(c.cam_key for c in self.columns))
         self.cam_key = self.cam_keys[0]
@@ -63,7 +63,7 @@ class MethodComparison(Job):
                 "samples: none of them has a heatmap with a picture, see the attribute 'status' of "
                 f"{self.columns[0].field}"
             )
-        used = keys.config_of(self.dataset, self.cam_key).settings
+        used = run_record.config_of(self.dataset, self.cam_key).settings
         self.model = load_recorded(used, self.cam_key, self.given)
         check_model(self.dataset, self.cam_key, self.model)
         with load.on_device(self.model):
@@ -79,7 +79,7 @@ class MethodComparison(Job):
         self._image = first_image(rows, model.transforms, model.geometry).image[None]
         precision = s.precision
         if precision == "auto":
-            used = keys.config_of(self.dataset, self.cam_key).settings
+            used = run_record.config_of(self.dataset, self.cam_key).settings
             precision = used.get("precision") or "float32"
         check_classifier(self.model, self._image, precision)
         floor = any(c.baseline for c in self.columns)
@@ -181,7 +181,7 @@ class MethodComparison(Job):
 
     def recorded(self):
         """Marks it there as ended."""
-        return store.recorded(self.dataset, self.cam_key, self.held)
+        return store.RECORDS.recorded(self.dataset, self.cam_key, self.held)
 
     def steps(self):
         """Measures, ranks, and writes."""
@@ -271,7 +271,7 @@ class MethodComparison(Job):
         for first in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[first : first + _WRITTEN_AT_ONCE]
             rows = {scan.ids[i]: self._attributes(scan, i, split[i]) for i in part}
-            gone = set(store.write(self.dataset, rows))
+            gone = set(job_record.write(self.dataset, rows))
             self.failures += [
                 Failure(scan.ids[i], scan.paths[i], "the sample was deleted during the run")
                 for i in part
@@ -283,7 +283,7 @@ class MethodComparison(Job):
         self._views = []
         if self.settings.views:
             self._views = store.save_disagreement_view(self.dataset, cam_key, values)
-        store.update(self.dataset, cam_key, self.held, views=self._views)
+        store.RECORDS.update(self.dataset, cam_key, self.held, views=self._views)
 
     def _attributes(self, scan, i, split):
         row = {self.field: store.number_or_none(split)}

@@ -10,7 +10,7 @@ from ..compute.recorded_model import GivenModel, load_recorded, to_give
 from ..data.samples import check_samples
 from ..jobs.base import Job, Phase
 from ..models import load
-from ..runs import keys
+from ..runs import job_record
 from ..runs import record as run_record
 from ..runs.locking import schema_lock
 from ..targets.true_labels import Labels
@@ -37,7 +37,7 @@ class ModelComparison(Job):
         """Checks the arguments against the stored heatmaps and the models, with one image each."""
         check_samples(self.samples)
         s, models = self.settings, self.given.model
-        keys.refresh(self.dataset)
+        run_record.refresh(self.dataset)
         if not isinstance(models, dict):
             raise ValueError(
                 f"models must be a dict from the keys of CAM runs to models, got {type(models).__name__}"
@@ -67,7 +67,7 @@ class ModelComparison(Job):
 
     def _load(self, key):
         own = self.given.model.get(key)
-        used = keys.config_of(self.dataset, key).settings
+        used = run_record.config_of(self.dataset, key).settings
         beside = {
             name: getattr(self.given, name) for name in ("transforms", "preprocess", "classes")
         }
@@ -168,7 +168,7 @@ class ModelComparison(Job):
     def _precision(self, key):
         if self.settings.precision != "auto":
             return self.settings.precision
-        return keys.config_of(self.dataset, key).settings.get("precision") or "float32"
+        return run_record.config_of(self.dataset, key).settings.get("precision") or "float32"
 
     def forecast(self):
         """What it will cost, in words."""
@@ -185,7 +185,7 @@ class ModelComparison(Job):
 
     def recorded(self):
         """Marks it there as ended."""
-        return store.recorded(self.dataset, self.cam_key, self.held)
+        return store.RECORDS.recorded(self.dataset, self.cam_key, self.held)
 
     def steps(self):
         """Runs every model, writes and judges."""
@@ -284,7 +284,7 @@ class ModelComparison(Job):
         yield from self._write(found, split)
         self.held.check("nothing more")
         views = self._views(found, split, predictions, background) if s.views else []
-        store.update(self.dataset, self.cam_key, self.held, views=views)
+        store.RECORDS.update(self.dataset, self.cam_key, self.held, views=views)
         matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
         matrix["labels"] = list(self.keys)
         successive = [
@@ -357,7 +357,7 @@ class ModelComparison(Job):
             )
         for at in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[at : at + _WRITTEN_AT_ONCE]
-            store.write(
+            job_record.write(
                 self.dataset,
                 {found.ids[i]: {self.field: store.number_or_none(split[i])} for i in part},
             )

@@ -6,13 +6,10 @@ import math
 import fiftyone as fo
 from fiftyone import ViewField as F
 
-from ..runs.job_record import JobRecords, write  # noqa: F401 - write also from here
+from ..runs.job_record import JobRecords
 from ..runs.schema import attribute, declare_fields
 
-_RECORDS = JobRecords("compare")
-record_of, update, clear, finish, recorded = (
-    _RECORDS.record_of, _RECORDS.update, _RECORDS.clear, _RECORDS.finish, _RECORDS.recorded,
-)  # fmt: skip
+RECORDS = JobRecords("compare")
 
 #: of the samples that were compared, the share that the view of those that split most shows
 _MOST = 0.25
@@ -63,8 +60,8 @@ def check_store(dataset, cam_key, field, overwrite, settings=None):
         f"cam_keys: a comparison is stored with {cam_key!r} already; pass overwrite=True to delete "
         "what that wrote first"
     )
-    allowed = overwrite or _same(record_of(dataset, cam_key), settings)
-    _RECORDS.check_store(dataset, cam_key, [field], allowed, taken, "rename the run")
+    allowed = overwrite or _same(RECORDS.record_of(dataset, cam_key), settings)
+    RECORDS.check_store(dataset, cam_key, [field], allowed, taken, "rename the run")
 
 
 def register(dataset, cam_key, settings, field, labels, attributes, cam_keys=None):
@@ -86,7 +83,7 @@ def register(dataset, cam_key, settings, field, labels, attributes, cam_keys=Non
         ValueError: if one of the runs is at work, or compared at this moment
     """
     written = {"fields": [field], "labels": list(labels), "attributes": list(attributes)}
-    return _RECORDS.register(dataset, cam_key, settings, written, cam_keys)
+    return RECORDS.register(dataset, cam_key, settings, written, cam_keys)
 
 
 def declare(dataset, field, description, labels, attributes):

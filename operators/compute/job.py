@@ -22,6 +22,7 @@ from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
 from ..runs import artifacts, keys, lease, provenance, record, resume
+from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import retry_on_disconnect, schema_lock
 from ..runs.predictions import prediction_type
@@ -79,8 +80,8 @@ class CamJob(Job):
         """Finds out what an earlier call has done, and refuses to go on with other settings."""
         key, ids = self.plan.cam_key, [sample_id for sample_id, _ in self.rows]
         self._record, self._lists, self._done = None, [ids], set()
-        if self.settings.resume and key in keys.list_runs(self.dataset):
-            self._record = keys.config_of(self.dataset, key)
+        if self.settings.resume and key in record.list_runs(self.dataset):
+            self._record = record.config_of(self.dataset, key)
             self._check_same()
             self._done = resume.done_ids(Run(self.dataset, key, self._record))
             self._lists = resume.covered(self.dataset, key)
@@ -271,13 +272,13 @@ class CamJob(Job):
 
     def _activate(self, heatmaps):
         """Shows the first heatmap, instead of those of other runs."""
-        runs = keys.list_runs(self.dataset)
+        runs = record.list_runs(self.dataset)
         ours = [f for key in runs for f in keys.heatmap_fields_of(self.dataset, key)]
         others = [field for field in ours if field not in heatmaps]
         shown = shown_of(self.dataset, others)
         if shown:
             # they come back when this run is deleted
-            keys.update(self.dataset, self.plan.cam_key, shown_before=shown)
+            record.update(self.dataset, self.plan.cam_key, shown_before=shown)
         return heatmap_writer.activate_fields(self.dataset, heatmaps[:1], instead=others)
 
     def _counted(self, step):
@@ -342,7 +343,7 @@ class CamJob(Job):
         progress, failures = self._state()
         if s.status == "finished" and self._leaves_some():
             s.status = "interrupted"
-        keys.save_results(self.dataset, key, summary=s.to_dict())
+        run_results.save_results(self.dataset, key, summary=s.to_dict())
         # The results first: a run that is marked as ended has them.
         record.update(
             self.dataset,

@@ -7,6 +7,7 @@ from ..models import zoo
 from ..models.classes import check_count
 from ..models.outputs import read_outputs
 from ..runs import keys
+from ..runs import record as run_record
 from ..targets.spec import resolve_targets
 
 #: a multi-label prediction has maps of at most so many classes
@@ -89,7 +90,7 @@ def plan_of_run(dataset, cam_key, model, methods=None, own_target=True):
     Raises:
         ValueError: if the maps cannot be made again from what is recorded
     """
-    record = keys.config_of(dataset, cam_key)
+    record = run_record.config_of(dataset, cam_key)
     used = record.settings
     target, tag, notes = None, None, []
     if own_target:

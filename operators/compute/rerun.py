@@ -2,6 +2,7 @@
 
 from ..models import load
 from ..runs import keys, provenance
+from ..runs import record as run_record
 from .params import DECISIVE, PARAMS, Settings
 from .recorded_model import GivenModel, completed, is_function, to_give
 
@@ -39,8 +40,8 @@ def rerun_job(
     check_samples(samples)
     dataset = samples._dataset
     source = source or dataset
-    keys.refresh(source)
-    then = keys.config_of(source, cam_key).settings
+    run_record.refresh(source)
+    then = run_record.config_of(source, cam_key).settings
     said = said or GivenModel()
     reason = load.unregistered_name(then) if said.model is None else None
     if reason is not None:

@@ -11,6 +11,7 @@ from ..data.objects import AnnotatedObjects
 from ..jobs import params as tables
 from ..models import load
 from ..runs import keys
+from ..runs import record as run_record
 from ..targets.true_labels import Labels
 from . import model
 from .runs import mark_key
@@ -57,8 +58,8 @@ def find_background_bias_form(ctx):
 
 def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
     """Adds run and model; returns whether both are settled. ``new`` is what it is called to have no run yet."""
-    keys.refresh(ctx.dataset)
-    runs = keys.list_runs(ctx.dataset)
+    run_record.refresh(ctx.dataset)
+    runs = run_record.list_runs(ctx.dataset)
     default = runs[-1] if runs else NEW
     values = {**{key: key for key in runs}, NEW: new}
     prop = add(inputs, ctx, ARGUMENTS, "cam_key", values=values, default=default, required=True)
@@ -67,7 +68,7 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
         return _add_model(inputs, ctx)
     if key not in runs:
         return not invalid(prop, f"the dataset has no CAM run {key!r}")
-    used = keys.config_of(ctx.dataset, key).settings
+    used = run_record.config_of(ctx.dataset, key).settings
     if recorded_model.is_reloadable(used):
         return True
     again = ", ".join(f"{name}=..." for name in to_give(used))

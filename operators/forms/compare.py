@@ -10,6 +10,7 @@ from ..compute import recorded_model
 from ..data.heatmap_reader import BASELINES
 from ..jobs import params as tables
 from ..runs import keys as run_keys
+from ..runs import record
 from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse
 
 _METHODS, _MODELS = "methods", "models"
@@ -37,8 +38,8 @@ def params_of(arguments):
 def compare_cams_form(ctx):
     """Builds the form, a ``types.Property``."""
     inputs = types.Object()
-    run_keys.refresh(ctx.dataset)
-    runs = run_keys.list_runs(ctx.dataset)
+    record.refresh(ctx.dataset)
+    runs = record.list_runs(ctx.dataset)
     if not runs:
         refuse(inputs, "problem", "This dataset has no heatmaps yet: compute them first")
     else:
@@ -78,7 +79,7 @@ def _add_keys(inputs, ctx, view, runs, what):
     """Adds the choice of runs or fields; returns the columns, None where something is wrong."""
     values = {}
     for key in runs:
-        used = run_keys.config_of(ctx.dataset, key).settings
+        used = record.config_of(ctx.dataset, key).settings
         values[key] = (key, f"all heatmaps of {used.get('model')}")
     for key in runs:
         for field in run_keys.heatmap_fields_of(ctx.dataset, key):
@@ -99,7 +100,7 @@ def _add_keys(inputs, ctx, view, runs, what):
             keys = keys[:1]
         for key in keys:
             check_ready(ctx.dataset, key)
-            reason = recorded_model.unregistered(run_keys.config_of(ctx.dataset, key).settings)
+            reason = recorded_model.unregistered(record.config_of(ctx.dataset, key).settings)
             if reason is not None:
                 raise ValueError(f"model: of the run {key!r}, {reason}")
     except ValueError as error:
@@ -125,8 +126,8 @@ def _add_metrics(inputs, ctx):
 def _check_target(prop, ctx, view):
     from ..compare.models_trend import check_target
 
-    runs = run_keys.list_runs(ctx.dataset)
-    several = any(run_keys.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
+    runs = record.list_runs(ctx.dataset)
+    several = any(record.config_of(ctx.dataset, k).settings.get("multi_label") for k in runs)
     mark(prop, check_target, view, ctx.params.get("target") or "auto", several)
 
 

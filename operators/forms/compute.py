@@ -9,7 +9,7 @@ from ..compute.params import ARGUMENTS, Settings
 from ..jobs import params as tables
 from ..models import load as model_load
 from ..models import preview, zoo
-from ..runs import keys
+from ..runs import keys, record
 from .methods import add_methods, methods_of
 from .model import add_model, given_model, model_of, model_params
 from .objects import add_object_maps, object_fields
@@ -129,7 +129,7 @@ def _key(inputs, ctx, model):
     key = ctx.params.get("cam_key") or default
     given = [bool(ctx.params.get(name)) for name in ("overwrite", "resume")]
     mark(prop, lambda: keys.check_key(ctx.dataset, key, given[0], resume=given[1]))
-    if any(given) or key in keys.list_runs(ctx.dataset):
+    if any(given) or key in record.list_runs(ctx.dataset):
         add(inputs, ctx, ARGUMENTS, "resume")
         add(inputs, ctx, ARGUMENTS, "overwrite")
 

@@ -9,15 +9,15 @@ from .schema import choose, mark, refuse
 
 def choose_run(inputs, ctx, keys=None, none="This dataset has no CAM run"):
     """Adds the choice of a run out of ``keys``, by default all; returns the chosen key, or None."""
-    run_keys.refresh(ctx.dataset)
-    runs = {key: record.config_of(ctx.dataset, key) for key in run_keys.list_runs(ctx.dataset)}
+    record.refresh(ctx.dataset)
+    runs = {key: record.config_of(ctx.dataset, key) for key in record.list_runs(ctx.dataset)}
     runs = {key: config for key, config in runs.items() if keys is None or key in keys}
     if not runs:
         refuse(inputs, "problem", none)
         return None
     values = {}
     for key, config in runs.items():
-        status = f"{run_keys.status_from(config)}, {run_keys.share(config)}"
+        status = f"{record.status_from(config)}, {record.share(config)}"
         values[key] = (key, f"{status}; {config.settings.get('model')}")
     chosen = ctx.params.get("cam_key")
     chosen = chosen if chosen in runs else next(iter(runs))

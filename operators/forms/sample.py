@@ -3,7 +3,7 @@
 import fiftyone.operators.types as types
 
 from ..panel.clusters_tab import data_uri, overlaid
-from ..runs import keys as run_keys
+from ..runs import record
 from ..sample.explain import usable_runs
 from .model import add_model, given_model
 from .schema import choose, invalid
@@ -18,7 +18,7 @@ _TILE, _GAP, _COLUMNS, _LINE = 159, 8, 4, 17
 def form(ctx):
     """Which run's model; another model where there is no run."""
     inputs = types.Object()
-    run_keys.refresh(ctx.dataset)
+    record.refresh(ctx.dataset)
     keys = usable_runs(ctx.dataset)
     if sample_of(ctx) is None:
         prop = inputs.view(
@@ -26,7 +26,7 @@ def form(ctx):
             types.Error(label="No sample is open", description="open or select one sample"),
         )
         invalid(prop, "no sample is open or selected")
-    models = [run_keys.config_of(ctx.dataset, key).settings.get("model") for key in keys]
+    models = [record.config_of(ctx.dataset, key).settings.get("model") for key in keys]
     runs = {key: f"{key}  ({model})" for key, model in zip(keys, models, strict=True)}
     default = keys[0] if keys else _OTHER
     choose(

@@ -16,10 +16,7 @@ from .record import (
     refresh,
     share,
     status_from,
-    status_of,  # noqa: F401 - also from here
-    update,  # noqa: F401 - also from here
 )
-from .results import save_results  # noqa: F401 - also from here
 from .resume import counts
 from .run import Run
 

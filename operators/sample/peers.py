@@ -3,7 +3,7 @@
 import numpy as np
 from fiftyone import ViewField as F
 
-from ..bias.schema import field_names, record_of
+from ..bias.schema import RECORDS, field_names
 from ..data.loader import load_item
 from ..jobs.inference import probabilities_of
 from ..models import load
@@ -78,7 +78,7 @@ def candidates(dataset, sample_id, model, cam_key, name, seed=51):
 
 def labels_of(dataset, cam_key, model):
     """The true labels: those that the run was examined with, else the one field that can be meant."""
-    used = (record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
+    used = (RECORDS.record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
     field = (used or {}).get("labels")
     known = field is not None and dataset.get_field(field) is not None
     several = bool(getattr(model.adapted, "multi_label", False))

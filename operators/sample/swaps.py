@@ -4,7 +4,7 @@ import numpy as np
 
 from ..bias.pictures import working_side
 from ..bias.scan import measured_heat
-from ..bias.schema import record_of
+from ..bias.schema import RECORDS
 from ..bias.swap import fitted
 from ..data.images import decode_image
 from ..data.objects import AnnotatedObjects
@@ -23,7 +23,7 @@ class SampleObjects:
     """The object of samples: as the run was examined, else the one field that can be meant."""
 
     def __init__(self, dataset, cam_key, objects, notes):
-        used = (record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
+        used = (RECORDS.record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
         described = (used or {}).get("objects") or {}
         classes = "auto"
         if objects == "auto" and described.get("fields"):

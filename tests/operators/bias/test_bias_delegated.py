@@ -51,7 +51,7 @@ def test_delegated(agree, registered):
     assert dataset.count("later_verdict") == 20
     assert dataset.distinct("later_verdict") == [RELIES]
     assert dataset.count_sample_tags() == {"later: relies on background": 20}
-    record = inner("bias.schema").record_of(dataset, "later")
+    record = inner("bias.schema").RECORDS.record_of(dataset, "later")
     assert record["status"] == "finished"
     used = record["settings"]
     assert (used["origin"], used["donors"], used["seed"]) == ("delegated", 3, 7)
@@ -64,7 +64,7 @@ def test_without_objects_the_queue_says_so_too(agree, registered):
     run = execute(queue(dataset, model=registered, objects=None, labels=None))
     assert run.run_state == "completed", run.result and run.result.error
     dataset.reload()
-    record = inner("bias.schema").record_of(dataset, "later")
+    record = inner("bias.schema").RECORDS.record_of(dataset, "later")
     assert record["settings"]["objects"]["fields"] == {}
     assert record["settings"]["labels"] is None
 
@@ -84,7 +84,7 @@ def test_a_delegated_run_that_fails_leaves_nothing_and_can_be_repeated(
     assert run.run_state == "failed"
     assert "out of memory" in str(run.result.error)
     dataset.reload()
-    record = inner("bias.schema").record_of(dataset, "later")
+    record = inner("bias.schema").RECORDS.record_of(dataset, "later")
     assert (record["status"], record["views"]) == ("failed", [])
     assert "later_verdict" not in dataset.get_field_schema()
     assert dataset.list_saved_views() == []
@@ -96,4 +96,4 @@ def test_a_delegated_run_that_fails_leaves_nothing_and_can_be_repeated(
         progress=False, num_workers=0,
     )  # fmt: skip
     assert summary.tested == 24
-    assert inner("bias.schema").record_of(dataset, "later")["status"] == "finished"
+    assert inner("bias.schema").RECORDS.record_of(dataset, "later")["status"] == "finished"

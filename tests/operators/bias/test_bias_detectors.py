@@ -238,7 +238,7 @@ def test_closing_leaves_nothing_on_the_labels(agree, monkeypatch):
             break
     assert dataset.count("ground_truth.detections.run_verdict") == 10
     steps.close()
-    assert inner("bias.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
     dataset.reload()
     assert "ground_truth.detections.run_verdict" not in dataset.get_field_schema(flat=True)
     assert "run_verdict" not in dataset.get_field_schema()

@@ -274,7 +274,7 @@ def test_a_run_that_is_closed_writes_nothing(make_dataset, tmp_path, phase):
             break
     assert state.name == phase
     steps.close()
-    assert inner("bias.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
     assert "run_verdict" not in dataset.get_field_schema()
     assert dataset.list_saved_views() == []
     assert [m.training for m in network.modules()] == flags
@@ -299,7 +299,7 @@ def test_closing_while_writing_takes_back_what_was_written(agree, monkeypatch):
         assert all(p is None for p in parts) or all(p is not None for p in parts)
     assert dataset.count("run_verdict") == 10
     steps.close()
-    assert inner("bias.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
     dataset.reload()
     names = dataset.get_field_schema(flat=True)
     assert not {"run_verdict", "run_dependence", "run_bias", "run_hirescam.verdict"} & set(names)
@@ -321,7 +321,7 @@ def test_an_error_after_writing_takes_back_views_and_tags(agree, monkeypatch):
     monkeypatch.setattr(store, "save_tags", fails)
     with pytest.raises(RuntimeError, match="the database is gone"):
         find(dataset, tags=True)
-    record = store.record_of(dataset, "run")
+    record = store.RECORDS.record_of(dataset, "run")
     assert (record["status"], record["views"], record["tags"]) == ("failed", [], [])
     assert "the database is gone" in record["error"]
     assert dataset.list_saved_views() == []
@@ -339,6 +339,6 @@ def test_an_error_in_the_check_is_raised_and_recorded(agree, monkeypatch):
     monkeypatch.setattr(swap.Predictor, "__call__", fails)
     with pytest.raises(RuntimeError, match="the device is gone"):
         find(dataset)
-    record = inner("bias.schema").record_of(dataset, "run")
+    record = inner("bias.schema").RECORDS.record_of(dataset, "run")
     assert record["status"] == "failed"
     assert "the device is gone" in record["error"]

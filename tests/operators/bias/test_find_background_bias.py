@@ -127,7 +127,7 @@ def test_what_is_written(agree):
     assert dataset.bounds("run_bias.swap_drop")[0] > 0.9
 
     assert dataset.list_runs() == ["run"]
-    examined = inner("bias.schema").record_of(dataset, "run")
+    examined = inner("bias.schema").RECORDS.record_of(dataset, "run")
     assert examined["status"] == "finished"
     assert examined["settings"]["seed"] == 51
     results = dataset.load_run_results("run")
@@ -174,14 +174,14 @@ def test_again_needs_overwrite_and_leaves_nothing_old(agree):
     assert dataset.list_saved_views() == []
 
     before = {"run_hirescam", "run_prediction", "ground_truth", "label"}
-    inner("bias.schema").clear(dataset, "run")
+    inner("bias.schema").RECORDS.clear(dataset, "run")
     names = set(dataset.get_field_schema())
     assert before < names
     assert not {n for n in names if n.startswith("run_")} - before
     assert "run_hirescam.verdict" not in dataset.get_field_schema(flat=True)
     assert dataset.count("run_hirescam.map") == 24
     assert "run_bias" not in [g.name for g in dataset.app_config.sidebar_groups]
-    assert inner("bias.schema").record_of(dataset, "run") is None
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run") is None
     assert dataset.load_run_results("run").bias is None
 
 
@@ -218,7 +218,7 @@ def test_where_no_index_fits_any_more_the_findings_stay(agree, caplog):
     while len(samples.index_information()) < 64:  # which is all that MongoDB takes
         samples.create_index(f"own_{len(samples.index_information())}")
     assert find(dataset).verdicts == {RELIES: 24}
-    assert inner("bias.schema").record_of(dataset, "run")["status"] == "finished"
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "finished"
     assert "run: no index of its verdicts, so the panel opens slower" in caplog.text
 
 
@@ -254,7 +254,7 @@ def test_what_is_being_examined_is_neither_deleted_nor_renamed(agree):
     with pytest.raises(ValueError, match=message):
         find(dataset, overwrite=True)
     steps.close()
-    assert inner("bias.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
     operator("rename_cam_run")(dataset, "run", "new")
     operator("delete_cam_run")(dataset, "new")
     assert dataset.list_runs() == []
@@ -265,7 +265,9 @@ def test_what_is_being_examined_is_neither_deleted_nor_renamed(agree):
 def test_an_examination_that_lost_its_run_writes_nothing(agree, what, phase):
     dataset = agree(24)
     job, steps = examining(dataset, phase, layers="features", methods="hirescam", tags=True)
-    inner("runs.record").ACTIVE.discard(inner("bias.schema").record_of(dataset, "run")["token"])
+    inner("runs.record").ACTIVE.discard(
+        inner("bias.schema").RECORDS.record_of(dataset, "run")["token"]
+    )
     if what == "delete":
         operator("delete_cam_run")(dataset, "run")
     elif what == "rename":
@@ -278,7 +280,7 @@ def test_an_examination_that_lost_its_run_writes_nothing(agree, what, phase):
     assert left(dataset) == before
     assert job.summary is None
     if what == "examine":
-        assert inner("bias.schema").record_of(dataset, "run")["status"] == "finished"
+        assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "finished"
 
 
 def test_an_examination_of_a_detector_that_lost_its_run_writes_nothing(agree):
@@ -290,7 +292,9 @@ def test_an_examination_of_a_detector_that_lost_its_run_writes_nothing(agree):
     for state in steps:
         if state.name != "computing heatmaps":
             break
-    inner("runs.record").ACTIVE.discard(inner("bias.schema").record_of(dataset, "run")["token"])
+    inner("runs.record").ACTIVE.discard(
+        inner("bias.schema").RECORDS.record_of(dataset, "run")["token"]
+    )
     operator("delete_cam_run")(dataset, "run")
     before = left(dataset)
     with pytest.raises(RuntimeError, match="nothing was written"):
@@ -303,10 +307,10 @@ def test_an_examination_whose_process_died_is_in_nobodys_way(agree):
     dataset = agree(12)
     _, steps = examining(dataset, layers="features", methods="hirescam")
     store = inner("bias.schema")
-    token = store.record_of(dataset, "run")["token"]
-    store.update(dataset, "run", pid=2**22 + 12345)  # nobody's
+    token = store.RECORDS.record_of(dataset, "run")["token"]
+    store.RECORDS.update(dataset, "run", pid=2**22 + 12345)  # nobody's
     inner("runs.record").ACTIVE.discard(token)
-    assert store.record_of(dataset, "run")["status"] == "running"
+    assert store.RECORDS.record_of(dataset, "run")["status"] == "running"
     operator("rename_cam_run")(dataset, "run", "new")
     operator("delete_cam_run")(dataset, "new")
     steps.close()

@@ -182,7 +182,7 @@ def test_two_runs_of_one_model_are_compared(make_planted):
     assert summary.agreement["fields"] == ["run_perfect", "other_inverse"]
     assert summary.leaderboard[0]["field"] == "run_perfect"
     assert dataset.first().other_inverse.deletion > dataset.first().run_perfect.deletion
-    assert inner("compare.schema").record_of(dataset, "other") is None
+    assert inner("compare.schema").RECORDS.record_of(dataset, "other") is None
 
 
 def test_maps_that_are_made_again(make_planted):
@@ -310,7 +310,7 @@ def test_what_is_stored(make_planted):
     assert isinstance(schema["run_perfect.deletion"], fo.FloatField)
     assert "removed first" in schema["run_perfect.deletion"].description
     assert "1 less their mean rank" in schema["run_disagreement"].description
-    assert inner("compare.schema").record_of(dataset, "run")["status"] == "finished"
+    assert inner("compare.schema").RECORDS.record_of(dataset, "run")["status"] == "finished"
     table = summary.table()
     assert table.startswith("|  | method | mean rank | Deletion ↓ | Insertion ↑ |")
     assert len(table.splitlines()) == 2 + len(summary.leaderboard)
@@ -342,7 +342,7 @@ def test_nothing_is_left_when_it_is_cleared(make_planted):
     before = state(dataset)
     compare(dataset, ["run", "other"])
     assert state(dataset) != before
-    inner("compare.schema").clear(dataset, "run")
+    inner("compare.schema").RECORDS.clear(dataset, "run")
     assert state(dataset) == before
 
 
@@ -411,7 +411,7 @@ def test_an_interrupted_comparison_writes_nothing(make_planted):
     steps = job.run()
     next(steps)
     steps.close()
-    assert inner("compare.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("compare.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
     assert not dataset.exists("run_perfect.deletion").values("id")
     assert job.summary is None
     compare(dataset, metrics=["deletion"])
@@ -466,7 +466,7 @@ def test_a_comparison_ends_in_the_middle_of_a_batch(make_planted, monkeypatch):
     assert planned > 30
     assert len(forwards) < planned / 2
     assert state(dataset)["documents"] == before["documents"]
-    assert inner("compare.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("compare.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
 
 
 # samples that are not as they should be
@@ -610,7 +610,7 @@ def comparing(dataset, cam_keys=None, **arguments):
 
 def taken_for_dead(dataset, key="run"):
     """What a person may do with a run whose comparison seems to be dead."""
-    token = inner("compare.schema").record_of(dataset, key)["token"]
+    token = inner("compare.schema").RECORDS.record_of(dataset, key)["token"]
     inner("runs.record").ACTIVE.discard(token)
 
 
@@ -645,18 +645,18 @@ def test_a_comparison_in_another_process_is_waited_for_until_it_dies(make_plante
         inner("runs.lease").check_unread(dataset, "run")
 
     check()  # of this process, which does not work on it
-    store.update(dataset, "run", pid=os.getppid())
+    store.RECORDS.update(dataset, "run", pid=os.getppid())
     with pytest.raises(ValueError, match=f"in process {os.getppid()} on {socket.gethostname()}"):
         check()
-    store.update(dataset, "run", pid=2**22 + 12345)  # nobody's
+    store.RECORDS.update(dataset, "run", pid=2**22 + 12345)  # nobody's
     check()
-    store.update(dataset, "run", host="far-away", pid=1)
+    store.RECORDS.update(dataset, "run", host="far-away", pid=1)
     with pytest.raises(ValueError, match="in process 1 on far-away"):
         check()
     for odd in (None, "yesterday", 5):
-        store.update(dataset, "run", heartbeat=odd)
+        store.RECORDS.update(dataset, "run", heartbeat=odd)
         check()
-    store.update(dataset, "run", heartbeat=record.clock().isoformat())
+    store.RECORDS.update(dataset, "run", heartbeat=record.clock().isoformat())
     monkeypatch.setattr(record, "STALE_SECONDS", -1)
     check()
     operator("delete_cam_run")(dataset, "run")
@@ -668,9 +668,9 @@ def test_a_comparison_gives_signs_of_life(make_planted, monkeypatch):
     dataset = make_planted(4)
     monkeypatch.setattr(inner("runs.lease"), "_JOB_SECONDS", 0.01)
     _, steps = comparing(dataset)
-    first = inner("compare.schema").record_of(dataset, "run")["heartbeat"]
+    first = inner("compare.schema").RECORDS.record_of(dataset, "run")["heartbeat"]
     for _ in range(100):
-        if inner("compare.schema").record_of(dataset, "run")["heartbeat"] > first:
+        if inner("compare.schema").RECORDS.record_of(dataset, "run")["heartbeat"] > first:
             break
         time.sleep(0.05)
     else:
@@ -724,7 +724,7 @@ def test_renaming_the_second_run_renames_it_in_the_comparison(make_planted):
     before = dataset.load_run_results("run").compare
     assert before["agreement"]["labels"] == ["run perfect", "b perfect", "inverse"]
     operator("rename_cam_run")(dataset, "b", "c")
-    record = inner("compare.schema").record_of(dataset, "run")
+    record = inner("compare.schema").RECORDS.record_of(dataset, "run")
     assert record["cam_keys"] == ["run", "c"]
     assert record["settings"]["cam_keys"] == ["run", "c_perfect", "c_inverse"]
     assert record["labels"] == ["run_perfect", "c_perfect", "c_inverse"]
@@ -741,7 +741,7 @@ def test_renaming_the_second_run_renames_it_in_the_comparison(make_planted):
     panel = inner("panel.methods_tab").comparison_of(inner("runs.run").Run.open(dataset, "c"))
     assert panel["cam_keys"] == ["run", "c"]
     # what is taken back is taken from the new fields
-    inner("compare.schema").clear(dataset, "run")
+    inner("compare.schema").RECORDS.clear(dataset, "run")
     assert "c_inverse.deletion" not in dataset.get_field_schema(flat=True)
 
 

@@ -201,7 +201,7 @@ def test_overwrite_delete_and_what_is_stored(make_runs):
     compare(dataset, "a", LATE, metrics=["deletion"], overwrite=True)
     assert dataset.get_field("a_b_agreement") is None
     assert not [v for v in dataset.list_saved_views() if " vs " in v]
-    inner("compare.schema").clear(dataset, "a")
+    inner("compare.schema").RECORDS.clear(dataset, "a")
     assert seen() == before
     compare(dataset, ["a", "b"], models=networks)
     operator("delete_cam_run")(dataset, "a")
@@ -225,7 +225,9 @@ def test_runs_that_are_gone_meanwhile(make_runs, what, key):
     with pytest.raises(ValueError, match=f"'{key}' is being compared by compare_cams"):
         operator(f"{what}_cam_run")(*arguments)
     # taken for dead
-    inner("runs.record").ACTIVE.discard(inner("compare.schema").record_of(dataset, "a")["token"])
+    inner("runs.record").ACTIVE.discard(
+        inner("compare.schema").RECORDS.record_of(dataset, "a")["token"]
+    )
     operator(f"{what}_cam_run")(*arguments)
     schema = sorted(dataset.get_field_schema(flat=True))
     with pytest.raises(RuntimeError, match=f"'{key}' was deleted, renamed or examined anew"):
@@ -282,7 +284,7 @@ def test_renaming_one_of_the_models(make_runs, key, cut_short, monkeypatch):
     assert list(stored["settings"]["models"]) == keys
     if key != "a":  # as a word, "a" is in every sentence
         assert json.loads(now(before)) == stored
-    record = inner("compare.schema").record_of(dataset, first)
+    record = inner("compare.schema").RECORDS.record_of(dataset, first)
     assert record["cam_keys"] == record["settings"]["cam_keys"] == keys
     assert record["fields"] == [f"{first}_{last}_agreement"]
     operator("delete_cam_run")(dataset, first)

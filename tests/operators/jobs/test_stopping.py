@@ -126,7 +126,7 @@ def test_an_examination_is_stopped(make_dataset, tmp_path, phase, monkeypatch):
     dataset = make_dataset(*agreeing(tmp_path, 12))
     monkeypatch.setattr(inner("bias.job"), "_WRITTEN_AT_ONCE", 4)
     find(dataset)
-    inner("bias.schema").clear(dataset, "run")
+    inner("bias.schema").RECORDS.clear(dataset, "run")
     before = left(dataset)
     stopped(examination(dataset), phase)
     assert left(dataset) == before
@@ -149,7 +149,7 @@ def test_heatmaps_that_are_computed_first_are_stopped_with_the_examination(make_
             assert state.name == "computing heatmaps"
             if state.done == 2:
                 operator("stop_cam_run")(dataset, "run")
-    assert inner("bias.schema").record_of(dataset, "run") is None
+    assert inner("bias.schema").RECORDS.record_of(dataset, "run") is None
     assert 0 < dataset.count("run_hirescam.map") < 12
 
 
@@ -167,12 +167,14 @@ def test_what_is_asked_to_stop(compared):
     assert inner("runs.lease").running_on(dataset, "other") == [("comparison", "run")]
     with pytest.raises(ValueError, match="no examination of the run 'other' is at work"):
         ask(dataset, "other", "examination")
-    assert not inner("compare.schema").record_of(dataset, "run").get("stop")
+    assert not inner("compare.schema").RECORDS.record_of(dataset, "run").get("stop")
     ask(dataset, "other", "comparison")
-    assert inner("compare.schema").record_of(dataset, "run")["stop"]
+    assert inner("compare.schema").RECORDS.record_of(dataset, "run")["stop"]
     steps.close()
     compare(dataset, "run", metrics=["deletion"])
-    assert "stop" not in inner("compare.schema").record_of(dataset, "run"), "of the one before"
+    assert "stop" not in inner("compare.schema").RECORDS.record_of(dataset, "run"), (
+        "of the one before"
+    )
 
 
 def test_the_form_of_stopping_names_what_is_at_work(compared):
@@ -189,7 +191,7 @@ def test_the_form_of_stopping_names_what_is_at_work(compared):
     assert form()["what"]["default"] == "comparison"
     ctx = {"dataset": compared, "params": {"cam_key": "run", "what": "comparison"}}
     foo.execute_operator("@cam51/heatmaps/stop_cam_run", ctx=ctx)
-    assert inner("compare.schema").record_of(compared, "run")["stop"]
+    assert inner("compare.schema").RECORDS.record_of(compared, "run")["stop"]
     steps.close()
 
 
@@ -204,7 +206,7 @@ def test_closing_while_it_writes_takes_back_what_a_comparison_wrote(compared, mo
     assert dataset.count("run_perfect.deletion") == 4
     steps.close()
     assert left(dataset) == before
-    assert inner("compare.schema").record_of(dataset, "run")["status"] == "interrupted"
+    assert inner("compare.schema").RECORDS.record_of(dataset, "run")["status"] == "interrupted"
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ def test_ctrl_c_inside_a_batch(compared):
     with pytest.raises(KeyboardInterrupt):
         compare(compared, network=network, metrics=["deletion", "road"], batch_size=2)
     assert sent
-    assert inner("compare.schema").record_of(compared, "run")["status"] == "interrupted"
+    assert inner("compare.schema").RECORDS.record_of(compared, "run")["status"] == "interrupted"
     assert "run_disagreement" not in compared.get_field_schema()
 
 
@@ -246,7 +248,7 @@ def test_a_comparison_that_fails_says_why(compared, monkeypatch):
     monkeypatch.setattr(store, "save_disagreement_view", fails)
     with pytest.raises(RuntimeError, match="the disk is full"):
         compare(dataset, metrics=["deletion"])
-    record = store.record_of(dataset, "run")
+    record = store.RECORDS.record_of(dataset, "run")
     assert (record["status"], record["error"]) == ("failed", "RuntimeError: the disk is full")
     assert left(dataset) == before
     work = work_of(dataset, "run", "compare")
@@ -261,7 +263,7 @@ def test_what_the_panel_says_of_one_at_work_and_of_one_whose_process_died(compar
     next(steps)
     store = inner("compare.schema")
     said = work_of(dataset, "run", "compare")
-    clock = store.record_of(dataset, "run")["started"][11:16]
+    clock = store.RECORDS.record_of(dataset, "run")["started"][11:16]
     assert (said["running"], said["stopping"]) == (True, False)
     assert said["label"] == f"Being compared, started {clock} UTC"
     assert said["text"].startswith("8 samples, by process ")
@@ -270,8 +272,8 @@ def test_what_the_panel_says_of_one_at_work_and_of_one_whose_process_died(compar
     assert said["stopping"]
     assert "asked to stop" in said["label"]
     # its process is killed
-    inner("runs.record").ACTIVE.discard(store.record_of(dataset, "run")["token"])
-    store.update(dataset, "run", pid=2**22 + 12345, stop=False)
+    inner("runs.record").ACTIVE.discard(store.RECORDS.record_of(dataset, "run")["token"])
+    store.RECORDS.update(dataset, "run", pid=2**22 + 12345, stop=False)
     said = work_of(dataset, "run", "compare")
     assert not said["running"]
     assert said["label"].startswith("The last comparison was interrupted after ")

@@ -598,11 +598,11 @@ def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
         assert not {"no_bias", "no_comparison"} & set(drawn)
         method = "on_comparison_stop" if part == "compare" else "on_examination_stop"
         state, _, _ = call(method, dataset, {}, state)
-        assert store.record_of(dataset, KEY)["stop"]
+        assert store.RECORDS.record_of(dataset, KEY)["stop"]
         drawn = elements(dataset, state)
         assert "asked to stop" in drawn[name]["view"]["label"]
         assert f"{name}_menu" not in drawn
-        store.finish(dataset, KEY, "interrupted", held=held)
+        store.RECORDS.finish(dataset, KEY, "interrupted", held=held)
     _, _, sent = call(method, dataset, {}, state)
     assert "is at work" in sent["notify"]["message"]
     state, _, _ = call("on_tab", dataset, {"tab": tab})

@@ -56,9 +56,9 @@ def test_a_request_to_stop_survives_every_update_at_the_same_moment(compared, pa
         runs.update_one(document(dataset), {"$set": {f"config.{part}.stop": True}})
 
     pending = before_the_next_write(monkeypatch, dataset, ask)
-    store.update(dataset, "run", views=["run: one"])
+    store.RECORDS.update(dataset, "run", views=["run: one"])
     assert not pending
-    record = store.record_of(dataset, "run")
+    record = store.RECORDS.record_of(dataset, "run")
     assert (record["stop"], record["views"]) == (True, ["run: one"])
     assert inner("runs.record").config_of(dataset, "run").saved_views == ["run: one"]
 
@@ -69,16 +69,16 @@ def test_two_jobs_that_end_at_the_same_moment_keep_both_results(compared, monkey
     held = {part: register(dataset, part) for part in ("bias", "compare")}
 
     def end_the_other():
-        bias.finish(dataset, "run", "finished", {"verdicts": 1}, held=held["bias"])
+        bias.RECORDS.finish(dataset, "run", "finished", {"verdicts": 1}, held=held["bias"])
 
     pending = before_the_next_write(monkeypatch, dataset, end_the_other)
-    compare_.finish(dataset, "run", "finished", {"leaderboard": 2}, held=held["compare"])
+    compare_.RECORDS.finish(dataset, "run", "finished", {"leaderboard": 2}, held=held["compare"])
     assert not pending
     found = inner("runs.results").load_results(dataset, "run")
     assert (found["bias"], found["compare"]) == ({"verdicts": 1}, {"leaderboard": 2})
     assert "summary" in found
     for store in (bias, compare_):
-        assert store.record_of(dataset, "run")["status"] == "finished"
+        assert store.RECORDS.record_of(dataset, "run")["status"] == "finished"
     files = inner("runs.record").db()["fs.files"]
     kept = inner("runs.record").db().runs.find_one(document(dataset))["results"]
     assert files.count_documents({"_id": kept}) == 1
@@ -99,9 +99,9 @@ def test_a_job_changes_nothing_in_the_record_of_the_one_that_took_its_place(comp
     lost = register(dataset, "compare")
     inner("runs.record").update(dataset, "run", compare=None)
     register(dataset, "compare")
-    store.update(dataset, "run", lost, views=["run: lost"])
-    store.finish(dataset, "run", "finished", {"leaderboard": 1}, held=lost)
-    record = store.record_of(dataset, "run")
+    store.RECORDS.update(dataset, "run", lost, views=["run: lost"])
+    store.RECORDS.finish(dataset, "run", "finished", {"leaderboard": 1}, held=lost)
+    record = store.RECORDS.record_of(dataset, "run")
     assert (record["status"], record["views"]) == ("running", [])
     assert inner("runs.record").config_of(dataset, "run").saved_views == []
     assert "compare" not in inner("runs.results").load_results(dataset, "run")
@@ -113,7 +113,7 @@ def test_attributes_go_with_the_last_of_two_comparisons_that_wrote_them(compared
     for first, second in (("run", "other"), ("other", "run")):
         compare(dataset, [first, second], metrics=["deletion"])
     for key, left in (("run", True), ("other", False)):
-        inner("compare.schema").clear(dataset, key)
+        inner("compare.schema").RECORDS.clear(dataset, key)
         assert ("run_perfect.deletion" in dataset.get_field_schema(flat=True)) == left
 
 
@@ -157,7 +157,7 @@ def test_a_record_of_0_1_0_makes_room_for_another_analysis(make_dataset, tmp_pat
     find(dataset, overwrite=True, views=False)
     assert dataset.count_sample_tags() == {}
     assert dataset.list_saved_views() == []
-    inner("bias.schema").clear(dataset, "run")
+    inner("bias.schema").RECORDS.clear(dataset, "run")
     names = set(dataset.get_field_schema(flat=True))
     assert not names & {"run_verdict", "run_dependence", "run_bias", "run_hirescam.verdict"}
     assert dataset.count("run_hirescam.map") == 12
@@ -187,6 +187,6 @@ def test_settings_may_have_any_keys(compared):
     odd = {"St. Bernard": 1, "$x": {"a.b": [1, "$y"]}, "t": "$config.status"}
     store = inner("compare.schema")
     store.register(compared, "run", odd, "run_disagreement", [], [])
-    store.update(compared, "run", clusters={"0": odd})
-    record = store.record_of(compared, "run")
+    store.RECORDS.update(compared, "run", clusters={"0": odd})
+    record = store.RECORDS.record_of(compared, "run")
     assert (record["settings"], record["clusters"]) == (odd, {"0": odd})
