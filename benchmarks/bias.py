@@ -280,7 +280,7 @@ def run_case(seed: int, network: str, variant: str, quick: bool) -> Case:
 
 
 def run_seeds(seeds: list[int], quick: bool, jobs: int) -> Iterator[dict[str, Case]]:
-    """Yields the cases of each seed, in order; ``jobs`` networks are at work at a time."""
+    """Yields the cases of each seed, in order; ``jobs`` networks are running at a time."""
     spawned = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawned) as pool:
         pending = {

@@ -1,7 +1,7 @@
 """Time until the panel shows something, on a thousand samples and on a hundred thousand.
 
 Run ``python -m benchmarks.panel`` from the checkout; needs FiftyOne with its MongoDB, Playwright and an
-installed Chromium. The datasets hold a finished, examined and compared run whose numbers are drawn (the
+installed Chromium. The datasets hold a finished, analysed and compared run whose numbers are drawn (the
 tests' own, see ``tests/panel_common.py``); the maps are as large as a network's, the demo's photos come
 in turn. Timed from the click, in a page that was quiet before, until the last thing is drawn; each
 opening has a page of its own, the sizes are interleaved. The first opening of a server is told apart.

@@ -36,7 +36,7 @@ def load_photos():
 
 
 def demo_dataset(name="cam51-demo", persistent=True):
-    """Builds the dataset, anew if it exists: its photos may lie elsewhere than the last time.
+    """Builds the dataset, again if it exists: its photos may lie elsewhere than the last time.
 
     Args:
         name ("cam51-demo"): the dataset's name. An existing dataset of that name is replaced if

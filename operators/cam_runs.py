@@ -189,16 +189,16 @@ class StopCamRun(foo.Operator):
         return _config(
             "stop_cam_run",
             "Stop a CAM run",
-            "A running CAM run, comparison or examination, also in a queue's process, stops after two batches",
+            "A running CAM run, comparison or analysis, also in a queue's process, stops after two batches",
             types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
-        """Which of the runs at work, and what of it where there are several things."""
+        """Which of the running runs, and what of it where there are several things."""
         from .forms import runs
         from .runs import lease, record
 
-        inputs, none = types.Object(), "No CAM run is at work on this dataset"
+        inputs, none = types.Object(), "No CAM run is running on this dataset"
         running = {k: lease.running_on(ctx.dataset, k) for k in record.list_runs(ctx.dataset)}
         running = {k: [kind for kind, _ in found] for k, found in running.items() if found}
         key = runs.choose_run(inputs, ctx, running, none)
@@ -221,11 +221,11 @@ class StopCamRun(foo.Operator):
         Args:
             samples: a dataset or view
             cam_key: the run's key
-            what (None): ``"computation"``, ``"comparison"`` or ``"examination"``; by default whatever is
-                at work on it
+            what (None): ``"computation"``, ``"comparison"`` or ``"analysis"``; by default whatever is
+                running on it
 
         Raises:
-            ValueError: if there is no such run, or if nothing is at work on it
+            ValueError: if there is no such run, or if nothing is running on it
         """
         from .runs import lease
 
@@ -273,7 +273,7 @@ class RenameCamRun(foo.Operator):
             ``{old field: new field}``
 
         Raises:
-            ValueError: if there is no such run, if it is at work, compared or examined at this moment,
+            ValueError: if there is no such run, if it is running, compared or analysed at this moment,
                 or if the new key or a field of its is taken; nothing was renamed then
         """
         from .compare import renaming
@@ -339,7 +339,7 @@ class DeleteCamRun(foo.Operator):
             ``files``: what went; printed, it is a paragraph
 
         Raises:
-            ValueError: if there is no such run, or if it is at work, compared or examined at this moment
+            ValueError: if there is no such run, or if it is running, compared or analysed at this moment
         """
         from .runs import info
 

@@ -122,7 +122,7 @@ class CompareCams(JobOperator):
             more; printed, it is a paragraph, and ``.table()`` is the leaderboard
 
         Raises:
-            ValueError: if an argument is wrong, a run is at work, or the model is no classifier or not
+            ValueError: if an argument is wrong, a run is running, or the model is no classifier or not
                 the one that the heatmaps are of; nothing has been written then
         """
         return self.call(locals())

@@ -111,7 +111,7 @@ class ExplainSample(foo.Operator):
 
         arguments = sample.arguments_of(ctx)
         found = self(ctx.dataset, **arguments)
-        # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded anew to lay
+        # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()

@@ -146,7 +146,7 @@ class FindBackgroundBias(JobOperator):
             num_workers (None): decoding threads; 0 calls the transforms in this thread only
             device (None): a torch device; by default the model's
             precision ("auto"): of a run that is computed
-            overwrite (False): whether what an earlier examination of this run wrote is deleted first
+            overwrite (False): whether what an earlier analysis of this run wrote is deleted first
             seed (51): of everything random
             progress (None): whether to show a progress bar; FiftyOne's setting by default
             delegate (False): whether to schedule the run instead (models by name only)

@@ -11,7 +11,7 @@ class HeatToDetections(JobOperator):
     config = job_config(
         "heat_to_detections",
         "Draft boxes from heatmaps",
-        "Boxes around the heat of a CAM run, tagged as drafts, for a person to correct",
+        "Boxes around the heat of a CAM run, tagged as drafts, for a user to correct",
         types.RiskLevel.MEDIUM,
         icon="highlight_alt",
         unlisted=True,

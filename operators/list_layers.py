@@ -99,7 +99,7 @@ def _needs_transforms(image):
 
 
 def _tensor(image, loaded):
-    """What a person gave as the image, as the network takes it."""
+    """What a user gave as the image, as the network takes it."""
     import os
 
     import torch

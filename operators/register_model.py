@@ -10,7 +10,7 @@ _PYTHON_ONLY = (
 
 
 class RegisterModel(foo.Operator):
-    """Makes a person's own model known by a name."""
+    """Makes a user's own model known by a name."""
 
     @property
     def config(self):

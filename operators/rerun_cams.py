@@ -12,7 +12,7 @@ class RerunCams(HeatmapOperator):
     config = job_config(
         "rerun_cams",
         "Do a CAM run again",
-        "A CAM run's settings on another view, or an interrupted run gone on with",
+        "A CAM run's settings on another view, or an interrupted run resumed",
         types.RiskLevel.MEDIUM,
         unlisted=True,
     )
@@ -36,7 +36,7 @@ class RerunCams(HeatmapOperator):
             inputs.bool(
                 "resume",
                 default=unfinished,
-                label="Go on with this run",
+                label="Resume this run",
                 description="do what is missing; otherwise the same is done under a new key",
             )
             if not ctx.params.get("resume", unfinished):

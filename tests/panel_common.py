@@ -1,4 +1,4 @@
-"""What the tests of the panel share: a finished and examined run whose every number is known.
+"""What the tests of the panel share: a finished and analysed run whose every number is known.
 
 Nothing is computed by a model here: records, results, fields and maps are written as the operators
 write them, so a dataset of 100,000 samples takes seconds.
@@ -56,7 +56,7 @@ def heat(kind, shift=0):
     return np.rint(255 * blob).astype(np.uint8)
 
 
-def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True, seed=0):
+def make_run(dataset, paths, count=160, maps=True, analysed=True, compared=True, seed=0):
     """Fills an empty dataset with a finished run ``net``.
 
     Args:
@@ -64,7 +64,7 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
         paths: image files, used in turn
         count (160): samples
         maps (True): whether heatmaps have their maps
-        examined (True): whether the background was examined
+        analysed (True): whether the background was analysed
         compared (True): whether methods were compared
 
     Returns:
@@ -84,11 +84,11 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
         dataset, KEY, settings, [*FIELDS, "net_prediction"], dataset, heatmap_fields=FIELDS
     )
     ids = [ObjectId() for _ in range(count)]
-    if examined:
+    if analysed:
         store = inner("bias.schema")
         store.register(dataset, KEY, {"scenes": None, "probe": "auto"})
         store.declare(dataset, KEY, FIELDS)
-    insert(dataset, ids, paths, columns, maps, examined)
+    insert(dataset, ids, paths, columns, maps, analysed)
     record.update(
         dataset, KEY, status="finished", ended="2026-01-01T00:10:00+00:00",
         progress={"done": count, "total": count, "failed": 1},
@@ -96,7 +96,7 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
     summary = {"done": count, "failed": [], "seconds": 60.0, "samples": count}
     results.save_results(dataset, KEY, summary=summary)
     ids = [str(i) for i in ids]
-    if examined:
+    if analysed:
         store.add_index(dataset, KEY)
         store.RECORDS.finish(dataset, KEY, "finished", bias_summary(ids, columns))
     if compared:
@@ -107,7 +107,7 @@ def make_run(dataset, paths, count=160, maps=True, examined=True, compared=True,
     return ids, columns
 
 
-def insert(dataset, ids, paths, columns, maps, examined):
+def insert(dataset, ids, paths, columns, maps, analysed):
     """Writes the samples' documents as the database has them."""
     template = fo.Sample(filepath=paths[0]).to_mongo_dict()
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -119,14 +119,14 @@ def insert(dataset, ids, paths, columns, maps, examined):
             "_media_type": "image", "_dataset_id": dataset._doc.id, "created_at": now,
             "last_modified_at": now,
         }  # fmt: skip
-        document.update(_fields(i, columns, pictures if maps else None, examined))
+        document.update(_fields(i, columns, pictures if maps else None, analysed))
         documents.append(document)
         if len(documents) == 5000 or i == len(ids) - 1:
             dataset._sample_collection.insert_many(documents, ordered=False)
             documents = []
 
 
-def _fields(i, columns, pictures, examined):
+def _fields(i, columns, pictures, analysed):
     kind, drop = int(columns["kind"][i]), float(columns["swap_drop"][i])
     name = CLASSES[kind]
     guess = name if columns["correct"][i] else CLASSES[(kind + 1) % len(CLASSES)]
@@ -144,7 +144,7 @@ def _fields(i, columns, pictures, examined):
             cam_key=KEY, status="ok", peak=0.5 + 4 * drop, score=float(columns["score"][i]),
         )  # fmt: skip
         out[field] = label
-    if examined:
+    if analysed:
         bias = {"_cls": "DynamicEmbeddedDocument", "tested": True, "explained": guess}
         bias.update(prediction=guess, label=name, correct=bool(columns["correct"][i]))
         bias.update(reason=f"the score loses {drop:.2f}", reliable=True)

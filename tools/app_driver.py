@@ -1,6 +1,6 @@
 """Drives the App in a headless browser: for the tests of ``tests/app`` and for the pictures of the docs.
 
-The App's server is a process of its own, as it is for a person who calls ``fo.launch_app()``: operators
+The App's server is a process of its own, as it is for a user who calls ``fo.launch_app()``: operators
 run there. Nothing here sleeps for a fixed time; everything waits for a condition.
 """
 

@@ -2,7 +2,7 @@
 
 The App runs in a headless browser on the demo's photos. The heatmaps are those of EfficientNet-Lite0
 with its real weights; the form names a ResNet-18 with random ones, and nothing is computed with it.
-The database is one of its own and is dropped at the end: a person's datasets are not touched.
+The database is one of its own and is dropped at the end: a user's datasets are not touched.
 """
 
 import argparse

@@ -392,7 +392,7 @@ class ExplainableModel:
         )
 
     def _module_of(self, name: str) -> nn.Module | None:
-        """The module of a layer, whose name may go on with an entry of what it returns."""
+        """The module of a layer, whose name may continue with an entry of what it returns."""
         try:
             return self.module.get_submodule(name.partition(":")[0])
         except AttributeError:

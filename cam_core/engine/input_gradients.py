@@ -101,7 +101,7 @@ def full_gradient(run: ForwardPass, target: Target) -> tuple[Tensor, list[Tensor
     if not watch.seen and any(name.endswith("bias") for name in names):
         why = _hidden(run, ", which it hides", "")
         raise ValueError(
-            f"methods: 'fullgrad' saw none of this network's biases at work{why}; use 'input_x_gradient'"
+            f"methods: 'fullgrad' saw none of this network's biases{why}; use 'input_x_gradient'"
         )
     scale = _loss_scale(run, run.images)
     return gradient, [p / scale if scale != 1 else p for p in watch.products]

@@ -30,7 +30,7 @@ def check_store(dataset, cam_key, overwrite):
         overwrite: whether an earlier analysis may be deleted
     """
     taken = (
-        f"cam_key: the background of {cam_key!r} was examined already; pass overwrite=True to "
+        f"cam_key: the background of {cam_key!r} was analysed already; pass overwrite=True to "
         "delete what that wrote first"
     )
     remedy = "choose another cam_key"

@@ -280,7 +280,7 @@ def sentences_of(first, last, row, floor, predictions, background, trend):
         )
     if background is None:
         said.append(
-            "Background: not compared; find_background_bias has to have examined both runs."
+            "Background: not compared; find_background_bias has to have analysed both runs."
         )
     else:
         said.append(_background(background))

@@ -80,7 +80,7 @@ def register(dataset, cam_key, settings, field, labels, attributes, cam_keys=Non
         an :class:`~operators.runs.lease.JobLease`
 
     Raises:
-        ValueError: if one of the runs is at work, or compared at this moment
+        ValueError: if one of the runs is running, or compared at this moment
     """
     written = {"fields": [field], "labels": list(labels), "attributes": list(attributes)}
     return RECORDS.register(dataset, cam_key, settings, written, cam_keys)

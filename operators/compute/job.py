@@ -77,7 +77,7 @@ class CamJob(Job):
         return self
 
     def _look_up(self):
-        """Finds out what an earlier call has done, and refuses to go on with other settings."""
+        """Finds out what an earlier call has done, and refuses to resume with other settings."""
         key, ids = self.plan.cam_key, [sample_id for sample_id, _ in self.rows]
         self._record, self._lists, self._done = None, [ids], set()
         if self.settings.resume and key in record.list_runs(self.dataset):
@@ -101,7 +101,7 @@ class CamJob(Job):
         if different:
             raise ValueError(
                 f"resume: the run {self.plan.cam_key!r} has other settings ({'; '.join(different)}); give "
-                "those that it has, choose another cam_key, or pass overwrite=True to begin anew"
+                "those that it has, choose another cam_key, or pass overwrite=True to begin again"
             )
         self.plan.memory_format = self.used["memory_format"] = provenance.memory_format(then)
         if self._record.own:
@@ -238,7 +238,7 @@ class CamJob(Job):
         return token
 
     def _state(self):
-        """What the record is told while the run is at work."""
+        """What the record is told while the run is running."""
         progress = {
             "done": self._before + self._writer.samples_written,
             "total": self._covered,

@@ -168,7 +168,7 @@ PARAMS = (
     ),
     Param(
         "resume", False, Boolean(), check=anything, recorded=None,
-        field=Field("Go on with this run", "do only what is missing of the run with this key"),
+        field=Field("Resume this run", "do only what is missing of the run with this key"),
     ),
     Param("backend", "local", Choice(("local", "ray"))),
     Param("resources"),

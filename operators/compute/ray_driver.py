@@ -211,7 +211,7 @@ class Team:
         except exceptions.RayActorError as error:
             raise RuntimeError(
                 f"a Ray worker died {_RETRIES + 1} times over the same shard, last: {error}; what was stored "
-                "stays, pass resume=True to go on with it"
+                "stays, pass resume=True to resume it"
             ) from error
 
     def _take(self, number, outcome, shards):
@@ -233,7 +233,7 @@ class Team:
         retry_on_disconnect(fo.Sample._reload_docs, name, sample_ids=ids)
         if outcome["stopped"]:
             raise lease.Stopped(
-                f"the run {job.plan.cam_key!r} was asked to stop; pass resume=True to go on with it"
+                f"the run {job.plan.cam_key!r} was asked to stop; pass resume=True to resume it"
             )
 
     def _add_up(self):
@@ -282,7 +282,7 @@ class Team:
             )
 
     def _dismiss(self, members, shards, busy):
-        """Lets the workers end their batches, where some are still at work, and ends them."""
+        """Lets the workers end their batches, where some are still running, and ends them."""
         at_work = {answer: n for answer, (_, n) in busy.items() if n is not None}
         try:
             if at_work:

@@ -29,7 +29,7 @@ class RecordedPlan:
         seed: of methods that draw random numbers
         fields: ``{(method, layer): heatmap field}`` of the maps that are measured
         primary: the key of the map that heat is judged by; None without a class-discriminative one
-        notes: sentences that a person should read
+        notes: sentences that a user should read
         ranks: ``fields`` of each class of a sample, the strongest first; of a multi-label network
             whose predicted classes are explained there are several
     """

@@ -65,7 +65,7 @@ class Summary(JobSummary):
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
         if self.status != "finished":
             why = f"{self.error}; " if self.status == "failed" and self.error else ""
-            text += f"; {self.status}: {why}pass resume=True to go on with it"
+            text += f"; {self.status}: {why}pass resume=True to resume it"
         return text
 
 

@@ -264,7 +264,7 @@ def check_window(window):
 
 
 def _said(window, height, width):
-    """What a person says that the model sees, checked."""
+    """What a user says that the model sees, checked."""
     from ...cam_core.spatial.geometry import Window
 
     if not callable(window):

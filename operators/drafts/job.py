@@ -162,7 +162,7 @@ def check_out(samples, cam_key, field, out, overwrite):
             raise ValueError(f"out: the field {out!r} exists and holds no drafts; choose another")
         if not overwrite and len(samples.exists(out).limit(1)):
             raise ValueError(
-                f"out: {out!r} has drafts of these samples already; pass overwrite=True to draft anew, which "
+                f"out: {out!r} has drafts of these samples already; pass overwrite=True to draft again, which "
                 "drops what the user changed in them, or choose another field"
             )
     return out

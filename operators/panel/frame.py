@@ -99,7 +99,7 @@ def _menu(panel, handlers, state):
         on_click=handlers.on_compute, title="Compute heatmaps of another run",
     )  # fmt: skip
     menu.btn(
-        "examine", label="Find bias", icon="wallpaper", variant="outlined",
+        "analyse", label="Find bias", icon="wallpaper", variant="outlined",
         on_click=handlers.on_examine, title="Test this run's model on other backgrounds",
     )  # fmt: skip
     menu.btn(

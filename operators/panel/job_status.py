@@ -9,7 +9,7 @@ from ..runs import record as run_record
 from ..text import duration
 
 _FOUND = {"compare": "The leaderboard", "bias": "The findings"}
-_BEING = {"compare": "Being compared", "bias": "Being examined"}
+_BEING = {"compare": "Being compared", "bias": "Being analysed"}
 
 
 def work_of(run, part):

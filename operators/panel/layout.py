@@ -26,10 +26,10 @@ def needs_bias(panel, handlers, state):
     """Says how to get findings where there are none; returns whether there are."""
     if state.get("bias_status") == "finished":
         return True
-    if job_status.draw(panel, "bias_work", state.get("bias_work"), handlers.on_examination_stop):
+    if job_status.draw(panel, "bias_work", state.get("bias_work"), handlers.on_analysis_stop):
         return False
     todo(
-        panel, "no_bias", "The background was not examined yet",
+        panel, "no_bias", "The background was not analysed yet",
         "Find background bias puts each object on other backgrounds and watches the score: "
         "which classes and samples rest on the surroundings.",
         "Find background bias", "wallpaper", handlers.on_examine,

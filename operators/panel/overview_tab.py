@@ -230,13 +230,13 @@ def _run_menu(panel, handlers, state):
         menu.btn("run_stop", label="Stop", icon="stop", on_click=handlers.on_run_stop)
         return
     menu.btn(
-        "run_again", label="Go on" if unfinished else "Do again", icon="replay",
+        "run_again", label="Resume" if unfinished else "Do again", icon="replay",
         on_click=handlers.on_run_again,
         title="Compute what is missing" if unfinished else "The same settings on this view",
     )  # fmt: skip
     menu.btn(
         "run_boxes", label="Draft boxes", icon="highlight_alt", on_click=handlers.on_run_boxes,
-        title="Boxes around the heat, tagged as drafts, for a person to correct",
+        title="Boxes around the heat, tagged as drafts, for a user to correct",
     )  # fmt: skip
     menu = panel.menu("record_menu", gap=2)
     menu.btn("run_info", label="Details", icon="info", on_click=handlers.on_run_info)

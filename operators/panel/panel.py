@@ -161,9 +161,9 @@ class CamPanel(foo.Panel):
         """Asks the run's comparison to stop."""
         self._stop(ctx, "comparison")
 
-    def on_examination_stop(self, ctx):
+    def on_analysis_stop(self, ctx):
         """Asks the run's bias analysis to stop."""
-        self._stop(ctx, "examination")
+        self._stop(ctx, "analysis")
 
     def _stop(self, ctx, what):
         from ..runs import lease

@@ -71,7 +71,7 @@ def check_key(dataset, key, overwrite, resume=False, exact=False):
         )
     done = percent(*counts(Run(dataset, key, config))) if exact else share(config)
     raise ValueError(
-        f"cam_key: {key!r} is {done} done ({status_from(config)}): resume=True to go on with "
+        f"cam_key: {key!r} is {done} done ({status_from(config)}): resume=True to resume "
         "it, or overwrite=True to delete what it wrote first"
     )
 
@@ -101,13 +101,13 @@ def _check_unbroken(config, key):
     """Raises a ValueError if a run is half deleted or half renamed."""
     if config.status == "deleting":
         raise ValueError(
-            f"cam_key: the deletion of {key!r} was cut short; pass overwrite=True, or call delete_cam_run, to "
+            f"cam_key: the deletion of {key!r} was interrupted; pass overwrite=True, or call delete_cam_run, to "
             "finish it"
         )
     if config.status == "renaming":
         new_key = config.renaming_to
         raise ValueError(
-            f"cam_key: the renaming of {key!r} was cut short; rename_cam_run to {new_key!r} finishes it"
+            f"cam_key: the renaming of {key!r} was interrupted; rename_cam_run to {new_key!r} finishes it"
         )
 
 

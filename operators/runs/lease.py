@@ -22,11 +22,11 @@ from pymongo.errors import PyMongoError
 from . import record
 
 #: parts of a run's record, with what is being done while one says ``running``
-DOING = {"bias": "examined by find_background_bias", "compare": "compared by compare_cams"}
+DOING = {"bias": "analysed by find_background_bias", "compare": "compared by compare_cams"}
 #: what a job on that part is called
-NAMES = {"bias": "examination", "compare": "comparison"}
+NAMES = {"bias": "analysis", "compare": "comparison"}
 #: what can work on a run -> the part of a record that says so; the computation has the record itself
-KINDS = {"computation": None, "comparison": "compare", "examination": "bias"}
+KINDS = {"computation": None, "comparison": "compare", "analysis": "bias"}
 # The record is one document: it names the first failures and counts all; the results have the rest.
 FAILURES_KEPT = 100
 # Between two heartbeats of a computation, and of a job, which looks more often whether it is to stop.
@@ -121,9 +121,7 @@ class RunLease(Heartbeat):
                 "is gone, or another process has the run now"
             )
         if self._stop:
-            raise Stopped(
-                f"the run {self._key!r} was asked to stop; pass resume=True to go on with it"
-            )
+            raise Stopped(f"the run {self._key!r} was asked to stop; pass resume=True to resume it")
 
     def _send(self):
         wanted = {"config.stop": True}
@@ -221,7 +219,7 @@ class JobLease(Heartbeat):
         lost = [name for name, number in self._runs.items() if not self._is_there(name, number)]
         if lost or not self.holds():
             raise RuntimeError(
-                f"the run {(lost or [self._key])[0]!r} was deleted, renamed or examined anew meanwhile; "
+                f"the run {(lost or [self._key])[0]!r} was deleted, renamed or analysed again meanwhile; "
                 f"{written} was written"
             )
 
@@ -298,9 +296,9 @@ def ask_to_stop(dataset, key, what=None):
     chosen = [row for row in _tokens_on(dataset, key, config) if what in (None, row[0])]
     if not chosen and what in (None, "computation"):
         status = record.status_from(config)
-        raise ValueError(f"cam_key: the run {key!r} is not at work, it is {status}")
+        raise ValueError(f"cam_key: the run {key!r} is not running, it is {status}")
     if not chosen:
-        raise ValueError(f"cam_key: no {what} of the run {key!r} is at work")
+        raise ValueError(f"cam_key: no {what} of the run {key!r} is running")
     for kind, owner, token in chosen:
         place = "config" if KINDS[kind] is None else f"config.{KINDS[kind]}"
         own = {"_id": record.document_id(dataset, owner), f"{place}.token": token}

@@ -249,7 +249,7 @@ def check_idle(config, key):
             "this process" if config.token in ACTIVE else f"process {config.pid} on {config.host}"
         )
         raise ValueError(
-            f"cam_key: the run {key!r} is at work in {where} ({share(config)} done); wait for it, or "
+            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait for it, or "
             "stop it with stop_cam_run"
         )
 

@@ -85,7 +85,7 @@ def _status_before(dataset, config, key, new_key, moves):
         return config.status
     if config.renaming_to != new_key:
         raise ValueError(
-            f"new_key: {key!r} was being renamed to {config.renaming_to!r} when that was cut short; "
+            f"new_key: {key!r} was being renamed to {config.renaming_to!r} when that was interrupted; "
             "finish it first"
         )
     return config.renamed_from

@@ -121,7 +121,7 @@ def load(dataset, cam_key, given):
     by_name = isinstance(name, str) and functions == (None, None)
     said = describe({"classes": whole.classes, "texts": whole.texts, **whole.options})
     if by_name and not any(is_function(value) for value in said.values()):
-        # what a name stands for may change: registered anew, or another file at a checkpoint's path
+        # what a name stands for may change: registered again, or another file at a checkpoint's path
         stamp = registered.stamp_of(name), repr(said)
         found = CACHE.get(f"{name} {whole.device or ''}", loaded, stamp)
     else:

@@ -77,7 +77,7 @@ def candidates(dataset, sample_id, model, cam_key, name, seed=51):
 
 
 def labels_of(dataset, cam_key, model):
-    """The true labels: those that the run was examined with, else the one field that can be meant."""
+    """The true labels: those that the run was analysed with, else the one field that can be meant."""
     used = (RECORDS.record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
     field = (used or {}).get("labels")
     known = field is not None and dataset.get_field(field) is not None

@@ -23,7 +23,7 @@ class Explained:
         labels: ``{field: fo.Heatmap}`` of them
         photo: the picture, small, a PIL image
         layer: the layer explained
-        notes: sentences that a person should read
+        notes: sentences that a user should read
         no_peers: why there are no peers to show, or None where there are
         several: whether an image may have several classes, each with its own probability; ``right`` is
             then whether the predicted classes are those labelled

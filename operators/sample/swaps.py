@@ -20,7 +20,7 @@ _MARGIN = 2
 
 
 class SampleObjects:
-    """The object of samples: as the run was examined, else the one field that can be meant."""
+    """The object of samples: as the run was analysed, else the one field that can be meant."""
 
     def __init__(self, dataset, cam_key, objects, notes):
         used = (RECORDS.record_of(dataset, cam_key) or {}).get("settings") if cam_key else None
@@ -114,7 +114,7 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
 
 
 def _candidates(dataset, cam_key, sample_id, name, donors, seed):
-    """(id, filepath) of samples that may lend a background: those of the examination first."""
+    """(id, filepath) of samples that may lend a background: those of the analysis first."""
     view = dataset.exclude([sample_id])
     chosen, wanted = [], max(_CANDIDATES, _UNKNOWN_CANDIDATES * donors)
     if cam_key is not None and dataset.get_field(f"{cam_key}_bias.donors") is not None:

@@ -65,7 +65,7 @@ def resolve_objects(spec, samples, model, class_map=None):
         spec: ``targets`` of ``compute_cams``
         samples: the dataset or view of the run
         model: the :class:`LoadedModel` of a detector
-        class_map (None): names of a person's own -> classes of the model
+        class_map (None): names of a user's own -> classes of the model
 
     Returns:
         an :class:`ObjectTargets`
@@ -240,7 +240,7 @@ def evaluated(key, which, samples):
         )
     if samples.get_field(f"{field}.detections.{key}") is None:
         raise ValueError(
-            f"targets: the labels of {field!r} have no outcomes of the evaluation {key!r}; evaluate anew"
+            f"targets: the labels of {field!r} have no outcomes of the evaluation {key!r}; evaluate again"
         )
     prefer = "score" if which == "fn" else "overlap"
     return ObjectTargets(f"{key} {which}", field, eval_key=key, which=which, prefer=prefer)

@@ -1,4 +1,4 @@
-"""From what a person asks for to the targets of a run: every class and field checked first."""
+"""From what a user asks for to the targets of a run: every class and field checked first."""
 
 import functools
 
@@ -12,7 +12,7 @@ def make_targets(spec, model, samples, class_map=None):
     """Settles what a run explains.
 
     Args:
-        spec: what a person gave as ``targets``
+        spec: what a user gave as ``targets``
         model: the :class:`LoadedModel`, on its device
         samples: a :class:`fiftyone.core.collections.SampleCollection`
         class_map (None): see :class:`Lookup`

@@ -21,7 +21,7 @@ def canonical(spec):
     """Brings a specification into the one form that JSON can hold; functions stay functions.
 
     Args:
-        spec: what a person gave as ``targets``
+        spec: what a user gave as ``targets``
 
     Returns:
         a string, a number, a callable, a dict, or a list of these: ``("contrast", "A", "B")`` becomes

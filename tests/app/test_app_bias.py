@@ -41,7 +41,7 @@ def bias_app(app):
 
 
 def record(dataset, key="resnet18"):
-    """What the run's record says of its examination, or None."""
+    """What the run's record says of its analysis, or None."""
     dataset.reload()
     if key not in dataset.list_runs():
         return None
@@ -94,7 +94,7 @@ def test_a_run_by_clicking(bias_app, photo_dataset, plugin):
 
     # a second run is refused where it was asked for
     app.open_form()
-    app.form.get_by_text('was examined already; switch on "Overwrite"').wait_for()
+    app.form.get_by_text('was analysed already; switch on "Overwrite"').wait_for()
     assert app.execute_button.is_disabled()
     app.picture("again")
 

@@ -122,7 +122,7 @@ def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset
     app.page.get_by_text(re.compile("Its tab was closed or reloaded")).wait_for()
     app.picture("interrupted")
 
-    # again, from the panel; each message opens the dialog anew, so it is stopped from a second tab
+    # again, from the panel; each message opens the dialog again, so it is stopped from a second tab
     app.page.get_by_role("button", name="Compare methods", exact=True).last.click()
     app.form.get_by_text(re.compile("4 maps on")).wait_for()
     app.execute_button.click()

@@ -70,7 +70,7 @@ def test_a_sample_with_a_run(modal_app, photo_dataset, plugin):
     ).first.wait_for()
     assert app.page.get_by_role("button", name="Show peers").count() == 0
     app.page.get_by_role("button", name="Close", exact=True).last.click()
-    # as the dialog says: once the page is loaded anew the heatmap can be laid over the sample
+    # as the dialog says: once the page is loaded again the heatmap can be laid over the sample
     app.open_sample(dataset, first)
     field = app.page.locator("[data-cy=modal] [data-cy='checkbox-explain_prediction']")
     field.wait_for(timeout=20_000)

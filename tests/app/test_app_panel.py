@@ -27,15 +27,15 @@ def panel_app(app):
 
 
 @pytest.fixture
-def examined(make_dataset, photos, plugin):
-    """A dataset with a run that was examined and compared; (dataset, ids, columns)."""
+def analysed(make_dataset, photos, plugin):
+    """A dataset with a run that was analysed and compared; (dataset, ids, columns)."""
     dataset = make_dataset()
     ids, columns = make_run(dataset, [photo["path"] for photo in photos], COUNT)
     return dataset, ids, columns
 
 
-def test_overview_and_bias(panel_app, examined):
-    app, (dataset, _, columns) = panel_app, examined
+def test_overview_and_bias(panel_app, analysed):
+    app, (dataset, _, columns) = panel_app, analysed
     relies = columns["swap_drop"] >= 0.5
     app.open_grid(dataset)
     app.open_panel("The run")
@@ -82,8 +82,8 @@ def test_overview_and_bias(panel_app, examined):
     app.picture("point")
 
 
-def test_it_fits_beside_the_grid_of_a_laptop(app, examined):
-    dataset, _, _ = examined
+def test_it_fits_beside_the_grid_of_a_laptop(app, analysed):
+    dataset, _, _ = analysed
     app.page.set_viewport_size({"width": 1400, "height": 900})
     app = PanelApp(app.page, app._url, app._pictures)
     app.open_grid(dataset)
@@ -103,8 +103,8 @@ def test_it_fits_beside_the_grid_of_a_laptop(app, examined):
         app.picture(f"laptop_{name}")
 
 
-def test_methods(panel_app, examined):
-    app, (dataset, _, _) = panel_app, examined
+def test_methods(panel_app, analysed):
+    app, (dataset, _, _) = panel_app, analysed
     app.open_grid(dataset)
     app.open_panel("The run")
     app.tab("Methods", "Faithfulness")
@@ -124,8 +124,8 @@ def test_methods(panel_app, examined):
     app.picture("pair")
 
 
-def test_clusters(panel_app, examined):
-    app, (dataset, _, columns) = panel_app, examined
+def test_clusters(panel_app, analysed):
+    app, (dataset, _, columns) = panel_app, analysed
     relies = columns["swap_drop"] >= 0.5
     app.open_grid(dataset)
     app.open_panel("The run")
@@ -153,8 +153,8 @@ def test_clusters(panel_app, examined):
     app.wait_for_samples(int((relies & ~accepted).sum()))
 
 
-def test_samples_and_scale(panel_app, examined):
-    app, (dataset, _, _) = panel_app, examined
+def test_samples_and_scale(panel_app, analysed):
+    app, (dataset, _, _) = panel_app, analysed
     app.open_grid(dataset)
     app.open_panel("The run")
     before = app.wait_until_painted(app.thumbnail(7))
@@ -172,7 +172,7 @@ def test_samples_and_scale(panel_app, examined):
         try:
             after = app.wait_until_painted(app.thumbnail(7))
         except playwright.Error:
-            return False  # the grid was drawn anew meanwhile
+            return False  # the grid was drawn again meanwhile
         return after.shape == before.shape and np.abs(after.astype(int) - before).max() > 20
 
     wait_for(paler, 30, "the grid shows it")
@@ -187,15 +187,15 @@ def test_samples_and_scale(panel_app, examined):
     app.picture("sample")
 
 
-def test_forms_start_filled_in(panel_app, examined):
-    app, (dataset, _, _) = panel_app, examined
+def test_forms_start_filled_in(panel_app, analysed):
+    app, (dataset, _, _) = panel_app, analysed
     app.open_grid(dataset)
     app.open_panel("The run")
     app.page.get_by_role("button", name="Find bias").click()
     form = app.page.get_by_role("dialog").filter(has_text="Find background bias")
     # the run of the panel is chosen, and the form says what is in the way
-    form.get_by_text('was examined already; switch on "Overwrite"').wait_for()
-    app.picture("examine")
+    form.get_by_text('was analysed already; switch on "Overwrite"').wait_for()
+    app.picture("analyse")
     assert form.get_by_role("button", name="Execute", exact=True).is_disabled()
     app.page.keyboard.press("Escape")
     app.page.get_by_role("button", name="Compute", exact=True).click()
@@ -204,9 +204,9 @@ def test_forms_start_filled_in(panel_app, examined):
     app.picture("compute")
 
 
-def test_one_button_and_a_short_list(panel_app, examined):
+def test_one_button_and_a_short_list(panel_app, analysed):
     """Above the grid the plugin has its panel's button; the list has what people start."""
-    app, (dataset, _, _) = panel_app, examined
+    app, (dataset, _, _) = panel_app, analysed
     app.open_grid(dataset)
     buttons = app.page.locator("[data-cy=fo-grid], [data-cy=header], body").last
     icons = ("local_fire_department", "wallpaper", "leaderboard", "highlight_alt")

@@ -1,4 +1,4 @@
-"""What a person sees of a stored heatmap: pixels read off the App, in its default colouring."""
+"""What a user sees of a stored heatmap: pixels read off the App, in its default colouring."""
 
 import importlib
 

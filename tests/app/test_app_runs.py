@@ -88,7 +88,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     assert dataset.count("renamed_gradcam.map") == COUNT
     assert "resnet18_gradcam" not in dataset.get_field_schema()
 
-    # go on with a run that lacks two samples
+    # resume a run that lacks two samples
     wait_for(lambda: app.shown("renamed_gradcam"), 20, "it is shown under its new name")
     app.page.get_by_text("renamed (finished)").wait_for()  # the panel has noticed
     lost = dataset.limit(2)
@@ -103,7 +103,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     app.page.get_by_role("button", name="Reset grid").click()
     app.wait_for_samples(COUNT)
     dialog = app.press("Go on", "Do a CAM run again")
-    dialog.get_by_text("Go on with this run", exact=True).wait_for()
+    dialog.get_by_text("Resume this run", exact=True).wait_for()
     app.execute(dialog, "go_on")
     wait_for(lambda: status(dataset, "renamed") == "finished", 90, "it is complete", step=0.5)
     assert dataset.count("renamed_gradcam.map") == COUNT

@@ -55,7 +55,7 @@ def small_resnet(classes: int = 10) -> ResNet:
 def awake(net: nn.Module, size: int = 64) -> nn.Module:
     """Makes a randomly initialised network pass its signal on: else every score is the last bias.
 
-    Batch norms get their inputs' statistics, layer scales become 1, zero heads are drawn anew.
+    Batch norms get their inputs' statistics, layer scales become 1, zero heads are drawn again.
     """
     net.eval()
     for module in net.modules():

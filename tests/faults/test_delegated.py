@@ -1,4 +1,4 @@
-"""Runs of the queue: ``fiftyone delegated launch`` in a process of its own, failed, stopped, gone on with."""
+"""Runs of the queue: ``fiftyone delegated launch`` in a process of its own, failed, stopped, resumed."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def queue_run(dataset, key):
 
 
 def queue_again(dataset, key):
-    """Goes on with a run, as the form of *Do a CAM run again* asks for it."""
+    """Resumes a run, as the form of *Do a CAM run again* asks for it."""
     queued = foo.execute_operator(
         "@cam51/heatmaps/rerun_cams",
         {"dataset": dataset},
@@ -116,9 +116,9 @@ def test_failed_and_stopped_from_elsewhere_and_gone_on_with(dataset, launcher):
     wait_for(lambda: info(dataset, "run").status == "interrupted", 60, "the run is interrupted")
     assert 0 < info(dataset, "run").done < COUNT
 
-    # gone on with by the queue, asked to stop from this process
+    # resumed by the queue, asked to stop from this process
     number = queue_again(dataset, "run")
-    wait_for(lambda: info(dataset, "run").status == "running", 120, "the run is at work again")
+    wait_for(lambda: info(dataset, "run").status == "running", 120, "the run is running again")
     operator("stop_cam_run")(dataset, "run")
     wait_for(lambda: info(dataset, "run").status == "interrupted", 60, "the run has stopped")
     wait_for_state(number, "completed", "failed")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("plugin")
 
 @pytest.fixture
 def good(tmp_path):
-    """Two pictures that are all right, so that there is something to go on with."""
+    """Two pictures that are all right, so that there is something to work with."""
     return write_pictures(tmp_path / "good", 2)
 
 

@@ -58,7 +58,7 @@ def test_export_and_import(make_dataset, tmp_path, storage, complete):
     wanted = [os.path.basename(p) for p in view.values("filepath")]
     assert [os.path.basename(p) for p in covered] == wanted
 
-    # it can be gone on with there, and taken back, and the original keeps what it has
+    # it can be resumed there, and rolled back, and the original keeps what it has
     if storage == "disk":
         where["output_dir"] = str(tmp_path / "maps")
     summary = compute_tiny(copy, batch_size=2, resume=True, **where)

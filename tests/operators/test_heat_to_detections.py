@@ -66,7 +66,7 @@ def test_threshold_area_tags_and_field(heated):
 
 
 def test_drafts_of_other_samples_stay(heated):
-    """What a person corrected elsewhere is not lost to a second batch."""
+    """What a user corrected elsewhere is not lost to a second batch."""
     first, second = heated[:1], heated[1:2]
     draft(first, "run")
     corrected = first.first()

@@ -1,4 +1,4 @@
-"""What the App and a queue are told of comparisons, examinations and regions: from the first moment."""
+"""What the App and a queue are told of comparisons, analyses and regions: from the first moment."""
 
 import pytest
 from bias_common import inner

@@ -193,7 +193,7 @@ def test_correlations_without_an_answer():
     assert float(pearson(a, -2 * a + 3)[0]) == pytest.approx(-1)
 
 
-# weights drawn anew
+# weights drawn again
 
 
 @pytest.mark.parametrize("mode", ["cascading", "independent"])

@@ -88,7 +88,7 @@ def test_a_delegated_run_that_fails_leaves_nothing_and_can_be_repeated(
     assert (record["status"], record["views"]) == ("failed", [])
     assert "later_verdict" not in dataset.get_field_schema()
     assert dataset.list_saved_views() == []
-    # the heatmaps were finished; the same call again examines their run
+    # the heatmaps were finished; the same call again analyses their run
     monkeypatch.setattr(job.BiasJob, "_summarise", summarise)
     network = bias_common.Cues(**bias_common.BACKGROUND)
     summary = operator("find_background_bias")(

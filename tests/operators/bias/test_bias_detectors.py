@@ -211,7 +211,7 @@ def test_deleting_and_overwriting_leave_the_labels_as_they_were(agree):
     before = set(dataset.get_field_schema(flat=True))
     stored = [d.to_dict() for part in dataset.values("ground_truth.detections") for d in part]
     find(dataset, BY_BACKGROUND, tags=True)
-    with pytest.raises(ValueError, match="examined already"):
+    with pytest.raises(ValueError, match="analysed already"):
         find(dataset, BY_OBJECT)
     find(dataset, BY_OBJECT, overwrite=True, views=False)
     deleted = operator("delete_cam_run")(dataset, "run")

@@ -127,9 +127,9 @@ def test_what_is_written(agree):
     assert dataset.bounds("run_bias.swap_drop")[0] > 0.9
 
     assert dataset.list_runs() == ["run"]
-    examined = inner("bias.schema").RECORDS.record_of(dataset, "run")
-    assert examined["status"] == "finished"
-    assert examined["settings"]["seed"] == 51
+    analysed = inner("bias.schema").RECORDS.record_of(dataset, "run")
+    assert analysed["status"] == "finished"
+    assert analysed["settings"]["seed"] == 51
     results = dataset.load_run_results("run")
     assert results.summary["done"] == 24, "the CAM run's own"
     stored = results.bias
@@ -167,7 +167,7 @@ def test_again_needs_overwrite_and_leaves_nothing_old(agree):
     dataset = agree(24)
     find(dataset, tags=True)
     assert dataset.count_sample_tags() == {"run: relies on background": 24}
-    with pytest.raises(ValueError, match="examined already; pass overwrite=True"):
+    with pytest.raises(ValueError, match="analysed already; pass overwrite=True"):
         find(dataset)
     find(dataset, views=False, overwrite=True)
     assert dataset.count_sample_tags() == {}
@@ -222,8 +222,8 @@ def test_where_no_index_fits_any_more_the_findings_stay(agree, caplog):
     assert "run: no index of its verdicts, so the panel opens slower" in caplog.text
 
 
-def examining(dataset, phase="measuring heat", network=None, **arguments):
-    """An examination of a run that is there, up to a phase: its job and its steps."""
+def analysing(dataset, phase="measuring heat", network=None, **arguments):
+    """An analysis of a run that is there, up to a phase: its job and its steps."""
     given = inner("bias.params").BiasSettings(cam_key="run", num_workers=0, **arguments)
     network = network or Cues(**BACKGROUND)
     job = prepared(inner("bias.job").BiasJob, dataset, given, network, to_tensor, CLASSES)
@@ -235,7 +235,7 @@ def examining(dataset, phase="measuring heat", network=None, **arguments):
 
 
 def left(dataset):
-    """Everything that an examination could leave behind."""
+    """Everything that an analysis could leave behind."""
     dataset.reload()
     documents = list(dataset._sample_collection.find({}, {"last_modified_at": False}).sort("_id"))
     return (
@@ -246,8 +246,8 @@ def left(dataset):
 
 def test_what_is_being_examined_is_neither_deleted_nor_renamed(agree):
     dataset = agree(24)
-    _, steps = examining(dataset, layers="features", methods="hirescam")
-    message = "'run' is being examined by find_background_bias in this process; wait for that"
+    _, steps = analysing(dataset, layers="features", methods="hirescam")
+    message = "'run' is being analysed by find_background_bias in this process; wait for that"
     for name, *arguments in (("delete_cam_run",), ("rename_cam_run", "new")):
         with pytest.raises(ValueError, match=message):
             operator(name)(dataset, "run", *arguments)
@@ -260,11 +260,11 @@ def test_what_is_being_examined_is_neither_deleted_nor_renamed(agree):
     assert dataset.list_runs() == []
 
 
-@pytest.mark.parametrize("what", ["delete", "rename", "examine"])
+@pytest.mark.parametrize("what", ["delete", "rename", "analyse"])
 @pytest.mark.parametrize("phase", ["measuring heat", "writing"])
-def test_an_examination_that_lost_its_run_writes_nothing(agree, what, phase):
+def test_an_analysis_that_lost_its_run_writes_nothing(agree, what, phase):
     dataset = agree(24)
-    job, steps = examining(dataset, phase, layers="features", methods="hirescam", tags=True)
+    job, steps = analysing(dataset, phase, layers="features", methods="hirescam", tags=True)
     inner("runs.record").ACTIVE.discard(
         inner("bias.schema").RECORDS.record_of(dataset, "run")["token"]
     )
@@ -275,18 +275,20 @@ def test_an_examination_that_lost_its_run_writes_nothing(agree, what, phase):
     else:
         find(dataset, views=False)
     before = left(dataset)
-    with pytest.raises(RuntimeError, match="'run' was deleted, renamed or examined anew meanwhile"):
+    with pytest.raises(
+        RuntimeError, match="'run' was deleted, renamed or analysed again meanwhile"
+    ):
         list(steps)
     assert left(dataset) == before
     assert job.summary is None
-    if what == "examine":
+    if what == "analyse":
         assert inner("bias.schema").RECORDS.record_of(dataset, "run")["status"] == "finished"
 
 
-def test_an_examination_of_a_detector_that_lost_its_run_writes_nothing(agree):
+def test_an_analysis_of_a_detector_that_lost_its_run_writes_nothing(agree):
     dataset = agree(12)
     network, targets = detector(**BY_OBJECT), {"field": "ground_truth"}
-    job, steps = examining(
+    job, steps = analysing(
         dataset, "computing heatmaps", network, objects="ground_truth", targets=targets
     )
     for state in steps:
@@ -303,9 +305,9 @@ def test_an_examination_of_a_detector_that_lost_its_run_writes_nothing(agree):
     assert job.summary is None
 
 
-def test_an_examination_whose_process_died_is_in_nobodys_way(agree):
+def test_an_analysis_whose_process_died_is_in_nobodys_way(agree):
     dataset = agree(12)
-    _, steps = examining(dataset, layers="features", methods="hirescam")
+    _, steps = analysing(dataset, layers="features", methods="hirescam")
     store = inner("bias.schema")
     token = store.RECORDS.record_of(dataset, "run")["token"]
     store.RECORDS.update(dataset, "run", pid=2**22 + 12345)  # nobody's

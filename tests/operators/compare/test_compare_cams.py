@@ -583,7 +583,7 @@ def test_a_run_at_work_is_left_alone(make_planted):
     token = record.claim(dataset, "run", "running")
     record.ACTIVE.add(token)
     try:
-        with pytest.raises(ValueError, match="at work in this process"):
+        with pytest.raises(ValueError, match="running in this process"):
             compare(dataset)
     finally:
         record.ACTIVE.discard(token)
@@ -609,7 +609,7 @@ def comparing(dataset, cam_keys=None, **arguments):
 
 
 def taken_for_dead(dataset, key="run"):
-    """What a person may do with a run whose comparison seems to be dead."""
+    """What a user may do with a run whose comparison seems to be dead."""
     token = inner("compare.schema").RECORDS.record_of(dataset, key)["token"]
     inner("runs.record").ACTIVE.discard(token)
 
@@ -696,7 +696,7 @@ def test_a_comparison_that_lost_its_runs_writes_nothing(make_planted, what):
         operator("delete_cam_run")(dataset, "other")
     before = state(dataset)
     lost = "other" if what == "delete other" else "run"
-    message = f"'{lost}' was deleted, renamed or examined anew meanwhile; nothing was written"
+    message = f"'{lost}' was deleted, renamed or analysed again meanwhile; nothing was written"
     with pytest.raises(RuntimeError, match=message):
         list(steps)
     assert state(dataset) == before
@@ -740,7 +740,7 @@ def test_renaming_the_second_run_renames_it_in_the_comparison(make_planted):
     assert dataset.list_saved_views() == ["run: methods disagree"]
     panel = inner("panel.methods_tab").comparison_of(inner("runs.run").Run.open(dataset, "c"))
     assert panel["cam_keys"] == ["run", "c"]
-    # what is taken back is taken from the new fields
+    # what is rolled back is taken from the new fields
     inner("compare.schema").RECORDS.clear(dataset, "run")
     assert "c_inverse.deletion" not in dataset.get_field_schema(flat=True)
 

@@ -46,7 +46,7 @@ def test_the_same_evidence(make_runs):
     assert (m["trend"][0]["accuracy"]["mean"], m["trend"][1]["accuracy"]["mean"]) == (1, 1)
     # the later network is surer
     assert m["trend"][1]["score"]["mean"] > m["trend"][0]["score"]["mean"] > 0.5
-    assert "find_background_bias has to have examined both" in str(summary)
+    assert "find_background_bias has to have analysed both" in str(summary)
 
 
 def test_evidence_that_moved(make_runs):
@@ -230,7 +230,7 @@ def test_runs_that_are_gone_meanwhile(make_runs, what, key):
     )
     operator(f"{what}_cam_run")(*arguments)
     schema = sorted(dataset.get_field_schema(flat=True))
-    with pytest.raises(RuntimeError, match=f"'{key}' was deleted, renamed or examined anew"):
+    with pytest.raises(RuntimeError, match=f"'{key}' was deleted, renamed or analysed again"):
         list(steps)
     dataset.reload()
     assert sorted(dataset.get_field_schema(flat=True)) == schema

@@ -102,7 +102,7 @@ def test_what_to_do_with_an_earlier_run_is_asked_below_its_key(photo_dataset):
     assert not {"overwrite", "resume"} & set(free)
     form = resolve(dataset, model=ZOO_MODEL, cam_key="run")
     assert form["cam_key"].error_message.startswith("Key: 'run' is already a CAM run")
-    assert 'switch on "Go on with this run" to add' in form["cam_key"].error_message
+    assert 'switch on "Resume this run" to add' in form["cam_key"].error_message
     assert 'switch on "Overwrite" to delete' in form["cam_key"].error_message
     assert {"overwrite", "resume"} <= set(form)
     assert not resolve(dataset, model=ZOO_MODEL, cam_key="run", overwrite=True)["cam_key"].invalid
@@ -145,7 +145,7 @@ def test_the_form_is_opened_with_what_was_filled_in(photo_dataset, monkeypatch):
     ("message", "said"),
     [
         ("cam_key: 'run' is taken; pass overwrite=True to go", 'Key: \'run\' is taken; switch on "Overwrite" to go'),
-        ("it stops: call again with resume=True", 'it stops: call again with "Go on with this run" switched on'),
+        ("it stops: call again with resume=True", 'it stops: call again with "Resume this run" switched on'),
         ("Use storage='disk', a smaller heatmap_size", 'Set "Storage" to disk, a smaller "Heatmap size"'),
         ("max_fields: more than 12; pass max_fields=14", 'Most fields: more than 12; set "Most fields" to 14'),
         ("cam_key must be a name, got 'cam_key'", '"Key" must be a name, got \'cam_key\''),

@@ -302,7 +302,7 @@ def test_objects_of_an_evaluation(boxed, which):
     assert "a number from 0 to 5" in problem(too_many)
     boxed.delete_sample_fields(["ground_truth.detections.ev", "found.detections.ev"])
     form = resolve(boxed, model=DETECTOR, targets=which, evaluation="ev")
-    assert "have no outcomes of the evaluation 'ev'; evaluate anew" in problem(form)
+    assert "have no outcomes of the evaluation 'ev'; evaluate again" in problem(form)
 
 
 def test_only_some_classes_of_them(boxed):

@@ -1,4 +1,4 @@
-"""Comparisons and examinations that are stopped, fail or die: nothing half is left, and people are told."""
+"""Comparisons and analyses that are stopped, fail or die: nothing half is left, and people are told."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def comparison_of_models(dataset):
     )
 
 
-def examination(dataset):
+def analysis(dataset):
     settings = inner("bias.params").BiasSettings(cam_key="run", num_workers=0)
     network = Cues(**BACKGROUND)
     return prepared(
@@ -66,7 +66,7 @@ def examination(dataset):
 
 
 def left(dataset):
-    """Everything that a comparison or an examination could leave behind."""
+    """Everything that a comparison or an analysis could leave behind."""
     dataset.reload()
     config = inner("runs.record").config_of(dataset, "run")
     return (
@@ -122,20 +122,20 @@ def test_a_comparison_of_models_is_stopped(compared):
 
 
 @pytest.mark.parametrize("phase", ["measuring heat", "swapping backgrounds", "writing"])
-def test_an_examination_is_stopped(make_dataset, tmp_path, phase, monkeypatch):
+def test_an_analysis_is_stopped(make_dataset, tmp_path, phase, monkeypatch):
     dataset = make_dataset(*agreeing(tmp_path, 12))
     monkeypatch.setattr(inner("bias.job"), "_WRITTEN_AT_ONCE", 4)
     find(dataset)
     inner("bias.schema").RECORDS.clear(dataset, "run")
     before = left(dataset)
-    stopped(examination(dataset), phase)
+    stopped(analysis(dataset), phase)
     assert left(dataset) == before
     work = work_of(dataset, "run", "bias")
-    assert work["label"].startswith("The last examination was stopped after ")
+    assert work["label"].startswith("The last analysis was stopped after ")
     assert find(dataset).tested == 12
 
 
-def test_heatmaps_that_are_computed_first_are_stopped_with_the_examination(make_dataset, tmp_path):
+def test_heatmaps_that_are_computed_first_are_stopped_with_the_analysis(make_dataset, tmp_path):
     dataset = make_dataset(*agreeing(tmp_path, 12))
     settings = inner("bias.params").BiasSettings(
         cam_key="run", num_workers=0, batch_size=2, layers="features", methods="hirescam"
@@ -156,17 +156,17 @@ def test_heatmaps_that_are_computed_first_are_stopped_with_the_examination(make_
 def test_what_is_asked_to_stop(compared):
     dataset, ask = compared, operator("stop_cam_run")
     cams(dataset, [inverse], "other")
-    with pytest.raises(ValueError, match="'run' is not at work, it is finished"):
+    with pytest.raises(ValueError, match="'run' is not running, it is finished"):
         ask(dataset, "run")
-    with pytest.raises(ValueError, match="no comparison of the run 'run' is at work"):
+    with pytest.raises(ValueError, match="no comparison of the run 'run' is running"):
         ask(dataset, "run", "comparison")
     with pytest.raises(ValueError, match="what: 'bias' is unknown; choose from computation, comp"):
         ask(dataset, "run", "bias")
     steps = comparison(dataset, cam_keys=["run", "other"]).run()
     next(steps)
     assert inner("runs.lease").running_on(dataset, "other") == [("comparison", "run")]
-    with pytest.raises(ValueError, match="no examination of the run 'other' is at work"):
-        ask(dataset, "other", "examination")
+    with pytest.raises(ValueError, match="no analysis of the run 'other' is running"):
+        ask(dataset, "other", "analysis")
     assert not inner("compare.schema").RECORDS.record_of(dataset, "run").get("stop")
     ask(dataset, "other", "comparison")
     assert inner("compare.schema").RECORDS.record_of(dataset, "run")["stop"]

@@ -367,7 +367,7 @@ def test_output_path_reaches_the_adapter(picture):
 
 
 def test_adapted_model_is_taken_as_it_is(picture):
-    from cam_core import adapt  # a person's own copy beside the plugin's
+    from cam_core import adapt  # a user's own copy beside the plugin's
 
     adapted = adapt(Elsewhere(), output="head.0")
     loaded = part("models.load").load_model(adapted, transforms=transforms(), classes=CLASSES)

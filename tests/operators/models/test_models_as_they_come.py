@@ -56,7 +56,7 @@ def test_a_wrapped_model_is_the_model(dataset, wrap):
         assert np.array_equal(
             maps_of(dataset, f"wrapped_{method}"), maps_of(dataset, f"plain_{method}")
         )
-    # of the wrapper's names as well, and the run goes on with the plain network
+    # of the wrapper's names as well, and the run continues with the plain network
     given = next(n for n, m in network.named_modules() if n.rpartition(".")[2] == LAYER)
     again = compute_tiny(dataset, cam_key="wrapped", layers=given, overwrite=True, model=network)
     assert again.settings["layers"] == [LAYER]

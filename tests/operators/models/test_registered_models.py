@@ -1,4 +1,4 @@
-"""A person's own models by name, and what a name may not do."""
+"""A user's own models by name, and what a name may not do."""
 
 import importlib
 import json

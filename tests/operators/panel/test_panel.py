@@ -20,22 +20,22 @@ def run_of(dataset, key=KEY):
 
 
 @pytest.fixture
-def examined(make_dataset, photos, plugin):
+def analysed(make_dataset, photos, plugin):
     dataset = make_dataset()
     ids, columns = make_run(dataset, [photo["path"] for photo in photos], COUNT)
     return dataset, ids, columns
 
 
 @pytest.fixture
-def relies(examined):
-    return examined[2]["swap_drop"] >= 0.5
+def relies(analysed):
+    return analysed[2]["swap_drop"] >= 0.5
 
 
 # overview
 
 
-def test_facts_and_findings(examined, relies):
-    dataset, _, _ = examined
+def test_facts_and_findings(analysed, relies):
+    dataset, _, _ = analysed
     overview = inner("panel.overview_tab")
     assert overview.run_choices(dataset) == [{"key": KEY, "label": "net  (finished)"}]
     facts = {row["what"]: row["value"] for row in overview.facts(run_of(dataset))}
@@ -50,8 +50,8 @@ def test_facts_and_findings(examined, relies):
     assert left_out == 0
 
 
-def test_the_newest_run_comes_first(examined):
-    dataset, _, _ = examined
+def test_the_newest_run_comes_first(analysed):
+    dataset, _, _ = analysed
     record = inner("runs.record")
     record.register(dataset, "later", {"model": "m"}, [])
     record.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
@@ -65,8 +65,8 @@ def test_the_newest_run_comes_first(examined):
 # bias
 
 
-def test_class_bars_are_what_was_stored(examined):
-    dataset, _, columns = examined
+def test_class_bars_are_what_was_stored(analysed):
+    dataset, _, columns = analysed
     bars = inner("panel.bias_tab").class_bars(
         run_of(dataset), inner("panel.overview_tab").bias_of(run_of(dataset))
     )
@@ -78,8 +78,8 @@ def test_class_bars_are_what_was_stored(examined):
     assert not bars[-1]["flagged"]
 
 
-def test_heat_points_and_calibration(examined, relies):
-    dataset, ids, columns = examined
+def test_heat_points_and_calibration(analysed, relies):
+    dataset, ids, columns = analysed
     points = inner("panel.bias_tab").heat_points(run_of(dataset))
     order = [ids.index(i) for i in points["ids"]]
     assert sorted(order) == list(range(COUNT))
@@ -98,8 +98,8 @@ def test_heat_points_and_calibration(examined, relies):
         assert row["confirmed"] == pytest.approx(relies[mine].mean())
 
 
-def test_evidence_table(examined, relies):
-    dataset, _, columns = examined
+def test_evidence_table(analysed, relies):
+    dataset, _, columns = analysed
     summary = inner("panel.overview_tab").bias_of(run_of(dataset))
     counts = inner("panel.overview_tab").evidence_counts(run_of(dataset), summary)
     assert counts["right_background"] == (columns["correct"] & relies).sum()
@@ -122,8 +122,8 @@ def test_samples_of_neither_column_are_said(plugin, unsure, said):
     assert ("7 tested samples are in neither column" in text) == said
 
 
-def test_blind_spots_name_what_was_not_tested(examined):
-    dataset, _, _ = examined
+def test_blind_spots_name_what_was_not_tested(analysed):
+    dataset, _, _ = analysed
     summary = inner("panel.overview_tab").bias_of(run_of(dataset))
     summary.skipped = {"no object": 7}
     summary.classes[0]["note"] = "too few"
@@ -132,9 +132,9 @@ def test_blind_spots_name_what_was_not_tested(examined):
     assert "no judgement: waterbird." in text
 
 
-def test_an_examination_of_objects_says_what_it_counts(examined, relies):
+def test_an_analysis_of_objects_says_what_it_counts(analysed, relies):
     """The summary of a detector counts objects; bars and clicks count samples."""
-    dataset, _, _ = examined
+    dataset, _, _ = analysed
     results, fill = inner("runs.results"), inner("panel.frame").fill
     stored = results.load_results(dataset, KEY)["bias"]
     classes = [{**row, "note": "too few"} for row in stored["classes"]]
@@ -157,8 +157,8 @@ def test_an_examination_of_objects_says_what_it_counts(examined, relies):
     assert all("20 tested objects" in said for said in data["bars"][0]["hovertext"])
 
 
-def test_a_summary_of_an_earlier_version_is_of_samples(examined):
-    dataset, _, _ = examined
+def test_a_summary_of_an_earlier_version_is_of_samples(analysed):
+    dataset, _, _ = analysed
     results = inner("runs.results")
     stored = dict(results.load_results(dataset, KEY)["bias"])
     del stored["unit"], stored["units"]
@@ -167,9 +167,9 @@ def test_a_summary_of_an_earlier_version_is_of_samples(examined):
     assert (summary.unit, summary.units) == ("samples", None)
 
 
-def test_points_of_no_verdict_are_undecided(examined):
+def test_points_of_no_verdict_are_undecided(analysed):
     """What is unstable when pasted, or cannot be said, was shown as resting on the object."""
-    dataset, ids, _ = examined
+    dataset, ids, _ = analysed
     verdicts = {
         ids[0]: ("unstable when pasted", "undecided"), ids[1]: ("cannot say", "undecided"),
         ids[2]: ("heat outside, harmless", "rests on object"),
@@ -195,8 +195,8 @@ def selected(view, ids):
     return [ids.index(i) for i in view.values("id")]
 
 
-def test_views_behind_the_numbers(examined, relies):
-    dataset, ids, columns = examined
+def test_views_behind_the_numbers(analysed, relies):
+    dataset, ids, columns = analysed
     views, drop = inner("panel.views"), columns["swap_drop"]
     rows = selected(views.class_view(run_of(dataset), CLASSES[2]), ids)
     assert set(rows) == set(np.flatnonzero(columns["kind"] == 2))
@@ -213,8 +213,8 @@ def test_views_behind_the_numbers(examined, relies):
     assert selected(views.chosen_view(dataset, [ids[5], ids[2]]), ids) == [5, 2]
 
 
-def test_samples_without_a_label_count_for_the_explained_class(examined):
-    dataset, ids, _ = examined
+def test_samples_without_a_label_count_for_the_explained_class(analysed):
+    dataset, ids, _ = analysed
     dataset._sample_collection.update_one(
         {"_id": ObjectId(ids[0])}, {"$set": {"net_bias.label": None, "net_bias.explained": "boat"}}
     )
@@ -225,8 +225,8 @@ def test_samples_without_a_label_count_for_the_explained_class(examined):
 # clusters
 
 
-def test_accepted_samples_no_longer_count(examined, relies):
-    dataset, ids, columns = examined
+def test_accepted_samples_no_longer_count(analysed, relies):
+    dataset, ids, columns = analysed
     clusters, views = inner("panel.clusters_tab"), inner("panel.views")
     found = clusters.clusters_of(run_of(dataset))
     mine = columns["kind"] == 0
@@ -253,7 +253,7 @@ def test_accepted_samples_no_longer_count(examined, relies):
         sum(b["n"] for b in inner("panel.bias_tab").calibration_bins(run_of(dataset)))
         == COUNT - mine.sum()
     )
-    # the classes are judged anew, from the stored effects
+    # the classes are judged again, from the stored effects
     bars = {b["label"]: b for b in inner("panel.bias_tab").class_bars(run_of(dataset), summary)}
     assert CLASSES[0] not in bars
     second = columns["bg_gap"][columns["kind"] == 1]
@@ -268,9 +268,9 @@ def test_accepted_samples_no_longer_count(examined, relies):
     assert clusters.clusters_of(run_of(dataset))[0]["name"] == "water"
 
 
-def test_a_cluster_that_is_not_there(examined):
+def test_a_cluster_that_is_not_there(analysed):
     with pytest.raises(ValueError, match="has clusters 0 to 3, got 9"):
-        inner("panel.clusters_tab").accept(run_of(examined[0]), 9)
+        inner("panel.clusters_tab").accept(run_of(analysed[0]), 9)
 
 
 def test_clusters_stored_without_members_have_their_typical_ones():
@@ -283,8 +283,8 @@ def opened(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
-def test_a_strip_shows_the_mean_map_and_the_photos(examined, tmp_path):
-    dataset, ids, _ = examined
+def test_a_strip_shows_the_mean_map_and_the_photos(analysed, tmp_path):
+    dataset, ids, _ = analysed
     clusters = inner("panel.clusters_tab")
     red, gone = tmp_path / "red.png", tmp_path / "gone.png"
     Image.new("RGB", (60, 40), (255, 0, 0)).save(red)
@@ -317,8 +317,8 @@ def test_overlaid_mixes_by_the_heat():
 # methods
 
 
-def test_leaderboard_and_matrix(examined):
-    dataset, ids, _ = examined
+def test_leaderboard_and_matrix(analysed):
+    dataset, ids, _ = analysed
     methods = inner("panel.methods_tab")
     comparison = methods.comparison_of(run_of(dataset))
     columns, rows = methods.leaderboard(comparison)
@@ -355,8 +355,8 @@ def test_hottest_pixels_are_as_many_as_are_compared():
     assert inner("panel.methods_tab").MEASURES["top_iou"][1].endswith("hottest fifth")
 
 
-def test_a_comparison_stored_with_another_run(examined):
-    dataset, _, _ = examined
+def test_a_comparison_stored_with_another_run(analysed):
+    dataset, _, _ = analysed
     results = inner("runs.results")
     inner("runs.record").register(dataset, "second", {"model": "m"}, [])
     assert inner("panel.methods_tab").comparison_of(run_of(dataset, "second")) is None
@@ -381,8 +381,8 @@ def test_a_sample_of_which_nothing_can_be_said_says_why():
     assert cell(None, None) == ""
 
 
-def test_most_telling_samples(examined, relies):
-    dataset, ids, columns = examined
+def test_most_telling_samples(analysed, relies):
+    dataset, ids, columns = analysed
     samples, drop = inner("panel.samples_tab"), columns["swap_drop"]
     assert samples.kinds_of(run_of(dataset)) == [
         "wrong_reason", "dependent", "mistakes", "surest", "weakest",
@@ -435,8 +435,8 @@ def cam_panel():
 
 
 @pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
-def test_every_tab_is_filled_and_drawn(examined, tab):
-    dataset, _, _ = examined
+def test_every_tab_is_filled_and_drawn(analysed, tab):
+    dataset, _, _ = analysed
     state, _, sent = call("on_tab", dataset, {"tab": tab})
     assert state["key"] == KEY
     assert state["tab"] == tab
@@ -445,9 +445,9 @@ def test_every_tab_is_filled_and_drawn(examined, tab):
     assert len(json.dumps(state)) < 12_000
 
 
-def test_choices_that_are_drawn_anew_choose_nothing(examined):
+def test_choices_that_are_drawn_anew_choose_nothing(analysed):
     """The App reports every choice whenever it draws it, and draws the panel for every answer."""
-    dataset, _, _ = examined
+    dataset, _, _ = analysed
     state, _, _ = call("on_load", dataset)
     for method, value in (("on_run", KEY), ("on_same_scale", False)):
         same, _, sent = call(method, dataset, {"value": value}, state)
@@ -461,9 +461,9 @@ def test_choices_that_are_drawn_anew_choose_nothing(examined):
     assert {"patch_panel_data", "show_panel_output"} <= set(sent)
 
 
-def test_verdicts_are_counted_without_reading_samples(examined, relies):
+def test_verdicts_are_counted_without_reading_samples(analysed, relies):
     """Their documents hold the maps: of 100,000 samples a gigabyte and more."""
-    dataset, _, _ = examined
+    dataset, _, _ = analysed
     database = dataset._sample_collection.database
     database.command("profile", 2)
     try:
@@ -496,14 +496,14 @@ print("torch" in sys.modules)
 """
 
 
-def test_a_fresh_server_opens_it_without_torch(examined):
+def test_a_fresh_server_opens_it_without_torch(analysed):
     """PyTorch takes seconds to load, which whoever opens the panel first would wait for."""
-    dataset, _, _ = examined
+    dataset, _, _ = analysed
     assert run_python(OPENED, dataset.name).split()[-1] == "False"
 
 
-def test_a_heading_is_no_row(examined):
-    dataset, _, _ = examined
+def test_a_heading_is_no_row(analysed):
+    dataset, _, _ = analysed
     state, _, _ = call("on_load", dataset)
     _, _, sent = call("on_verdict", dataset, {"row": -1}, state)
     assert "set_view" not in sent
@@ -518,9 +518,9 @@ def test_shares_of_verdicts_are_drawn_and_written():
     assert [len(row["bar"]) for row in rows] == [16, 2, 1]
 
 
-def test_a_name_is_what_somebody_typed(examined):
+def test_a_name_is_what_somebody_typed(analysed):
     """The App reports a field's value whenever it draws it: only what differs from it is a name."""
-    dataset, _, _ = examined
+    dataset, _, _ = analysed
     state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
     path = {"path": "cluster_1.name"}
     named, _, _ = call("on_cluster_name", dataset, {**path, "value": "water"}, state)
@@ -535,9 +535,9 @@ def test_a_name_is_what_somebody_typed(examined):
 
 
 @pytest.mark.parametrize("accepted_first", [True, False])
-def test_a_name_and_a_click_right_after_it_are_answered_in_any_order(examined, accepted_first):
+def test_a_name_and_a_click_right_after_it_are_answered_in_any_order(analysed, accepted_first):
     """Both were sent before either was answered, so neither event knows of the other."""
-    dataset, _, _ = examined
+    dataset, _, _ = analysed
     state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
     events = [
         ("on_cluster_name", {"path": "cluster_2.name", "value": "reeds"}),
@@ -563,7 +563,7 @@ def test_a_dataset_without_anything(dataset, plugin):
 @pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
 def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
     dataset = make_dataset()
-    make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
+    make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
     state, _, _ = call("on_tab", dataset, {"tab": tab})
     assert state["bias_status"] is None
     if tab == "samples":
@@ -582,7 +582,7 @@ def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
     make_dataset, photos, plugin, tab, part
 ):
     dataset = make_dataset()
-    make_run(dataset, [photos[0]["path"]], 5, examined=False, compared=False)
+    make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
     if part == "bias":
         store = inner("bias.schema")
         held = store.register(dataset, KEY, {"samples": 5})
@@ -596,7 +596,7 @@ def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
         assert "Being" in drawn[name]["view"]["label"]
         assert f"{name}_stop" in str(drawn[f"{name}_menu"])
         assert not {"no_bias", "no_comparison"} & set(drawn)
-        method = "on_comparison_stop" if part == "compare" else "on_examination_stop"
+        method = "on_comparison_stop" if part == "compare" else "on_analysis_stop"
         state, _, _ = call(method, dataset, {}, state)
         assert store.RECORDS.record_of(dataset, KEY)["stop"]
         drawn = elements(dataset, state)
@@ -604,16 +604,16 @@ def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
         assert f"{name}_menu" not in drawn
         store.RECORDS.finish(dataset, KEY, "interrupted", held=held)
     _, _, sent = call(method, dataset, {}, state)
-    assert "is at work" in sent["notify"]["message"]
+    assert "is running" in sent["notify"]["message"]
     state, _, _ = call("on_tab", dataset, {"tab": tab})
     drawn = elements(dataset, state)
     assert "was stopped after" in drawn[name]["view"]["label"]
     assert drawn[name]["view"]["name"] == "Warning"
-    assert {"no_bias", "no_comparison"} & set(drawn), "with the button that begins anew"
+    assert {"no_bias", "no_comparison"} & set(drawn), "with the button that begins again"
 
 
-def test_clicks_tell_the_app(examined, relies):
-    dataset, ids, _ = examined
+def test_clicks_tell_the_app(analysed, relies):
+    dataset, ids, _ = analysed
     state, _, _ = call("on_tab", dataset, {"tab": "methods"})
     _, _, sent = call(
         "on_pair", dataset, {"x": "eigencam", "y": "gradcam"}, state, ["label", "net_layercam"]
@@ -650,7 +650,7 @@ def test_clicks_tell_the_app(examined, relies):
     assert "clear_view" in sent
 
 
-def test_an_examination_as_the_operator_stores_it(agree, plugin):
+def test_an_analysis_as_the_operator_stores_it(agree, plugin):
     dataset = agree(48)
     find(dataset, BACKGROUND)
     fill = inner("panel.frame").fill
@@ -678,8 +678,8 @@ def test_an_examination_as_the_operator_stores_it(agree, plugin):
 # one scale
 
 
-def test_same_scale_rewrites_the_ranges_only(examined):
-    dataset, _, _ = examined
+def test_same_scale_rewrites_the_ranges_only(analysed):
+    dataset, _, _ = analysed
     scale = inner("data.same_scale")
     before = dataset.first()[FIELDS[0]].map.copy()
     peaks = np.array(dataset.values(f"{FIELDS[0]}.peak"))
@@ -698,8 +698,8 @@ def test_same_scale_rewrites_the_ranges_only(examined):
     assert inner("runs.record").config_of(dataset, KEY).same_scale is None
 
 
-def test_same_scale_leaves_maps_without_heat(examined):
-    dataset, ids, _ = examined
+def test_same_scale_leaves_maps_without_heat(analysed):
+    dataset, ids, _ = analysed
     dataset._sample_collection.update_one(
         {"_id": ObjectId(ids[3])},
         {"$set": {f"{FIELDS[0]}.status": "zero", f"{FIELDS[0]}.peak": 0.0}},
@@ -712,13 +712,13 @@ def test_same_scale_leaves_maps_without_heat(examined):
     assert dataset[ids[3]][FIELDS[0]].range is None
 
 
-def test_same_scale_of_an_unknown_run(examined):
+def test_same_scale_of_an_unknown_run(analysed):
     import fiftyone.operators as foo
 
     same_scale = foo.get_operator("@cam51/heatmaps/same_scale")
     with pytest.raises(ValueError, match="no CAM run 'nett'; it has: net"):
-        same_scale(examined[0], "nett")
-    assert same_scale(examined[0].limit(2), KEY).keys() == set(FIELDS)
+        same_scale(analysed[0], "nett")
+    assert same_scale(analysed[0].limit(2), KEY).keys() == set(FIELDS)
 
 
 def test_who_is_listed(plugin):

@@ -228,7 +228,7 @@ def test_deletion_that_was_cut_short_can_be_called_again(photo_dataset, tmp_path
     monkeypatch.undo()
     for given in ({}, {"resume": True}):
         with pytest.raises(
-            ValueError, match="the deletion of 'run' was cut short; pass overwrite=True"
+            ValueError, match="the deletion of 'run' was interrupted; pass overwrite=True"
         ):
             compute(dataset, **given)
     operator("delete_cam_run")(dataset, "run")
@@ -331,7 +331,7 @@ def test_renaming_that_was_cut_short_is_finished(photo_dataset, tmp_path, monkey
     monkeypatch.undo()
     dataset.reload()
     with pytest.raises(
-        ValueError, match="the renaming of 'run' was cut short; rename_cam_run to 'new'"
+        ValueError, match="the renaming of 'run' was interrupted; rename_cam_run to 'new'"
     ):
         compute(dataset, resume=True, storage="disk", output_dir=str(tmp_path))
     rename(dataset, "run", "new")
@@ -436,7 +436,7 @@ def test_stopping_from_elsewhere_takes_two_batches(photo_dataset, rooms):
     info = operator("get_cam_run_info")(dataset, "run")
     assert (info.status, info.done) == ("interrupted", job.summary.done)
     assert compute(dataset, batch_size=2, resume=True).status == "finished"
-    with pytest.raises(ValueError, match="'run' is not at work, it is finished"):
+    with pytest.raises(ValueError, match="'run' is not running, it is finished"):
         operator("stop_cam_run")(dataset, "run")
 
 
@@ -445,11 +445,11 @@ def test_run_at_work_is_left_alone(photo_dataset, rooms, given):
     dataset = photo_dataset(4)
     steps = job_of(rooms, dataset).run()
     next(steps)
-    message = "'run' is at work in this process .50 % done.; wait for it, or stop it"
+    message = "'run' is running in this process .50 % done.; wait for it, or stop it"
     with pytest.raises(ValueError, match=message.replace("50", r"\d+")):
         compute(dataset, batch_size=2, **given)
     for name, *arguments in (("delete_cam_run",), ("rename_cam_run", "new")):
-        with pytest.raises(ValueError, match="'run' is at work"):
+        with pytest.raises(ValueError, match="'run' is running"):
             operator(name)(dataset, "run", *arguments)
     steps.close()
     compute(dataset, batch_size=2, resume=True)
@@ -463,10 +463,10 @@ def test_run_at_work_in_another_process_is_left_alone_until_it_dies(
     interrupted(rooms, dataset)
     at_work = {"status": "running", "host": socket.gethostname(), "pid": os.getppid()}
     rooms.record.update(dataset, "run", **at_work)
-    with pytest.raises(ValueError, match=f"at work in process {os.getppid()} on"):
+    with pytest.raises(ValueError, match=f"running in process {os.getppid()} on"):
         compute(dataset, batch_size=2, resume=True)
     rooms.record.update(dataset, "run", host="far-away", pid=1)
-    with pytest.raises(ValueError, match="at work in process 1 on far-away"):
+    with pytest.raises(ValueError, match="running in process 1 on far-away"):
         compute(dataset, batch_size=2, overwrite=True)
     monkeypatch.setattr(rooms.record, "STALE_SECONDS", -1)
     assert rooms.record.status_of(dataset, "run") == "interrupted"

@@ -1,4 +1,4 @@
-"""What the App is told about our fields, and that a person's own settings stay."""
+"""What the App is told about our fields, and that a user's own settings stay."""
 
 import importlib
 import types

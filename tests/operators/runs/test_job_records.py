@@ -137,7 +137,7 @@ def test_a_record_of_0_1_0_is_read_renamed_and_deleted(make_dataset, tmp_path):
     as_0_1_0_wrote_it(dataset, "run")
     assert [r.status for r in operator("list_cam_runs")(dataset)] == ["finished"]
     assert operator("get_cam_run_info")(dataset, "run").results["bias"]["tested"] == 12
-    with pytest.raises(ValueError, match="examined already; pass overwrite=True"):
+    with pytest.raises(ValueError, match="analysed already; pass overwrite=True"):
         find(dataset)
     operator("rename_cam_run")(dataset, "run", "new")
     assert dataset.count_sample_tags() == {"new: relies on background": 12}

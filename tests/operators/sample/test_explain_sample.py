@@ -262,8 +262,8 @@ def test_no_peers_are_offered_to_the_only_sample_of_its_class(dataset_of):
     assert operator("show_peers")._find(dataset, mine.id, "run", Cues(**OBJECT), **given)[1] == why
 
 
-def test_the_labels_of_the_examination_are_the_truth(dataset_of):
-    """A field of several right names is none that could be meant; the examination was told of it."""
+def test_the_labels_of_the_analysis_are_the_truth(dataset_of):
+    """A field of several right names is none that could be meant; the analysis was told of it."""
     dataset = dataset_of(8)
     dataset.set_values("names", [[v, "sign"] for v in dataset.values("label.label")])
     dataset.delete_sample_field("label")
