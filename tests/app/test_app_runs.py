@@ -102,7 +102,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     app.wait_for_samples(2)
     app.page.get_by_role("button", name="Reset grid").click()
     app.wait_for_samples(COUNT)
-    dialog = app.press("Go on", "Do a CAM run again")
+    dialog = app.press("Resume", "Do a CAM run again")
     dialog.get_by_text("Resume this run", exact=True).wait_for()
     app.execute(dialog, "go_on")
     wait_for(lambda: status(dataset, "renamed") == "finished", 90, "it is complete", step=0.5)

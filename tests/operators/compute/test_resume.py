@@ -226,7 +226,7 @@ def test_view_with_fewer_samples_leaves_the_others_for_later(rooms, noise_datase
     stop_after(job_of(rooms, dataset), 1)
     summary = compute(dataset.skip(6), batch_size=2, resume=True)
     assert (summary.status, summary.done) == ("interrupted", 2)
-    assert "pass resume=True to go on" in str(summary)
+    assert "pass resume=True to resume" in str(summary)
     whole = noise_dataset(8, "whole")
     compute(whole, batch_size=2)
     assert compute(dataset, batch_size=2, resume=True).status == "finished"

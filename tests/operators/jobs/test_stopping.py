@@ -144,7 +144,7 @@ def test_heatmaps_that_are_computed_first_are_stopped_with_the_analysis(make_dat
     job = prepared(
         inner("bias.job").BiasJob, dataset, settings, network, to_tensor_of_cues, CLASSES
     )
-    with pytest.raises(inner("runs.lease").Stopped, match="resume=True to go on"):
+    with pytest.raises(inner("runs.lease").Stopped, match="resume=True to resume"):
         for state in job.run():
             assert state.name == "computing heatmaps"
             if state.done == 2:
