@@ -55,16 +55,16 @@ def clear(dataset, key):
     if run.record.own:
         delete_files(run)
     with schema_lock(dataset):
-        fields = [f for f in run.fields if dataset.get_field(f) is not None]
-        before = getattr(run.record, "shown_before", None) if shown_of(dataset, fields) else None
-        again = [f for f in before or [] if dataset.get_field(f) is not None]
+        fields = [f for f in _owned(run, "field", run.fields) if dataset.get_field(f) is not None]
+        before = _texts(vars(run.record), "shown_before") if shown_of(dataset, fields) else []
+        again = [f for f in before if dataset.get_field(f) is not None]
         forget_fields(dataset, fields)
         if again:
             activate_fields(dataset, again)
         if fields:
             dataset.delete_sample_fields(fields)
         delete(dataset, "attribute", label_attributes.written_by(run))
-    delete(dataset, "view", run.record.saved_views)
+    delete(dataset, "view", _owned(run, "view", run.record.saved_views))
     record.delete(dataset, key)
 
 
@@ -117,7 +117,27 @@ def paths_of(kind, run, part):
     if kind == "attribute":
         names = _texts(stored, "attributes")
         paths += [f"{field}.{name}" for field in _texts(stored, "labels") for name in names]
-    return paths
+    return _owned(run, kind, paths, _texts(stored, "cam_keys"))
+
+
+def _owned(run, kind, paths, cam_keys=()):
+    """Those of some artifacts whose names say that they are the run's, whatever a record says of others.
+
+    A record may have come with a dataset from elsewhere, and name fields, views and tags of the user's.
+
+    Args:
+        run: the :class:`Run`
+        kind: one of :data:`KINDS`
+        paths: names or paths that its record has
+        cam_keys (()): keys of runs that a job on it read, whose heatmaps have attributes of its
+    """
+    keys = {run.key, *(set(cam_keys) & set(record.list_runs(run.dataset)))}
+    begins = tuple(f"{key}_" for key in keys)
+    if kind in ("view", "tag"):
+        begins = tuple(f"{key}{after}" for key in keys for after in (": ", " vs "))
+    if kind == "attribute":  # on a heatmap of the run, or one that bears the run's key
+        return [p for p in paths if p.startswith(begins) or p.rpartition(".")[2].startswith(begins)]
+    return [path for path in paths if path.startswith(begins)]
 
 
 def of_jobs(kind, run):
@@ -165,8 +185,21 @@ class Kind(typing.NamedTuple):
 
 
 def _delete_views(dataset, names):
+    _forget_lost_views(dataset)
     for name in names:
         dataset.delete_saved_view(name)
+
+
+def _forget_lost_views(dataset):
+    """Drops references to views that are gone, as a deletion leaves one that is killed in its middle.
+
+    FiftyOne counts them when it looks for the view to delete, and would delete another one.
+    """
+    dataset._doc.reload("saved_views")
+    there = dataset._doc.get_saved_views()
+    if len(there) < len(dataset._doc.saved_views):
+        dataset._doc.saved_views = there
+        dataset.save()
 
 
 def _rename_views(dataset, moves):

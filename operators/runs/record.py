@@ -131,6 +131,8 @@ def config_of(dataset, key):
     for name, empty in _EMPTY.items():
         if isinstance(empty, (list, dict)) and not isinstance(entries[name], type(empty)):
             entries[name] = empty
+    for name in ("saved_views", "made_folders"):
+        entries[name] = [text for text in entries[name] if isinstance(text, str)]
     config = types.SimpleNamespace(**entries)
     # A name that is no field's could lead a deletion out of the run's folder.
     config.fields = [f for f in config.fields if isinstance(f, str) and f.isidentifier()]

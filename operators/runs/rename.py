@@ -23,6 +23,8 @@ def rename_run(dataset, key, new_key, jobs):
     Raises:
         ValueError: if the new key cannot be given
     """
+    if _finish(dataset, key, new_key):
+        return {}
     run_record.config_of(dataset, key)
     if new_key == key:
         raise ValueError(f"new_key: the run is called {key!r} already")
@@ -36,6 +38,18 @@ def rename_run(dataset, key, new_key, jobs):
     except ValueError as error:
         raise ValueError(str(error).replace("cam_key", "new_key", 1)) from error
     return rename(dataset, key, new_key, jobs)
+
+
+def _finish(dataset, key, new_key):
+    """Ends a renaming that was interrupted right after the record got its new key; returns whether it did."""
+    runs = run_record.list_runs(dataset)
+    if new_key not in runs or (key in runs and key != new_key):
+        return False
+    config = run_record.config_of(dataset, new_key)
+    if config.status != "renaming" or config.renaming_to != new_key:
+        return False
+    run_record.update(dataset, new_key, status=config.renamed_from, moved=False)
+    return True
 
 
 def rename(dataset, key, new_key, jobs):

@@ -53,9 +53,16 @@ class Run:
 
     @property
     def jobs(self):
-        """The records of the jobs on it, also of those that ended: ``{part of the record: dict}``."""
+        """The records of the jobs on it, also of those that ended: ``{part of the record: dict}``.
+
+        A part that does not say how its job stands was written by nobody, and is none.
+        """
         parts = {part: getattr(self.record, part, None) for part in NAMES}
-        return {part: stored for part, stored in parts.items() if isinstance(stored, dict)}
+        return {
+            part: stored
+            for part, stored in parts.items()
+            if isinstance(stored, dict) and isinstance(stored.get("status"), str)
+        }
 
     @property
     def results(self):

@@ -340,6 +340,111 @@ def test_renaming_that_was_cut_short_is_finished(photo_dataset, tmp_path, monkey
     assert all(os.path.isfile(p) for p in dataset.values("new_gradcam.map_path"))
 
 
+@pytest.mark.parametrize("again", ["run", "new"])
+def test_renaming_killed_after_the_record_has_its_new_key(photo_dataset, monkeypatch, rooms, again):
+    """The last step but one: the old key is gone, and the record still says that it is renamed."""
+    dataset = photo_dataset(2)
+    compute(dataset)
+    real = rooms.record.rename
+
+    def killed(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    rename = operator("rename_cam_run")
+    monkeypatch.setattr(rooms.record, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rename(dataset, "run", "new")
+    monkeypatch.undo()
+    assert rooms.record.status_of(dataset, "new") == "renaming"
+    assert rename(dataset, again, "new") == {}
+    assert rooms.record.status_of(dataset, "new") == "finished"
+    assert compute(dataset, cam_key="new", resume=True).resumed == 2
+
+
+def test_deletion_killed_while_it_deletes_a_view_leaves_the_users(
+    photo_dataset, monkeypatch, rooms
+):
+    from fiftyone.core.odm.views import SavedViewDocument
+
+    dataset = photo_dataset(3)
+    compute(dataset)
+    for name in ("run: one", "mine", "run: two", "mine too"):
+        dataset.save_view(name, dataset.limit(2))
+    rooms.keys.add_written(dataset, "run", saved_views=["run: one", "run: two"])
+    real = SavedViewDocument.delete
+
+    def killed(self, *arguments, **options):
+        real(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SavedViewDocument, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        operator("delete_cam_run")(dataset, "run")
+    monkeypatch.undo()
+    dataset.reload()
+    operator("delete_cam_run")(dataset, "run")
+    dataset.reload()
+    assert dataset.list_saved_views() == ["mine", "mine too"]
+    assert len(dataset.load_saved_view("mine too")) == 2
+
+
+def change_record(dataset, rooms, **entries):
+    """Writes entries of the run's record as somebody else's version, or a file from elsewhere, has them."""
+    rooms.record.db().runs.update_one(
+        {"_id": rooms.record.document_id(dataset, "run")},
+        {"$set": {f"config.{name}": value for name, value in entries.items()}},
+    )
+
+
+def test_what_a_record_from_elsewhere_names_of_yours_stays(photo_dataset, rooms):
+    dataset = photo_dataset(3)
+    compute(dataset)
+    dataset.set_values("truth", [fo.Classification(label="cat")] * 3)
+    dataset.save_view("train split", dataset.limit(2))
+    dataset.tag_samples("reviewed")
+    own = rooms.record.config_of(dataset, "run").fields
+    job = {
+        "status": "finished", "fields": ["truth"], "views": ["train split"], "tags": ["reviewed"],
+        "object_attributes": ["truth.label"], "labels": ["truth"], "attributes": ["label"],
+        "sidebar_groups": ["labels"], "cam_keys": ["truth", "train split"],
+    }  # fmt: skip
+    change_record(
+        dataset, rooms, fields=[*own, "truth"], saved_views=["train split"], bias=job, compare=job,
+        label_attributes=["truth.label"],
+    )  # fmt: skip
+    before = [group.name for group in dataset.app_config.sidebar_groups or []]
+    operator("delete_cam_run")(dataset, "run")
+    dataset.reload()
+    assert not set(own) & set(dataset.get_field_schema())
+    assert dataset.values("truth.label") == ["cat"] * 3
+    assert dataset.list_saved_views() == ["train split"]
+    assert dataset.count_sample_tags() == {"reviewed": 3}
+    assert [group.name for group in dataset.app_config.sidebar_groups or []] == before
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"bias": {}},
+        {"compare": {}},
+        {"compare": {"status": "finished", "views": None, "fields": None}},
+        {"bias": "text"},
+        {"shown_before": 5},
+        {"saved_views": [7, None]},
+    ],
+)
+def test_a_malformed_record_can_be_renamed_and_deleted(photo_dataset, rooms, entries):
+    dataset = photo_dataset(2)
+    compute(dataset)
+    change_record(dataset, rooms, **entries)
+    operator("rename_cam_run")(dataset, "run", "new")
+    assert str(operator("get_cam_run_info")(dataset, "new"))
+    operator("delete_cam_run")(dataset, "new")
+    assert dataset.list_runs() == []
+    assert not [name for name in dataset.get_field_schema() if name.startswith(("run_", "new_"))]
+
+
 def test_run_that_was_examined(photo_dataset, rooms):
     """Views, tags and results carry its name: they are renamed with it and go with it."""
     dataset = photo_dataset(2)
