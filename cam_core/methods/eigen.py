@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .channels import channel_sum, oriented, principal_map
-from .registry import Components, cam_method
+from .registry import Components, cam_method, numbered
 
 _eigen = functools.partial(cam_method, family="eigen", sums_channels=False, register=True)
 
 
 def _numbered(*, components: int | None, **others: object) -> list[str] | None:
-    return None if components is None else [str(n + 1) for n in range(components)]
+    return None if components is None else numbered("components", components)
 
 
 @_eigen(

@@ -161,6 +161,28 @@ class Method:
         return [(key, place) for place in self.places(layers) for key in own]
 
 
+# Maps of one method and layer at most: each is stored in a field of its own.
+_MOST_COMPONENTS = 1024
+
+
+def numbered(option: str, count: object, prefix: str = "") -> list[str]:
+    """Names of a method's maps, ``prefix`` and a number from 1 on.
+
+    Args:
+        option: the option that says how many, for the message
+        count: how many
+        prefix (""): what stands before each number
+
+    Raises:
+        ValueError: if it is no whole number from 1 to 1024
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_COMPONENTS:
+        raise ValueError(
+            f"{option} must be a whole number between 1 and {_MOST_COMPONENTS}, got {count!r}"
+        )
+    return [f"{prefix}{n + 1}" for n in range(count)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Components:
     """What a method returns that makes several maps.

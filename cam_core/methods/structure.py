@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linalg import factorise
-from .registry import Components, cam_method
+from .registry import Components, cam_method, numbered
 
 _structure = functools.partial(
     cam_method,
@@ -26,7 +26,7 @@ _structure = functools.partial(
 
 
 def _concepts(*, concepts: int, **others: object) -> list[str]:
-    return [f"concept_{j + 1}" for j in range(concepts)]
+    return numbered("concepts", concepts, "concept_")
 
 
 @_structure(
@@ -87,11 +87,7 @@ def _sheet(
 ) -> list[str] | None:
     if channels is not None:
         return [str(number) for number in channels]
-    return None if top is None else _ranks(top)
-
-
-def _ranks(top: int) -> list[str]:
-    return [str(rank + 1) for rank in range(top)]
+    return None if top is None else numbered("top", top)
 
 
 @_structure(
@@ -132,7 +128,7 @@ def activations(activations, *, reduce="mean", channel=None, top=None, channels=
         maps = activations.gather(
             1, strongest[..., None, None].expand(-1, -1, *activations.shape[2:])
         )
-        return Components(maps, _ranks(top), strongest.float())
+        return Components(maps, numbered("top", top), strongest.float())
     return _REDUCTIONS[reduce](activations)
 
 

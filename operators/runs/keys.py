@@ -3,6 +3,7 @@
 Built on FiftyOne's custom runs; the run's key begins the name of every field that it writes.
 """
 
+import collections
 import re
 
 from .record import (
@@ -128,12 +129,12 @@ def plan_fields(cam_key, maps, targets, classless=(), unnamed=None):
         ValueError: if two of them would share a name, or one that the prediction's field has
     """
     fields = {}
-    methods = [method for method, _ in maps]
+    layers_of = collections.Counter(method for method, _ in maps)
     for method, layer in maps:
         own = targets[:1] if method in classless else targets
         for target in own:
             parts = [cam_key, method]
-            parts += [layer] if methods.count(method) > 1 and layer != unnamed else []
+            parts += [layer] if layers_of[method] > 1 and layer != unnamed else []
             parts += [target] if len(own) > 1 else []
             fields[method, layer, target] = plain_name("_".join(parts)).rstrip("_")
     names = list(fields.values())
@@ -152,8 +153,8 @@ def check_distinct(fields):
     Args:
         fields: ``{(method, layer, target): field}``
     """
-    names = list(fields.values())
-    double = next((name for name in names if names.count(name) > 1), None)
+    counts = collections.Counter(fields.values())
+    double = next((name for name, count in counts.items() if count > 1), None)
     if double is None:
         return
     one, other = [key for key, name in fields.items() if name == double][:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -175,3 +176,21 @@ def test_flags_are_what_the_ingredients_say():
     assert {"eigencam", "kpcacam", "fem", "randomcam", "attention_rollout", "activations",
             "deep_feature_factorization"} <= classless  # fmt: skip
     assert not {"gradcam", "seg_eigencam", "cnn_fixations", "chefer"} & classless
+
+
+@pytest.mark.parametrize("count", [0, -1, 1025, 10**9, 2.0, True, "3"])
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("eigencam", "components"),
+        ("eigengradcam", "components"),
+        ("deep_feature_factorization", "concepts"),
+        ("activations", "top"),
+    ],
+)
+def test_how_many_maps_is_checked_before_they_are_named(method, option, count):
+    """A list of 10 ** 9 names would take all memory, also while a form is drawn."""
+    (resolved,) = resolve_methods([(method, {option: count})])
+    message = rf"{option} must be a whole number between 1 and 1024, got {re.escape(repr(count))}"
+    with pytest.raises(ValueError, match=message):
+        resolved.keys(["layer"])
