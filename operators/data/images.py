@@ -1,6 +1,7 @@
 """Pictures as they are looked at: any file that Pillow reads, upright, as 8-bit RGB."""
 
 import contextlib
+import os
 import sys
 import threading
 
@@ -10,6 +11,14 @@ from PIL import Image, ImageOps
 # Pictures of more pixels are decoded one at a time: 100 megapixels take half a gigabyte meanwhile.
 _LARGE_PIXELS = 30_000_000
 _ONE_LARGE = threading.Lock()
+
+
+def check_file(path):
+    """Raises an OSError unless there is a regular file: a pipe would be waited for without end."""
+    if not os.path.exists(path) or os.path.isdir(path):
+        raise FileNotFoundError("the file does not exist")
+    if not os.path.isfile(path):
+        raise OSError("it is no regular file")
 
 
 def open_image(path):
@@ -27,6 +36,7 @@ def open_image(path):
     Raises:
         OSError: if the file cannot be read as an image
     """
+    check_file(path)
     patches = sys.modules.get("ultralytics.utils.patches")
     return getattr(patches, "_image_open", Image.open)(path)
 

@@ -8,11 +8,10 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import os
 
 from ..text import one_line
 from .geometry import TransformGeometry
-from .images import decode_image
+from .images import check_file, decode_image
 
 _WAITING_BYTES = 1_000_000_000
 # What transforms may make of a smaller picture on their way: 150 MB of bytes in three channels.
@@ -110,8 +109,7 @@ def load_item(sample_id, path, transforms, geometry):
     """
     import torch
 
-    if not os.path.isfile(path):
-        raise FileNotFoundError("the file does not exist")
+    check_file(path)
     if getattr(transforms, "takes_path", False):
         width, height = geometry.upright_size(path)
         image = transforms.from_path(path)

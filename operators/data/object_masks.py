@@ -9,6 +9,8 @@ import dataclasses
 import cv2
 import numpy as np
 
+from .images import check_file
+
 KINDS = {
     "Detections": "box",
     "Detection": "box",
@@ -130,6 +132,8 @@ def _clipped(left, top, right, bottom):
 def read_mask(get, path):
     """Reads a mask; whatever goes wrong with one file is told with its name."""
     try:
+        if path:
+            check_file(path)
         mask = get()
     except Exception as error:  # decoders raise all kinds
         raise Unreadable(f"{path or 'a mask'}: {type(error).__name__}: {error}"[:300]) from error

@@ -146,6 +146,24 @@ def test_a_thin_picture_that_the_transforms_would_blow_up(make_dataset, good, tm
     ]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_waited_for_by_nobody(make_dataset, good, tmp_path):
+    """As an image of the run, as a mask, and as any picture that a job opens."""
+    os.mkfifo(tmp_path / "pipe.png")
+    summary, _ = run_with(make_dataset, good, tmp_path / "pipe.png")
+    assert summary.done == 2
+    assert [f["reason"] for f in summary.failed] == ["OSError: it is no regular file"]
+    rooms = f"{PLUGIN}.operators.data."
+    pipe = str(tmp_path / "pipe.png")
+    with pytest.raises(OSError, match="it is no regular file"):
+        importlib.import_module(rooms + "images").decode_image(pipe)
+    masks = importlib.import_module(rooms + "object_masks")
+    label = fo.Detection(bounding_box=[0, 0, 1, 1], mask_path=pipe)
+    with pytest.raises(masks.Unreadable, match=r"pipe\.png: OSError: it is no regular file"):
+        masks.read_mask(label.get_mask, label.mask_path)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_hundred_megapixels(make_dataset, good, tmp_path):
     Image.new("L", (12_500, 8_000), 90).save(tmp_path / "huge.png", compress_level=1)
