@@ -7,6 +7,7 @@ import dataclasses
 import time
 
 from ..data.loader import Failure
+from ..runs.locking import DatabaseAway, retry_on_disconnect
 from ..text import one_line
 
 # After so many images whose step failed, one after the other, the model itself is tried.
@@ -73,7 +74,8 @@ def run(loader, step, writer, total, failures, still_works=None):
     """Runs a step over batches and hands its results to a writer.
 
     A batch that does not fit the device's memory is halved, and so are all that follow. A batch on
-    which the step raises is repeated image by image, so that only the bad sample is lost.
+    which the step raises is repeated image by image, so that only the bad sample is lost. Where the
+    database goes away in the middle of a step, the step is repeated once it is back.
 
     Args:
         loader: a :class:`Loader`
@@ -149,8 +151,10 @@ def _attempt(batch, step, loader):
             yield from _attempt(piece, step, loader)
         return
     try:
-        yield step(batch), []
+        yield retry_on_disconnect(step, batch), []
         return
+    except DatabaseAway:  # which a step may read; every other sample would fail likewise
+        raise
     except Exception as error:  # which sample it was is found out below
         if len(batch) == 1:
             yield {}, [_failure(batch.items[0], error)]

@@ -6,11 +6,12 @@ import datetime
 import fiftyone as fo
 import fiftyone.core.odm as fod
 from bson import ObjectId
-from pymongo import UpdateOne
+from pymongo import UpdateOne, WriteConcern
 
 from ..text import one_line
 from . import artifacts, record, results
 from .lease import JobLease, check_free
+from .locking import DatabaseAway, retried
 from .run import Run
 
 
@@ -89,6 +90,7 @@ class JobRecords:
         run.update({self._part: entries}, add=artifacts.entries_of_run(run, entries))
         return held
 
+    @retried
     def update(self, dataset, key, held=None, **changes):
         """Changes entries of the record, each by itself; new views are deleted with the run.
 
@@ -102,6 +104,7 @@ class JobRecords:
         views = {"saved_views": changes["views"]} if changes.get("views") else None
         record.change(dataset, key, values, add=views, where=self._query(held))
 
+    @retried
     def finish(self, dataset, key, status, found=None, error=None, held=None):
         """Marks a job as ended, what it found stored in the same write, beside the run's own results.
 
@@ -153,15 +156,20 @@ class JobRecords:
             held.check("nothing more")
             status, results_ = "finished", found
 
+        away = False
         try:
             yield done
+        except DatabaseAway:  # nothing can be recorded; who looks next finds it interrupted
+            away = True
+            raise
         except Exception as failed:
             status, error = "failed", one_line(failed)
             if isinstance(failed, ValueError):
                 held.check()  # says why, where it could not read a run that is gone
             raise
         finally:
-            self.finish(dataset, key, status, results_, error, held)
+            if not away:
+                self.finish(dataset, key, status, results_, error, held)
 
     def clear(self, dataset, key):
         """Deletes what a job wrote, and its results. That there was none is no error.
@@ -183,6 +191,7 @@ class JobRecords:
         return held.query() if held is not None else {f"config.{self._part}.status": {"$exists": 1}}
 
 
+@retried
 def write(dataset, rows, labels=None):
     """Writes a batch: all fields of a sample in one update, so that it has all of them or none.
 
@@ -204,7 +213,9 @@ def write(dataset, rows, labels=None):
         operations.append(
             UpdateOne({"_id": ObjectId(sample_id)}, change, array_filters=filters or None)
         )
-    answers = fod.bulk_write(operations, dataset._sample_collection, ordered=False, batcher=False)
+    # On disk before it counts: the database may be restarted the moment after.
+    samples = dataset._sample_collection.with_options(write_concern=WriteConcern(j=True))
+    answers = fod.bulk_write(operations, samples, ordered=False, batcher=False)
     fo.Sample._reload_docs(dataset._sample_collection_name, sample_ids=list(rows))
     if sum(a.matched_count for a in answers) == len(operations):
         return []

@@ -6,6 +6,7 @@ samples keep their values, and nobody sees them.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -29,6 +30,10 @@ _HERE = threading.RLock()
 WAIT_SECONDS = 60
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _AWAY = (AutoReconnect, NetworkTimeout)
+
+
+class DatabaseAway(ConnectionError):
+    """The database did not answer for as long as it is waited for; no sample is to blame."""
 
 
 @contextlib.contextmanager
@@ -90,6 +95,16 @@ def _moment(document):
     return None if value is None else value.replace(tzinfo=None)
 
 
+def retried(operation):
+    """Decorates a database operation that may be repeated: see :func:`retry_on_disconnect`."""
+
+    @functools.wraps(operation)
+    def repeated(*args, **kwargs):
+        return retry_on_disconnect(operation, *args, **kwargs)
+
+    return repeated
+
+
 def retry_on_disconnect(operation, *args, **kwargs):
     """Calls a database operation, again while the database does not answer.
 
@@ -102,7 +117,7 @@ def retry_on_disconnect(operation, *args, **kwargs):
         what it returns
 
     Raises:
-        ConnectionError: if the database stays away
+        DatabaseAway: if the database stays away
     """
     start, pause = time.monotonic(), _FIRST_PAUSE
     while True:
@@ -111,7 +126,7 @@ def retry_on_disconnect(operation, *args, **kwargs):
         except _AWAY as error:
             waited = time.monotonic() - start
             if waited + pause > WAIT_SECONDS:
-                raise ConnectionError(
+                raise DatabaseAway(
                     f"MongoDB did not answer for {waited:.0f} s ({type(error).__name__}); what was "
                     "stored stays: call again with resume=True once the database is back"
                 ) from error

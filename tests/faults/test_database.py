@@ -66,6 +66,43 @@ if __name__ == "__main__":
 """
 
 
+COMPARISON = """
+import sys; sys.path[:0] = [{tests!r}, {root!r}]
+import fiftyone as fo
+import importlib, json, pathlib, time
+from faults_common import CLASSES, compute_tiny, picture_transforms, tiny_network, write_pictures
+from operators_common import operator
+
+plain = picture_transforms()
+
+class Slowly:
+    def __init__(self, pause):
+        self.pause = pause
+    def __call__(self, image):
+        time.sleep(self.pause)
+        return plain(image)
+
+if __name__ == "__main__":
+    paths = write_pictures(pathlib.Path({folder!r}), {count})
+    dataset = fo.Dataset("compared", persistent=True)
+    dataset.add_samples([fo.Sample(filepath=p) for p in paths], progress=False)
+    compute_tiny(dataset)
+    compare = operator("compare_cams")
+    found = []
+    for pause in (0, {pause}):
+        print("go" if pause else "first", flush=True)
+        summary = compare(
+            dataset, "run", tiny_network(), transforms=Slowly(pause), classes=CLASSES,
+            metrics=["increase", "average_drop"], batch_size=4, num_workers=0, overwrite=True, progress=False,
+        )
+        dataset.reload()
+        rows = dataset.values(["run_gradcam.increase", "run_gradcam.average_drop", "run_disagreement"])
+        found.append([json.dumps(summary.leaderboard and [
+            (r["field"], r["metrics"]) for r in summary.leaderboard]), str(rows), summary.failed])
+    print("same" if found[0] == found[1] else f"another {{found}}", flush=True)
+"""
+
+
 class OwnServer:
     """A mongod that can be taken away."""
 
@@ -95,10 +132,10 @@ def server(tmp_path):
     server.kill()
 
 
-def begin(server, tmp_path, patience, pause=0.05):
+def begin(server, tmp_path, patience, pause=0.05, source=SCRIPT):
     tests = Path(__file__).resolve().parents[1]
     script = tmp_path / "client.py"
-    text = SCRIPT.format(
+    text = source.format(
         tests=str(tests), root=str(tests.parent), plugin=PLUGIN, folder=str(tmp_path / "pictures"),
         count=COUNT, patience=patience, pause=pause,
     )  # fmt: skip
@@ -130,6 +167,20 @@ def test_ten_seconds_without_a_database(server, tmp_path):
     out, err = client.communicate(timeout=120)
     assert f"first {COUNT}" in out, err[-3000:]
     assert "same" in out
+    assert "MongoDB does not answer" in out + err
+
+
+@pytest.mark.slow
+def test_eight_seconds_without_a_database_change_no_comparison(server, tmp_path):
+    """No sample is put down as failed, and the numbers are those of an undisturbed comparison."""
+    client = begin(server, tmp_path, patience=60, source=COMPARISON)
+    lines_until(client, "go")
+    time.sleep(3)
+    server.kill()
+    time.sleep(8)
+    server.start()
+    out, err = client.communicate(timeout=180)
+    assert "same" in out, out + err[-3000:]
     assert "MongoDB does not answer" in out + err
 
 

@@ -5,13 +5,14 @@ import types
 
 import pytest
 import torch
+from pymongo.errors import AutoReconnect
 
 PLUGIN = "fiftyone.plugins.orgs.cam51.heatmaps"
 
 
 @pytest.fixture(scope="module")
 def rooms(plugin):
-    names = ("data.loader", "jobs.pipeline")
+    names = ("data.loader", "jobs.pipeline", "runs.locking")
     return types.SimpleNamespace(
         **{n.rpartition(".")[2]: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
     )
@@ -113,3 +114,34 @@ def test_forecast_appears_after_two_batches(rooms):
     assert Progress(done=5, total=100, batches=1, seconds=1).forecast() is None
     text = Progress(done=10, total=100, batches=2, seconds=600, written=5_000_000).forecast()
     assert text == "~1.5 h left, 50 MB in all"
+
+
+class Flickering:
+    """A step whose database is away for some of its calls."""
+
+    def __init__(self, away):
+        self.away, self.calls = away, 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        if self.calls in self.away:
+            raise AutoReconnect("connection refused")
+        return {item.id: {"x": 1} for item in batch.items}
+
+
+def test_a_database_that_comes_back_costs_no_sample(rooms, monkeypatch):
+    """A step may read labels or heatmaps: that the database was away is no fault of its sample."""
+    monkeypatch.setattr(rooms.locking, "_FIRST_PAUSE", 0.01)
+    step = Flickering(away=(2, 3))
+    _, sink, failures, _ = drive(rooms, [2, 2, 2], step)
+    assert (len(sink.results), failures, step.calls) == (6, [], 5)
+
+
+def test_a_database_that_stays_away_ends_the_run(rooms, monkeypatch):
+    monkeypatch.setattr(rooms.locking, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(rooms.locking, "_FIRST_PAUSE", 0.01)
+    source, sink, failures = Source(rooms, [2, 2]), Sink(), []
+    steps = rooms.pipeline.run(source, Flickering(range(2, 99)), sink, 4, failures)
+    with pytest.raises(rooms.locking.DatabaseAway, match="MongoDB did not answer for"):
+        list(steps)
+    assert (len(sink.results), failures) == (2, [])
