@@ -66,7 +66,7 @@ def test_a_comparison_by_clicking(compare_app, photo_dataset, registered):
     app.form.get_by_text("4 maps on 8 of 8 samples").wait_for()
     app.picture("form")
     app.field("Budget").fill("soon")
-    app.form.get_by_text("budget must be a number of forwards").wait_for()
+    app.form.get_by_text(re.compile("Budget.* must be a number of forwards")).wait_for()
     assert app.execute_button.is_disabled()
     app.picture("bad")
     app.field("Budget").fill("5 min")
