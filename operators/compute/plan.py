@@ -6,6 +6,7 @@ import os
 from ..data import heatmap_writer
 from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministic
 from ..data.loader import block_size, load_item
+from ..jobs.inference import answers_alike
 from ..jobs.pipeline import probe_batch_size
 from ..models import load, zoo
 from ..models.classes import check_count
@@ -48,6 +49,7 @@ class Plan:
     memory_format: str = "contiguous"
     measure_places: bool = True
     places: dict = dataclasses.field(default_factory=dict)
+    repeatable: bool = True
     notes: list = dataclasses.field(default_factory=list)
 
     @property
@@ -112,6 +114,12 @@ def make_plan(dataset, model, settings, rows, samples=None):
     )
     plan.trial_image, plan.trial_item = item.image[None], item
     trial = _first_trial(plan, model, s)
+    plan.repeatable = answers_alike(model, item.image[None])
+    if not plan.repeatable:
+        plan.notes.append(
+            "model: it answers differently when it is asked twice about one image, as with dropout that is "
+            "never switched off; maps and scores are those of one draw, and another run gives others"
+        )
     plan.places = {layer: place.describe() for layer, place in trial.places.items()}
     # A picture of many classes has no one class, and a quantity is none.
     one = model.kind != zoo.SEGMENTER and getattr(model.adapted, "family", "") != "regressor"
@@ -363,6 +371,7 @@ def describe_run(plan, model, settings, samples, origin):
         code=provenance.describe_code(_functions(plan, settings)),
         layers=list(plan.layers or []),
         places=plan.places,
+        repeatable=plan.repeatable,
         num_workers=min(8, os.cpu_count() or 1) if workers is None else workers,
         precision=plan.precision,
         memory_format=plan.memory_format,

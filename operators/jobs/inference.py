@@ -58,6 +58,27 @@ def forwarded(model, images, precision="float32"):
         return model.adapted.forward(images)
 
 
+def answers_alike(model, images):
+    """Whether a model gives the same outputs when it is asked twice about the same images.
+
+    Args:
+        model: the :class:`LoadedModel`
+        images: (N, C, h, w) of the model's transforms
+    """
+    import torch
+
+    from ...cam_core.adapters.readings import tensors_in
+
+    pair = [list(tensors_in(forwarded(model, images))) for _ in range(2)]
+    if len(pair[0]) != len(pair[1]):
+        return False
+    return all(
+        one.shape == two.shape
+        and torch.allclose(one.float(), two.float(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        for one, two in zip(*pair, strict=True)
+    )
+
+
 class Predictor:
     """Maps a list of pictures (h, w, 3) uint8 to class probabilities, as the loader would.
 

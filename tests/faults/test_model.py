@@ -72,6 +72,26 @@ def test_model_that_raises_on_one_batch_once(dataset):
     assert (summary.done, summary.failed) == (COUNT, [])
 
 
+class Draws(torch.nn.Module):
+    """Leaves its dropout on, whatever mode it is in."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_network()
+
+    def forward(self, images):
+        return self.net(torch.nn.functional.dropout(images, 0.3, training=True))
+
+
+@pytest.mark.parametrize("network", [Draws, tiny_network])
+def test_a_model_that_answers_differently_twice_is_noted(dataset, network):
+    layer = f"net.{LAYER}" if network is Draws else LAYER
+    summary = compute_tiny(dataset, model=network(), layers=layer)
+    noted = any("answers differently when it is asked twice" in note for note in summary.notes)
+    assert noted is (network is Draws)
+    assert summary.settings["repeatable"] is (network is not Draws)
+
+
 class Breaks(torch.nn.Module):
     """Raises for good from some call on, as a device does after an assertion inside it."""
 
