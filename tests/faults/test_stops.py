@@ -16,6 +16,7 @@ import torch
 from faults_common import (
     CLASSES,
     LAYER,
+    METHODS,
     compute_tiny,
     picture_transforms,
     stored,
@@ -84,14 +85,16 @@ class Interrupting(torch.nn.Module):
 
 def forwards_before_a_run(rooms, dataset):
     """How often a model is run before the first batch: it is read, measured and tried."""
-    settings = rooms.params.Settings(cam_key="tried", layers=f"net.{LAYER}", batch_size=2)
+    settings = rooms.params.Settings(
+        cam_key="tried", methods=METHODS, layers=f"net.{LAYER}", batch_size=2
+    )
     model = Interrupting(at=10**6)
     prepared(rooms.job.CamJob, dataset, settings, model, picture_transforms(), CLASSES)
     return 10**6 - model.left
 
 
 def test_ctrl_c(dataset, rooms):
-    model = Interrupting(at=forwards_before_a_run(rooms, dataset) + 3)  # in the third batch
+    model = Interrupting(at=forwards_before_a_run(rooms, dataset) + 3)  # in a batch
     given = dict(model=model, layers=f"net.{LAYER}", batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         compute_tiny(dataset, **given)
