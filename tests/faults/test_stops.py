@@ -1,6 +1,7 @@
 """Runs that are stopped from outside, and things that change under them."""
 
 import asyncio
+import collections
 import contextlib
 import errno
 import importlib
@@ -74,11 +75,13 @@ class Interrupting(torch.nn.Module):
 
     def __init__(self, at):
         super().__init__()
-        self.net, self.left = tiny_network(), at
+        self.net = tiny_network()
+        # a number would be a setting of the network, and each call another network
+        self.left = collections.deque([at])
 
     def forward(self, images):
-        self.left -= 1
-        if self.left == 0:
+        self.left[0] -= 1
+        if self.left[0] == 0:
             raise KeyboardInterrupt
         return self.net(images)
 
@@ -90,17 +93,17 @@ def forwards_before_a_run(rooms, dataset):
     )
     model = Interrupting(at=10**6)
     prepared(rooms.job.CamJob, dataset, settings, model, picture_transforms(), CLASSES)
-    return 10**6 - model.left
+    return 10**6 - model.left[0]
 
 
 def test_ctrl_c(dataset, rooms):
-    model = Interrupting(at=forwards_before_a_run(rooms, dataset) + 3)  # in a batch
+    model = Interrupting(at=forwards_before_a_run(rooms, dataset) + 3)  # in the third batch
     given = dict(model=model, layers=f"net.{LAYER}", batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         compute_tiny(dataset, **given)
     assert rooms.record.status_of(dataset, "run") == "interrupted"
     done = len(dataset.exists("run_gradcam"))
-    assert 0 < done < COUNT
+    assert done == 4, "two batches of two"
     assert not [t for t in threading.enumerate() if t.name.startswith("cam51-")]
     summary = compute_tiny(dataset, resume=True, **given)
     assert (summary.done, summary.resumed) == (COUNT, done)
