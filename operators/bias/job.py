@@ -41,6 +41,8 @@ class BiasJob(Job):
     first stay.
     """
 
+    records = store.RECORDS
+
     def prepare(self):
         """Checks the arguments against the dataset and the model, with one image."""
         check_samples(self.samples)
@@ -129,10 +131,6 @@ class BiasJob(Job):
     def register(self):
         """Registers the analysis in the run's record."""
         return store.register(self.dataset, self.cam_key, self.used(), self.object_field)
-
-    def recorded(self):
-        """Marks it there as ended."""
-        return store.RECORDS.recorded(self.dataset, self.cam_key, self.held)
 
     def steps(self):
         """Measures, tests, writes and judges."""

@@ -40,6 +40,8 @@ class MethodComparison(Job):
     Nothing is written before all samples are through.
     """
 
+    records = store.RECORDS
+
     def prepare(self):
         """Checks the arguments against the stored heatmaps and the model, with one image."""
         check_samples(self.samples)
@@ -178,10 +180,6 @@ class MethodComparison(Job):
             self.dataset, self.cam_key, self._used(), self.field, [c.field for c in self.columns],
             self.plan.metrics, self.cam_keys,
         )  # fmt: skip
-
-    def recorded(self):
-        """Marks it there as ended."""
-        return store.RECORDS.recorded(self.dataset, self.cam_key, self.held)
 
     def steps(self):
         """Measures, ranks, and writes."""

@@ -33,6 +33,8 @@ class ModelComparison(Job):
     Each model is on its device while its turn is.
     """
 
+    records = store.RECORDS
+
     def prepare(self):
         """Checks the arguments against the stored heatmaps and the models, with one image each."""
         check_samples(self.samples)
@@ -182,10 +184,6 @@ class ModelComparison(Job):
         return store.register(
             self.dataset, self.cam_key, self._used(), self.field, [], [], self.keys
         )
-
-    def recorded(self):
-        """Marks it there as ended."""
-        return store.RECORDS.recorded(self.dataset, self.cam_key, self.held)
 
     def steps(self):
         """Runs every model, writes and judges."""

@@ -83,7 +83,7 @@ class CamJob(Job):
         if self.settings.resume and key in record.list_runs(self.dataset):
             self._record = record.config_of(self.dataset, key)
             self._check_same()
-            self._done = resume.done_ids(Run(self.dataset, key, self._record))
+            self._done = resume.done_ids(Run(self.dataset, key, self._record), whole=True)
             self._lists = resume.covered(self.dataset, key)
             covered = {i for part in self._lists for i in part}
             new = [i for i in ids if i not in covered]

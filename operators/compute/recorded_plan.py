@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from ..jobs.inference import probabilities_of, to_device
 from ..models import zoo
 from ..models.classes import check_count
 from ..models.outputs import read_outputs
@@ -57,12 +58,9 @@ class RecordedPlan:
         """Explains a batch (N, C, h, w) of the loader; returns a ``cam_core.Explanation``."""
         from ...cam_core import explain
 
-        like = next(model.module.parameters(), None)
-        if like is not None:
-            images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
         return explain(
             model.adapted,
-            images,
+            to_device(model, images),
             methods=self.methods,
             targets=self.target,
             layers=self.layers,
@@ -233,8 +231,6 @@ def check_scores(model, images):
         ValueError: if the model is a detector, gives no class scores for whole images, or as many as
             there are no class names
     """
-    from ..jobs.inference import probabilities_of
-
     read_outputs(model, images)
     ending = getattr(model.adapted, "ending", None)
     if ending is not None and ending.refusal is not None:

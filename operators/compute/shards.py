@@ -111,7 +111,7 @@ class ShardWorker:
         task = self._task
         run = Run.open(self._dataset, task.plan.cam_key)
         wanted = [i for rows, w in blocks for i, _ in rows if w is None or i in w]
-        done = resume.done_ids(run, wanted)
+        done = resume.done_ids(run, wanted, whole=True)
         left = [_without(Block(rows, w), done) for rows, w in blocks]
         loader = Loader(
             None,

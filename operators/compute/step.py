@@ -3,6 +3,7 @@
 import dataclasses
 
 from ..data import heatmap_writer
+from ..jobs.inference import to_device
 from ..models import zoo
 from ..runs.predictions import prediction_of
 from ..targets.columns import ABSENT, RunTargets, against_tag
@@ -38,9 +39,7 @@ class ExplainStep:
         from ...cam_core import explain
 
         plan = self._plan
-        like = next(self._model.module.parameters(), None)
-        if like is not None:
-            images = images.to(device=self._model.device, dtype=like.dtype, non_blocking=True)
+        images = to_device(self._model, images)
         if self._model.kind == zoo.DETECTOR:
             return explain_detections(self._model, images, plan, items)
         if columns is None:

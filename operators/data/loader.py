@@ -11,7 +11,7 @@ import itertools
 
 from ..text import one_line
 from .geometry import TransformGeometry
-from .images import check_file, decode_image
+from .images import decode_image
 
 _WAITING_BYTES = 1_000_000_000
 # What transforms may make of a smaller picture on their way: 150 MB of bytes in three channels.
@@ -109,7 +109,6 @@ def load_item(sample_id, path, transforms, geometry):
     """
     import torch
 
-    check_file(path)
     if getattr(transforms, "takes_path", False):
         width, height = geometry.upright_size(path)
         image = transforms.from_path(path)

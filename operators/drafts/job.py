@@ -39,12 +39,12 @@ class DraftJob(Job):
 
     def steps(self):
         """Drafts boxes, a few hundred samples at a time."""
-        steps = self._draft(Drafts(self.out))
-        return (yield from phased("drafting boxes", steps, lambda n: (n, len(self.samples))))
-
-    def _draft(self, done):
-        s, dataset, out = self.settings, self.dataset, self.out
         ids = self.samples.values("id")
+        steps = self._draft(ids, Drafts(self.out))
+        return (yield from phased("drafting boxes", steps, lambda n: (n, len(ids))))
+
+    def _draft(self, ids, done):
+        s, dataset, out = self.settings, self.dataset, self.out
         config = record.config_of(dataset, self.cam_key)
         drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
         record.update(dataset, self.cam_key, drafts=drafts)

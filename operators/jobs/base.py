@@ -22,8 +22,8 @@ class Job:
 
     The frame puts the model on its device, gives a temporary folder, registers the job in the record of
     its run, and marks it there as finished, failed or interrupted, in which case what it wrote is rolled
-    back. A subclass implements ``prepare`` and ``steps``; one that writes also ``register`` and
-    ``recorded``.
+    back. A subclass implements ``prepare`` and ``steps``; one that writes also has ``register``,
+    ``records`` and ``cam_key``.
 
     Args:
         samples: a dataset or view of images
@@ -37,9 +37,10 @@ class Job:
         held: the :class:`~operators.runs.lease.JobLease` while it runs, None without one
         folder: of temporary files, while it runs
         summary: what was found, once it is through
+        records: the :class:`~operators.runs.job_record.JobRecords` of its kind; None if it writes nothing
     """
 
-    model = held = folder = summary = None
+    records = model = held = folder = summary = None
 
     def __init__(self, samples, settings, given=None, origin=None):
         self.samples, self.settings, self.given, self.origin = samples, settings, given, origin
@@ -67,10 +68,6 @@ class Job:
 
     def register(self):
         """Registers the job in the record of its run; returns its lease, None if it writes nothing."""
-
-    def recorded(self):
-        """A context that marks the job as ended in the record, and yields what takes its results."""
-        return contextlib.nullcontext(lambda found: None)
 
     def steps(self):
         """The work; yields :class:`Phase` and returns the summary."""
@@ -100,15 +97,17 @@ class Job:
             yield from self.before()
             folder = tempfile.TemporaryDirectory(prefix="cam51-")
             self.folder = self.stack.enter_context(folder)
-            lease = self.register()
+            done, lease = None, self.register()
             if lease is not None:
                 self.held = self.stack.enter_context(lease)
-            done = self.stack.enter_context(self.recorded())
+                recorded = self.records.recorded(self.dataset, self.cam_key, lease)
+                done = self.stack.enter_context(recorded)
             summary = yield from self.steps()
-            done(summary.to_dict())
+            if done is not None:
+                done(summary.to_dict())
             self.summary = summary
 
-    def over_samples(self, name, rows, step, writer, model=None, size=None, counts=None):
+    def over_samples(self, name, rows, step, writer, model=None, counts=None):
         """Runs a step over the images of samples; yields :class:`Phase`.
 
         Args:
@@ -117,12 +116,11 @@ class Job:
             step: see :func:`operators.jobs.pipeline.run`
             writer: likewise
             model (None): the :class:`LoadedModel` whose transforms are used; the job's own by default
-            size (None): images of a batch; by default that of the settings
             counts (None): maps the pipeline's progress to the arguments of :class:`Phase`
         """
         model = model or self.model
         loader = Loader(
-            rows, model.transforms, size or batch_size_of(self.settings, model),
+            rows, model.transforms, batch_size_of(self.settings, model),
             workers_of(self.settings), geometry=model.geometry,
         )  # fmt: skip
         steps = run_pipeline(loader, step, writer, len(rows), self.failures)

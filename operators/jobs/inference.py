@@ -42,9 +42,7 @@ def forwarded(model, images, precision="float32"):
 
     from ...cam_core.capture.taps import exclusive, unchanged
 
-    like = next(model.module.parameters(), None)
-    if like is not None:
-        images = images.to(device=model.device, dtype=like.dtype, non_blocking=True)
+    images = to_device(model, images)
     if hasattr(model.adapted, "read_outputs"):
         model.adapted.read_outputs(images)
     kind = torch.bfloat16 if precision == "auto" else getattr(torch, precision)

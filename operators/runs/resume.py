@@ -3,6 +3,7 @@
 What is done is asked of the samples, not of a counter: a process that is killed has no time to count.
 """
 
+import functools
 import os
 
 from bson import ObjectId
@@ -14,23 +15,25 @@ _IDS_AT_ONCE = 10_000
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
-def done_ids(run, ids=None):
+def done_ids(run, ids=None, whole=False):
     """Returns the ids of the samples that have everything of a run.
 
-    A sample is done when each of the run's heatmaps is on it with the run's key, its file is there and
-    whole if it has one, and the prediction too if the run stores it.
+    A sample is done when each of the run's heatmaps is on it with the run's key, its file is there if it
+    has one, and the prediction too if the run stores it.
 
     Args:
         run: the :class:`~operators.runs.run.Run`
         ids (None): the samples to look at; all by default
+        whole (False): whether each file is opened, to see that it is whole, and not only listed
 
     Returns:
         a set
     """
-    return {str(row["_id"]) for row in _done_rows(run, ids)}
+    is_there = _is_whole if whole else functools.partial(_exists, {})
+    return {str(row["_id"]) for row in _done_rows(run, ids, is_there)}
 
 
-def _done_rows(run, ids):
+def _done_rows(run, ids, is_there):
     fields = getattr(run.record, "heatmap_fields", None) or []
     if not fields:
         return
@@ -42,8 +45,16 @@ def _done_rows(run, ids):
     paths = {f"{field}.map_path": True for field in fields}
     for row in run.dataset._sample_collection.find(query, {"_id": True, **paths}):
         files = [row[field].get("map_path") for field in fields]
-        if all(_is_whole(path) for path in files if path):
+        if all(is_there(path) for path in files if path):
             yield row
+
+
+def _exists(folders, path):
+    """Whether a file exists; each folder is read once, not each file looked at."""
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    return name in folders[folder]
 
 
 def _is_whole(path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import fiftyone as fo
+import pymongo
 import pytest
 from faults_common import compute_tiny, stored, write_pictures
 from operators_common import PLUGIN
@@ -156,11 +157,24 @@ def lines_until(client, word):
     raise AssertionError(client.stderr.read()[-3000:])
 
 
+def wait_until_some_are_stored(server):
+    """Waits until the run that is going to be disturbed has written its first samples."""
+    with pymongo.MongoClient(port=server.port) as client:
+        database = client[fo.config.database_name]  # which the client process inherits
+        for _ in range(600):
+            found = database.datasets.find_one({"name": "parts"})
+            samples = database[found["sample_collection_name"]]
+            if samples.count_documents({"run_gradcam": {"$exists": True}}, limit=1):
+                return
+            time.sleep(0.05)
+    raise AssertionError("nothing was written within 30 s")
+
+
 @pytest.mark.slow
 def test_ten_seconds_without_a_database(server, tmp_path):
     client = begin(server, tmp_path, patience=60)
     lines_until(client, "go")
-    time.sleep(1.5)
+    wait_until_some_are_stored(server)
     server.kill()  # what it had confirmed is in its journal
     time.sleep(10)
     server.start()
@@ -188,7 +202,7 @@ def test_eight_seconds_without_a_database_change_no_comparison(server, tmp_path)
 def test_database_that_stays_away(server, tmp_path):
     client = begin(server, tmp_path, patience=3)
     lines_until(client, "go")
-    time.sleep(1.5)
+    wait_until_some_are_stored(server)
     server.kill()
     said = lines_until(client, "stopped")
     assert "MongoDB did not answer" in said
@@ -204,7 +218,7 @@ def test_database_that_stays_away(server, tmp_path):
 def test_frozen_database(server, tmp_path):
     client = begin(server, tmp_path, patience=60)
     lines_until(client, "go")
-    time.sleep(1)
+    wait_until_some_are_stored(server)
     server.process.send_signal(signal.SIGSTOP)
     time.sleep(10)
     server.process.send_signal(signal.SIGCONT)

@@ -674,7 +674,7 @@ def test_a_comparison_gives_signs_of_life(make_planted, monkeypatch):
             break
         time.sleep(0.05)
     else:
-        pytest.fail("the record shows no sign of life")
+        pytest.fail("the record has no heartbeat")
     steps.close()
 
 
