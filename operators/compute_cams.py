@@ -101,6 +101,9 @@ class ComputeCams(HeatmapOperator):
         resume=False,
         memory_format="auto",
         measure_places=True,
+        every=None,
+        max_fps=None,
+        group_slices=None,
         backend="local",
         resources=None,
         progress=None,
@@ -142,7 +145,8 @@ class ComputeCams(HeatmapOperator):
         ``_outside``; the model's own detections, with the same, are ``{cam_key}_detections``.
 
         Args:
-            samples: a dataset or view of images
+            samples: a dataset or view of images; of videos, or a view of their frames, whose fields are
+                written to the frames, ``frames.{cam_key}_{method}``; of groups with ``group_slices``
             model: the name of a zoo model, a FiftyOne model, or a ``torch.nn.Module``
             methods (None): names, callables with ingredient names as arguments, pairs of these with
                 options such as ``("eigencam", {"component": 2})``, or a list; ``"gradcam"`` for CNNs
@@ -241,6 +245,10 @@ class ComputeCams(HeatmapOperator):
                 within 1e-5, and the model stays as it is. By default ``"channels_last"`` for networks with
                 more convolutions than linear layers, on a CPU and on a GPU that computes in 16 bits; a
                 run that is resumed keeps its own
+            every (None): of videos: of so many frames only the first is explained
+            max_fps (None): of videos: of each second at most so many frames are explained
+            group_slices (None): of a grouped dataset the slices that are explained, one name or a list, in
+                one run; True for all that hold images
             backend ("local"): ``"local"`` computes in this process, ``"ray"`` on the workers of a Ray
                 cluster, or of this machine, which all write to this database: see ``docs/scaling.md``
             resources (None): what one of Ray's workers needs, for example ``{"GPU": 1, "CPU": 8}``; its

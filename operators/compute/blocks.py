@@ -1,6 +1,8 @@
 """Which images of a run must be looked at again: blocks in which batches form as the first time."""
 
+from ..data.frame_rows import frame_rows
 from ..data.loader import Block
+from ..data.rows import Row
 from ..runs.resume import rows_of
 
 
@@ -12,7 +14,7 @@ def plan_blocks(dataset, rows, lists, todo, size):
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
-        rows: ``(id, filepath)`` of this call's samples
+        rows: the :class:`~operators.data.rows.Row` of this call's samples
         lists: the samples that the run covers, as :func:`covered` returns them
         todo: ids of the samples that lack something
         size: rows of a block
@@ -22,18 +24,22 @@ def plan_blocks(dataset, rows, lists, todo, size):
     """
     chunks = [part[i : i + size] for part in lists for i in range(0, len(part), size)]
     chunks = [chunk for chunk in chunks if any(i in todo for i in chunk)]
-    paths = dict(rows)
-    paths.update(_paths(dataset, [i for chunk in chunks for i in chunk if i not in paths]))
-    return [_block(chunk, paths, todo) for chunk in chunks]
+    known = {row.id: row for row in rows}
+    known.update(
+        _elsewhere(dataset, {i for chunk in chunks for i in chunk if i not in known}, rows)
+    )
+    return [_block(chunk, known, todo) for chunk in chunks]
 
 
-def _block(chunk, paths, todo):
-    rows = [(i, paths[i]) for i in chunk if i in paths]  # the others were deleted
-    wanted = {i for i, _ in rows if i in todo}
+def _block(chunk, known, todo):
+    rows = [known[i] for i in chunk if i in known]  # the others were deleted
+    wanted = {row.id for row in rows if row.id in todo}
     return Block(rows, None if len(wanted) == len(rows) else wanted)
 
 
-def _paths(dataset, ids):
-    """``(id, filepath)`` of samples that are not in this call's view."""
-    rows = rows_of(dataset, ids, {"filepath": True})
-    return ((str(row["_id"]), row["filepath"]) for row in rows)
+def _elsewhere(dataset, ids, rows):
+    """``{id: row}`` of samples that are not in this call's view."""
+    if ids and rows[0].frame is not None:  # such a frame need not be in the dataset yet
+        return {row.id: row for row in frame_rows(dataset.view()) if row.id in ids}
+    found = rows_of(dataset, ids, {"filepath": True})
+    return {(i := str(row["_id"])): Row(i, row["filepath"]) for row in found}

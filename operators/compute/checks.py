@@ -5,6 +5,8 @@ import tempfile
 
 import fiftyone as fo
 
+from ..runs.level import level_of
+
 # MongoDB's limit of one document; a sample's label attributes and FiftyOne's own fields need little.
 DOCUMENT_BYTES = 16 * 1024 * 1024
 _PER_LABEL_BYTES = 1000
@@ -102,7 +104,7 @@ def _largest_document(dataset, ids):
         {"$match": {"_id": {"$in": [ObjectId(i) for i in ids[:_LOOKED_AT]]}}},
         {"$group": {"_id": None, "most": {"$max": {"$bsonSize": "$$ROOT"}}}},
     ]
-    found = list(dataset._sample_collection.aggregate(steps))
+    found = list(level_of(dataset).collection.aggregate(steps))
     return found[0]["most"] if found else 0
 
 

@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 
 from ..data import heatmap_writer, same_scale
 from ..data.loader import Failure, Loader
-from ..data.samples import check_samples
+from ..data.rows import Row
 from ..jobs.base import Job
 from ..jobs.pipeline import ModelBroken, Progress
 from ..jobs.pipeline import run as run_pipeline
@@ -34,6 +34,7 @@ from .blocks import plan_blocks
 from .params import DECISIVE
 from .plan import batch_settings, choose_batch_size, describe_run, make_plan
 from .recorded_model import describe_given
+from .source import Source
 from .step import ExplainStep
 from .summary import Summary
 
@@ -46,13 +47,19 @@ class CamJob(Job):
 
     def __init__(self, samples, settings, given, origin=None):
         super().__init__(samples, settings, given, origin)
-        self.colours = self.active_fields = None
+        self.colours = self.active_fields = self.source = None
         self._statuses = {}
+
+    @property
+    def dataset(self):
+        """The dataset that is written to: of a view of frames that of the videos."""
+        return self.samples._root_dataset
 
     def prepare(self):
         """Checks the arguments, plans the run with one image, and finds what an earlier call has done."""
-        check_samples(self.samples)
         s, given = self.settings, self.given
+        self.source = Source(self.samples, s)
+        self.samples, self.rows = self.source.samples, self.source.rows
         self.given_model = given.model
         self.given_transforms = given_transforms(given.transforms, given.preprocess)
         self.given_classes = read_classes(given.classes)
@@ -60,12 +67,14 @@ class CamJob(Job):
             given.model, self.given_transforms, self.given_classes, ray_settings.planning_device(s),
             texts=texts_of(s.targets), **s.model_options,
         )  # fmt: skip
-        self.rows = list(zip(*self.samples.values(["id", "filepath"]), strict=True))
+        self.source.check_transforms(self.model.transforms)
+        labelled = self.source.labelled(s.targets)
         with load.on_device(self.model):
-            self.plan = make_plan(self.dataset, self.model, s, self.rows, self.samples)
+            self.plan = make_plan(self.dataset, self.model, s, self.rows, labelled)
             if s.layers is None and self.plan.layers:
                 preview.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, s, len(self.rows), self.origin)
+            self.used["source"] = self.source.kind
             self.used.update(
                 describe_given(
                     self.model, self.given_transforms, self.given_classes, s.model_options
@@ -78,7 +87,7 @@ class CamJob(Job):
 
     def _look_up(self):
         """Finds out what an earlier call has done, and refuses to resume with other settings."""
-        key, ids = self.plan.cam_key, [sample_id for sample_id, _ in self.rows]
+        key, ids = self.plan.cam_key, [row.id for row in self.rows]
         self._record, self._lists, self._done = None, [ids], set()
         if self.settings.resume and key in record.list_runs(self.dataset):
             self._record = record.config_of(self.dataset, key)
@@ -128,7 +137,7 @@ class CamJob(Job):
             if self.settings.backend == "ray":
                 stack.close()  # the network is the workers' now
                 team = stack.enter_context(ray_driver.Team(self))
-            writer = heatmap_writer.Writer(self.dataset, self.plan.map_dir)
+            writer = heatmap_writer.Writer(self.dataset, self.plan.map_dir, made=self.source.made())
             token = self._begin(writer.stamp)
             self._now = Progress(total=self.total)
             self._writer = writer
@@ -217,7 +226,7 @@ class CamJob(Job):
                 stamps=[stamp],
                 sessions=[session],
             )
-            resume.save_covered(dataset, key, self._lists)
+            resume.save_covered(dataset, key, self._lists, self._of_videos())
             return token
         old = self._record
         token = record.claim(
@@ -234,8 +243,11 @@ class CamJob(Job):
             error=None,
             shards={},
         )
-        resume.save_covered(dataset, key, self._lists)
+        resume.save_covered(dataset, key, self._lists, self._of_videos())
         return token
+
+    def _of_videos(self):
+        return {row.id: row.sample for row in self.rows if row.sample is not None}
 
     def _state(self):
         """What the record is told while the run is running."""
@@ -297,10 +309,11 @@ class CamJob(Job):
         return counted
 
     def _note_lost(self, writer):
-        paths = dict(self.rows)
-        reasons = dict.fromkeys(writer.vanished, "the sample was deleted during the run")
+        rows = {row.id: row for row in self.rows}
+        gone = f"the {self.source.level.noun[:-1]} was deleted during the run"
+        reasons = dict.fromkeys(writer.vanished, gone)
         for sample_id, reason in {**reasons, **writer.refused}.items():
-            self.failures.append(Failure(sample_id, paths.get(sample_id, ""), reason))
+            self.failures.append(Failure.of(rows.get(sample_id, Row(sample_id, "")), reason))
 
     def _finish(self, status, error, token):
         """Makes the summary and stores it; the record is only touched while it is this run's."""
@@ -310,7 +323,7 @@ class CamJob(Job):
             cam_key=self.plan.cam_key,
             done=resumed + written,
             failed=[dataclasses.asdict(f) for f in self.failures],
-            fields=self.plan.all_fields,
+            fields=[self.source.level.path(field) for field in self.plan.all_fields],
             seconds=seconds,
             images_per_second=written / seconds if seconds else 0.0,
             settings=self.used,
@@ -361,6 +374,6 @@ class CamJob(Job):
         """Whether samples of the run that are not in this call's view still lack something."""
         if self._record is None or self._record.status == "finished":
             return False
-        mine = {sample_id for sample_id, _ in self.rows}
+        mine = {row.id for row in self.rows}
         left = {i for part in self._lists for i in part} - mine - self._done
         return any(True for _ in resume.present(self.dataset, left))

@@ -6,6 +6,7 @@ import fiftyone as fo
 
 from ..runs import label_attributes as run_label_attributes
 from ..runs import record
+from ..runs.level import level_of
 from ..runs.locking import schema_lock
 from ..runs.run import Run
 from ..runs.schema import declare_fields
@@ -135,7 +136,7 @@ def check_attributes(dataset, objects, key):
     if key in record.list_runs(dataset):
         mine = run_label_attributes.written_by(Run.open(dataset, key))
     for path in objects.label_attributes:
-        if dataset.get_field(path) is not None and path not in mine:
+        if level_of(dataset).field(path) is not None and path not in mine:
             raise ValueError(
                 f"cam_key: labels have an attribute {path!r} already, which is no run's; choose another "
                 "cam_key, or delete the attribute"
@@ -152,7 +153,7 @@ _OWN_DETECTIONS = {
 def declare(dataset, objects):
     """Declares what is written on labels, and the field of the model's own detections."""
     own = objects.own_field
-    if own is not None and dataset.get_field(own) is None:
+    if own is not None and level_of(dataset).field(own) is None:
         with schema_lock(dataset):
             declare_fields(dataset, {own: _OWN_DETECTIONS})
     if own is not None or objects.targets.field is not None:

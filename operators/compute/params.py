@@ -60,6 +60,30 @@ def _checked_background(background):
     return background
 
 
+def _checked_every(value):
+    """Raises a ValueError unless it is a positive number of frames."""
+    Integer(1).check("every", value)
+    return value
+
+
+def _checked_fps(value):
+    """Raises a ValueError unless it is a rate of frames."""
+    Number(0, 1000, "rate in frames per second", within=True).check("max_fps", value)
+    return value
+
+
+def _checked_slices(value):
+    """Raises a ValueError unless it names slices of groups; True stands for all that hold images."""
+    names = [value] if isinstance(value, str) else value
+    if value is not True and not (
+        isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names)
+    ):
+        raise ValueError(
+            f"group_slices must be the name of a slice, a list of names, or True for all, got {value!r}"
+        )
+    return value
+
+
 #: what is said about the model itself, which an operator loads; no settings
 MODEL = (
     Param("model", field=Field("Model"), decisive=("model", "weights")),
@@ -170,6 +194,15 @@ PARAMS = (
         "resume", False, Boolean(), check=anything, recorded=None,
         field=Field("Resume this run", "do only what is missing of the run with this key"),
     ),
+    Param(
+        "every", check=_checked_every, rerun=True,
+        field=Field("Every n-th frame", "of so many frames of a video only the first"),
+    ),
+    Param(
+        "max_fps", check=_checked_fps, rerun=True,
+        field=Field("Most frames per second", "of videos; instead of every n-th frame"),
+    ),
+    Param("group_slices", check=_checked_slices, rerun=True),
     Param("backend", "local", Choice(("local", "ray"))),
     Param("resources"),
 )  # fmt: skip
@@ -191,6 +224,8 @@ class Settings(params.settings(PARAMS)):
             raise ValueError(
                 "output_dir: has no effect with storage='database'; use storage='disk'"
             )
+        if self.every is not None and self.max_fps is not None:
+            raise ValueError("every and max_fps both choose frames of videos; give one of them")
         if self.resume and self.overwrite:
             raise ValueError(
                 "resume and overwrite exclude each other: resume the run, or start again"

@@ -1,11 +1,15 @@
 """Everything that ``compute_cams`` decides before the first sample, and what the record says of it."""
 
+import contextlib
 import dataclasses
+import functools
 import os
 
 from ..data import heatmap_writer
 from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministic
-from ..data.loader import block_size, load_item
+from ..data.loader import Failure, block_size, load_item
+from ..data.rows import Row
+from ..data.videos import FrameReader
 from ..jobs.inference import answers_alike
 from ..jobs.pipeline import probe_batch_size
 from ..models import load, zoo
@@ -74,7 +78,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         model: the :class:`LoadedModel`, on its device
         settings: the :class:`Settings`
-        rows: ``(id, filepath)`` of the samples
+        rows: the :class:`~operators.data.rows.Row` of the samples
         samples (None): the samples, whose labels may be asked for; the dataset by default
 
     Returns:
@@ -140,7 +144,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
         checks.check_document_size(
             dataset,
-            [sample_id for sample_id, _ in rows],
+            [row.id for row in rows],
             lambda: _heats(trial, shown, size),
             len(plan.fields),
             size,
@@ -291,7 +295,7 @@ def first_image(rows, transforms, geometry=None):
     """Finds the first image that can be read: with it, wrong arguments show before the run.
 
     Args:
-        rows: list of ``(id, filepath)``
+        rows: list of :class:`~operators.data.rows.Row`, or of ``(id, filepath)``
         transforms: maps a PIL image to a tensor
         geometry (None): the model's :class:`TransformGeometry`, which knows what was said and measured
 
@@ -303,20 +307,25 @@ def first_image(rows, transforms, geometry=None):
             which part of the image they show
     """
     geometry, reason = geometry or TransformGeometry(transforms), None
-    for sample_id, path in rows[:_TRIES]:
-        try:
-            item = load_item(sample_id, path, transforms, geometry)
-        except UnknownPlaces:
-            raise  # of another image it will not be known either
-        except Exception as error:  # recorded when the run comes to it; the next will do here
-            reason = reason or f"{path}: {one_line(error)}"
-            continue
-        if geometry.known_by != "measured":  # which began with this
-            check_deterministic(transforms, path)
-        return item
-    raise ValueError(
-        f"samples: none of the first {min(_TRIES, len(rows))} images can be used; {reason}"
-    )
+    # The first of each file first: of a broken video no frame can be read.
+    tried = list({row[1]: Row(*row) for row in reversed(rows)}.values())[::-1][:_TRIES]
+    with contextlib.closing(FrameReader()) as frames:
+        for row in tried:
+            picture = None
+            if row.frame is not None:
+                picture = functools.partial(frames.read, row.filepath, row.frame)
+            try:
+                item = load_item(row.id, row.filepath, transforms, geometry, picture)
+            except UnknownPlaces:
+                raise  # of another image it will not be known either
+            except Exception as error:  # recorded when the run comes to it; the next will do here
+                reason = reason or f"{row.filepath}: {Failure.of(row, error).reason}"
+                continue
+            if geometry.known_by != "measured":  # which began with this
+                check_deterministic(transforms, row.filepath, picture)
+            return item
+    what = "images" if tried[0].frame is None else "videos"
+    raise ValueError(f"samples: none of the first {len(tried)} {what} can be used; {reason}")
 
 
 def choose_batch_size(plan, model, settings, count):

@@ -139,7 +139,7 @@ class Team:
         """
         self._loader, self._writer, self._token = loader, writer, token
         self._start = time.monotonic()
-        blocks = [(block.rows, block.wanted) for block in self._job.blocks]
+        blocks = [([tuple(row) for row in b.rows], b.wanted) for b in self._job.blocks]
         shards = [list(part) for part in _cut(blocks, self._count)]
         members = self._hire(min(self._count, len(shards)))
         busy = {member.ready.remote(): (member, None) for member in members}
@@ -182,7 +182,7 @@ class Team:
             threads=threads_of(job.settings),
             versions=job.used["versions"],
             options={**job.settings.model_options, "texts": texts_of(job.settings.targets)},
-            image=next((path for _, path in job.rows if os.path.isfile(path)), None),
+            image=next((r.filepath for r in job.rows if os.path.isfile(r.filepath)), None),
         )
 
     def _deal(self, shards, busy):
@@ -227,7 +227,7 @@ class Team:
         # In the order of the samples, as one process has them.
         in_order = [self._outcomes[n]["failed"] for n in sorted(self._outcomes)]
         job.failures[:] = [Failure(*row) for rows in in_order for row in rows]
-        ids = [i for rows, _ in shards[number] for i, _ in rows]
+        ids = [row[0] for rows, _ in shards[number] for row in rows]
         # Samples that somebody holds here show what the worker stored.
         name = job.dataset._sample_collection_name
         retry_on_disconnect(fo.Sample._reload_docs, name, sample_ids=ids)

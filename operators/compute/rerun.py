@@ -5,6 +5,7 @@ from ..runs import keys, provenance
 from ..runs import record as run_record
 from .params import DECISIVE, PARAMS, Settings
 from .recorded_model import GivenModel, completed, is_function, to_give
+from .source import OF_GROUPS, OF_VIDEOS
 
 # Of another dataset or machine these may differ, and the numbers stay the same.
 _MAY_DIFFER = ("output_dir", "batch_size", "device")
@@ -34,11 +35,11 @@ def rerun_job(
         ValueError: if there is no such run, if something must be given, or if what is given is not what
             the run had; nothing was written then
     """
-    from ..data.samples import check_samples
+    from ..data.samples import check_collection
     from .job import CamJob
 
-    check_samples(samples)
-    dataset = samples._dataset
+    check_collection(samples)
+    dataset = samples._root_dataset
     source = source or dataset
     run_record.refresh(source)
     then = run_record.config_of(source, cam_key).settings
@@ -49,6 +50,9 @@ def rerun_job(
         raise ValueError(f"model: {reason}; or give model= again{listed and f', with {listed}'}")
     model = completed(then, cam_key, said)
     arguments = {**_arguments(then, methods=methods, targets=targets), **model.options}
+    # Which frames or slices were chosen is taken over where these samples have such.
+    others = {"video": OF_GROUPS, "group": OF_VIDEOS}.get(samples.media_type, OF_VIDEOS + OF_GROUPS)
+    arguments = {name: value for name, value in arguments.items() if name not in others}
     if resume:
         if new_key not in (None, cam_key) or source is not dataset:
             raise ValueError("resume: a run is resumed under its own key, on its own dataset")

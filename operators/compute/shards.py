@@ -16,6 +16,7 @@ from pymongo.errors import PyMongoError
 
 from ..data import heatmap_writer
 from ..data.loader import Block, Loader
+from ..data.rows import Row
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load
 from ..runs import lease, provenance, record, resume
@@ -97,7 +98,7 @@ class ShardWorker:
 
         Args:
             number: of the shard, under which progress is told
-            blocks: list of ``(rows, wanted ids)``
+            blocks: list of ``(rows, wanted ids)``, rows as plain tuples
             batch_size: images per batch
 
         Returns:
@@ -110,7 +111,9 @@ class ShardWorker:
         """
         task = self._task
         run = Run.open(self._dataset, task.plan.cam_key)
-        wanted = [i for rows, w in blocks for i, _ in rows if w is None or i in w]
+        # Ray unpacks them before the plugin is loaded, so they come without its types.
+        blocks = [([Row(*row) for row in rows], wanted) for rows, wanted in blocks]
+        wanted = [row.id for rows, w in blocks for row in rows if w is None or row.id in w]
         done = resume.done_ids(run, wanted, whole=True)
         left = [_without(Block(rows, w), done) for rows, w in blocks]
         loader = Loader(
@@ -154,7 +157,7 @@ class ShardWorker:
 
 def _without(block, done):
     """A block of which what is done is only computed to complete batches."""
-    wanted = {i for i, _ in block.rows if block.wants(i) and i not in done}
+    wanted = {row.id for row in block.rows if block.wants(row.id) and row.id not in done}
     return Block(block.rows, None if len(wanted) == len(block.rows) else wanted)
 
 

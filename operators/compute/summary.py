@@ -47,10 +47,15 @@ class Summary(JobSummary):
     labels: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
 
+    @property
+    def _noun(self):
+        """What was explained, as a word."""
+        return "frames" if self.settings.get("source") in ("videos", "frames") else "samples"
+
     def __str__(self):
         """One paragraph for people."""
         text = (
-            f"{self.cam_key}: {counted(self.done, 'samples')} explained in {self.seconds:.1f} s "
+            f"{self.cam_key}: {counted(self.done, self._noun)} explained in {self.seconds:.1f} s "
             f"({self.images_per_second:.1f} images/s), fields {', '.join(self.fields)}"
         )
         if self.resumed:

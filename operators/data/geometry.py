@@ -28,7 +28,7 @@ class UnknownPlaces(ValueError):
     """Raised where it is not known, and could not be measured, which part of an image the model sees."""
 
 
-def check_deterministic(transforms, path):
+def check_deterministic(transforms, path, picture=None):
     """Raises a ValueError if transforms are random.
 
     A random crop shows another part of the picture each time, so no heatmap could be laid back on it.
@@ -36,6 +36,7 @@ def check_deterministic(transforms, path):
     Args:
         transforms: maps a PIL image to a tensor, or a path where they take one
         path: of an image
+        picture (None): returns the picture instead of the file's
     """
     import torch
 
@@ -45,7 +46,7 @@ def check_deterministic(transforms, path):
         return  # each of its steps is known, and none is random
     random = _random_step(transforms)
     if random is None:
-        again = _repeated(transforms, path)
+        again = _repeated(transforms, path, picture)
         first = again()
         if not isinstance(first, torch.Tensor):
             return  # what is wrong with it is said where it is used
@@ -78,11 +79,11 @@ def _random(reason):
     )
 
 
-def _repeated(transforms, path):
+def _repeated(transforms, path, shown=None):
     """A function that transforms an image again each time."""
     if getattr(transforms, "takes_path", False):
         return lambda: transforms.from_path(path)
-    picture = decode_image(path)
+    picture = decode_image(path) if shown is None else shown()
     picture.thumbnail((_LARGE_SIDE, _LARGE_SIDE))
     return lambda: transforms(picture.copy())
 

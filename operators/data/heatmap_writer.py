@@ -23,6 +23,7 @@ from pymongo.write_concern import WriteConcern
 
 from ..runs.app_style import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
 from ..runs.label_attributes import LabelAttributes
+from ..runs.level import level_of
 from ..runs.locking import retry_on_disconnect
 from ..runs.schema import declare_fields
 
@@ -151,7 +152,7 @@ def declare_schema(
 
 def _declared(dataset, field, label_type, attributes):
     """How a field is declared, of which none of another type may exist."""
-    existing = dataset.get_field(field)
+    existing = level_of(dataset).field(field)
     if existing is not None and getattr(existing, "document_type", None) is not label_type:
         raise ValueError(
             f"field {field!r} exists and is no {label_type.__name__}; choose another cam_key, or "
@@ -180,6 +181,7 @@ class Writer:
         dataset: the dataset that the samples belong to
         output_dir (None): a folder for PNG files; None stores maps in the database
         threads (None): encoding threads; by default one per CPU core, at most 8
+        made (None): ``{id: (id of the video, number)}`` of the frames that are made where there are none
 
     Attributes:
         samples_written: samples stored so far
@@ -193,13 +195,14 @@ class Writer:
     # Batches waiting to be written: enough to keep the device busy, few enough to bound memory.
     _QUEUE = 4
 
-    def __init__(self, dataset, output_dir=None, threads=None):
+    def __init__(self, dataset, output_dir=None, threads=None, made=None):
         self.samples_written = 0
         self.bytes_written = 0
         self.vanished = []
         self.refused = {}
         self.error = None
-        self._dataset = dataset
+        self._dataset, self._level = dataset, level_of(dataset)
+        self._made = made or {}
         self._output_dir = output_dir
         # A new name for every writing: browsers keep showing the old picture of a rewritten file.
         self.stamp = uuid.uuid4().hex[:8]
@@ -261,9 +264,7 @@ class Writer:
         """
         ids = future.result()
         if ids:
-            retry_on_disconnect(
-                fo.Sample._reload_docs, self._dataset._sample_collection_name, sample_ids=ids
-            )
+            retry_on_disconnect(self._level.reload, ids)
 
     def _encode(self, sample_id, values):
         document, size = {}, 0
@@ -310,16 +311,14 @@ class Writer:
         """Stores a batch; returns the ids that were found."""
         rows = [future.result() for future in encoded]
         now = datetime.datetime.now(datetime.timezone.utc)
-        operations = [_update(sid, document, now) for sid, document, _ in rows]
+        rows = self._with_videos(rows)
+        operations = [_update(sid, document, now, self._new(sid, now)) for sid, document, _ in rows]
         rows, matched = self._store(rows, operations)
         ids = [sample_id for sample_id, _, _ in rows]
         if matched < len(ids):
             query = {"_id": {"$in": [ObjectId(i) for i in ids]}}
             found = {
-                str(i)
-                for i in retry_on_disconnect(
-                    self._dataset._sample_collection.distinct, "_id", query
-                )
+                str(i) for i in retry_on_disconnect(self._level.collection.distinct, "_id", query)
             }
             self.vanished += [i for i in ids if i not in found]
             ids = [i for i in ids if i in found]
@@ -327,13 +326,39 @@ class Writer:
         self.bytes_written += sum(size for _, _, size in rows)
         return ids
 
+    def _new(self, frame_id, now):
+        """What a frame has that is made by writing on it; None of what must be there already."""
+        if frame_id not in self._made:
+            return None
+        video, number = self._made[frame_id]
+        return {
+            "_sample_id": ObjectId(video),
+            "_dataset_id": self._dataset._doc.id,
+            "frame_number": number,
+            "created_at": now,
+        }
+
+    def _with_videos(self, rows):
+        """Those of some rows whose videos exist: a frame must not be made for a video that was deleted."""
+        videos = {sid: self._made[sid][0] for sid, _, _ in rows if sid in self._made}
+        if not videos:
+            return rows
+        query = {"_id": {"$in": [ObjectId(i) for i in set(videos.values())]}}
+        samples = self._dataset._sample_collection
+        there = {str(i) for i in retry_on_disconnect(samples.distinct, "_id", query)}
+        gone = {sid for sid, video in videos.items() if video not in there}
+        self.vanished += [sid for sid, _, _ in rows if sid in gone]
+        return [row for row in rows if row[0] not in gone]
+
     def _store(self, rows, operations):
         """Returns (the rows that were small enough, how many of their samples exist)."""
         # On disk before it counts: the database may be restarted the moment after.
-        samples = self._dataset._sample_collection.with_options(write_concern=WriteConcern(j=True))
+        documents = self._level.collection.with_options(write_concern=WriteConcern(j=True))
+        if not operations:
+            return [], 0
         try:
             answers = retry_on_disconnect(
-                fod.bulk_write, operations, samples, ordered=False, batcher=False
+                fod.bulk_write, operations, documents, ordered=False, batcher=False
             )
         except (DocumentTooLarge, OperationFailure, ValueError) as error:
             if not _is_too_large(error):
@@ -346,14 +371,24 @@ class Writer:
                 return [], 0
             parts = [self._store([row], [op]) for row, op in zip(rows, operations, strict=True)]
             return [row for kept, _ in parts for row in kept], sum(n for _, n in parts)
-        return rows, sum(answer.matched_count for answer in answers)
+        return rows, sum(answer.matched_count + answer.upserted_count for answer in answers)
 
 
-def _update(sample_id, document, now):
-    """One sample's update, with what says on which of its labels attributes are set."""
+def _update(sample_id, document, now, new=None):
+    """One document's update, with what says on which of its labels attributes are set.
+
+    With ``new`` it is made with these values where there is none.
+    """
     values = {k: v for k, v in document.items() if k != _FILTERS}
     operation = {"$set": {**values, "last_modified_at": now}}
-    return UpdateOne({"_id": ObjectId(sample_id)}, operation, array_filters=document.get(_FILTERS))
+    if new is not None:
+        operation["$setOnInsert"] = new
+    return UpdateOne(
+        {"_id": ObjectId(sample_id)},
+        operation,
+        array_filters=document.get(_FILTERS),
+        upsert=new is not None,
+    )
 
 
 def _is_too_large(error):

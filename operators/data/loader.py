@@ -12,6 +12,8 @@ import itertools
 from ..text import one_line
 from .geometry import TransformGeometry
 from .images import decode_image
+from .rows import Row
+from .videos import FrameReader
 
 _WAITING_BYTES = 1_000_000_000
 # What transforms may make of a smaller picture on their way: 150 MB of bytes in three channels.
@@ -22,17 +24,30 @@ _BATCHES_PER_BLOCK = 16
 
 @dataclasses.dataclass
 class Failure:
-    """A sample that could not be explained, and why.
+    """A sample, or a frame of a video, that could not be explained, and why.
 
     Attributes:
-        id: the sample's id
-        filepath: its image
-        reason: one line
+        id: its id
+        filepath: its image, or the video
+        reason: one line; of a frame it begins with its number
     """
 
     id: str
     filepath: str
     reason: str
+
+    @classmethod
+    def of(cls, row, error):
+        """The failure of a :class:`~operators.data.rows.Row`, or of an :class:`Item`.
+
+        Args:
+            row: what failed
+            error: an exception, or a text
+        """
+        reason = error if isinstance(error, str) else one_line(error)
+        if row.frame is not None:
+            reason = f"frame {row.frame}: {reason}"
+        return cls(row.id, row.filepath, reason)
 
 
 @dataclasses.dataclass
@@ -45,6 +60,7 @@ class Item:
         image: (C, h, w) tensor; None once it is part of a batch
         window: the window of the original that it shows
         wanted: False if it only completes a batch, and what is computed for it is thrown away
+        frame: of a video, the frame's number
     """
 
     id: str
@@ -52,6 +68,7 @@ class Item:
     image: object
     window: object
     wanted: bool = True
+    frame: int = None
 
 
 @dataclasses.dataclass
@@ -59,7 +76,7 @@ class Block:
     """Rows among which batches form: whenever a block is computed, it makes the same batches.
 
     Attributes:
-        rows: list of ``(id, filepath)``
+        rows: list of :class:`~operators.data.rows.Row`
         wanted: ids of those whose results are wanted; None for all
     """
 
@@ -97,8 +114,15 @@ class Batch:
             yield Batch(self.items[start : start + size], self.images[start : start + size])
 
 
-def load_item(sample_id, path, transforms, geometry):
+def load_item(sample_id, path, transforms, geometry, picture=None):
     """Decodes and transforms one image.
+
+    Args:
+        sample_id: of the sample
+        path: of its file
+        transforms: maps a PIL image to a tensor, or a path where they take one
+        geometry: the :class:`TransformGeometry` of the transforms
+        picture (None): returns the picture as a ``PIL.Image.Image``; by default the file is read as one
 
     Returns:
         an :class:`Item`
@@ -113,11 +137,11 @@ def load_item(sample_id, path, transforms, geometry):
         width, height = geometry.upright_size(path)
         image = transforms.from_path(path)
     else:
-        picture = decode_image(path)
-        width, height = picture.size
+        shown = decode_image(path) if picture is None else picture()
+        width, height = shown.size
         _check_enlarged(transforms, height, width)
-        image = transforms(picture)
-        del picture  # not needed while the window is looked for, which may take as much memory
+        image = transforms(shown)
+        del shown  # not needed while the window is looked for, which may take as much memory
     if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
         got = (
             f"{image.dtype} {tuple(image.shape)}"
@@ -147,7 +171,8 @@ class Loader:
     """Iterates over batches of equal size and failures, decoding ahead of the consumer.
 
     Args:
-        rows: list of ``(id, filepath)``
+        rows: list of :class:`~operators.data.rows.Row`, or of ``(id, filepath)`` of images; those of one
+            video in order
         transforms: maps a PIL image to a tensor
         batch_size: images per batch; may be lowered while iterating
         num_workers: decoding threads; 0 decodes in the consumer's thread
@@ -159,16 +184,23 @@ class Loader:
         self.batch_size = batch_size
         size = block_size(batch_size)
         if blocks is None:
+            rows = [Row(*row) for row in rows]
             blocks = [Block(rows[i : i + size]) for i in range(0, len(rows), size)]
         self._blocks = blocks
         self._transforms = transforms
         self._geometry = geometry or TransformGeometry(transforms)
         self._num_workers = num_workers
+        self._frames = FrameReader()
 
     def __iter__(self):
         """Yields :class:`Batch` and :class:`Failure`."""
-        for _, outcomes in itertools.groupby(self._items(), key=lambda pair: pair[0]):
-            yield from self._batches(outcome for _, outcome in outcomes)
+        items = self._items()
+        try:
+            for _, outcomes in itertools.groupby(items, key=lambda pair: pair[0]):
+                yield from self._batches(outcome for _, outcome in outcomes)
+        finally:
+            items.close()
+            self._frames.close()
 
     def _batches(self, outcomes):
         """The batches of one block; those of which nothing is wanted are left out."""
@@ -208,14 +240,15 @@ class Loader:
         if self._num_workers == 0:
             for number, block in enumerate(self._blocks):
                 for row in self._rows_of(block):
-                    yield from self._wanted(number, self._load(row, block))
+                    yield from self._wanted(number, self._load(row, block, self._picture(row)))
             return
         ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(self._num_workers, "cam51-decode") as pool:
             try:
                 for number, block in enumerate(self._blocks):
                     for row in self._rows_of(block):
-                        ahead.append((number, pool.submit(self._load, row, block)))
+                        picture = self._picture(row)
+                        ahead.append((number, pool.submit(self._load, row, block, picture)))
                         limit = self.batch_size + min(self.batch_size, 64) + self._num_workers
                         if len(ahead) >= limit:
                             yield from self._wanted(*_result(ahead.popleft()))
@@ -235,20 +268,23 @@ class Loader:
 
         A block may be looked at again for one broken file; the others need not be decoded for that.
         """
-        wanted = [row for row in block.rows if block.wants(row[0])]
-        if len(wanted) == len(block.rows):
+        wanted = [row for row in block.rows if block.wants(row.id)]
+        if len(wanted) == len(block.rows) or wanted[0].frame is not None:
             return block.rows
         readable = any(not isinstance(self._load(row, block), Failure) for row in wanted)
         return block.rows if readable else wanted
 
-    def _load(self, row, block):
-        sample_id, path = row
-        wanted = block.wants(sample_id)
+    def _picture(self, row):
+        """What decodes the row's frame of a video; None of an image."""
+        return None if row.frame is None else self._frames.ask(row.filepath, row.frame)
+
+    def _load(self, row, block, picture=None):
+        wanted = block.wants(row.id)
         try:
-            item = load_item(sample_id, path, self._transforms, self._geometry)
+            item = load_item(row.id, row.filepath, self._transforms, self._geometry, picture)
         except Exception as error:  # one bad image is recorded, the run goes on
-            return Failure(sample_id, path, one_line(error)) if wanted else None
-        item.wanted = wanted
+            return Failure.of(row, error) if wanted else None
+        item.wanted, item.frame = wanted, row.frame
         return item
 
 

@@ -9,9 +9,8 @@ their 255 is not their peak, and what it stands for is not stored.
 
 import math
 
-import fiftyone as fo
-
 from ..runs import keys, record
+from ..runs.level import level_of
 
 #: share of the heatmaps whose peak may lie above the scale: one outlier would make all others dark
 OUTLIERS = 0.01
@@ -31,13 +30,13 @@ def scale_of(dataset, field):
         a positive number, with fewer than 100 heatmaps the highest peak; None without heatmaps, and
         for maps of single pixels, whose 255 is not their peak
     """
-    samples, path = dataset._sample_collection, f"{field}.peak"
+    documents, path = level_of(dataset).collection, f"{field}.peak"
     query = {**_with_map(field), f"{field}.layer": {"$ne": _PIXELS}}
-    count = samples.count_documents(query)
+    count = documents.count_documents(query)
     if not count:
         return None
     above = math.floor(OUTLIERS * count)
-    found = samples.find(query, {path: True}).sort(path, -1).skip(above).limit(1)
+    found = documents.find(query, {path: True}).sort(path, -1).skip(above).limit(1)
     return float(next(found)[field]["peak"])
 
 
@@ -91,7 +90,7 @@ def _apply(dataset, cam_key, on):
             wide = {"$divide": [_TOP * scale, f"${field}.peak"]}
             ends = [0, {"$max": [_TOP, wide]}]
         change = {"$set": {f"{field}.range": ends, "last_modified_at": "$$NOW"}}
-        dataset._sample_collection.update_many(_with_map(field), [change])
+        level_of(dataset).collection.update_many(_with_map(field), [change])
     record.update(dataset, cam_key, same_scale=scales or None)
-    fo.Sample._reload_docs(dataset._sample_collection_name)
+    level_of(dataset).reload()
     return scales

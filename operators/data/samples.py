@@ -3,22 +3,32 @@
 import fiftyone as fo
 
 
-def check_samples(samples):
-    """Raises a ValueError unless samples can be explained.
-
-    Args:
-        samples: what the user gave
-    """
+def check_collection(samples):
+    """Raises a ValueError unless samples are a dataset or view."""
     import fiftyone.core.collections as foc
 
     if not isinstance(samples, foc.SampleCollection):
         raise ValueError(
             f"samples must be a FiftyOne dataset or view, got {type(samples).__name__}"
         )
-    if samples._dataset._is_generated:
+
+
+def check_samples(samples, videos=False):
+    """Raises a ValueError unless samples can be explained.
+
+    Args:
+        samples: what the user gave
+        videos (False): whether videos are taken too, and views of their frames
+    """
+    check_collection(samples)
+    dataset = samples._dataset
+    if dataset._is_generated and not (videos and dataset._is_frames):
+        kind = next(kind for kind in _GENERATED if getattr(dataset, f"_is_{kind}"))
+        raise ValueError(f"samples: {_GENERATED[kind]}")
+    if samples.media_type == "video" and samples._root_dataset.media_type == "group":
         raise ValueError(
-            "samples: a patches, frames or clips view has no lasting samples of its own, heatmaps stored "
-            "there would be lost; use the dataset or a view of whole images"
+            "samples: this slice of groups holds videos, whose frames cannot be written in a grouped dataset; "
+            "make a dataset of it, samples.select_group_slices('name').clone('other'), and explain that"
         )
     if getattr(samples, "_is_dynamic_groups", False):
         raise ValueError(
@@ -30,7 +40,7 @@ def check_samples(samples):
     # Not len(samples): MongoDB's count is wrong after it was killed.
     if not samples.limit(1).values("id"):
         raise ValueError("samples is empty: the view matches no sample")
-    if samples.media_type != "image":
+    if samples.media_type != "image" and not (videos and samples.media_type == "video"):
         kind = samples.media_type
         says = _OTHER_MEDIA.get(kind, "heatmaps are for images; use a dataset of images")
         raise ValueError(f"samples: {says} (the media type is {kind!r})")
@@ -65,11 +75,28 @@ def _is_label(samples, path):
     return isinstance(kind, type) and issubclass(kind, fo.Label)
 
 
+_GENERATED = {
+    "patches": (
+        "a patches view has no lasting samples of its own, heatmaps stored there would be lost; use the "
+        "dataset or a view of whole images"
+    ),
+    "frames": (
+        "this takes images, and of a view of frames only compute_cams; make a dataset of the frames, "
+        "samples.to_frames(sample_frames=True).clone('name'), and compute the run there"
+    ),
+    "clips": (
+        "a clips view has no lasting samples of its own, heatmaps stored there would be lost; use the "
+        "dataset of videos, or the frames that you want, samples.match_frames(...)"
+    ),
+}
 _OTHER_MEDIA = {
-    "group": "the dataset is grouped; use one slice, samples.select_group_slices('name')",
+    "group": (
+        "the dataset is grouped; use one slice, samples.select_group_slices('name'), or in compute_cams "
+        "several, group_slices=['name', 'other']"
+    ),
     "video": (
-        "heatmaps are for images, these are videos; make a dataset of their frames, "
-        "samples.to_frames(sample_frames=True).clone('name'), and explain that"
+        "this takes images, and of videos only compute_cams; make a dataset of their frames, "
+        "samples.to_frames(sample_frames=True).clone('name'), and compute the run there"
     ),
     "3d": "heatmaps are for images, these are 3D scenes; use a dataset of images",
     "point-cloud": "heatmaps are for images, these are point clouds; use a dataset of images",

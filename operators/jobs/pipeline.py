@@ -157,7 +157,7 @@ def _attempt(batch, step, loader):
         raise
     except Exception as error:  # which sample it was is found out below
         if len(batch) == 1:
-            yield {}, [_failure(batch.items[0], error)]
+            yield {}, [Failure.of(batch.items[0], error)]
             return
         size = 1
         if _is_out_of_memory(error):
@@ -177,10 +177,6 @@ def _is_out_of_memory(error):
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def _failure(item, error):
-    return Failure(item.id, item.filepath, one_line(error))
 
 
 _GPU_BATCHES = (16, 32, 64, 128, 256)

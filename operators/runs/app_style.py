@@ -9,6 +9,8 @@ import contextlib
 import fiftyone as fo
 import fiftyone.core.odm as fod
 
+from .level import level_of
+
 # Warm, told apart on photos, hottest first; the App fades each of them with the value.
 _COLOURS = (
     "#ff3d00", "#ffab00", "#ff1e78", "#ffe100", "#ff7043", "#c2185b", "#ff8f00", "#f50057",
@@ -31,9 +33,9 @@ def colour_fields(dataset, fields):
         all entries of the scheme's ``fields``, theirs and ours
     """
     methods = dict(fields) if isinstance(fields, dict) else {field: field for field in fields}
-    order = list(dict.fromkeys(methods.values()))
+    order, level = list(dict.fromkeys(methods.values())), level_of(dataset)
     ours = [
-        {"path": field, "fieldColor": _COLOURS[order.index(method) % len(_COLOURS)]}
+        {"path": level.path(field), "fieldColor": _COLOURS[order.index(method) % len(_COLOURS)]}
         for field, method in methods.items()
     ]
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
@@ -78,6 +80,8 @@ def activate_fields(dataset, fields, instead=()):
     Returns:
         the paths that are active now
     """
+    level = level_of(dataset)
+    fields, instead = list(map(level.path, fields)), list(map(level.path, instead))
     active = dataset.app_config.active_fields
     if active and active.exclude:
         # the App shows whatever is not listed
@@ -85,7 +89,8 @@ def activate_fields(dataset, fields, instead=()):
         hidden += [path for path in instead if path not in (*fields, *hidden)]
         dataset.app_config.active_fields = fod.ActiveFields(paths=hidden, exclude=True)
         dataset.save()
-        return [path for path in dataset.get_field_schema() if path not in hidden]
+        every = [*dataset.get_field_schema(), *map(level.path, level.schema())]
+        return [path for path in dict.fromkeys(every) if path not in hidden]
     # An empty list is the App's word for "the defaults".
     paths = list(active.paths) if active and active.paths else _default_paths(dataset)
     paths = [path for path in paths if path not in instead]
@@ -100,7 +105,8 @@ def shown_of(dataset, fields):
     active = dataset.app_config.active_fields
     if not active or not active.paths:
         return []
-    return [field for field in fields if (field in active.paths) != bool(active.exclude)]
+    path = level_of(dataset).path
+    return [field for field in fields if (path(field) in active.paths) != bool(active.exclude)]
 
 
 def _default_paths(dataset):
@@ -109,7 +115,7 @@ def _default_paths(dataset):
 
 def forget_fields(dataset, fields):
     """Takes fields out of the colour scheme and the active fields, as if never put there."""
-    config = dataset.app_config
+    config, fields = dataset.app_config, list(map(level_of(dataset).path, fields))
     scheme, active = config.color_scheme, config.active_fields
     if scheme and scheme.fields:
         scheme.fields = [e for e in scheme.fields if e.get("path") not in fields]
@@ -125,7 +131,8 @@ def forget_fields(dataset, fields):
 
 def rename_fields(dataset, moves):
     """Lets fields that are renamed, ``{old: new}``, keep their colours and their place in the grid."""
-    config = dataset.app_config
+    config, path = dataset.app_config, level_of(dataset).path
+    moves = {path(old): path(new) for old, new in moves.items()}
     scheme, active = config.color_scheme, config.active_fields
     if scheme and scheme.fields:
         scheme.fields = [

@@ -13,6 +13,7 @@ import typing
 from . import label_attributes, record, results
 from .app_style import activate_fields, forget_fields, rename_fields, shown_of
 from .lease import check_unread
+from .level import level_of
 from .locking import schema_lock
 from .run import Run
 
@@ -55,15 +56,17 @@ def clear(dataset, key):
     if run.record.own:
         delete_files(run)
     with schema_lock(dataset):
-        fields = [f for f in _owned(run, "field", run.fields) if dataset.get_field(f) is not None]
+        level = level_of(dataset)
+        fields = [f for f in _owned(run, "field", run.fields) if level.field(f) is not None]
         before = _texts(vars(run.record), "shown_before") if shown_of(dataset, fields) else []
-        again = [f for f in before if dataset.get_field(f) is not None]
+        again = [f for f in before if level.field(f) is not None]
         forget_fields(dataset, fields)
         if again:
             activate_fields(dataset, again)
         if fields:
-            dataset.delete_sample_fields(fields)
+            level.delete_fields(fields)
         delete(dataset, "attribute", label_attributes.written_by(run))
+        level.delete_bare(results.recorded_ids(dataset, key))
     delete(dataset, "view", _owned(run, "view", run.record.saved_views))
     record.delete(dataset, key)
 
@@ -224,17 +227,17 @@ def _rename_tags(dataset, moves):
 
 
 def _has_field(dataset, path):
-    return dataset.get_field(path) is not None
+    return level_of(dataset).field(path) is not None
 
 
 def _delete_fields(dataset, paths):
-    dataset.delete_sample_fields(paths, error_level=1)
+    level_of(dataset).delete_fields(paths, error_level=1)
 
 
 def _rename_fields(dataset, moves):
     with schema_lock(dataset):
         rename_fields(dataset, moves)
-        dataset.rename_sample_fields(moves)
+        level_of(dataset).rename_fields(moves)
 
 
 def _has_group(dataset, name):
@@ -300,7 +303,7 @@ def own_files(run):
     folder = run.settings.get("map_dir")
     if not folder or not os.path.isdir(folder):
         return
-    ids = set(run.dataset.values("id")) | set(results.recorded_ids(run.dataset, run.key))
+    ids = set(level_of(run.dataset).ids()) | set(results.recorded_ids(run.dataset, run.key))
     stamps = getattr(run.record, "stamps", None)
     for field in run.fields:
         field_folder = os.path.join(folder, field)

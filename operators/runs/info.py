@@ -8,6 +8,7 @@ from fiftyone import ViewField as F
 from ..text import counted
 from . import artifacts, record, resume
 from . import results as run_results
+from .level import FrameLevel, level_of
 from .run import Run
 
 PARTS = ("all", "done", "missing", "failed")
@@ -21,9 +22,9 @@ class CamRun:
         key: its key
         status: ``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, ``"deleting"`` or
             ``"renaming"``
-        done: samples whose heatmaps are stored
-        total: samples that the run covers
-        failed: samples that could not be explained
+        done: samples, or of videos frames, whose heatmaps are stored
+        total: those that the run covers
+        failed: those that could not be explained
         model: the model's name
         methods: names of the methods, or pairs with options
         fields: the fields that it wrote
@@ -47,9 +48,14 @@ class CamRun:
         failed = f", {self.failed:,} failed" if self.failed else ""
         names = ", ".join(m if isinstance(m, str) else m[0] for m in self.methods)
         return (
-            f"{self.key}: {self.status}, {self.done:,} of {self.total:,} samples{failed}; {names} of "
+            f"{self.key}: {self.status}, {self.done:,} of {self.total:,} {_noun(self.fields)}{failed}; {names} of "
             f"{self.model}; {self.started}"
         )
+
+
+def _noun(fields):
+    """What has these fields, as a word."""
+    return FrameLevel.noun if any(f.startswith(FrameLevel.prefix) for f in fields) else "samples"
 
 
 @dataclasses.dataclass
@@ -116,7 +122,7 @@ class Deleted:
 
     def __str__(self):
         """One paragraph."""
-        parts = [f"record of the run over {counted(self.samples, 'samples')}"]
+        parts = [f"record of the run over {counted(self.samples, _noun(self.fields))}"]
         for name in ("fields", "attributes", "views", "tags"):
             values = getattr(self, name)
             if values:
@@ -137,7 +143,7 @@ def short_of(dataset, key):
     Raises:
         ValueError: if there is no such run
     """
-    return _short(key, record.config_of(dataset, key), CamRun)
+    return _short(dataset, key, record.config_of(dataset, key), CamRun)
 
 
 def info_of(dataset, key):
@@ -148,11 +154,11 @@ def info_of(dataset, key):
     """
     run = Run.open(dataset, key)
     config, results = run.record, run.results
-    for name in ("ids", "segments"):
+    for name in ("ids", "segments", "videos"):
         results.pop(name, None)
     ended = config.status != "running" and results.get("summary")
     failures = results["summary"]["failed"] if ended else config.failures
-    info = _short(key, config, CamRunInfo)
+    info = _short(dataset, key, config, CamRunInfo)
     done, total = resume.counts(run)
     return dataclasses.replace(
         info,
@@ -168,7 +174,7 @@ def info_of(dataset, key):
     )
 
 
-def _short(key, config, kind):
+def _short(dataset, key, config, kind):
     progress, settings = config.progress, config.settings
     return kind(
         key=key,
@@ -178,14 +184,14 @@ def _short(key, config, kind):
         failed=progress.get("failed", 0),
         model=settings.get("model"),
         methods=settings.get("methods") or [],
-        fields=config.fields,
+        fields=list(map(level_of(dataset).path, config.fields)),
         started=config.started,
         ended=config.ended,
     )
 
 
 def view_of(dataset, key, part="all", only_its_fields=False):
-    """Returns a view of a run's samples.
+    """Returns a view of a run's samples; of videos those with frames of the part, of ``"done"`` only these.
 
     The samples are known by their ids, so a random view is the same again, and no stored view is built:
     one that came from elsewhere could name any class.
@@ -210,17 +216,22 @@ def view_of(dataset, key, part="all", only_its_fields=False):
         view = dataset.select_group_slices(media_type="image")
     view = _samples_of(view, run, part)
     others = {field for other in Run.all(dataset) if other.key != key for field in other.fields}
-    hidden = [f for f in others - set(run.fields) if dataset.get_field(f) is not None]
+    level = level_of(dataset)
+    hidden = [level.path(f) for f in others - set(run.fields) if level.field(f) is not None]
     return view.exclude_fields(hidden) if only_its_fields and hidden else view
 
 
 def _samples_of(view, run, part):
+    frames = isinstance(level_of(run.dataset), FrameLevel)
     if part == "done":
         for field in getattr(run.record, "heatmap_fields", []):
-            if run.dataset.get_field(field) is None:
+            if level_of(run.dataset).field(field) is None:
                 return view.limit(0)
-            view = view.match(F(f"{field}.cam_key") == run.key)
+            done = F(f"{field}.cam_key") == run.key
+            view = view.match_frames(done) if frames else view.match(done)
         return view
+    if frames:
+        return _videos_of(view, run, part)
     ids = run_results.recorded_ids(run.dataset, run.key)
     if part == "all":
         # The whole dataset needs no list of its ids.
@@ -230,6 +241,17 @@ def _samples_of(view, run, part):
         return view.select([failure["id"] for failure in info_of(run.dataset, run.key).failures])
     done = resume.done_ids(run)
     return view.select([i for i in ids if i not in done], ordered=True)
+
+
+def _videos_of(view, run, part):
+    """The videos with frames that a run covers, lacks, or that failed."""
+    videos = resume.videos(run.dataset, run.key)
+    if part == "failed":
+        left = [failure["id"] for failure in info_of(run.dataset, run.key).failures]
+    else:
+        done = resume.done_ids(run) if part == "missing" else ()
+        left = [i for i in videos if i not in done]
+    return view.select(list(dict.fromkeys(videos[i] for i in left if i in videos)), ordered=True)
 
 
 def delete(dataset, key):
@@ -249,15 +271,18 @@ def delete(dataset, key):
     dataset._reload(hard=True)  # another process may have added its fields
     samples = short_of(dataset, key).done
     tags, files = artifacts.of_jobs("tag", run), artifacts.count_files(run)
-    paths, views = set(dataset.get_field_schema(flat=True)), dataset.list_saved_views()
+    level, views = level_of(dataset), dataset.list_saved_views()
+    paths = set(level.schema(flat=True))
     artifacts.clear(dataset, key)
-    gone = paths - set(dataset.get_field_schema(flat=True))
+    gone = paths - set(level.schema(flat=True))
     return Deleted(
         cam_key=key,
         samples=samples,
-        fields=sorted(path for path in gone if "." not in path),
+        fields=sorted(level.path(path) for path in gone if "." not in path),
         # of what was inside something that is gone nothing is said
-        attributes=sorted(p for p in gone if "." in p and p.rpartition(".")[0] not in gone),
+        attributes=sorted(
+            level.path(p) for p in gone if "." in p and p.rpartition(".")[0] not in gone
+        ),
         views=[name for name in views if not dataset.has_saved_view(name)],
         tags=tags,
         files=files,

@@ -6,6 +6,7 @@ Built on FiftyOne's custom runs; the run's key begins the name of every field th
 import collections
 import re
 
+from .level import level_of
 from .record import (
     change,
     check_idle,
@@ -31,7 +32,7 @@ def next_key(dataset, base):
     base = plain_name(base).strip("_") or "cam"
     if base[0].isdigit():
         base = f"m_{base}"
-    taken = set(dataset.list_runs()) | set(dataset.get_field_schema())
+    taken = set(dataset.list_runs()) | set(level_of(dataset).schema())
     key, number = base, 1
     while key in taken or any(f.startswith(f"{key}_") and is_heatmap(dataset, f) for f in taken):
         number += 1
@@ -201,7 +202,7 @@ def check_fields(dataset, fields, cam_key, overwrite):
             raise ValueError(
                 f"field {field!r} belongs to the CAM run {owner!r}; choose another cam_key"
             )
-        if owner is None and dataset.get_field(field) is not None:
+        if owner is None and level_of(dataset).field(field) is not None:
             raise ValueError(
                 f"field {field!r} exists on the dataset and belongs to no CAM run; choose "
                 "another cam_key, or delete the field"

@@ -4,6 +4,7 @@ import dataclasses
 
 from bson import ObjectId
 
+from .level import level_of
 from .locking import schema_lock
 from .schema import declare_fields
 
@@ -40,7 +41,8 @@ def declare(dataset, path, attributes):
         path: of the list of labels
         attributes: ``{name: (type of field, description)}``
     """
-    missing = {n: a for n, a in attributes.items() if dataset.get_field(f"{path}.{n}") is None}
+    level = level_of(dataset)
+    missing = {n: a for n, a in attributes.items() if level.field(f"{path}.{n}") is None}
     if not missing:
         return
     with schema_lock(dataset):

@@ -18,6 +18,7 @@ import numpy as np
 from bson import json_util
 
 from ..text import valid_text
+from .level import level_of
 
 METHOD = "cam51"
 
@@ -70,7 +71,7 @@ def list_runs(dataset):
 
 def is_heatmap(dataset, field):
     """Whether a field holds heatmaps; one that does not exist holds none."""
-    return getattr(dataset.get_field(field), "document_type", None) is fo.Heatmap
+    return getattr(level_of(dataset).field(field), "document_type", None) is fo.Heatmap
 
 
 def refresh(dataset):
@@ -78,28 +79,26 @@ def refresh(dataset):
 
     Only then: reloading also drops what the user changed on samples and has not saved.
     """
-    known = {"runs": True, "sample_fields.name": True}
+    level = level_of(dataset)
+    known = {"runs": True, f"{level.schema_entry}.name": True}
     stored = db().datasets.find_one({"_id": dataset._doc.id}, known)
     if stored is None:
         return  # deleted: the first use says so
-    runs, fields = (
-        set(stored.get("runs") or {}),
-        {field["name"] for field in stored["sample_fields"]},
-    )
-    if runs != set(dataset.list_runs()) or fields != {
-        field.name for field in dataset._doc.sample_fields
-    }:
+    runs = set(stored.get("runs") or {})
+    fields = {field["name"] for field in stored[level.schema_entry]}
+    if runs != set(dataset.list_runs()) or fields != level.known():
         dataset.reload()
 
 
 def lacks_fields(dataset, fields, coloured):
     """Whether a dataset's stored schema lacks fields, or its stored colours do."""
-    parts = {"sample_fields.name": True, "app_config.color_scheme.fields.path": True}
+    level = level_of(dataset)
+    parts = {f"{level.schema_entry}.name": True, "app_config.color_scheme.fields.path": True}
     entry = db().datasets.find_one({"_id": dataset._doc.id}, parts) or {}
-    schema = {field["name"] for field in entry.get("sample_fields", [])}
+    schema = {field["name"] for field in entry.get(level.schema_entry, [])}
     scheme = (entry.get("app_config") or {}).get("color_scheme") or {}
     colours = {row.get("path") for row in scheme.get("fields") or []}
-    return not (set(fields) <= schema and set(coloured) <= colours)
+    return not (set(fields) <= schema and set(map(level.path, coloured)) <= colours)
 
 
 def is_taken(dataset, key):

@@ -9,6 +9,7 @@ from . import results as run_results
 from .artifacts import own_files, remove_if_empty
 from .keys import check_new_key
 from .lease import check_unread
+from .level import level_of
 from .run import Run
 
 # What a record says with names of fields, views and tags.
@@ -93,7 +94,7 @@ def rename(dataset, key, new_key, jobs):
 def _status_before(dataset, config, key, new_key, moves):
     """The status to come back to; raises a ValueError if the new name cannot be given."""
     if config.status != "renaming":
-        taken = [new for new in moves.values() if dataset.get_field(new) is not None]
+        taken = [new for new in moves.values() if level_of(dataset).field(new) is not None]
         if taken:
             raise ValueError(f"new_key: the dataset has a field {taken[0]!r}; choose another key")
         return config.status
@@ -233,7 +234,7 @@ def _point_elsewhere(dataset, field, old_folder, new_folder):
     path = f"{field}.map_path"
     moved = {"$replaceOne": {"input": f"${path}", "find": old_folder, "replacement": new_folder}}
     begins = {path: {"$regex": f"^{re.escape(old_folder)}"}}
-    dataset._sample_collection.update_many(begins, [{"$set": {path: moved}}])
+    level_of(dataset).collection.update_many(begins, [{"$set": {path: moved}}])
 
 
 def _rename_fields(dataset, moves, key, new_key):
@@ -241,7 +242,7 @@ def _rename_fields(dataset, moves, key, new_key):
     artifacts.rename(dataset, "field", moves)
     for field in moves.values():
         path = f"{field}.cam_key"
-        dataset._sample_collection.update_many({path: key}, {"$set": {path: new_key}})
+        level_of(dataset).collection.update_many({path: key}, {"$set": {path: new_key}})
     dataset.reload()
 
 
@@ -272,7 +273,7 @@ def _rename_results(dataset, key, renamed, names=None):
 def _describe(dataset, descriptions):
     """Gives fields and saved views, where there are such, the descriptions with the new keys."""
     for name, description in descriptions.items():
-        field = dataset.get_field(name)
+        field = level_of(dataset).field(name)
         if field is not None:
             field.description = description
             field.save()

@@ -9,6 +9,7 @@ import os
 from bson import ObjectId
 
 from . import results as run_results
+from .level import level_of
 
 _IDS_AT_ONCE = 10_000
 # the last chunk of every PNG file, with its length and checksum
@@ -16,7 +17,7 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 def done_ids(run, ids=None, whole=False):
-    """Returns the ids of the samples that have everything of a run.
+    """Returns the ids of the samples, or of a video's frames, that have everything of a run.
 
     A sample is done when each of the run's heatmaps is on it with the run's key, its file is there if it
     has one, and the prediction too if the run stores it.
@@ -43,7 +44,7 @@ def _done_rows(run, ids, is_there):
     if ids is not None:
         query["_id"] = {"$in": [ObjectId(i) for i in ids]}
     paths = {f"{field}.map_path": True for field in fields}
-    for row in run.dataset._sample_collection.find(query, {"_id": True, **paths}):
+    for row in level_of(run.dataset).collection.find(query, {"_id": True, **paths}):
         files = [row[field].get("map_path") for field in fields]
         if all(is_there(path) for path in files if path):
             yield row
@@ -80,11 +81,28 @@ def covered(dataset, key):
     return lists
 
 
-def save_covered(dataset, key, lists):
-    """Stores what :func:`covered` returns."""
-    ids = [i for part in lists for i in part]
+def save_covered(dataset, key, lists, of_videos=None):
+    """Stores what :func:`covered` returns, and :func:`videos`.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        lists: of ids
+        of_videos (None): ``{id of a frame: id of its video}`` of those that this call covers
+    """
+    ids, more = [i for part in lists for i in part], {}
+    if of_videos:
+        known = {**videos(dataset, key), **of_videos}
+        more["videos"] = run_results.pack_ids([known[i] for i in ids])
     lengths = [len(part) for part in lists]
-    run_results.save_results(dataset, key, ids=run_results.pack_ids(ids), segments=lengths)
+    run_results.save_results(dataset, key, ids=run_results.pack_ids(ids), segments=lengths, **more)
+
+
+def videos(dataset, key):
+    """Returns ``{id of a frame: id of its video}`` of the frames that a run covers, in its order."""
+    results = run_results.load_results(dataset, key)
+    packed = [run_results.unpack_ids(results.get(name)) for name in ("ids", "videos")]
+    return dict(zip(*packed, strict=False))
 
 
 def counts(run):
@@ -110,7 +128,7 @@ def rows_of(dataset, ids, wanted):
     ids = [ObjectId(i) for i in ids]
     for start in range(0, len(ids), _IDS_AT_ONCE):
         query = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}}
-        yield from dataset._sample_collection.find(query, wanted)
+        yield from level_of(dataset).collection.find(query, wanted)
 
 
 def statuses(dataset, key, fields):
@@ -121,6 +139,6 @@ def statuses(dataset, key, fields):
             {"$match": {f"{field}.cam_key": key}},
             {"$group": {"_id": f"${field}.status", "count": {"$sum": 1}}},
         ]
-        rows = dataset._sample_collection.aggregate(steps)
+        rows = level_of(dataset).collection.aggregate(steps)
         found[field] = {row["_id"]: row["count"] for row in rows}
     return found

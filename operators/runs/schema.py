@@ -6,9 +6,11 @@
 import fiftyone as fo
 import fiftyone.core.odm as fod
 
+from .level import level_of
+
 
 def declare_fields(dataset, fields):
-    """Declares fields and attributes, as ``add_sample_field`` would one by one.
+    """Declares fields and attributes, as ``add_sample_field`` would one by one, or ``add_frame_field``.
 
     What exists with the same type stays; attributes that an existing field lacks are added. An
     attribute whose field is declared by the same call takes a second write.
@@ -21,12 +23,13 @@ def declare_fields(dataset, fields):
     Raises:
         ValueError: if a field exists with another type; nothing is declared then
     """
-    new = {path for path in fields if dataset.get_field(path) is None}
+    level = level_of(dataset)
+    new = {path for path in fields if level.field(path) is None}
     later = {path for path in new if _has_parent_in(path, new)}
     for paths in (fields.keys() - later, later):
         if paths:
             schema = {p: _field(p, **given) for p, given in fields.items() if p in paths}
-            dataset._merge_sample_field_schema(schema)
+            level.declare(schema)
 
 
 def _has_parent_in(path, paths):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from faults_common import Worker, compute_tiny, stored, write_pictures
 from operators_common import operator
+from videos_common import video_samples
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -149,3 +150,44 @@ def test_killed_while_overwriting_leaves_no_mix(worker, dataset_of, one_thread):
         compute_tiny(dataset, batch_size=2, overwrite=True)
         sizes = {max(m.shape) for m in dataset.values("run_layercam.map") if m is not None}
         assert sizes == {192}
+
+
+def test_killed_in_a_video(worker, make_dataset, tmp_path, one_thread):
+    """The frames that a run makes, and what is on them, are those of one call, wherever it was killed."""
+    samples = video_samples(tmp_path / "videos", 60, 40, codec="MJPG", ending="avi")
+
+    def made():
+        dataset = make_dataset(*(fo.Sample(sample.filepath) for sample in samples))
+        dataset.persistent = True
+        return dataset
+
+    def on_frames(dataset):
+        files = dict(zip(*dataset.values(["_id", "filepath"]), strict=True))
+        rows = list(dataset._frame_collection.find())
+        for row in rows:
+            for name in ("run_gradcam", "run_layercam", "run_prediction"):
+                row[name].pop("_id")
+        names = ("run_gradcam", "run_layercam", "run_prediction")
+        return {(files[r["_sample_id"]], r["frame_number"]): [r[n] for n in names] for r in rows}
+
+    reference = made()
+    compute_tiny(reference, batch_size=2)
+    expected, partly = on_frames(reference), 0
+    assert len(expected) == COUNT
+    for least in (0, 1, 30, 70):
+        dataset = made()
+        pid = worker.begin(dataset, batch_size=2)
+        end = time.monotonic() + 60
+        while dataset._frame_collection.count_documents({}) < least and time.monotonic() < end:
+            time.sleep(0.002)
+        kill(pid)
+        worker.end()
+        dataset.reload()
+        stored_before = dataset.count("frames")
+        partly += 0 < stored_before < COUNT
+        summary = compute_tiny(dataset, batch_size=2, resume=True)
+        assert (summary.status, summary.done) == ("finished", COUNT)
+        assert on_frames(dataset) == expected
+        operator("delete_cam_run")(dataset, "run")
+        assert dataset.count("frames") == 0
+    assert partly, "one of the moments was in the middle of the run"
