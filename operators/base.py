@@ -36,7 +36,12 @@ class JobOperator(foo.Operator):
 
     A subclass has ``config`` (see :func:`job_config`), a ``__call__`` with a signature of its own that ends
     in :meth:`call`, and the methods that are abstract here.
+
+    Attributes:
+        takes_videos: whether its samples may be videos
     """
+
+    takes_videos = False
 
     def form(self, ctx):
         """Builds the form, a ``types.Property``."""
@@ -81,8 +86,14 @@ class JobOperator(foo.Operator):
 
     def resolve_input(self, ctx):
         """The form, in the words of the App."""
-        from .forms import messages
+        from .data.samples import check_images
+        from .forms import messages, schema
 
+        try:
+            if not self.takes_videos:
+                check_images(ctx.dataset)
+        except ValueError as error:
+            return schema.refused(self.config.label, str(error))
         return messages.put(self.form(ctx), self.config.name)
 
     def call(self, given):

@@ -16,6 +16,8 @@ _CLOSES_SECONDS = 0.5
 class HeatmapOperator(JobOperator):
     """An operator whose job computes heatmaps: one progress bar over the samples, then the new fields."""
 
+    takes_videos = True
+
     def run_here(self, job, progress):
         """Runs a job with one progress bar; returns its summary."""
         with fo.ProgressBar(total=job.total, progress=progress) as bar:
@@ -245,7 +247,7 @@ class ComputeCams(HeatmapOperator):
                 within 1e-5, and the model stays as it is. By default ``"channels_last"`` for networks with
                 more convolutions than linear layers, on a CPU and on a GPU that computes in 16 bits; a
                 run that is resumed keeps its own
-            every (None): of videos: of so many frames only the first is explained
+            every (None): of videos: one frame of so many is explained, beginning with the first
             max_fps (None): of videos: of each second at most so many frames are explained
             group_slices (None): of a grouped dataset the slices that are explained, one name or a list, in
                 one run; True for all that hold images

@@ -22,38 +22,59 @@ class ShowHeatmaps(foo.Operator):
             risk_level=types.RiskLevel.LOW,
         )
 
-    def __call__(self, samples, cam_key, n=12, methods=None):
+    def __call__(self, samples, cam_key, n=12, methods=None, animation=None):
         """Draws the heatmaps of a run over the photos: a row per sample, a column per field.
+
+        Of videos the rows are frames of the first video that has heatmaps of the run, evenly spread over
+        those that have; an animation has all of them.
 
         Example usage::
 
             show_heatmaps = foo.get_operator("@cam51/heatmaps/show_heatmaps")
             show_heatmaps(view, "resnet50", n=6)
+            show_heatmaps(videos, "resnet50", animation="heat.gif")
 
         Args:
             samples: a dataset or view
             cam_key: the key of a CAM run
-            n (12): at most this many samples, from the first on that have heatmaps of the run
+            n (12): at most this many samples, from the first on that have heatmaps of the run, or frames
             methods (None): only the fields of these methods
+            animation (None): of videos: the path of a GIF that is written, with all frames that have
+                heatmaps, each for as long as in the video, in a loop
 
         Returns:
-            a ``matplotlib.figure.Figure``
+            a ``matplotlib.figure.Figure``; of an animation its path
 
         Raises:
             ValueError: if there is no such run, or nothing of it in the samples
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"n must be a positive integer, got {n!r}")
+        self._check(samples, animation)
         fields = _chosen_fields(samples, cam_key, methods)
         if not fields:
             raise ValueError(
                 f"cam_key: the heatmap fields of the run {cam_key!r} were deleted; compute them "
                 "again"
             )
-        rows = list(samples.exists(fields[0]).limit(n).select_fields(fields))
-        if not rows:
+        pictures = _pictures(samples, cam_key, fields, None if animation else n)
+        if pictures is None:
             raise ValueError(f"samples: none of them has heatmaps of the run {cam_key!r}")
-        return _figure(rows, fields, cam_key)
+        if animation is None:
+            return _figure(list(pictures), fields, cam_key)
+        from .data.animation import write_gif
+
+        return write_gif(pictures, animation)
+
+    @staticmethod
+    def _check(samples, animation):
+        """Raises a ValueError where an animation cannot be made."""
+        if animation is None:
+            return
+        if samples._root_dataset.media_type != "video":
+            raise ValueError("animation: is for videos, and these are images; leave it out")
+        if os.path.splitext(str(animation))[1].lower() != ".gif":
+            raise ValueError(f"animation must be the path of a .gif, got {str(animation)!r}")
 
     def execute(self, ctx):
         """Returns the figure as a data URI."""
@@ -66,16 +87,31 @@ class ShowHeatmaps(foo.Operator):
         return {"image": "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode()}
 
 
+def _pictures(samples, cam_key, fields, n):
+    """What is drawn: :class:`~operators.data.drawn.Drawn` of samples, or of frames; None without any."""
+    from .data import drawn
+
+    if samples._root_dataset.media_type == "video":
+        return drawn.of_video(samples, cam_key, fields, n)
+    return drawn.of_images(samples, fields, n)
+
+
 def _chosen_fields(samples, cam_key, methods):
     from .runs import keys, record
+    from .runs.level import level_of
 
-    record.refresh(samples._dataset)  # the run may have been made in the App
-    fields = keys.heatmap_fields_of(samples._dataset, cam_key)
+    dataset = samples._root_dataset
+    record.refresh(dataset)  # the run may have been made in the App
+    fields = keys.heatmap_fields_of(dataset, cam_key)
     if methods is None:
         return fields
     methods = [methods] if isinstance(methods, str) else list(methods)
     # Not by the fields' names: 'gradcam' is also how 'gradcam_guided' begins.
-    offer = {field: samples.exists(field).limit(1).values(f"{field}.method") for field in fields}
+    if dataset.media_type == "video":
+        frames = level_of(dataset).collection
+        offer = {field: frames.distinct(f"{field}.method") for field in fields}
+    else:
+        offer = {f: samples.exists(f).limit(1).values(f"{f}.method") for f in fields}
     known = sorted({name for names in offer.values() for name in names})
     unknown = [m for m in methods if m not in known]
     if unknown:
@@ -104,22 +140,19 @@ def _figure(rows, fields, cam_key):
     figure = HeatmapFigure(figsize=(2.6 * columns, 2.7 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, sample in zip(axes, rows, strict=True):
-        _draw_row(line, sample, fields, cam_key)
+    for line, row in zip(axes, rows, strict=True):
+        _draw_row(line, row, fields, cam_key)
     return figure
 
 
-def _draw_row(line, sample, fields, cam_key):
-    from .data.images import decode_image
-
-    photo = decode_image(sample.filepath)
+def _draw_row(line, row, fields, cam_key):
+    photo = row.picture
     photo.thumbnail((400, 400))
     width, height = photo.size
     line[0].imshow(photo)
-    line[0].set_title(os.path.basename(sample.filepath), fontsize=8)
-    for axis, field in zip(line[1:], fields, strict=True):
+    line[0].set_title(row.name, fontsize=8)
+    for axis, field, label in zip(line[1:], fields, row.labels, strict=True):
         axis.imshow(photo)
-        label = sample[field]
         heat = heat_of(label)
         if heat is not None:
             axis.imshow(

@@ -60,12 +60,6 @@ def _checked_background(background):
     return background
 
 
-def _checked_every(value):
-    """Raises a ValueError unless it is a positive number of frames."""
-    Integer(1).check("every", value)
-    return value
-
-
 def _checked_fps(value):
     """Raises a ValueError unless it is a rate of frames."""
     Number(0, 1000, "rate in frames per second", within=True).check("max_fps", value)
@@ -195,13 +189,10 @@ PARAMS = (
         field=Field("Resume this run", "do only what is missing of the run with this key"),
     ),
     Param(
-        "every", check=_checked_every, rerun=True,
-        field=Field("Every n-th frame", "of so many frames of a video only the first"),
+        "every", None, Integer(), automatic=0, rerun=True,
+        field=Field("Every n-th frame", "of videos: one frame of so many is explained, beginning with the first; 0 for all"),
     ),
-    Param(
-        "max_fps", check=_checked_fps, rerun=True,
-        field=Field("Most frames per second", "of videos; instead of every n-th frame"),
-    ),
+    Param("max_fps", check=_checked_fps, rerun=True),
     Param("group_slices", check=_checked_slices, rerun=True),
     Param("backend", "local", Choice(("local", "ray"))),
     Param("resources"),

@@ -8,6 +8,7 @@ from ..targets.spec import ranked_tags
 
 #: arguments that are for videos, and for groups
 OF_VIDEOS, OF_GROUPS = ("every", "max_fps"), ("group_slices",)
+_SAMPLED = "samples.to_frames(sample_frames=True)"
 
 
 class Source:
@@ -47,7 +48,7 @@ class Source:
         if settings.backend == "ray":
             raise ValueError(
                 "backend: 'ray' computes images, not frames of videos; leave it out, or sample the frames to "
-                "a dataset of images, samples.to_frames(sample_frames=True).clone('name')"
+                f"a dataset of images, {_SAMPLED}.clone('name')"
             )
         self.rows = frame_rows(self.samples, settings.every, settings.max_fps)
         if not self.rows:
@@ -59,7 +60,7 @@ class Source:
         if self.kind == "videos" and getattr(transforms, "takes_path", False):
             raise ValueError(
                 "preprocess: it maps a file's path, and frames of a video are no files; give transforms=, which "
-                "map a PIL image, or sample the frames, samples.to_frames(sample_frames=True)"
+                f"map a PIL image, or sample the frames, {_SAMPLED}"
             )
 
     def labelled(self, targets):

@@ -24,7 +24,7 @@ def frame_rows(samples, every=None, max_fps=None):
 
     Args:
         samples: a :class:`fiftyone.core.collections.SampleCollection`
-        every (None): only each so-manieth frame of a video, beginning with the first
+        every (None): one frame of so many of a video, beginning with the first
         max_fps (None): only so many frames of a second, as ``to_frames(max_fps=)`` chooses them
 
     Returns:

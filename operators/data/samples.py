@@ -46,6 +46,15 @@ def check_samples(samples, videos=False):
         raise ValueError(f"samples: {says} (the media type is {kind!r})")
 
 
+def check_images(samples):
+    """Raises a ValueError where samples are videos, or frames of videos: only ``compute_cams`` takes these."""
+    dataset = samples._dataset
+    if samples.media_type == "video":
+        raise ValueError(f"samples: {_OTHER_MEDIA['video']}")
+    if dataset._is_frames:
+        raise ValueError(f"samples: {_GENERATED['frames']}")
+
+
 def check_not_nested(samples, name, argument):
     """Raises a ValueError where a name is that of a field inside another one.
 

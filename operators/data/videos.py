@@ -156,6 +156,11 @@ class FrameReader:
             self._video.close()
         self._path = self._video = self._error = None
 
+    @property
+    def frame_rate(self):
+        """Frames per second of the video that is open; 30 where the file states none."""
+        return (self._video.frame_rate if self._video else 0.0) or 30.0
+
     def _take(self, turn, path, number):
         with self._turns:
             self._turns.wait_for(lambda: self._served == turn)

@@ -5,6 +5,7 @@ import dataclasses
 import fiftyone as fo
 
 from ..data.heatmap_reader import heat_of
+from ..data.samples import check_images
 from ..jobs.base import Job, JobSummary, phased
 from ..runs import keys, record
 
@@ -30,6 +31,7 @@ class DraftJob(Job):
     def prepare(self):
         """Checks the arguments against the run and its heatmaps."""
         s = self.settings
+        check_images(self.samples)
         self.cam_key, self.field = choose_field(self.dataset, s.cam_key, s.field)
         check_values(s.threshold, s.min_area, s.tags)
         self.out = check_out(self.samples, self.cam_key, self.field, s.out, s.overwrite)

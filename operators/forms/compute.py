@@ -10,6 +10,7 @@ from ..jobs import params as tables
 from ..models import load as model_load
 from ..models import preview, zoo
 from ..runs import keys, record
+from ..text import counted
 from .methods import add_methods, methods_of
 from .model import add_model, given_model, model_of, model_params
 from .objects import add_object_maps, object_fields
@@ -81,6 +82,8 @@ def compute_cams_form(ctx):
     if model is not None:
         add_methods(inputs, ctx, preview.is_transformer(model))
         add_targets(inputs, ctx, model)
+        if ctx.dataset.media_type == "video":
+            add(inputs, ctx, ARGUMENTS, "every")
         add_object_maps(inputs, ctx, preview.kind_of_name(model))
         _layers(inputs, ctx, model)
         _key(inputs, ctx, model)
@@ -170,7 +173,9 @@ def _notice(inputs, ctx, view, model):
         refuse(inputs, "problem", "This cannot run", str(error))
         return
     count = len(view)
-    text = f"{len(fields)} heatmap field{'s' if len(fields) > 1 else ''} over {count:,} samples: {', '.join(fields)}"
+    of = "frames of " if ctx.dataset.media_type == "video" else ""
+    over = f"{of}{counted(count, 'videos' if of else 'samples')}"
+    text = f"{counted(len(fields), 'heatmap fields')} over {over}: {', '.join(fields)}"
     if not count:
         refuse(inputs, "problem", "The view is empty", error="the view is empty")
         return

@@ -2,11 +2,13 @@
 
 import fiftyone.operators.types as types
 
-from ..panel.clusters_tab import data_uri, overlaid
+from ..data.drawn import overlaid
+from ..data.samples import check_images
+from ..panel.clusters_tab import data_uri
 from ..runs import record
 from ..sample.explain import usable_runs
 from .model import add_model, given_model
-from .schema import choose, invalid
+from .schema import choose, invalid, refused
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
@@ -17,6 +19,10 @@ _TILE, _GAP, _COLUMNS, _LINE = 159, 8, 4, 17
 
 def form(ctx):
     """Which run's model; another model where there is no run."""
+    try:
+        check_images(ctx.dataset)
+    except ValueError as error:
+        return refused("Explain this sample", str(error))
     inputs = types.Object()
     record.refresh(ctx.dataset)
     keys = usable_runs(ctx.dataset)

@@ -95,6 +95,13 @@ def refuse(inputs, name, label, description=None, error=None):
     invalid(prop, error or description or label)
 
 
+def refused(label, reason):
+    """A form that says why there is none, and cannot be sent."""
+    inputs = types.Object()
+    refuse(inputs, "problem", "This cannot run", reason)
+    return types.Property(inputs, view=types.View(label=label))
+
+
 def is_wrong(inputs):
     """Whether an input is marked as wrong."""
     return any(prop.invalid for prop in inputs.properties.values())

@@ -20,6 +20,7 @@ MISSED = {
     "missed_label": ("Missed labels", "the labelled classes that the network does not predict"),
 }
 RUNNER_UP = "runner_up"
+_OF_LABELS = {"label", "contrast", *MISSED, *OBJECTS}
 
 
 def given_targets(params):
@@ -69,6 +70,8 @@ def add_targets(inputs, ctx, model):
         return  # a queue brings what Python asked for, which no choice of the form has a word for
     kind = preview.kind_of_name(model)
     offered = _offered(kind) | (MISSED if _several_labels(model) else {})
+    if ctx.dataset.media_type == "video":  # whose frames' fields are named from Python only
+        offered = {name: said for name, said in offered.items() if name not in _OF_LABELS}
     said = "whose score is explained"
     if kind == zoo.DETECTOR:
         said = "each object has a map of its own; a field shows them together"

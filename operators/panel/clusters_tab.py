@@ -7,6 +7,7 @@ import fiftyone.operators.types as types
 import numpy as np
 from bson import ObjectId
 
+from ..data.drawn import overlaid
 from ..runs import results
 from ..runs.locking import schema_lock
 from ..runs.run import Run
@@ -181,26 +182,6 @@ def _photo(sample, label):
         return None  # the file is gone: the others are shown
     photo = photo.resize((TILE, TILE), Image.Resampling.BILINEAR)
     return overlaid(photo, heat_of(label))
-
-
-def overlaid(photo, heat):
-    """A photo under its heat, as the App shows it: warm, more opaque where it is hotter.
-
-    Args:
-        photo: a PIL image
-        heat: (h, w) in [0, 1] over the same image, or None
-
-    Returns:
-        a PIL image of the photo's size
-    """
-    from PIL import Image
-
-    if heat is None:
-        return photo
-    big = Image.fromarray(np.float32(heat)).resize(photo.size, Image.Resampling.BILINEAR)
-    share = 0.7 * np.clip(np.asarray(big), 0, 1)[..., None]
-    mixed = (1 - share) * np.asarray(photo, np.float32) + share * np.array([255, 61, 0], np.float32)
-    return Image.fromarray(mixed.astype(np.uint8))
 
 
 def fill(run, chosen, analysed):

@@ -339,13 +339,15 @@ class CamPanel(foo.Panel):
 
     def _activate(self, ctx, fields):
         """Shows these of our fields, and of the others what was shown before."""
+        from ..runs.level import level_of
         from ..runs.run import Run
 
-        there = [f for f in fields if ctx.dataset.get_field(f) is not None]
+        level = level_of(ctx.dataset)
+        there = [level.path(f) for f in fields if level.field(f) is not None]
         if not there:
             ctx.ops.notify("These heatmaps were deleted since the comparison", variant="warning")
             return
-        ours = {field for run in Run.all(ctx.dataset) for field in run.fields}
+        ours = {level.path(field) for run in Run.all(ctx.dataset) for field in run.fields}
         active = [f for f in ctx.active_fields or [] if f not in ours]
         ctx.ops.set_active_fields([*active, *there])
 

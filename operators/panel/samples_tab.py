@@ -5,6 +5,7 @@ import os
 import fiftyone.operators.types as types
 
 from ..bias.schema import field_names
+from ..runs.level import level_of
 from . import clusters_tab, layout
 from .views import BACKGROUND
 
@@ -50,9 +51,10 @@ def kinds_of(run):
     kinds = []
     if run.jobs.get("bias", {}).get("status") == "finished":
         kinds += ["wrong_reason", "dependent", "mistakes"]
-    if run.dataset.get_field(f"{run.key}_disagreement") is not None:
+    field = level_of(run.dataset).field
+    if field(f"{run.key}_disagreement") is not None:
         kinds.append("disagree")
-    if run.dataset.get_field(f"{run.key}_prediction") is not None:
+    if field(f"{run.key}_prediction") is not None:
         kinds.append("surest")
     if run.heatmap_fields:
         kinds.append("weakest")
@@ -81,8 +83,10 @@ def table(run, kind, rows=ROWS):
     names = ("label", "prediction", "score", "obj_energy", "reason")
     wanted += [f"{bias}.{name}" for name in names]
     wanted.append(f"{bias}.swap_drop")
-    found = run.dataset._sample_collection.find(match, dict.fromkeys(wanted, True))
-    return [_row(row, run.key) for row in found.sort([(sort[0], sort[1])]).limit(rows)]
+    level = level_of(run.dataset)
+    found = level.collection.find(match, dict.fromkeys([*wanted, *level.place], True))
+    found = level.placed(list(found.sort([(sort[0], sort[1])]).limit(rows)))
+    return [_row(row, run.key) for row in found]
 
 
 def _query(key, kind, heat):
@@ -104,7 +108,7 @@ def _row(row, key):
     score = guess.get("confidence") if numbers.get("score") is None else numbers["score"]
     return {
         "id": str(row["_id"]),
-        "file": os.path.basename(row["filepath"]),
+        "file": os.path.basename(row["filepath"]) + row.get("part", ""),
         "label": numbers.get("label") or "",
         "prediction": numbers.get("prediction") or guess.get("label") or "",
         "score": _number(score),

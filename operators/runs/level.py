@@ -41,6 +41,8 @@ class Level:
 
     prefix, schema_entry = "", "sample_fields"
     noun = "samples"
+    #: what of a document says where it belongs
+    place: tuple = ()
 
     def __init__(self, dataset):
         self._dataset = dataset
@@ -86,6 +88,10 @@ class Level:
         """The ids of all documents."""
         return self._dataset.values("id")
 
+    def placed(self, rows):
+        """Documents as rows of a table, with the id of the sample, its ``filepath`` and which ``part`` of it."""
+        return rows
+
     def delete_bare(self, ids):
         """Deletes what a run made to write on, where nothing else is on it: of samples nothing."""
 
@@ -95,6 +101,7 @@ class FrameLevel(Level):
 
     prefix, schema_entry = "frames.", "frame_fields"
     noun = "frames"
+    place = ("_sample_id", "frame_number")
 
     @property
     def collection(self):
@@ -124,6 +131,22 @@ class FrameLevel(Level):
     def ids(self):
         """The ids of all frames."""
         return [str(i) for i in self.collection.distinct("_id")]
+
+    def placed(self, rows):
+        """Documents of frames as rows of a table, with the video's id and ``filepath``, and their number."""
+        query = {"_id": {"$in": list({row["_sample_id"] for row in rows})}}
+        videos = self._dataset._sample_collection.find(query, {"filepath": True})
+        paths = {video["_id"]: video["filepath"] for video in videos}
+        return [
+            {
+                **row,
+                "_id": row["_sample_id"],
+                "filepath": paths[row["_sample_id"]],
+                "part": f", frame {row['frame_number']}",
+            }
+            for row in rows
+            if row["_sample_id"] in paths
+        ]
 
     def delete_bare(self, ids):
         """Deletes frames that a run made, where nothing else is on them.

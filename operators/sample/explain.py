@@ -16,6 +16,7 @@ from ..compute.step import ExplainStep
 from ..data import heatmap_writer
 from ..data.images import decode_image
 from ..data.loader import Batch, load_item
+from ..data.samples import check_images
 from ..models import load as model_load
 from ..models import registered
 from ..runs import provenance, record
@@ -105,6 +106,7 @@ def load(dataset, cam_key, given):
     Raises:
         ValueError: if there is none, it cannot be loaded, or it is no classifier
     """
+    check_images(dataset)
     if cam_key is None and given.model is None:
         raise ValueError(
             "model: the dataset has no CAM run whose model can be loaded by its name; name a model"

@@ -9,6 +9,7 @@ import fiftyone.operators.executor as executor
 import pytest
 from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
 from processes_common import ROOT
+from videos_common import video_samples
 
 pytestmark = pytest.mark.usefixtures("plugin")
 ZOO_MODEL = "resnet18-imagenet-torch"
@@ -163,7 +164,9 @@ def labels(dataset, name, *fillings):
     return {getattr(prop.view, "label", None) for form in forms for prop in form.values()}
 
 
-def test_every_field_that_a_message_names_is_in_the_form(photo_dataset, monkeypatch):
+def test_every_field_that_a_message_names_is_in_the_form(
+    photo_dataset, make_dataset, tmp_path, monkeypatch
+):
     words = part("forms.messages").LABELS
     dataset = photo_dataset(2)
     compute(dataset)
@@ -184,8 +187,12 @@ def test_every_field_that_a_message_names_is_in_the_form(photo_dataset, monkeypa
         "heat_to_detections": [{}],
     }  # fmt: skip
     assert set(filled) == set(words)
+    of_videos = labels(make_dataset(*video_samples(tmp_path / "v", 2)), "compute_cams", new)
+    assert "Every n-th frame" in of_videos - labels(dataset, "compute_cams", new)
     for name, fillings in filled.items():
-        assert not set(words[name].values()) - labels(dataset, name, *fillings), name
+        drawn = labels(dataset, name, *fillings)
+        drawn |= of_videos if name == "compute_cams" else set()
+        assert not set(words[name].values()) - drawn, name
 
 
 def test_every_switch_that_a_message_names_has_a_field():

@@ -1,0 +1,41 @@
+"""Heatmaps of a video as an animation."""
+
+import numpy as np
+from PIL import Image
+
+from .drawn import overlaid
+from .heatmap_reader import heat_of
+
+#: of one picture, in pixels
+LONGEST = 360
+# A browser shows a frame of a GIF for a fiftieth of a second at least.
+_LEAST_MS = 20
+
+
+def write_gif(frames, path):
+    """Writes frames side by side with their heatmaps.
+
+    Args:
+        frames: an iterable of :class:`~operators.data.drawn.Drawn`
+        path: of the file
+
+    Returns:
+        the path
+
+    Raises:
+        OSError: if a frame cannot be read, or the file not be written
+    """
+    sheets, times, owed = [], [], 0.0
+    for frame in frames:
+        scale = min(1.0, LONGEST / max(frame.picture.size))
+        size = tuple(max(1, round(side * scale)) for side in frame.picture.size)
+        picture = frame.picture.resize(size, Image.Resampling.BILINEAR)
+        tiles = [picture, *(overlaid(picture, heat_of(label)) for label in frame.labels)]
+        sheet = np.concatenate([np.asarray(tile) for tile in tiles], 1)
+        sheets.append(Image.fromarray(sheet).quantize(256, method=Image.Quantize.FASTOCTREE))
+        # a GIF counts in hundredths of a second: what one frame is short of the next one gets
+        owed += 1000 * frame.seconds
+        times.append(max(_LEAST_MS, 10 * round(owed / 10)))
+        owed -= times[-1]
+    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=times, loop=0)
+    return path
