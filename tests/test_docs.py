@@ -183,6 +183,7 @@ def names(plugin, zoo, make_dataset, photos, tmp_path, monkeypatch):
     import torch
     from operators_common import CLASSES, operator, small_network, transforms
     from PIL import Image
+    from videos_common import video_samples
 
     from examples.dataset import photo_sample
 
@@ -194,6 +195,8 @@ def names(plugin, zoo, make_dataset, photos, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 2**16, (4, 40, 40), dtype=np.uint16)
     for i, film in enumerate(noise):
         Image.fromarray(film).save(tmp_path / "films" / f"{i}.png")
+
+    video_samples(tmp_path / "videos", 12, 6)
 
     samples = [photo_sample(photo) for photo in photos[:4]]
     for sample in samples:

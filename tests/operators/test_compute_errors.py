@@ -90,10 +90,10 @@ def test_samples_that_are_none(photo_dataset, make_dataset):
         compute(dataset.match({"subject": "unicorn"}))
     with pytest.raises(ValueError, match="must be a FiftyOne dataset or view, got list"):
         compute([1, 2])
-    with pytest.raises(ValueError, match="patches, frames or clips view"):
+    with pytest.raises(ValueError, match="a patches view has no lasting samples"):
         compute(dataset.to_patches("ground_truth"))
     video = make_dataset(fo.Sample(filepath="clip.mp4"))
-    with pytest.raises(ValueError, match="media type is 'video'"):
+    with pytest.raises(ValueError, match="none of the first 1 videos can be used"):
         compute(video)
 
 
