@@ -106,6 +106,7 @@ class ComputeCams(HeatmapOperator):
         every=None,
         max_fps=None,
         group_slices=None,
+        patches_field=None,
         backend="local",
         resources=None,
         progress=None,
@@ -231,7 +232,7 @@ class ComputeCams(HeatmapOperator):
             store_prediction (True): whether ``{cam_key}_prediction`` is written
             overwrite (False): whether an earlier run of this key is deleted first
             max_fields (12): a run that would add more heatmap fields is refused
-            object_maps (0): of a detector, for how many objects of an image, the strongest, heatmaps of
+            object_maps (0): of a detector, or with ``patches_field``, for how many objects of an image, the strongest, heatmaps of
                 their own are written, ``..._object1`` and so on; at most 5, which True stands for
             seed (51): of methods that draw random numbers
             resume (False): whether to resume the run of this key: what is stored stays, the samples
@@ -251,6 +252,11 @@ class ComputeCams(HeatmapOperator):
             max_fps (None): of videos: of each second at most so many frames are explained
             group_slices (None): of a grouped dataset the slices that are explained, one name or a list, in
                 one run; True for all that hold images
+            patches_field (None): a field of detections each of whose objects is cut out and explained by
+                itself, by a classifier. On the labels ``{cam_key}_score``, ``_target``, ``_status`` and, of
+                objects with masks, ``_in_mask``, the share of heat within it, are written; on the sample all
+                objects' maps together, each at its place, and with ``object_maps`` those of the objects with
+                the highest scores
             backend ("local"): ``"local"`` computes in this process, ``"ray"`` on the workers of a Ray
                 cluster, or of this machine, which all write to this database: see ``docs/scaling.md``
             resources (None): what one of Ray's workers needs, for example ``{"GPU": 1, "CPU": 8}``; its

@@ -21,7 +21,7 @@ from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
-from ..runs import artifacts, keys, lease, provenance, record, resume
+from ..runs import artifacts, keys, label_attributes, lease, provenance, record, resume
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import retry_on_disconnect, schema_lock
@@ -32,6 +32,7 @@ from ..text import one_line
 from . import objects, ray_driver, ray_settings
 from .blocks import plan_blocks
 from .params import DECISIVE
+from .patches import PatchStep, PatchWriter
 from .plan import batch_settings, choose_batch_size, describe_run, make_plan
 from .recorded_model import describe_given
 from .source import Source
@@ -87,7 +88,7 @@ class CamJob(Job):
 
     def _look_up(self):
         """Finds out what an earlier call has done, and refuses to resume with other settings."""
-        key, ids = self.plan.cam_key, [row.id for row in self.rows]
+        key, ids = self.plan.cam_key, self.source.ids
         self._record, self._lists, self._done = None, [ids], set()
         if self.settings.resume and key in record.list_runs(self.dataset):
             self._record = record.config_of(self.dataset, key)
@@ -105,8 +106,8 @@ class CamJob(Job):
         then = dict(self._record.settings)
         different = provenance.differences(then, self.used, DECISIVE)
         stored = getattr(self._record, "heatmap_fields", None)
-        if not different and stored != list(self.plan.fields.values()):
-            different = [f"fields: {stored} then, {list(self.plan.fields.values())} now"]
+        if not different and stored != self.plan.heatmap_fields:
+            different = [f"fields: {stored} then, {self.plan.heatmap_fields} now"]
         if different:
             raise ValueError(
                 f"resume: the run {self.plan.cam_key!r} has other settings ({'; '.join(different)}); give "
@@ -119,7 +120,9 @@ class CamJob(Job):
 
     @property
     def total(self):
-        """Samples that this call has to explain."""
+        """Samples, or frames or objects, that this call has to explain."""
+        if self.source.kind == "patches":
+            return sum(row.sample in self.todo for row in self.rows)
         return len(self.todo)
 
     def run(self):
@@ -171,6 +174,12 @@ class CamJob(Job):
     def _here(self, loader, writer):
         """Computes the run in this process; yields a :class:`Progress` after each batch."""
         explain = ExplainStep(self.model, self.plan)
+        if self.plan.patches:
+            rows = {row.id: row for block in self.blocks for row in block.rows}
+            explain = PatchStep(self.model, self.plan, self.dataset, rows)
+            writer = PatchWriter(
+                writer, self.plan, explain, rows.values(), self.todo, self.source.unseen
+            )
         step = self._counted(explain)
 
         def still_works():
@@ -190,13 +199,22 @@ class CamJob(Job):
             # Where memory ran out, it would run out again.
             size = self._record.progress.get("batch_size") or then["batch_size"]
         self.blocks = plan_blocks(
-            self.dataset, self.rows, self._lists, self.todo, used["block_size"]
-        )
+            self.dataset, self.rows, self._lists, self.todo, used["block_size"],
+            whole=self._objects_of if self.source.kind == "patches" else None,
+        )  # fmt: skip
         self._loader_used = Loader(
             None, self.model.transforms, size, used["num_workers"], blocks=self.blocks,
             geometry=self.model.geometry,
         )  # fmt: skip
         return self._loader_used
+
+    def _objects_of(self, ids):
+        """``{sample id: rows}`` of the objects of samples, also of some that are not in this call's view."""
+        mine = set(self.source.ids)
+        objects = {}
+        for row in [*self.rows, *self.source.objects_of([i for i in ids if i not in mine])]:
+            objects.setdefault(row.sample, []).append(row)
+        return objects
 
     def _begin(self, stamp):
         """Registers the run, or takes up the one there is; returns its token."""
@@ -219,9 +237,9 @@ class CamJob(Job):
                 self.used,
                 plan.all_fields,
                 samples=self.samples,
-                heatmap_fields=list(plan.fields.values()),
+                heatmap_fields=plan.heatmap_fields,
                 prediction_field=plan.prediction_field,
-                label_attributes=plan.objects.label_attributes if plan.objects else [],
+                label_attributes=plan.label_attributes,
                 made_folders=plan.made_folders,
                 stamps=[stamp],
                 sessions=[session],
@@ -247,7 +265,7 @@ class CamJob(Job):
         return token
 
     def _of_videos(self):
-        return {row.id: row.sample for row in self.rows if row.sample is not None}
+        return {row.id: row.sample for row in self.rows if row.number is not None}
 
     def _state(self):
         """What the record is told while the run is running."""
@@ -262,9 +280,11 @@ class CamJob(Job):
 
     def _declare(self):
         """Declares the schema and makes the fields look like heat, unless that is so already."""
-        heatmaps = list(self.plan.fields.values())
+        heatmaps, patches = self.plan.heatmap_fields, self.plan.patches
         if self.plan.objects:
             objects.declare(self.dataset, self.plan.objects)
+        if patches:
+            label_attributes.declare(self.dataset, patches.path, patches.attributes)
         if not record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
             if self.colours is None:
                 self.colours = self.dataset.app_config.color_scheme.fields
@@ -272,7 +292,8 @@ class CamJob(Job):
             return
         colours = {  # what speaks against has a colour of its own
             field: (method, tag in self.plan.tags)
-            for (method, _, tag), field in self.plan.fields.items()
+            for (method, _, tag), shown in self.plan.fields.items()
+            for field in (shown, *(patches.own_fields(shown) if patches else ()))
         }
         with schema_lock(self.dataset):
             heatmap_writer.declare_schema(
@@ -317,7 +338,7 @@ class CamJob(Job):
 
     def _finish(self, status, error, token):
         """Makes the summary and stores it; the record is only touched while it is this run's."""
-        resumed = len(self.rows) - len(self.todo)
+        resumed = len(self.source.ids) - len(self.todo)
         seconds, written = self._now.seconds, self._writer.samples_written
         self.summary = Summary(
             cam_key=self.plan.cam_key,
@@ -351,8 +372,9 @@ class CamJob(Job):
         key, s = self.plan.cam_key, self.summary
         if not record.holds(self.dataset, key, token):
             return
-        if self._record is not None or self.settings.backend != "local":
-            s.statuses = resume.statuses(self.dataset, key, list(self.plan.fields.values()))
+        counted = self._record is None and self.settings.backend == "local"
+        if not counted or self.plan.patches:
+            s.statuses = resume.statuses(self.dataset, key, self.plan.heatmap_fields)
         progress, failures = self._state()
         if s.status == "finished" and self._leaves_some():
             s.status = "interrupted"
@@ -374,6 +396,6 @@ class CamJob(Job):
         """Whether samples of the run that are not in this call's view still lack something."""
         if self._record is None or self._record.status == "finished":
             return False
-        mine = {row.id for row in self.rows}
+        mine = set(self.source.ids)
         left = {i for part in self._lists for i in part} - mine - self._done
         return any(True for _ in resume.present(self.dataset, left))

@@ -66,6 +66,13 @@ def _checked_fps(value):
     return value
 
 
+def _checked_name(value):
+    """Raises a ValueError unless it is the name of a field."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"patches_field must be the name of a field of detections, got {value!r}")
+    return value
+
+
 def _checked_slices(value):
     """Raises a ValueError unless it names slices of groups; True stands for all that hold images."""
     names = [value] if isinstance(value, str) else value
@@ -190,10 +197,11 @@ PARAMS = (
     ),
     Param(
         "every", None, Integer(), automatic=0, rerun=True,
-        field=Field("Every n-th frame", "of videos: one frame of so many is explained, beginning with the first; 0 for all"),
+        field=Field("Every n-th frame", "of videos: one frame of so many, beginning with the first; 0 for all"),
     ),
     Param("max_fps", check=_checked_fps, rerun=True),
     Param("group_slices", check=_checked_slices, rerun=True),
+    Param("patches_field", check=_checked_name, decisive=True, rerun=True),
     Param("backend", "local", Choice(("local", "ray"))),
     Param("resources"),
 )  # fmt: skip

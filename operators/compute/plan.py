@@ -6,7 +6,9 @@ import functools
 import os
 
 from ..data import heatmap_writer
+from ..data.crops import Crop
 from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministic
+from ..data.images import decode_image
 from ..data.loader import Failure, block_size, load_item
 from ..data.rows import Row
 from ..data.videos import FrameReader
@@ -21,6 +23,7 @@ from ..targets.columns import RunTargets, against_tag
 from ..text import one_line
 from . import checks, memory_format
 from .objects import FUSED, MOST_MAPS, check_attributes, plan_objects
+from .patches import PatchPlan
 from .step import ExplainStep
 
 # Images tried before it is said that none can be read.
@@ -50,6 +53,7 @@ class Plan:
     map_dir: str = None
     made_folders: list = dataclasses.field(default_factory=list)
     objects: object = None
+    patches: object = None
     memory_format: str = "contiguous"
     measure_places: bool = True
     places: dict = dataclasses.field(default_factory=dict)
@@ -64,11 +68,26 @@ class Plan:
         return self.targets.labels if isinstance(self.targets, RunTargets) else []
 
     @property
+    def heatmap_fields(self):
+        """The fields of heatmaps that the run writes."""
+        fields = list(self.fields.values())
+        if self.patches:
+            return [f for field in fields for f in (field, *self.patches.own_fields(field))]
+        return fields
+
+    @property
+    def label_attributes(self):
+        """Paths of what is written on labels that somebody else made."""
+        return (
+            (self.objects or self.patches).label_attributes if self.objects or self.patches else []
+        )
+
+    @property
     def all_fields(self):
         """The fields that the run writes, heatmaps first."""
         extra = [self.prediction_field] if self.prediction_field else []
         own = [self.objects.own_field] if self.objects and self.objects.own_field else []
-        return [*self.fields.values(), *extra, *own]
+        return [*self.heatmap_fields, *extra, *own]
 
 
 def make_plan(dataset, model, settings, rows, samples=None):
@@ -95,8 +114,13 @@ def make_plan(dataset, model, settings, rows, samples=None):
     key = s.cam_key or keys.next_key(dataset, load.default_key(model.name))
     item = first_image(rows, model.transforms, model.geometry)
     notes = read_outputs(model, item.image[None])
-    objects = _objects(s, model, samples, key)
+    patches = _patches(s, model, dataset, key)
+    objects = None if patches else _objects(s, model, samples, key)
     targets, tags = (objects.targets, objects.tags) if objects else _targets(s, model, samples)
+    if patches and len(tags) > 1:
+        raise ValueError(
+            f"targets: of each object's crop one thing is explained, and these are {len(tags)}; give one"
+        )
     keys.check_key(dataset, key, s.overwrite, s.resume, exact=True)
     plan = Plan(
         cam_key=key,
@@ -106,12 +130,13 @@ def make_plan(dataset, model, settings, rows, samples=None):
         layers=s.layers,
         fuse=s.fuse,
         fields={},
-        prediction_field=keys.prediction_field(key) if s.store_prediction else None,
+        prediction_field=keys.prediction_field(key) if s.store_prediction and not patches else None,
         precision=_precision(s, model),
         heatmap_size=s.heatmap_size,
         seed=s.seed,
         map_dir=checks.map_dir(s, dataset, key),
         objects=objects,
+        patches=patches,
         memory_format=_memory_format(s, model),
         measure_places=s.measure_places,
         notes=[*notes, *(m.note for m in methods if m.note), *getattr(targets, "notes", ())],
@@ -138,15 +163,15 @@ def make_plan(dataset, model, settings, rows, samples=None):
     plan.layers = trial.layers or None
     shown = _plan_fields(plan, methods, trial, s)
     keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
-    if objects:
-        check_attributes(dataset, objects, key)
+    if objects or patches:
+        check_attributes(dataset, objects or patches, key)
     if plan.map_dir is None:
         size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
         checks.check_document_size(
             dataset,
             [row.id for row in rows],
             lambda: _heats(trial, shown, size),
-            len(plan.fields),
+            len(plan.heatmap_fields),
             size,
         )
     plan.made_folders = checks.check_folder(plan.map_dir)
@@ -178,14 +203,17 @@ def _plan_fields(plan, methods, trial, settings):
         plan.objects.methods = list(dict.fromkeys(method for method, _ in shown))
         plan.fields = plan.objects.fields(plan.fields, plan.classless)
         _check_object_maps(plan)
+    if plan.patches:
+        plan.patches.fields = list(plan.fields.values())
     plan.scored = [
         f for (m, layer, _), f in plan.fields.items() if (m, layer) in trial.component_scores
     ]
-    if len(plan.fields) > settings.max_fields:
+    count = len(plan.heatmap_fields)
+    if count > settings.max_fields:
         raise ValueError(
-            f"max_fields: this run would add {len(plan.fields)} heatmap fields ({len(shown)} maps x "
+            f"max_fields: this run would add {count} heatmap fields ({len(shown)} maps x "
             f"{len(plan.tags)} targets), more than {settings.max_fields}; ask for fewer, or pass "
-            f"max_fields={len(plan.fields)}"
+            f"max_fields={count}"
         )
     return shown
 
@@ -242,6 +270,20 @@ def _objects(settings, model, samples, key):
             f"own; leave it out (at most {MOST_MAPS} objects of a detector have maps of their own)"
         )
     return None
+
+
+def _patches(settings, model, dataset, key):
+    """What a run over the objects of a field stores; None of other runs."""
+    if settings.patches_field is None:
+        return None
+    if model.kind not in (None, zoo.CLASSIFIER, zoo.ZERO_SHOT):
+        raise ValueError(
+            f"patches_field: each object's crop is explained by a classifier, and this is a {model.kind}; leave "
+            "it out, or choose a classifier"
+        )
+    path = f"{settings.patches_field}.detections"
+    masks = [dataset.count(f"{path}.{name}") for name in ("mask", "mask_path")]
+    return PatchPlan(settings.patches_field, settings.object_maps, key, masks=any(masks))
 
 
 def _default_methods(model):
@@ -314,6 +356,8 @@ def first_image(rows, transforms, geometry=None):
             picture = None
             if row.frame is not None:
                 picture = functools.partial(frames.read, row.filepath, row.frame)
+            if row.crop is not None:
+                picture = Crop(decode_image, row.filepath, row.crop)
             try:
                 item = load_item(row.id, row.filepath, transforms, geometry, picture)
             except UnknownPlaces:

@@ -130,10 +130,26 @@ def load_recorded(used, cam_key, given, argument="model"):
     Raises:
         ValueError: if something has to be given again, or contradicts the record
     """
+    check_whole(used, cam_key)
     complete = completed(used, cam_key, given, argument)
     loaded = complete.load()
     check_same(used, cam_key, loaded)
     return loaded
+
+
+def check_whole(used, cam_key):
+    """Raises a ValueError where a run explains crops of objects, which are no samples.
+
+    Args:
+        used: the settings in the run's record
+        cam_key: the run's key
+    """
+    field = used.get("patches_field")
+    if field is not None:
+        raise ValueError(
+            f"cam_key: the run {cam_key!r} explains crops of the objects in {field!r}, and this takes runs of whole "
+            "images; compute one"
+        )
 
 
 def completed(used, cam_key, given, argument="model"):

@@ -10,6 +10,7 @@ from ..models.outputs import read_outputs
 from ..runs import keys
 from ..runs import record as run_record
 from ..targets.spec import resolve_targets
+from .recorded_model import check_whole
 
 #: a multi-label prediction has maps of at most so many classes
 MAPPED = 3
@@ -90,6 +91,7 @@ def plan_of_run(dataset, cam_key, model, methods=None, own_target=True):
     """
     record = run_record.config_of(dataset, cam_key)
     used = record.settings
+    check_whole(used, cam_key)
     target, tag, notes = None, None, []
     if own_target:
         target, tag, notes = _target(used.get("targets") or "predicted", model, cam_key)

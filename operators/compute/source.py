@@ -5,6 +5,7 @@ from ..data.rows import Row
 from ..data.samples import check_collection, check_samples
 from ..runs.level import level_of, made_id
 from ..targets.spec import ranked_tags
+from .patches import check_field
 
 #: arguments that are for videos, and for groups
 OF_VIDEOS, OF_GROUPS = ("every", "max_fps"), ("group_slices",)
@@ -23,7 +24,9 @@ class Source:
         dataset: the :class:`fiftyone.core.dataset.Dataset` that heatmaps are written to
         level: the :class:`~operators.runs.level.Level` of the documents that have them
         rows: a list of :class:`~operators.data.rows.Row`
-        kind: ``"images"``, ``"videos"``, or ``"frames"`` that were sampled to files
+        ids: of the documents that are written to, in order
+        kind: ``"images"``, ``"patches"`` of images, ``"videos"``, or ``"frames"`` that were sampled to files
+        unseen: of patches ``{sample id: ids of the objects whose boxes have no area}``
 
     Raises:
         ValueError: if these cannot be explained, or an argument is for others
@@ -34,13 +37,61 @@ class Source:
         check_samples(self.samples, videos=True)
         self.dataset = self.samples._root_dataset
         self.level = level_of(self.dataset)
-        given = [name for name in OF_VIDEOS if getattr(settings, name) is not None]
+        self._patches_field, self.unseen = settings.patches_field, {}
         if self.level.noun == "samples":
-            if given:
-                raise ValueError(f"{given[0]}: is for videos, and these are images; leave it out")
-            pairs = zip(*self.samples.values(["id", "filepath"]), strict=True)
+            self._images(settings)
+        else:
+            self._frames(settings)
+        if self._patches_field is None:
+            self.ids = [row.id for row in self.rows]
+
+    def _images(self, settings):
+        given = [name for name in OF_VIDEOS if getattr(settings, name) is not None]
+        if given:
+            raise ValueError(f"{given[0]}: is for videos, and these are images; leave it out")
+        ids, paths = self.samples.values(["id", "filepath"])
+        if self._patches_field is None:
+            pairs = zip(ids, paths, strict=True)
             self.rows, self.kind = [Row(*pair) for pair in pairs], "images"
             return
+        check_field(self.samples, self._patches_field)
+        if settings.backend == "ray":
+            raise ValueError(
+                "backend: 'ray' computes whole images, not crops of objects; leave it out"
+            )
+        self.ids, self.kind = ids, "patches"
+        self.rows = self._rows_of_objects(self.samples)
+        if not self.rows:
+            raise ValueError(
+                f"patches_field: {self._patches_field!r} has no objects in these samples"
+            )
+
+    def objects_of(self, ids):
+        """The rows of the objects of samples that are not in the view.
+
+        Args:
+            ids: of the samples
+        """
+        return self._rows_of_objects(self.dataset.select(ids)) if ids else []
+
+    def _rows_of_objects(self, samples):
+        found, path = [], f"{self._patches_field}.detections"
+        values = samples.values(["id", "filepath", f"{path}.id", f"{path}.bounding_box"])
+        for sample_id, file, ids, boxes in zip(*values, strict=True):
+            for label_id, box in zip(ids or (), boxes or (), strict=True):
+                if _has_area(box):
+                    found.append(Row(label_id, file, sample=sample_id, crop=tuple(box)))
+                else:
+                    self.unseen.setdefault(sample_id, []).append(label_id)
+        return found
+
+    def _frames(self, settings):
+        given = [name for name in OF_VIDEOS if getattr(settings, name) is not None]
+        if self._patches_field is not None:
+            raise ValueError(
+                "patches_field: crops are of objects of images, and these are videos; leave it out, or sample the "
+                f"frames to a dataset of images, {_SAMPLED}.clone('name')"
+            )
         if given and self.samples._dataset._is_frames:
             raise ValueError(
                 f"{given[0]}: this view has chosen its frames already; leave it out, or give it to to_frames()"
@@ -57,6 +108,11 @@ class Source:
 
     def check_transforms(self, transforms):
         """Raises a ValueError if transforms read files themselves, which frames of videos are not."""
+        if self.kind == "patches" and getattr(transforms, "takes_path", False):
+            raise ValueError(
+                "preprocess: it maps a file's path, and crops of objects are no files; give transforms=, which "
+                "map a PIL image"
+            )
         if self.kind == "videos" and getattr(transforms, "takes_path", False):
             raise ValueError(
                 "preprocess: it maps a file's path, and frames of a video are no files; give transforms=, which "
@@ -69,8 +125,10 @@ class Source:
         Args:
             targets: the argument of ``compute_cams``
         """
-        if self.level.noun == "samples" or callable(targets) or ranked_tags(targets):
+        if self.kind == "images" or callable(targets) or ranked_tags(targets):
             return self.samples
+        if self.kind == "patches":
+            return self.samples.to_patches(self._patches_field)
         return frames_with_labels(self.samples)
 
     def made(self):
@@ -78,8 +136,14 @@ class Source:
         return {
             row.id: (row.sample, row.number)
             for row in self.rows
-            if row.sample is not None and row.id == str(made_id(row.sample, row.number))
+            if row.number is not None and row.id == str(made_id(row.sample, row.number))
         }
+
+
+def _has_area(box):
+    """Whether a box has an area on the image."""
+    left, top, width, height = box or (0, 0, 0, 0)
+    return min(width, height) > 0 and max(left, top) < 1 and min(left + width, top + height) > 0
 
 
 def _flat(samples, slices):

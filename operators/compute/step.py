@@ -107,7 +107,9 @@ class ExplainStep:
                 there = k < maps.shape[1]  # a prediction may have fewer classes than fields
                 free = method in self._plan.classless  # a map that needs no target
                 valid = there and (free or bool(result.valid[row][k]))
-                labels[item.id][field] = heatmap_writer.make_label(
+                labels[item.id][field] = self.make_label(
+                    item,
+                    field,
                     heats[row][k] if there else None,
                     method=method,
                     layer=layer,
@@ -117,6 +119,10 @@ class ExplainStep:
                     component_score=own[row][k] if own and there else None,
                     **described(row, k),
                 )
+
+    def make_label(self, item, field, heat, **values):
+        """The label of one map, see :func:`operators.data.heatmap_writer.make_label`."""
+        return heatmap_writer.make_label(heat, **values)
 
     def _described(self, method, result, columns):
         """What a map is of: nothing in particular where it is the same for every target."""

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 
 from ..text import one_line
+from .crops import Crop, Pictures
 from .geometry import TransformGeometry
 from .images import decode_image
 from .rows import Row
@@ -151,7 +152,10 @@ def load_item(sample_id, path, transforms, geometry, picture=None):
         raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
     if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
         image = image.as_subclass(torch.Tensor)
-    return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
+    window = geometry.window(height, width, tuple(image.shape[1:]))
+    return Item(
+        sample_id, path, image, picture.on_image(window) if isinstance(picture, Crop) else window
+    )
 
 
 def _check_enlarged(transforms, height, width):
@@ -191,6 +195,7 @@ class Loader:
         self._geometry = geometry or TransformGeometry(transforms)
         self._num_workers = num_workers
         self._frames = FrameReader()
+        self._pictures = Pictures(num_workers + 1)
 
     def __iter__(self):
         """Yields :class:`Batch` and :class:`Failure`."""
@@ -275,7 +280,9 @@ class Loader:
         return block.rows if readable else wanted
 
     def _picture(self, row):
-        """What decodes the row's frame of a video; None of an image."""
+        """What decodes the row's frame of a video, or its part of an image; None of an image."""
+        if row.crop is not None:
+            return Crop(self._pictures, row.filepath, row.crop)
         return None if row.frame is None else self._frames.ask(row.filepath, row.frame)
 
     def _load(self, row, block, picture=None):

@@ -7,11 +7,12 @@ class Row(typing.NamedTuple):
     """One picture.
 
     Attributes:
-        id: of the sample, or of the frame, that results are written to
+        id: of the sample, the frame or the object's label that results are written to
         filepath: of the image, or of the video
         frame (None): which frame of the video is decoded, from 1; None where the file is an image
-        sample (None): of a frame the id of its video
+        sample (None): of a frame the id of its video, of an object that of its sample
         number (None): of a frame its number, from 1
+        crop (None): of an object its box, [left, top, width, height] as shares of the image
     """
 
     id: str
@@ -19,3 +20,4 @@ class Row(typing.NamedTuple):
     frame: int | None = None
     sample: str | None = None
     number: int | None = None
+    crop: tuple | None = None

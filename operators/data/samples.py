@@ -87,7 +87,8 @@ def _is_label(samples, path):
 _GENERATED = {
     "patches": (
         "a patches view has no lasting samples of its own, heatmaps stored there would be lost; use the "
-        "dataset or a view of whole images"
+        "dataset or a view of whole images, in compute_cams with patches_field='ground_truth' to explain each "
+        "object's crop"
     ),
     "frames": (
         "this takes images, and of a view of frames only compute_cams; make a dataset of the frames, "

@@ -83,7 +83,11 @@ def usable_runs(dataset):
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}
     order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
     return [
-        key for key in order if is_reloadable(configs[key].settings) and _classifies(dataset, key)
+        key
+        for key in order
+        if is_reloadable(configs[key].settings)
+        and _classifies(dataset, key)
+        and not configs[key].settings.get("patches_field")
     ]
 
 
