@@ -232,8 +232,9 @@ class ComputeCams(HeatmapOperator):
             store_prediction (True): whether ``{cam_key}_prediction`` is written
             overwrite (False): whether an earlier run of this key is deleted first
             max_fields (12): a run that would add more heatmap fields is refused
-            object_maps (0): of a detector, or with ``patches_field``, for how many objects of an image, the strongest, heatmaps of
-                their own are written, ``..._object1`` and so on; at most 5, which True stands for
+            object_maps (0): of a detector, or with ``patches_field``, for how many objects of an image, the
+                strongest, heatmaps of their own are written, ``..._object1`` and so on; at most 5, which True
+                stands for
             seed (51): of methods that draw random numbers
             resume (False): whether to resume the run of this key: what is stored stays, the samples
                 of this view that lack something are computed, those that failed are tried again. The

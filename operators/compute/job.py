@@ -398,4 +398,4 @@ class CamJob(Job):
             return False
         mine = set(self.source.ids)
         left = {i for part in self._lists for i in part} - mine - self._done
-        return any(True for _ in resume.present(self.dataset, left))
+        return bool(resume.present(self.dataset, self.plan.cam_key, left))

@@ -102,6 +102,8 @@ class Video:
         while not self._capture.grab():  # what cannot be decoded is passed over, and so is the end
             tries += 1
             if tries > _BROKEN_IN_A_ROW or self._number + tries > max(self.count, self._number + 1):
+                if not self._number:
+                    raise OSError("the video has no frame that can be decoded")
                 raise OSError(
                     f"the video ends after frame {self._number}"
                     + (f" of {self.count}: it is cut off" if self.count > self._number else "")

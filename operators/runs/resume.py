@@ -107,14 +107,29 @@ def videos(dataset, key):
 
 def counts(run):
     """Returns (done, total) of a run, as its samples tell; deleted samples do not count."""
-    ids = set(run_results.recorded_ids(run.dataset, run.key))
-    there = {str(i) for i in present(run.dataset, ids)}
+    there = present(run.dataset, run.key, run_results.recorded_ids(run.dataset, run.key))
     return len(done_ids(run) & there), len(there)
 
 
-def present(dataset, ids):
-    """Those of some ids, as ``ObjectId``, whose samples exist."""
-    return (row["_id"] for row in rows_of(dataset, ids, {"_id": True}))
+def present(dataset, key, ids):
+    """Those of some ids that a run covers whose samples exist, or of frames their videos.
+
+    A frame is there before it was written: the run makes it.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: the run's key
+        ids: of samples, or of frames
+
+    Returns:
+        a set
+    """
+    of_videos = videos(dataset, key)
+    if not of_videos:
+        return {str(row["_id"]) for row in rows_of(dataset, ids, {"_id": True})}
+    query = {"_id": {"$in": [ObjectId(i) for i in set(of_videos.values())]}}
+    there = {str(i) for i in dataset._sample_collection.distinct("_id", query)}
+    return {i for i in ids if of_videos.get(i) in there}
 
 
 def rows_of(dataset, ids, wanted):

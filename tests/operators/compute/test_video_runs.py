@@ -1,5 +1,6 @@
 """Runs over videos: heatmaps on frames, the same as of images of these frames; record, resume, deletion."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bson import ObjectId
 from faults_common import CLASSES as TINY
 from faults_common import compute_tiny, picture_transforms, tiny_network
 from fiftyone import ViewField as F
-from operators_common import compute, operator
+from operators_common import PLUGIN, compute, operator, prepared
 from PIL import Image
 from videos_common import break_frame, frame, turn, video_samples, write_video
 
@@ -157,6 +158,28 @@ def test_more_frames_and_more_videos_join_a_run(videos):
     assert operator("get_cam_run_info")(videos, "run").total == 9
 
 
+def test_what_is_missing_outside_of_the_view_keeps_a_run_unfinished(videos):
+    rooms = importlib.import_module(f"{PLUGIN}.operators.compute.job")
+    params = importlib.import_module(f"{PLUGIN}.operators.compute.params")
+    settings = params.Settings(cam_key="run", batch_size=2, methods=["gradcam"], layers="3")
+    job = prepared(rooms.CamJob, videos, settings, tiny_network(), picture_transforms(), TINY)
+    steps = job.run()
+    next(steps)
+    steps.close()
+    assert job.summary.status == "interrupted"
+    given = {"methods": ["gradcam"], "batch_size": 2, "resume": True}
+    assert compute_tiny(videos.skip(1), **given).status == "interrupted"
+    info = operator("get_cam_run_info")(videos, "run")
+    assert info.total == 14
+    assert 5 < info.done < 14
+    missing = operator("load_cam_view")(videos, "run", "missing")
+    assert missing.values("id") == [videos.first().id]
+    assert compute_tiny(missing, **given).status == "finished"
+    whole = stored(videos)
+    compute_tiny(videos, methods=["gradcam"], batch_size=2, cam_key="other")
+    assert stored(videos, "other_gradcam") == whole
+
+
 def test_max_fps_chooses_the_frames_that_fiftyone_chooses(make_dataset, tmp_path):
     import fiftyone.utils.video as fouv
 
@@ -229,6 +252,9 @@ def test_failures_say_which_frame_and_the_others_are_done(make_dataset, tmp_path
     dataset = make_dataset(*map(fo.Sample, paths))
     summary = compute_tiny(dataset, batch_size=4)
     assert (summary.status, summary.done) == ("finished", 15)
+    assert "15 of 18 frames, 3 failed" in str(operator("list_cam_runs")(dataset)[0])
+    info = operator("get_cam_run_info")(dataset, "run")
+    assert (info.done, info.total, info.failed) == (15, 18, 3)
     reasons = {
         (os.path.basename(f["filepath"]), f["reason"].partition(":")[0]) for f in summary.failed
     }

@@ -108,6 +108,21 @@ def test_what_is_no_video(videos, tmp_path, content, reason):
         videos.Video(str(path))
 
 
+def test_a_codec_that_is_not_known_and_a_video_without_frames(videos, tmp_path):
+    path = tmp_path / "v.avi"
+    write_video(path, 5, "MJPG")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"MJPG", b"ZZ9Q"))
+    with pytest.raises(
+        OSError, match="cannot read this as a video: it is damaged, or its codec is not known"
+    ):
+        videos.Video(str(path)).read(1)
+    frames = data.index(b"movi") + 4
+    path.write_bytes(data[:frames])
+    with pytest.raises(OSError, match="cannot read this as a video|no frame that can be decoded"):
+        videos.Video(str(path)).read(1)
+
+
 def test_a_video_that_is_cut_off(videos, tmp_path):
     path = tmp_path / "v.avi"
     write_video(path, 60, "MJPG")
