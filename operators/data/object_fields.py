@@ -86,7 +86,9 @@ def _confidence_path(samples, name, kind):
 
 def made_by_runs(samples):
     """Field -> which run says that a model made it."""
-    dataset = samples._dataset
+    dataset = (
+        samples._root_dataset
+    )  # a view of frames or patches has a dataset of its own, without runs
     made = {}
     for key in dataset.list_runs():
         fields = getattr(dataset.get_run_info(key).config, "fields", None)

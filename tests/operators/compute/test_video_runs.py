@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torchvision.transforms as T
 from bson import ObjectId
+from detectors_common import detector
 from faults_common import CLASSES as TINY
 from faults_common import compute_tiny, picture_transforms, tiny_network
 from fiftyone import ViewField as F
@@ -215,6 +216,34 @@ def test_targets_are_labels_of_frames(videos):
     with pytest.raises(ValueError, match="'nothing'"):
         compute_tiny(videos, targets="nothing", cam_key="b")
     assert compute_tiny(videos, targets=TINY[2], cam_key="c").done == 14
+
+
+def test_a_detector_writes_on_the_detections_of_frames(videos):
+    given = {
+        "transforms": T.Compose([T.Resize((64, 64)), T.ToTensor()]),
+        "classes": ["dark", "light"],
+    }
+    own = compute(videos, model=detector(-3.2), methods="layercam", **given)
+    assert own.fields == ["frames.run_layercam", "frames.run_detections"]
+    assert sum(len(f.run_detections.detections) for s in videos for f in s.frames.values()) > 0
+    sample = videos.first()
+    sample.frames[2]["cars"] = fo.Detections(
+        detections=[fo.Detection(label="light", bounding_box=[0.25, 0.25, 0.25, 0.25])]
+    )
+    sample.save()
+    summary = compute(
+        videos, model=detector(-3.2), methods="layercam", targets="cars", cam_key="cars", **given
+    )
+    assert (summary.done, summary.failed) == (14, [])
+    label = videos.first().frames[2].cars.detections[0]
+    assert label.cars_status == "ok"
+    assert label.cars_in_box + label.cars_on_others + label.cars_outside == pytest.approx(1)
+    assert "cars.detections.cars_score" in videos.get_frame_field_schema(flat=True)
+    operator("delete_cam_run")(videos, "cars")
+    operator("delete_cam_run")(videos, "run")
+    assert videos.values("frames.frame_number") == [[2], []]
+    left = videos._frame_collection.find_one()["cars"]["detections"][0]
+    assert not [name for name in left if name.startswith("cars_")]
 
 
 @pytest.mark.parametrize("sampled", [True, "dynamic"])
