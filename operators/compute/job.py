@@ -103,8 +103,9 @@ class CamJob(Job):
         self.todo = {i for i in ids if i not in self._done}
 
     def _check_same(self):
-        then = dict(self._record.settings)
-        different = provenance.differences(then, self.used, DECISIVE)
+        # Runs had no other source once. Frames that were sampled to files are not those of the video.
+        then = {"source": self.source.kind, **self._record.settings}
+        different = provenance.differences(then, self.used, (*DECISIVE, "source"))
         stored = getattr(self._record, "heatmap_fields", None)
         if not different and stored != self.plan.heatmap_fields:
             different = [f"fields: {stored} then, {self.plan.heatmap_fields} now"]

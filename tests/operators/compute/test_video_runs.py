@@ -269,6 +269,9 @@ def test_views_of_frames(videos, tmp_path, sampled):
     assert len(frames.exists("run_gradcam")) == 4
     summary = compute_tiny(frames, resume=True, **given)
     assert (summary.done, summary.resumed) == (6, 4)
+    if sampled is True:  # what was compressed once more is another picture
+        with pytest.raises(ValueError, match="other settings .source: frames then, videos now"):
+            compute_tiny(videos, resume=True, **given)
 
 
 def test_failures_say_which_frame_and_the_others_are_done(make_dataset, tmp_path):

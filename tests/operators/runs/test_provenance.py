@@ -27,7 +27,7 @@ def test_what_decides_stands_in_the_order_of_the_message(decisive):
         "model", "weights", "classes", "transforms", "transforms_check", "methods", "code", "targets",
         "class_map", "output", "task", "multi_label", "threshold", "ends_in", "background", "window", "read",
         "layers", "fuse", "keep_layers", "store_prediction", "heatmap_size", "precision", "memory_format",
-        "measure_places", "storage", "output_dir", "seed", "batch_size", "device", "plugin",
+        "measure_places", "storage", "output_dir", "seed", "batch_size", "device", "patches_field", "plugin",
     )  # fmt: skip
 
 
