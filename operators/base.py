@@ -104,7 +104,13 @@ class JobOperator(foo.Operator):
             params = self.params_of(arguments, samples)
             ctx = {"view": samples.view()}
             return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
-        return self.run_here(self.make_job(samples, arguments, "python"), given["progress"])
+        return self.run_here(self._prepared(samples, arguments, "python"), given["progress"])
+
+    def _prepared(self, samples, arguments, origin):
+        """The prepared job; made anew where the database goes away meanwhile."""
+        from .runs.retry import retry_on_disconnect
+
+        return retry_on_disconnect(self.make_job, samples, arguments, origin)
 
     def run_here(self, job, progress):
         """Runs a job with one progress bar per phase; returns its summary.
@@ -149,7 +155,7 @@ class JobOperator(foo.Operator):
         try:
             samples = ctx.target_view(require_flat=True)
             origin = "delegated" if ctx.delegated else "app"
-            job = self.make_job(samples, self.arguments_of(ctx.params), origin)
+            job = self._prepared(samples, self.arguments_of(ctx.params), origin)
             for state in job.run():
                 yield self.report(ctx, state)
         except ValueError as error:

@@ -14,13 +14,13 @@ from ..compute.recorded_model import load_recorded
 from ..compute.recorded_plan import check_kind, check_scores, is_detector, plan_of_run
 from ..data.loader import Failure
 from ..data.objects import AnnotatedObjects
-from ..data.samples import check_samples
+from ..data.samples import check_samples, read_values
 from ..jobs.base import Job, Phase, phased
 from ..models import load
 from ..runs import job_record, record
 from ..runs.label_attributes import LabelAttributes
 from ..runs.lease import Stopped
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..targets.true_labels import Labels
 from . import discovery
 from . import findings as analysis
@@ -73,7 +73,7 @@ class BiasJob(Job):
         self._check_objects()
         several = bool(getattr(self.model.adapted, "multi_label", False))
         self.labels = Labels(samples, s.labels, self.model.classes, s.aliases, several)
-        self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
+        self.rows = list(zip(*read_values(samples, ["id", "filepath"]), strict=True))
         self._cams = None if self._existing else self._cam_job()
         self.cam_key = key if self._existing else self._cams.plan.cam_key
         if not self._existing:
@@ -159,9 +159,12 @@ class BiasJob(Job):
 
     def _write(self, found):
         """Everything of a sample in one update, a few hundred samples at a time."""
-        with schema_lock(self.dataset):
+
+        def declare():
             self.held.check()
             store.declare(self.dataset, self.cam_key, self._heat_fields())
+
+        change_schema(self.dataset, declare)
         if found.of_boxes:
             store.declare_objects(self.dataset, self.cam_key, self.object_field)
         units = dict(zip([row[0] for row in self.rows], found.scan.units_of_images(), strict=True))
@@ -199,15 +202,19 @@ class BiasJob(Job):
         """
         from ..runs.app_style import activate_fields
 
-        self.held.check("nothing more")
-        s = self.settings
-        store.add_index(self.dataset, self.cam_key)
-        self.active_fields = activate_fields(self.dataset, [store.field_names(self.cam_key)[0]])
-        self.views = []
-        if s.views:
-            self.views = store.save_views(self.dataset, self.cam_key, labelled, self.held)
-        if s.tags:
-            store.save_tags(self.dataset, self.cam_key, verdicts, self.held)
+        s, verdict = self.settings, store.field_names(self.cam_key)[0]
+
+        def change():
+            self.held.check("nothing more")
+            store.add_index(self.dataset, self.cam_key)
+            self.active_fields = activate_fields(self.dataset, [verdict])
+            self.views = []
+            if s.views:
+                self.views = store.save_views(self.dataset, self.cam_key, labelled, self.held)
+            if s.tags:
+                store.save_tags(self.dataset, self.cam_key, verdicts, self.held)
+
+        change_schema(self.dataset, change)
 
     def _summarise(self, found):
         s, a, seed = self.settings, found.assessment, self.settings.seed
@@ -274,7 +281,7 @@ class BiasJob(Job):
             return {"clusters": [], "telltales": [], "portraits": [], "groups": None}
         s, values = self.settings, None
         if s.group_by is not None:
-            values = found.scan.spread(self.samples.values(s.group_by))
+            values = found.scan.spread(read_values(self.samples, s.group_by))
         return {
             "clusters": discovery.clusters_of(found, s.seed),
             "telltales": discovery.telltales_of(found),

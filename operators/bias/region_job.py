@@ -84,6 +84,9 @@ class RegionJob(Job):
         samples, s, key = self.samples, self.settings, self.settings.cam_key
         record.refresh(self.dataset)
         self.region, self.name = validated_region(samples, s.region)
+        self._objects = None
+        if isinstance(self.region, str) and self.region not in ("hottest", "border"):
+            self._objects = AnnotatedObjects(samples, self.region, "all")
         if s.scenes is not None:
             check_plain_field(samples, s.scenes, "scenes")
         if key is None:
@@ -174,7 +177,7 @@ class RegionJob(Job):
             return regions.HottestRegions(pictures, scan, tested.rows)
         if isinstance(self.region, str) and self.region == "border":
             return regions.BorderRegions(pictures)
-        if isinstance(self.region, str):
+        if self._objects is not None:
             return self._drawn(scan, tested)
         if isinstance(self.region, tuple):
             return regions.BoxRegions(pictures, self.region)
@@ -189,10 +192,10 @@ class RegionJob(Job):
         path = os.path.join(self.folder, "regions")
         os.makedirs(path)
         masks = Masks(path)
-        objects, rows = AnnotatedObjects(self.samples, self.region, "all"), tested.all_rows
+        rows = tested.all_rows
         for i, size in enumerate(tested.pictures.sizes()):
             sample_id = scan.ids[rows[i]]
-            found, _ = objects.read([sample_id], None, max(size), {sample_id: size})
+            found, _ = self._objects.read([sample_id], None, max(size), {sample_id: size})
             masks.put(i, fitted(found[sample_id].object, size))
         return masks
 

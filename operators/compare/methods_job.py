@@ -19,7 +19,7 @@ from ..jobs.pipeline import run as run_pipeline
 from ..models import load
 from ..runs import job_record
 from ..runs import record as run_record
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..text import duration
 from . import ranking as tables
 from . import schema as store
@@ -256,7 +256,8 @@ class MethodComparison(Job):
         from ...cam_core.metrics.catalogue import METRICS
 
         cam_key, field, start = self.cam_key, self.field, time.perf_counter()
-        with schema_lock(self.dataset):
+
+        def declare():
             self.held.check()
             store.declare(
                 self.dataset,
@@ -265,6 +266,8 @@ class MethodComparison(Job):
                 [c.field for c in self.columns],
                 {name: METRICS[name].summary for name in self.plan.metrics},
             )
+
+        change_schema(self.dataset, declare)
         done = np.flatnonzero(scan.done)
         for first in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[first : first + _WRITTEN_AT_ONCE]
@@ -277,10 +280,14 @@ class MethodComparison(Job):
             ]
             yield Phase("writing", first + len(part), len(done), time.perf_counter() - start)
         values = [float(split[i]) for i in done if np.isfinite(split[i])]
-        self.held.check("nothing more")
-        self._views = []
-        if self.settings.views:
-            self._views = store.save_disagreement_view(self.dataset, cam_key, values)
+
+        def save_views():
+            self.held.check("nothing more")
+            if not self.settings.views:
+                return []
+            return store.save_disagreement_view(self.dataset, cam_key, values)
+
+        self._views = change_schema(self.dataset, save_views)
         store.RECORDS.update(self.dataset, cam_key, self.held, views=self._views)
 
     def _attributes(self, scan, i, split):

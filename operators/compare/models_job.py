@@ -12,7 +12,7 @@ from ..jobs.base import Job, Phase
 from ..models import load
 from ..runs import job_record
 from ..runs import record as run_record
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..targets.true_labels import Labels
 from . import models_trend as compared
 from . import ranking as tables
@@ -280,8 +280,12 @@ class ModelComparison(Job):
         background = compared.background_of(self.samples, first, last, s.seed)
         trend = compared.trend_of(self.samples, found, spearman, s.seed)
         yield from self._write(found, split)
-        self.held.check("nothing more")
-        views = self._views(found, split, predictions, background) if s.views else []
+
+        def save_views():
+            self.held.check("nothing more")
+            return self._views(found, split, predictions, background) if s.views else []
+
+        views = change_schema(self.dataset, save_views)
         store.RECORDS.update(self.dataset, self.cam_key, self.held, views=views)
         matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
         matrix["labels"] = list(self.keys)
@@ -344,15 +348,13 @@ class ModelComparison(Job):
 
     def _write(self, found, split):
         start, done = time.perf_counter(), np.flatnonzero(found.done)
-        with schema_lock(self.dataset):
+        said = compared.described(self.keys[0], self.keys[-1])
+
+        def declare():
             self.held.check()
-            store.declare(
-                self.dataset,
-                self.field,
-                compared.described(self.keys[0], self.keys[-1]),
-                [],
-                {},
-            )
+            store.declare(self.dataset, self.field, said, [], {})
+
+        change_schema(self.dataset, declare)
         for at in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[at : at + _WRITTEN_AT_ONCE]
             job_record.write(

@@ -24,8 +24,9 @@ from ..models.unwrap import given_transforms
 from ..runs import artifacts, keys, lease, provenance, record, resume
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
-from ..runs.locking import retry_on_disconnect, schema_lock
+from ..runs.locking import change_schema
 from ..runs.predictions import prediction_type
+from ..runs.retry import DatabaseAway, retry_on_disconnect, without_waiting
 from ..runs.run import Run
 from ..targets.spec import texts_of
 from ..text import one_line
@@ -124,7 +125,7 @@ class CamJob(Job):
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(load.on_device(self.model))
-            loader, team = self._loader(), None
+            loader, team = retry_on_disconnect(self._loader), None
             if self.settings.backend == "ray":
                 stack.close()  # the network is the workers' now
                 team = stack.enter_context(ray_driver.Team(self))
@@ -135,14 +136,16 @@ class CamJob(Job):
             status, error = "interrupted", None
             try:
                 with lease.RunLease(self.dataset, self.plan.cam_key, token, self._state) as held:
-                    self._declare()
+                    retry_on_disconnect(self._declare)
                     states = team.run(loader, writer, token) if team else self._here(loader, writer)
                     with contextlib.closing(states):
                         for now in states:
                             self._now = now
                             held.check()
                             yield now
-                    self._declare()  # another run may have written over the schema it did not know
+                    retry_on_disconnect(
+                        self._declare
+                    )  # another run may have written over the schema it did not know
                 status = "finished"
             except lease.Stopped as stopped:
                 error = str(stopped)  # that is what was asked for
@@ -203,7 +206,7 @@ class CamJob(Job):
         }
         if self._record is None:
             if self.settings.overwrite:
-                artifacts.clear(dataset, key)
+                retry_on_disconnect(artifacts.clear, dataset, key)
             token = record.register(
                 dataset,
                 key,
@@ -262,13 +265,16 @@ class CamJob(Job):
             field: (method, tag in self.plan.tags)
             for (method, _, tag), field in self.plan.fields.items()
         }
-        with schema_lock(self.dataset):
+
+        def change():
             heatmap_writer.declare_schema(
                 self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
                 prediction_type(self.model),
             )  # fmt: skip
             self.colours = heatmap_writer.colour_fields(self.dataset, colours)
             self.active_fields = self._activate(heatmaps)
+
+        change_schema(self.dataset, change)
 
     def _activate(self, heatmaps):
         """Shows the first heatmap, instead of those of other runs."""
@@ -329,9 +335,9 @@ class CamJob(Job):
             return
         try:
             # Another error is on its way: it is not to wait for a database that may be gone.
-            with pymongo.timeout(10):
+            with pymongo.timeout(10), without_waiting():
                 self._store_end(token)
-        except PyMongoError as failed:
+        except (PyMongoError, DatabaseAway) as failed:
             self.summary.error = f"{self.summary.error or ''}; not recorded: {one_line(failed)}"
 
     def _store_end(self, token):

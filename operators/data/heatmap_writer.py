@@ -23,7 +23,7 @@ from pymongo.write_concern import WriteConcern
 
 from ..runs.app_style import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
 from ..runs.label_attributes import LabelAttributes
-from ..runs.locking import retry_on_disconnect
+from ..runs.retry import retry_on_disconnect
 from ..runs.schema import declare_fields
 
 LONGEST_SIDE = 192

@@ -13,7 +13,7 @@ import typing
 from . import label_attributes, record, results
 from .app_style import activate_fields, forget_fields, rename_fields, shown_of
 from .lease import check_unread
-from .locking import schema_lock
+from .locking import change_schema
 from .run import Run
 
 _OWN_FILE = re.compile(r"([0-9a-f]{24})-([0-9a-f]{8})\.png(\.part)?")
@@ -54,18 +54,23 @@ def clear(dataset, key):
         delete_of_job(run, part)
     if run.record.own:
         delete_files(run)
-    with schema_lock(dataset):
-        fields = [f for f in _owned(run, "field", run.fields) if dataset.get_field(f) is not None]
-        before = _texts(vars(run.record), "shown_before") if shown_of(dataset, fields) else []
-        again = [f for f in before if dataset.get_field(f) is not None]
-        forget_fields(dataset, fields)
-        if again:
-            activate_fields(dataset, again)
-        if fields:
-            dataset.delete_sample_fields(fields)
-        delete(dataset, "attribute", label_attributes.written_by(run))
+    change_schema(dataset, lambda: _delete_fields_of(run))
     delete(dataset, "view", _owned(run, "view", run.record.saved_views))
     record.delete(dataset, key)
+
+
+def _delete_fields_of(run):
+    """Deletes a run's fields and attributes; what the grid showed before the run is shown again."""
+    dataset = run.dataset
+    fields = [f for f in _owned(run, "field", run.fields) if dataset.get_field(f) is not None]
+    before = _texts(vars(run.record), "shown_before") if shown_of(dataset, fields) else []
+    again = [f for f in before if dataset.get_field(f) is not None]
+    forget_fields(dataset, fields)
+    if again:
+        activate_fields(dataset, again)
+    if fields:
+        dataset.delete_sample_fields(fields)
+    delete(dataset, "attribute", label_attributes.written_by(run))
 
 
 def delete_of_job(run, part):
@@ -232,9 +237,12 @@ def _delete_fields(dataset, paths):
 
 
 def _rename_fields(dataset, moves):
-    with schema_lock(dataset):
-        rename_fields(dataset, moves)
-        dataset.rename_sample_fields(moves)
+    def change():
+        present = {old: new for old, new in moves.items() if _has_field(dataset, old)}
+        rename_fields(dataset, present)
+        dataset.rename_sample_fields(present)
+
+    change_schema(dataset, change)
 
 
 def _has_group(dataset, name):

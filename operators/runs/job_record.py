@@ -11,7 +11,7 @@ from pymongo import UpdateOne, WriteConcern
 from ..text import one_line
 from . import artifacts, record, results
 from .lease import JobLease, check_free
-from .locking import DatabaseAway, retried
+from .retry import DatabaseAway, retried
 from .run import Run
 
 
@@ -63,6 +63,7 @@ class JobRecords:
                     f"field {field!r} exists on the dataset and is not ours; {remedy}, or delete the field"
                 )
 
+    @retried
     def register(self, dataset, key, settings, written, cam_keys=None):
         """Notes in a run's record that a job works on it; what an earlier one wrote is deleted.
 

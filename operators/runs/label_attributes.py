@@ -4,7 +4,7 @@ import dataclasses
 
 from bson import ObjectId
 
-from .locking import schema_lock
+from .locking import change_schema
 from .schema import declare_fields
 
 
@@ -43,12 +43,11 @@ def declare(dataset, path, attributes):
     missing = {n: a for n, a in attributes.items() if dataset.get_field(f"{path}.{n}") is None}
     if not missing:
         return
-    with schema_lock(dataset):
-        fields = {
-            f"{path}.{name}": {"ftype": kind, "description": description}
-            for name, (kind, description) in missing.items()
-        }
-        declare_fields(dataset, fields)
+    fields = {
+        f"{path}.{name}": {"ftype": kind, "description": description}
+        for name, (kind, description) in missing.items()
+    }
+    change_schema(dataset, lambda: declare_fields(dataset, fields))
 
 
 def written_by(run):

@@ -20,6 +20,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from . import record
+from .retry import retried
 
 #: parts of a run's record, with what is being done while one says ``running``
 DOING = {"bias": "analysed by find_background_bias", "compare": "compared by compare_cams"}
@@ -202,11 +203,13 @@ class JobLease(Heartbeat):
         """What a run's record must match to be this job's."""
         return {"_id": self._runs[self._key], f"config.{self._part}.token": self._token}
 
+    @retried
     def holds(self):
         """Whether the part of the record is still this job's."""
         here = record.document_id(self._dataset, self._key) == self._runs[self._key]
         return here and record.db().runs.count_documents(self.query(), limit=1) > 0
 
+    @retried
     def check(self, written="nothing"):
         """Called right before something is written.
 

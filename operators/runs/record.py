@@ -14,10 +14,13 @@ import uuid
 
 import fiftyone as fo
 import fiftyone.core.odm as fod
+import gridfs
 import numpy as np
-from bson import json_util
+from bson import ObjectId, json_util
+from pymongo import WriteConcern
 
 from ..text import valid_text
+from .retry import retried, retry_on_disconnect
 
 METHOD = "cam51"
 
@@ -36,17 +39,16 @@ ACTIVE = set()
 
 
 def db():
-    """FiftyOne's database."""
-    return fod.get_db_conn()
+    """FiftyOne's database; what is written by this is on disk, with all before it, when it is acknowledged."""
+    return fod.get_db_conn().with_options(write_concern=WriteConcern(j=True))
 
 
-def stored_file(number=None):
-    """A file of results in the database, by its number or a new one; FiftyOne keeps them like this."""
-    file = fod.runs.RunDocument().results
-    file.grid_id = number
-    return file
+def stored_files():
+    """The files of results in the database, by their numbers; FiftyOne keeps them like this."""
+    return gridfs.GridFS(fod.get_db_conn())
 
 
+@retried
 def document_id(dataset, key):
     """The id of the record's document, or None."""
     if not isinstance(key, str) or not key.isidentifier():
@@ -55,6 +57,7 @@ def document_id(dataset, key):
     return (entry or {}).get("runs", {}).get(key)
 
 
+@retried
 def list_runs(dataset):
     """Returns the keys of the dataset's CAM runs, sorted.
 
@@ -73,6 +76,7 @@ def is_heatmap(dataset, field):
     return getattr(dataset.get_field(field), "document_type", None) is fo.Heatmap
 
 
+@retried
 def refresh(dataset):
     """Reloads a dataset if another process, such as the App's, gave it runs or fields meanwhile.
 
@@ -92,6 +96,7 @@ def refresh(dataset):
         dataset.reload()
 
 
+@retried
 def lacks_fields(dataset, fields, coloured):
     """Whether a dataset's stored schema lacks fields, or its stored colours do."""
     parts = {"sample_fields.name": True, "app_config.color_scheme.fields.path": True}
@@ -107,6 +112,7 @@ def is_taken(dataset, key):
     return document_id(dataset, key) is not None
 
 
+@retried
 def config_of(dataset, key):
     """Returns the record of a CAM run as it is stored now.
 
@@ -166,7 +172,7 @@ def register(dataset, key, settings, fields, samples=None, **entries):
         fields=list(fields),
         # A clone has a copy of this record, but the files stay the original's.
         dataset_id=str(dataset._doc.id),
-        **_whose(token),
+        **retry_on_disconnect(_whose, token),
         progress={},
         failures=[],
         **{name: jsonable(value) for name, value in entries.items()},
@@ -179,18 +185,26 @@ def register(dataset, key, settings, fields, samples=None, **entries):
         config=config.serialize(),
         view_stages=_stages(samples),
     )
-    document.save(upsert=True)
+    document.id = ObjectId()
+    _store(dataset, key, document)
+    return token
+
+
+@retried
+def _store(dataset, key, document):
+    """Stores a new record under its key; storing it twice does no harm."""
+    db().runs.replace_one({"_id": document.id}, document.to_mongo(), upsert=True)
     # One operation of the database: of two processes that come at once, one gets the key.
     free = {"_id": dataset._doc.id, f"runs.{key}": {"$exists": False}}
-    if not db().datasets.update_one(free, {"$set": {f"runs.{key}": document.id}}).matched_count:
-        document.delete()
+    given = db().datasets.update_one(free, {"$set": {f"runs.{key}": document.id}}).matched_count
+    if not given and document_id(dataset, key) != document.id:
+        db().runs.delete_one({"_id": document.id})
         raise ValueError(
             f"cam_key: another process registered {key!r} at this moment; choose another key"
         )
-    dataset._doc.runs[key] = document
+    dataset._doc.runs[key] = fod.runs.RunDocument.objects.get(id=document.id)
     dataset.save()
     dataset._run_cache.pop(key, None)
-    return token
 
 
 def _stages(samples):
@@ -223,11 +237,20 @@ def claim(dataset, key, status, **changes):
     Raises:
         ValueError: if it is running, or if another process took it at the same moment
     """
-    config = config_of(dataset, key)
-    check_idle(config, key)
     token = uuid.uuid4().hex
-    entries = {"status": status, **_whose(token), **jsonable(changes)}
-    query = {"_id": document_id(dataset, key), "config.token": getattr(config, "token", None)}
+    _take(dataset, key, token, {"status": status, **jsonable(changes)})
+    return token
+
+
+@retried
+def _take(dataset, key, token, entries):
+    """Gives an idle run a new token; taking it twice by the same one does no harm."""
+    config = config_of(dataset, key)
+    if config.token != token:
+        check_idle(config, key)
+    # of the owner that was seen, or of none, as in a record of another version
+    query = {"_id": document_id(dataset, key), "config.token": config.token}
+    entries = {**entries, **_whose(token)}
     operation = {
         "$set": {f"config.{name}": value for name, value in entries.items()},
         "$unset": {"config.stop": ""},
@@ -235,9 +258,9 @@ def claim(dataset, key, status, **changes):
     if not db().runs.update_one(query, operation).matched_count:
         raise ValueError(f"cam_key: another process took the run {key!r} at this moment")
     sync(dataset, key)
-    return token
 
 
+@retried
 def holds(dataset, key, token):
     """Whether a run is still that of a token."""
     query = {"_id": document_id(dataset, key), "config.token": token}
@@ -326,6 +349,7 @@ def percent(done, total):
     return f"{math.floor(100 * done / total) if total else 0} %"
 
 
+@retried
 def update(dataset, key, **changes):
     """Changes entries of a run's record: one small write.
 
@@ -340,6 +364,7 @@ def update(dataset, key, **changes):
     sync(dataset, key)
 
 
+@retried
 def change(dataset, key, values=None, add=None, remove=None, where=None):
     """Changes single paths of a run's record in one write of the database.
 
@@ -388,6 +413,7 @@ def _list_at(path):
     return {"$cond": [{"$isArray": [f"$config.{path}"]}, f"$config.{path}", []]}
 
 
+@retried
 def sync(dataset, key):
     """Lets the dataset in memory, which FiftyOne's own functions read, know what is stored."""
     held = dataset._doc.runs.get(key)
@@ -395,16 +421,20 @@ def sync(dataset, key):
         held.reload()
 
 
+@retried
 def rename(dataset, key, new_key):
-    """Gives a record another key.
+    """Gives a record another key; doing so twice does no harm.
 
     Raises:
         ValueError: if the new key is taken
     """
     document = document_id(dataset, key)
+    if document is None:  # it has been moved, and the answer was lost
+        document = document_id(dataset, new_key)
     free = {"_id": dataset._doc.id, f"runs.{new_key}": {"$exists": False}}
     move = {"$rename": {f"runs.{key}": f"runs.{new_key}"}}
-    if not db().datasets.update_one(free, move).matched_count:
+    moved = db().datasets.update_one(free, move).matched_count
+    if not moved and document_id(dataset, new_key) != document:
         raise ValueError(f"new_key: {new_key!r} is the key of another run of this dataset")
     db().runs.update_one({"_id": document}, {"$set": {"key": new_key}})
     dataset._run_cache.pop(key, None)
@@ -418,7 +448,7 @@ def delete(dataset, key):
     stored = db().runs.find_one({"_id": document}, {"results": True}) or {}
     db().datasets.update_one({"_id": dataset._doc.id}, {"$unset": {f"runs.{key}": ""}})
     if stored.get("results") is not None:
-        stored_file(stored["results"]).delete()
+        stored_files().delete(stored["results"])
     db().runs.delete_one({"_id": document})
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.

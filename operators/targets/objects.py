@@ -5,7 +5,7 @@ import difflib
 
 import fiftyone as fo
 
-from ..data.samples import check_not_nested
+from ..data.samples import check_not_nested, read_values
 from .spec import Lookup, canonical
 
 #: at most so many objects of an image are explained
@@ -300,7 +300,7 @@ def read_objects(targets, ids):
     there = [c for c in columns if targets.samples.get_field(f"{path}.{c}") is not None]
     view = targets.samples.select(list(ids))
     found = {sample_id: [] for sample_id in ids}
-    values = view.values(["id", *(f"{path}.{c}" for c in there)])
+    values = read_values(view, ["id", *(f"{path}.{c}" for c in there)])
     for sample_id, *lists in zip(*values, strict=True):
         if lists[0]:
             rows = (dict(zip(there, row, strict=True)) for row in zip(*lists, strict=True))
