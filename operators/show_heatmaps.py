@@ -33,7 +33,7 @@ class ShowHeatmaps(foo.Operator):
         Args:
             samples: a dataset or view
             cam_key: the key of a CAM run
-            n (12): at most this many samples, from the first on that have heatmaps of the run
+            n (12): at most this many samples, 200 at most, from the first on that have heatmaps of the run
             methods (None): only the fields of these methods
 
         Returns:
@@ -42,8 +42,9 @@ class ShowHeatmaps(foo.Operator):
         Raises:
             ValueError: if there is no such run, or nothing of it in the samples
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
+        from .jobs.params import Integer
+
+        Integer(1, 200).check("n", n)  # a row of pictures each
         fields = _chosen_fields(samples, cam_key, methods)
         if not fields:
             raise ValueError(

@@ -2,11 +2,13 @@
 
 import fiftyone.operators.types as types
 
+from ..jobs import params as tables
 from ..panel.clusters_tab import data_uri, overlaid
 from ..runs import record
 from ..sample.explain import usable_runs
+from ..sample.params import PARAMS
 from .model import add_model, given_model
-from .schema import choose, invalid
+from .schema import add, choose, invalid
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
@@ -35,10 +37,7 @@ def form(ctx):
     )  # fmt: skip
     if (ctx.params.get("cam_key") or default) == _OTHER:
         add_model(inputs, ctx)
-    inputs.int(
-        "donors", default=4, min=0, max=16, label="Other backgrounds",
-        description="on how many other samples' backgrounds the object is tried; 0 for none",
-    )  # fmt: skip
+    add(inputs, ctx, PARAMS, "donors")
     return types.Property(inputs, view=types.View(label="Explain this sample"))
 
 
@@ -56,7 +55,7 @@ def arguments_of(ctx):
     sample_id = ctx.params.get("sample_id") or sample_of(ctx)
     if not sample_id:
         raise ValueError("sample: none is open or selected; open one, or select it in the grid")
-    given = {"sample_id": sample_id, "donors": int(ctx.params.get("donors", 4))}
+    given = {"sample_id": sample_id, **tables.arguments_of(PARAMS, ctx.params)}
     if ctx.params.get("cam_key") not in (None, "", _OTHER):
         return {**given, "cam_key": ctx.params["cam_key"]}
     return {**given, **given_model(ctx.params)}
