@@ -149,7 +149,9 @@ class JobOperator(foo.Operator):
         try:
             samples = ctx.target_view(require_flat=True)
             origin = "delegated" if ctx.delegated else "app"
-            job = self.make_job(samples, self.arguments_of(ctx.params), origin)
+            arguments = self.arguments_of(ctx.params)
+            check_from_app(arguments)
+            job = self.make_job(samples, arguments, origin)
             for state in job.run():
                 yield self.report(ctx, state)
         except ValueError as error:
@@ -168,6 +170,23 @@ class JobOperator(foo.Operator):
             yield ctx.ops.notify(text, variant="info")
             return
         yield from self.finished(ctx, job)
+
+
+def check_from_app(arguments):
+    """Checks what a call from the App may not do and one from Python may.
+
+    A call out of the queue counts as one from the App: its parameters do not say who scheduled it.
+
+    Args:
+        arguments: of an operator, by name
+
+    Raises:
+        ValueError: if one is refused
+    """
+    from .models.load import check_from_app as check_models
+
+    check_models(arguments.get("model"))
+    check_models(arguments.get("models"))
 
 
 def report_phase(ctx, phase):

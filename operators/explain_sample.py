@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import check_from_app
+
 _URI = "@cam51/heatmaps"
 
 
@@ -112,6 +114,7 @@ class ExplainSample(foo.Operator):
         from .forms import sample
 
         arguments = sample.arguments_of(ctx)
+        check_from_app(arguments)
         found = self(ctx.dataset, **arguments)
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
@@ -196,6 +199,7 @@ class ShowPeers(foo.Operator):
         from .runs import keys
 
         params = {k: ctx.params.get(k) or None for k in ("sample_id", "cam_key", "model")}
+        check_from_app(params)
         view, why = self._find(ctx.dataset, **params)
         if why is not None:
             ctx.ops.notify(why, variant="info")
