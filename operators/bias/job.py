@@ -15,6 +15,7 @@ from ..compute.recorded_plan import check_kind, check_scores, is_detector, plan_
 from ..data.loader import Failure
 from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples
+from ..data.written_paths import confined
 from ..jobs.base import Job, Phase, phased
 from ..models import load
 from ..runs import job_record, record
@@ -28,6 +29,7 @@ from . import schema as store
 from .boxes import analyse_boxes, detect_one, object_field
 from .images import analyse_images
 from .params import check_plain_field, make_folder
+from .report import check_report
 from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
 
@@ -57,7 +59,7 @@ class BiasJob(Job):
             if name is not None:
                 check_plain_field(samples, name, argument)
         if s.report is not None:
-            make_folder("report", s.report)
+            s.report = confined("report", s.report, self.origin)
         self.objects = AnnotatedObjects(samples, s.objects, s.object_classes, s.aliases)
         if key is not None and not self._existing and self.given.model is None:
             there = ", ".join(runs) or "none yet"
@@ -82,6 +84,9 @@ class BiasJob(Job):
             store.check_objects_store(self.dataset, self.cam_key, self.object_field)
         with load.on_device(self.model):
             self._trial()
+        if s.report is not None:
+            check_report(s.report, self.cam_key, self.origin, s.overwrite)
+            make_folder("report", s.report)
         return self
 
     def _check_objects(self):
@@ -264,6 +269,7 @@ class BiasJob(Job):
         if s.report is not None:
             from .report import write_report
 
+            confined("report", s.report, self.origin)  # a link may have come since
             summary.report = write_report(s.report, summary, found, self.model, self.dataset)
         summary.seconds = self.seconds
         return summary

@@ -6,6 +6,7 @@ import os
 from ..data import heatmap_writer
 from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministic
 from ..data.loader import block_size, load_item
+from ..data.written_paths import confined
 from ..jobs.inference import answers_alike
 from ..jobs.pipeline import probe_batch_size
 from ..models import load, zoo
@@ -67,7 +68,7 @@ class Plan:
         return [*self.fields.values(), *extra, *own]
 
 
-def make_plan(dataset, model, settings, rows, samples=None):
+def make_plan(dataset, model, settings, rows, samples=None, origin=None):
     """Checks the arguments of a run against the model and the dataset, with one image.
 
     Args:
@@ -76,6 +77,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         settings: the :class:`Settings`
         rows: ``(id, filepath)`` of the samples
         samples (None): the samples, whose labels may be asked for; the dataset by default
+        origin (None): where the run is started, which says where it may write
 
     Returns:
         a :class:`Plan`
@@ -145,6 +147,8 @@ def make_plan(dataset, model, settings, rows, samples=None):
             len(plan.fields),
             size,
         )
+    if plan.map_dir is not None:
+        confined("output_dir", plan.map_dir, origin)
     plan.made_folders = checks.check_folder(plan.map_dir)
     return plan
 

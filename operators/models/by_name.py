@@ -15,6 +15,7 @@ import re
 
 import fiftyone as fo
 
+from ..data.written_paths import is_inside
 from . import zoo
 from .checkpoint import filled, plain_tensors
 from .load_errors import readable_errors
@@ -86,8 +87,8 @@ class ModelSource:
         reason = self.refusal()
         if reason is not None or self.path is None or self.name in allowed():
             return reason
-        folder = os.path.realpath(fo.config.model_zoo_dir)
-        if os.path.realpath(os.path.expanduser(self.path)).startswith(folder + os.sep):
+        folder = fo.config.model_zoo_dir
+        if is_inside(os.path.expanduser(self.path), folder):
             return None
         return (
             f"from the App only files in FiftyOne's folder of models, {folder!r}, are taken; {_allow(self.name)}, "

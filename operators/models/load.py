@@ -116,9 +116,9 @@ def check_from_app(models):
     Args:
         models: a name, or a list or dict of them; None for none
     """
-    if models is None or isinstance(models, str):
-        models = [models]
-    for name in models.values() if isinstance(models, dict) else models:
+    if isinstance(models, dict):
+        models = list(models.values())
+    for name in models if isinstance(models, (list, tuple)) else [models]:
         if isinstance(name, str) and name not in registered.registered():
             by_name.source_of(name).check_from_app()
 
