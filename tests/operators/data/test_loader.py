@@ -72,6 +72,26 @@ def test_wide_channels_are_scaled_by_their_kind(loader, tmp_path, values, expect
     assert pixels.tolist() == expected
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("scale", [1.0, 255.0, 65535.0, 1e9, -1.0])
+def test_a_large_float_picture_is_scaled_as_a_whole(plugin, tmp_path, scale, orientation):
+    """It is scaled in pieces, whose range is that of all of them."""
+    values = np.random.default_rng(0).random((1500, 1900), np.float32) * np.float32(scale)
+    values[0, :3], values[-1, 5] = [np.nan, 0.25, scale], np.nan
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values).save(tmp_path / "f.tif", exif=exif)
+    whole = np.nan_to_num(values.astype(np.float64))
+    high = whole.max()
+    by = 255.0 if scale == 1 else 1.0 if high <= 255 else 255 / (65535 if scale == 65535 else high)
+    expected = np.clip(np.rint(whole * by), 0, 255).astype(np.uint8)
+    expected = np.rot90(expected, -1) if orientation == 6 else expected
+    picture = importlib.import_module(f"{PLUGIN}.operators.data.images").decode_image(
+        tmp_path / "f.tif"
+    )
+    np.testing.assert_array_equal(np.asarray(picture), np.dstack([expected] * 3))
+
+
 def test_first_frame_of_an_animation(loader, tmp_path):
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
     path = save(tmp_path / "moving.gif", frames[0], save_all=True, append_images=frames[1:])
