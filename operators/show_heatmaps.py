@@ -117,7 +117,7 @@ def _draw_row(line, sample, fields, cam_key):
     photo.thumbnail((400, 400))
     width, height = photo.size
     line[0].imshow(photo)
-    line[0].set_title(os.path.basename(sample.filepath), fontsize=8)
+    line[0].set_title(os.path.basename(sample.filepath), fontsize=8, parse_math=False)
     for axis, field in zip(line[1:], fields, strict=True):
         axis.imshow(photo)
         label = sample[field]
@@ -131,7 +131,9 @@ def _draw_row(line, sample, fields, cam_key):
                 vmin=0,
                 vmax=1,
             )
-        axis.set_title(_caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8)
+        axis.set_title(
+            _caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8, parse_math=False
+        )
     for axis in line:
         axis.axis("off")
 

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import difflib
 import time
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples
 from ..data.written_paths import confined
 from ..jobs.base import Job, Phase, phased
+from ..jobs.inference import forwarded
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import job_record, record
 from ..runs.label_attributes import LabelAttributes
@@ -116,11 +119,14 @@ class BiasJob(Job):
         image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
         if self.object_field is not None:
             detect_one(self.model, image)
+            check_batch(self.settings.batch_size, self.model, image, partial(forwarded, self.model))
             return
         self.outputs = check_scores(self.model, image).shape[1]
         if self._existing:
             self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
             self.plan.explain(self.model, image)
+            explain = partial(self.plan.explain, self.model)
+            check_batch(self.settings.batch_size, self.model, image, explain)
 
     def before(self):
         """Computes the heatmaps of a new run."""

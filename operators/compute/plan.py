@@ -8,6 +8,7 @@ from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministi
 from ..data.loader import block_size, load_item
 from ..data.written_paths import confined
 from ..jobs.inference import answers_alike
+from ..jobs.memory import check_batch
 from ..jobs.pipeline import probe_batch_size
 from ..models import load, zoo
 from ..models.classes import check_count
@@ -134,6 +135,7 @@ def make_plan(dataset, model, settings, rows, samples=None, origin=None):
         if told["complete"] or told["classes"] > len(model.classes):
             check_count(model, told["classes"])
     plan.layers = trial.layers or None
+    check_batch(s.batch_size, model, plan.trial_image, _without_own_batches(plan, model))
     shown = _plan_fields(plan, methods, trial, s)
     keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
     if objects:
@@ -151,6 +153,14 @@ def make_plan(dataset, model, settings, rows, samples=None, origin=None):
         confined("output_dir", plan.map_dir, origin)
     plan.made_folders = checks.check_folder(plan.map_dir)
     return plan
+
+
+def _without_own_batches(plan, model):
+    """Explains images by what grows with the batch: not by methods with batches of their own."""
+    methods = [m for m in plan.methods if "batch_size" not in m[0].cam_info.options]
+    return ExplainStep(
+        model, dataclasses.replace(plan, methods=methods or ["gradcam"], fuse=None)
+    ).explain
 
 
 def _plan_fields(plan, methods, trial, settings):

@@ -7,6 +7,7 @@ from ..panel.clusters_tab import data_uri, overlaid
 from ..runs import record
 from ..sample.explain import usable_runs
 from ..sample.params import PARAMS
+from ..text import escape_labels, in_markdown, lines_in_markdown
 from .model import add_model, given_model
 from .schema import add, choose, invalid
 
@@ -38,7 +39,7 @@ def form(ctx):
     if (ctx.params.get("cam_key") or default) == _OTHER:
         add_model(inputs, ctx)
     add(inputs, ctx, PARAMS, "donors")
-    return types.Property(inputs, view=types.View(label="Explain this sample"))
+    return escape_labels(types.Property(inputs, view=types.View(label="Explain this sample")))
 
 
 def sample_of(ctx):
@@ -71,7 +72,7 @@ def results_of(found, cam_key, model):
     """
     return {
         "sentence": found.sentence,
-        "notes": "\n\n".join(found.notes),
+        "notes": "\n".join(found.notes),
         "heatmaps": heatmaps_of(found),
         "composites": composites_of(found) if found.swaps else None,
         "fields": ", ".join(found.fields),
@@ -175,7 +176,7 @@ def output(ctx):
     """What is shown when it is done."""
     results = ctx.results or {}
     outputs = types.Object()
-    outputs.md(f"**{results.get('sentence', '')}**", name="said")
+    outputs.md(f"**{in_markdown(results.get('sentence'))}**", name="said")
     if results.get("heatmaps"):
         outputs.img("heatmaps", width="100%", alt_text="heatmaps of this sample")
     if results.get("composites"):
@@ -184,14 +185,14 @@ def output(ctx):
         )
         outputs.img("composites", width="100%", alt_text="the object on other backgrounds")
     if results.get("notes"):
-        outputs.md(results["notes"], name="notes_text")
+        outputs.md(lines_in_markdown(results["notes"]), name="notes_text")
     outputs.md(
-        f"Written: {results.get('fields', '')}. Reload the page to lay them over the sample.",
+        f"Written: {in_markdown(results.get('fields'))}. Reload the page to lay them over the sample.",
         name="fields_text",
     )
     params = {k: results.get(k) for k in ("sample_id", "cam_key", "model") if results.get(k)}
     if results.get("no_peers"):
-        outputs.md(results["no_peers"], name="no_peers_text")
+        outputs.md(in_markdown(results["no_peers"]), name="no_peers_text")
     elif params.get("cam_key"):
         outputs.btn(
             "peers",

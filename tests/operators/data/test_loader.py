@@ -2,6 +2,9 @@
 
 import importlib
 import io
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -90,6 +93,52 @@ def test_a_large_float_picture_is_scaled_as_a_whole(plugin, tmp_path, scale, ori
         tmp_path / "f.tif"
     )
     np.testing.assert_array_equal(np.asarray(picture), np.dstack([expected] * 3))
+
+
+@pytest.mark.parametrize("workers", [0, 2, 6])
+def test_images_ahead_are_bounded_by_their_bytes(loader, tmp_path, monkeypatch, workers):
+    """Whatever the batch size: of 4,096 all of these would be decoded before the first is used."""
+    rows = rows_of(tmp_path, [(300, 200)] * 90)
+    size = 300 * 200 * 3 * 4
+    monkeypatch.setattr(loader, "_AHEAD_BYTES", 20 * size)
+    monkeypatch.setattr(loader, "_WAITING_BYTES", 10 * size)
+    lock, alive, most = threading.Lock(), 0, 0
+
+    def gone():
+        nonlocal alive
+        with lock:
+            alive -= 1
+
+    def decoded(picture):
+        nonlocal alive, most
+        image = T.ToTensor()(picture)
+        weakref.finalize(image, gone)
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        return image
+
+    seen = []
+    for batch in loader.Loader(rows, decoded, batch_size=4096, num_workers=workers):
+        time.sleep(0.05)  # a slow model, which the threads would run ahead of
+        assert batch.images.nbytes <= 11 * size
+        seen += [item.id for item in batch.items]
+    assert seen == [sample_id for sample_id, _ in rows]
+    assert most <= 20 + 11 + workers + 2
+
+
+def test_batches_do_not_depend_on_how_far_is_looked_ahead(loader, tmp_path, monkeypatch):
+    rows = rows_of(tmp_path, [(40, 30), (30, 40), (64, 64)] * 10)
+
+    def batches():
+        return [
+            [item.id for item in batch.items]
+            for batch in loader.Loader(rows, T.ToTensor(), batch_size=4, num_workers=3)
+        ]
+
+    first = batches()
+    monkeypatch.setattr(loader, "_AHEAD_BYTES", 1)
+    assert batches() == first
 
 
 def test_first_frame_of_an_animation(loader, tmp_path):
