@@ -3,6 +3,8 @@
 import fiftyone as fo
 import fiftyone.operators as foo
 
+# arguments that name a folder which is written to
+_FOLDERS = ("output_dir", "report")
 # of a call's arguments those that are not the job's
 _OF_THE_CALL = ("self", "samples", "progress", "delegate", "model_options")
 
@@ -101,7 +103,9 @@ class JobOperator(foo.Operator):
         arguments = {k: v for k, v in given.items() if k not in _OF_THE_CALL}
         arguments.update(self.option_arguments(given.get("model_options") or {}))
         if given.get("delegate"):
+            _make_absolute(arguments)
             params = self.params_of(arguments, samples)
+            check_from_app(arguments)
             ctx = {"view": samples.view()}
             return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
         return self.run_here(self._prepared(samples, arguments, "python"), given["progress"])
@@ -155,7 +159,9 @@ class JobOperator(foo.Operator):
         try:
             samples = ctx.target_view(require_flat=True)
             origin = "delegated" if ctx.delegated else "app"
-            job = self._prepared(samples, self.arguments_of(ctx.params), origin)
+            arguments = self.arguments_of(ctx.params)
+            check_from_app(arguments)
+            job = self._prepared(samples, arguments, origin)
             for state in job.run():
                 yield self.report(ctx, state)
         except ValueError as error:
@@ -174,6 +180,36 @@ class JobOperator(foo.Operator):
             yield ctx.ops.notify(text, variant="info")
             return
         yield from self.finished(ctx, job)
+
+
+def check_from_app(arguments):
+    """Checks what a call from the App may not do and one from Python may: which models and folders it names.
+
+    A call out of the queue counts as one from the App: its parameters do not say who scheduled it.
+
+    Args:
+        arguments: of an operator, by name; folders become absolute
+
+    Raises:
+        ValueError: if one is refused
+    """
+    from .data.written_paths import confined
+    from .models.load import check_from_app as check_models
+
+    check_models(arguments.get("model"))
+    check_models(arguments.get("models"))
+    for name in _FOLDERS:
+        if arguments.get(name) is not None:
+            arguments[name] = confined(name, arguments[name], "app")
+
+
+def _make_absolute(arguments):
+    """Folders relative to this process's are sent to another one."""
+    from .data.written_paths import PYTHON, confined
+
+    for name in _FOLDERS:
+        if arguments.get(name) is not None:
+            arguments[name] = confined(name, arguments[name], PYTHON)
 
 
 def report_phase(ctx, phase):

@@ -120,8 +120,10 @@ class GetCamRunInfo(foo.Operator):
         """Returns it as text and as data."""
         import dataclasses
 
+        from .text import lines_in_markdown
+
         info = self(ctx.dataset, ctx.params["cam_key"])
-        return {"text": str(info).replace("\n", "\n\n"), "info": dataclasses.asdict(info)}
+        return {"text": lines_in_markdown(info), "info": dataclasses.asdict(info)}
 
     def resolve_output(self, ctx):
         """The text."""

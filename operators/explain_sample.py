@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import check_from_app
+
 _URI = "@cam51/heatmaps"
 
 
@@ -94,7 +96,9 @@ class ExplainSample(foo.Operator):
         from .compute.recorded_model import GivenModel
         from .runs import record
         from .sample import explain
+        from .sample.params import SampleSettings
 
+        SampleSettings(donors=donors, seed=seed)
         dataset, sample_id = dataset._dataset, getattr(sample_id, "id", sample_id)
         record.refresh(dataset)
         if cam_key is None and model is None:
@@ -110,6 +114,7 @@ class ExplainSample(foo.Operator):
         from .forms import sample
 
         arguments = sample.arguments_of(ctx)
+        check_from_app(arguments)
         found = self(ctx.dataset, **arguments)
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
@@ -148,7 +153,7 @@ class ShowPeers(foo.Operator):
             sample_id: the sample
             cam_key (None): the CAM run whose predictions are used; the newest by default
             model (None): as in ``explain_sample``
-            count (8): how many at most
+            count (8): how many at most, 1 to 1,000
             **loading: ``transforms``, ``preprocess``, ``classes``, ``device`` and options of the model,
                 as in ``explain_sample``
 
@@ -164,8 +169,10 @@ class ShowPeers(foo.Operator):
         """The view, and why there is nobody but the sample itself in it."""
         from .compute.params import checked_options
         from .compute.recorded_model import GivenModel
+        from .jobs.params import Integer
         from .sample import explain, peers
 
+        Integer(1, 1000).check("count", count)
         cam_key = cam_key or next(iter(explain.usable_runs(dataset)), None)
         whole = ("transforms", "preprocess", "classes", "device")
         named = {name: loading.pop(name) for name in whole if name in loading}
@@ -192,6 +199,7 @@ class ShowPeers(foo.Operator):
         from .runs import keys
 
         params = {k: ctx.params.get(k) or None for k in ("sample_id", "cam_key", "model")}
+        check_from_app(params)
         view, why = self._find(ctx.dataset, **params)
         if why is not None:
             ctx.ops.notify(why, variant="info")

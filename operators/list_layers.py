@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import check_from_app
+
 
 class ListLayers(foo.Operator):
     """Lists the layers of a model: name, type, grid, and which is the default."""
@@ -83,6 +85,7 @@ class ListLayers(foo.Operator):
         """Returns the layers as rows of a table."""
         import dataclasses
 
+        check_from_app(ctx.params)
         rows = [dataclasses.asdict(layer) for layer in self(ctx.params["model"])]
         return {"layers": rows}
 

@@ -33,7 +33,7 @@ class ShowHeatmaps(foo.Operator):
         Args:
             samples: a dataset or view
             cam_key: the key of a CAM run
-            n (12): at most this many samples, from the first on that have heatmaps of the run
+            n (12): at most this many samples, 200 at most, from the first on that have heatmaps of the run
             methods (None): only the fields of these methods
 
         Returns:
@@ -42,8 +42,9 @@ class ShowHeatmaps(foo.Operator):
         Raises:
             ValueError: if there is no such run, or nothing of it in the samples
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
+        from .jobs.params import Integer
+
+        Integer(1, 200).check("n", n)  # a row of pictures each
         fields = _chosen_fields(samples, cam_key, methods)
         if not fields:
             raise ValueError(
@@ -116,7 +117,7 @@ def _draw_row(line, sample, fields, cam_key):
     photo.thumbnail((400, 400))
     width, height = photo.size
     line[0].imshow(photo)
-    line[0].set_title(os.path.basename(sample.filepath), fontsize=8)
+    line[0].set_title(os.path.basename(sample.filepath), fontsize=8, parse_math=False)
     for axis, field in zip(line[1:], fields, strict=True):
         axis.imshow(photo)
         label = sample[field]
@@ -130,7 +131,9 @@ def _draw_row(line, sample, fields, cam_key):
                 vmin=0,
                 vmax=1,
             )
-        axis.set_title(_caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8)
+        axis.set_title(
+            _caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8, parse_math=False
+        )
     for axis in line:
         axis.axis("off")
 

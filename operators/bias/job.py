@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import difflib
 import time
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from ..compute.recorded_plan import check_kind, check_scores, is_detector, plan_
 from ..data.loader import Failure
 from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples, read_values
+from ..data.written_paths import confined
 from ..jobs.base import Job, Phase, phased
+from ..jobs.inference import forwarded
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import job_record, record
 from ..runs.label_attributes import LabelAttributes
@@ -28,6 +32,7 @@ from . import schema as store
 from .boxes import analyse_boxes, detect_one, object_field
 from .images import analyse_images
 from .params import check_plain_field, make_folder
+from .report import check_report
 from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
 
@@ -57,7 +62,7 @@ class BiasJob(Job):
             if name is not None:
                 check_plain_field(samples, name, argument)
         if s.report is not None:
-            make_folder("report", s.report)
+            s.report = confined("report", s.report, self.origin)
         self.objects = AnnotatedObjects(samples, s.objects, s.object_classes, s.aliases)
         if key is not None and not self._existing and self.given.model is None:
             there = ", ".join(runs) or "none yet"
@@ -82,6 +87,9 @@ class BiasJob(Job):
             store.check_objects_store(self.dataset, self.cam_key, self.object_field)
         with load.on_device(self.model):
             self._trial()
+        if s.report is not None:
+            check_report(s.report, self.cam_key, self.origin, s.overwrite)
+            make_folder("report", s.report)
         return self
 
     def _check_objects(self):
@@ -111,11 +119,14 @@ class BiasJob(Job):
         image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
         if self.object_field is not None:
             detect_one(self.model, image)
+            check_batch(self.settings.batch_size, self.model, image, partial(forwarded, self.model))
             return
         self.outputs = check_scores(self.model, image).shape[1]
         if self._existing:
             self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
             self.plan.explain(self.model, image)
+            explain = partial(self.plan.explain, self.model)
+            check_batch(self.settings.batch_size, self.model, image, explain)
 
     def before(self):
         """Computes the heatmaps of a new run."""
@@ -271,6 +282,7 @@ class BiasJob(Job):
         if s.report is not None:
             from .report import write_report
 
+            confined("report", s.report, self.origin)  # a link may have come since
             summary.report = write_report(s.report, summary, found, self.model, self.dataset)
         summary.seconds = self.seconds
         return summary

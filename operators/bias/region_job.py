@@ -1,6 +1,7 @@
 """``test_region`` without the App: scores, the region of each sample, its effect."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from ..data.object_reader import check_objects
 from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples
 from ..jobs.base import Job, JobSummary, phased
-from ..jobs.inference import probabilities_of
+from ..jobs.inference import forwarded, probabilities_of
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import record
 from ..targets.spec import resolve_targets
@@ -99,6 +101,7 @@ class RegionJob(Job):
         with load.on_device(self.model):
             image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
             outputs = check_scores(self.model, image).shape[1]
+            check_batch(s.batch_size, self.model, image, partial(forwarded, self.model))
             self.plan = self._plan(self.dataset, image)
         several = bool(getattr(self.model.adapted, "multi_label", False))
         self.labels = Labels(samples, s.labels, self.model.classes, several=several)

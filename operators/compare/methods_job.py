@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from ..data.loader import Failure, Loader
 from ..data.samples import check_samples
 from ..jobs.base import CPU_BATCH, GPU_BATCH, Job, Phase, batch_size_of, phased
 from ..jobs.batch_progress import Inside, forwards_done
-from ..jobs.inference import to_device, workers_of
+from ..jobs.inference import forwarded, to_device, workers_of
+from ..jobs.memory import check_batch
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load
 from ..runs import job_record
@@ -84,6 +86,7 @@ class MethodComparison(Job):
             used = run_record.config_of(self.dataset, self.cam_key).settings
             precision = used.get("precision") or "float32"
         check_classifier(self.model, self._image, precision)
+        check_batch(s.batch_size, model, self._image, partial(forwarded, model))
         floor = any(c.baseline for c in self.columns)
         self.explainer = Explainer(self.dataset, self.model, self.columns)
         self._check_explainer()

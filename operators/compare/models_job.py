@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from ..compute.plan import first_image
 from ..compute.recorded_model import GivenModel, load_recorded, to_give
 from ..data.samples import check_samples
 from ..jobs.base import Job, Phase
+from ..jobs.inference import forwarded
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import job_record
 from ..runs import record as run_record
@@ -155,6 +158,7 @@ class ModelComparison(Job):
                 outputs[key] = check_classifier(
                     model, image, self._precision(key), f"models[{key!r}]"
                 ).shape[1]
+                check_batch(self.settings.batch_size, model, image, partial(forwarded, model))
         if len(set(outputs.values())) > 1:
             raise ValueError(
                 f"models: they have different numbers of outputs ({outputs}), so classes do not correspond"

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-import fiftyone as fo
+from ..data.written_paths import default_folder
 
 # MongoDB's limit of one document; a sample's label attributes and FiftyOne's own fields need little.
 DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -63,7 +63,7 @@ def map_dir(settings, dataset, key):
     if settings.storage != "disk":
         return None
     # The slug: a dataset may be called '../..'.
-    base = settings.output_dir or os.path.join(fo.config.default_dataset_dir, "cam51", dataset.slug)
+    base = settings.output_dir or os.path.join(default_folder(), "cam51", dataset.slug)
     return os.path.join(os.path.abspath(os.path.expanduser(base)), key)
 
 

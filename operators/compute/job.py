@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 from ..data import heatmap_writer, same_scale
 from ..data.loader import Failure, Loader
 from ..data.samples import check_samples
+from ..data.written_paths import confined
 from ..jobs.base import Job
 from ..jobs.pipeline import ModelBroken, Progress
 from ..jobs.pipeline import run as run_pipeline
@@ -54,6 +55,8 @@ class CamJob(Job):
         """Checks the arguments, plans the run with one image, and finds what an earlier call has done."""
         check_samples(self.samples)
         s, given = self.settings, self.given
+        if s.output_dir is not None:
+            s.output_dir = confined("output_dir", s.output_dir, self.origin)
         self.given_model = given.model
         self.given_transforms = given_transforms(given.transforms, given.preprocess)
         self.given_classes = read_classes(given.classes)
@@ -63,7 +66,7 @@ class CamJob(Job):
         )  # fmt: skip
         self.rows = list(zip(*self.samples.values(["id", "filepath"]), strict=True))
         with load.on_device(self.model):
-            self.plan = make_plan(self.dataset, self.model, s, self.rows, self.samples)
+            self.plan = make_plan(self.dataset, self.model, s, self.rows, self.samples, self.origin)
             if s.layers is None and self.plan.layers:
                 preview.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, s, len(self.rows), self.origin)
@@ -107,6 +110,8 @@ class CamJob(Job):
         self.plan.memory_format = self.used["memory_format"] = provenance.memory_format(then)
         if self._record.own:
             self.plan.map_dir = self.used["map_dir"] = then.get("map_dir")
+            if self.plan.map_dir is not None:  # a record may come from elsewhere
+                confined("output_dir", self.plan.map_dir, self.origin)
             self.plan.made_folders = self._record.made_folders
 
     @property

@@ -138,7 +138,7 @@ PARAMS = (
         "output_dir", decisive=True, recorded=_absolute,
         field=Field("Folder", "empty for a folder beside the datasets", plain=True),
     ),
-    params.SEED.but(kind=Integer(None), decisive=True, rerun=True),
+    params.SEED.but(kind=Integer(-(2**63), 2**63 - 1), decisive=True, rerun=True),
     params.BATCH_SIZE.but(
         decisive=True, rerun=True,
         field=Field(
@@ -152,7 +152,7 @@ PARAMS = (
         field=Field("Device", "for example cpu or cuda:0; empty for the model's own", plain=True),
     ),
     Param(
-        "max_fields", 12, Integer(), rerun=True,
+        "max_fields", 12, Integer(1, 4096), rerun=True,
         field=Field("Most fields", "more new fields are refused", plain=True),
     ),
     Param(

@@ -6,7 +6,9 @@ import os
 from ..data import heatmap_writer
 from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministic
 from ..data.loader import block_size, load_item
+from ..data.written_paths import confined
 from ..jobs.inference import answers_alike
+from ..jobs.memory import check_batch
 from ..jobs.pipeline import probe_batch_size
 from ..models import load, zoo
 from ..models.classes import check_count
@@ -67,7 +69,7 @@ class Plan:
         return [*self.fields.values(), *extra, *own]
 
 
-def make_plan(dataset, model, settings, rows, samples=None):
+def make_plan(dataset, model, settings, rows, samples=None, origin=None):
     """Checks the arguments of a run against the model and the dataset, with one image.
 
     Args:
@@ -76,6 +78,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         settings: the :class:`Settings`
         rows: ``(id, filepath)`` of the samples
         samples (None): the samples, whose labels may be asked for; the dataset by default
+        origin (None): where the run is started, which says where it may write
 
     Returns:
         a :class:`Plan`
@@ -132,6 +135,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         if told["complete"] or told["classes"] > len(model.classes):
             check_count(model, told["classes"])
     plan.layers = trial.layers or None
+    check_batch(s.batch_size, model, plan.trial_image, _without_own_batches(plan, model))
     shown = _plan_fields(plan, methods, trial, s)
     keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
     if objects:
@@ -145,8 +149,18 @@ def make_plan(dataset, model, settings, rows, samples=None):
             len(plan.fields),
             size,
         )
+    if plan.map_dir is not None:
+        confined("output_dir", plan.map_dir, origin)
     plan.made_folders = checks.check_folder(plan.map_dir)
     return plan
+
+
+def _without_own_batches(plan, model):
+    """Explains images by what grows with the batch: not by methods with batches of their own."""
+    methods = [m for m in plan.methods if "batch_size" not in m[0].cam_info.options]
+    return ExplainStep(
+        model, dataclasses.replace(plan, methods=methods or ["gradcam"], fuse=None)
+    ).explain
 
 
 def _plan_fields(plan, methods, trial, settings):

@@ -285,13 +285,18 @@ class Writer:
             return 0
         folder = os.path.join(self._output_dir, field)
         os.makedirs(folder, exist_ok=True)
+        if os.path.islink(folder):
+            raise OSError(
+                f"heatmaps cannot be written to {folder!r}: it is a link, and links are not followed out of "
+                "the run's folder; remove it, then call again with resume=True"
+            )
         path = os.path.join(folder, f"{ObjectId(sample_id)}-{self.stamp}.png")
         done, png = cv2.imencode(".png", label.map)
         if not done:
             raise OSError(f"the heatmap of sample {sample_id} could not be encoded as PNG")
         part = f"{path}.part"
         try:
-            with open(part, "wb") as file:
+            with open(part, "xb") as file:  # nothing that is there, not even a link
                 file.write(png.tobytes())
             os.replace(part, path)
         except OSError as error:

@@ -13,7 +13,10 @@ from ..text import one_line
 from .geometry import TransformGeometry
 from .images import decode_image
 
+# Images that wait for others of their size, which is also the most that a batch holds; and images that are
+# decoded ahead of it.
 _WAITING_BYTES = 1_000_000_000
+_AHEAD_BYTES = 500_000_000
 # What transforms may make of a smaller picture on their way: 150 MB of bytes in three channels.
 _ENLARGED_PIXELS = 50_000_000
 # Blocks hold this many batches: enough to fill batches of mixed sizes, little to do again on resuming.
@@ -210,19 +213,25 @@ class Loader:
                 for row in self._rows_of(block):
                     yield from self._wanted(number, self._load(row, block))
             return
-        ahead = collections.deque()
+        ahead, largest = collections.deque(), _Largest()
         with concurrent.futures.ThreadPoolExecutor(self._num_workers, "cam51-decode") as pool:
             try:
                 for number, block in enumerate(self._blocks):
                     for row in self._rows_of(block):
                         ahead.append((number, pool.submit(self._load, row, block)))
-                        limit = self.batch_size + min(self.batch_size, 64) + self._num_workers
-                        if len(ahead) >= limit:
+                        ahead[-1][1].add_done_callback(largest.see)
+                        while len(ahead) >= self._ahead(largest.bytes):
                             yield from self._wanted(*_result(ahead.popleft()))
                 while ahead:
                     yield from self._wanted(*_result(ahead.popleft()))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ahead(self, image_bytes):
+        """How many images may be on their way; of large ones as many as there are threads."""
+        count = self.batch_size + min(self.batch_size, 64) + self._num_workers
+        fitting = _AHEAD_BYTES // image_bytes if image_bytes else 0  # not known before the first
+        return min(count, max(self._num_workers + 1, fitting))
 
     @staticmethod
     def _wanted(number, outcome):
@@ -250,6 +259,18 @@ class Loader:
             return Failure(sample_id, path, one_line(error)) if wanted else None
         item.wanted = wanted
         return item
+
+
+class _Largest:
+    """The largest image that was decoded so far."""
+
+    bytes = 0
+
+    def see(self, future):
+        """Looks at a result; called by the thread that decoded it."""
+        item = None if future.cancelled() or future.exception() else future.result()
+        if isinstance(item, Item) and item.image is not None:
+            self.bytes = max(self.bytes, item.image.nbytes)
 
 
 def _result(pair):

@@ -10,7 +10,7 @@ from .schema import add, mark
 OTHER = "another_model"
 _HELP = (
     "hf:google/vit-base-patch16-224, timm:convnext_tiny, or an architecture with a checkpoint of plain tensors "
-    "on the server: torchvision:resnet50@/path/model.safetensors"
+    "in FiftyOne's folder of models on the server: torchvision:resnet50@/path/model.safetensors"
 )
 
 
@@ -26,7 +26,10 @@ def add_model(inputs, ctx):
         names.setdefault(name, f"{name}  (allowed on this server)")
     for name in load.supported_zoo_models():
         names.setdefault(name, name)
-    names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
+    for name in by_name.listed():
+        names.setdefault(name, name)
+    if zoo.listed_names() is None:  # else the others are refused, and those listed are offered
+        names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
     prop = add(
         inputs, ctx, MODEL, "model", values=names, required=True,
         view=types.AutocompleteView(allow_user_input=False),
@@ -37,7 +40,7 @@ def add_model(inputs, ctx):
     name = model_of(ctx.params)
     if name is None:
         return None
-    mark(prop, load.check_name, name)
+    mark(prop, load.check_from_app, name)
     kind = None if prop.invalid else mark(prop, preview.kind_of_name, name)
     if prop.invalid:
         return None
@@ -80,7 +83,9 @@ def model_params(arguments):
     """Turns ``model`` and ``classes`` into a form's parameters: the inverse of :func:`given_model`."""
     params = {k: arguments[k] for k in ("model", "classes") if arguments.get(k) is not None}
     name, classes = params.get("model"), read_classes(params.get("classes"))
-    listed = isinstance(name, str) and (name in load.own_models() or zoo.entry(name) is not None)
+    listed = isinstance(name, str) and (
+        name in load.own_models() or name in by_name.listed() or zoo.entry(name) is not None
+    )
     if isinstance(name, str) and not listed:
         params.update(model=OTHER, other_model=name)
     if classes is not None:

@@ -1,13 +1,17 @@
 """A user's own models by name, and what a name may not do."""
 
+import http.server
 import importlib
 import json
 import os
 import pickle
+import re
 import stat
 import sys
+import threading
 from pathlib import Path
 
+import fiftyone as fo
 import fiftyone.operators as foo
 import models_common as nets
 import numpy as np
@@ -346,13 +350,108 @@ def test_code_and_pickles_only_where_the_server_allows_that_very_name(
             "torchvision:resnet18@/no/where.pt",
             "there is no checkpoint '/no/where.pt' on the server",
         ),
+        ("hf:http://127.0.0.1:9/net", "no id of Hugging Face.*addresses are not fetched"),
+        ("hf:https://evil.example/net", "addresses are not fetched"),
+        ("hf:file:///etc", "addresses are not fetched"),
+        ("hf:a/b/c", "no folder on this machine"),
+        ("hf:../../no/where", "no folder on this machine"),
+        ("hf:google/vit--base", "no id of Hugging Face"),
+        ("timm:../resnet50", "is no name of an architecture"),
+        ("timm:http://evil.example/net", "only names of timm's own list"),
+        ("torchvision:resnet18/../x", "is no name of an architecture"),
+        ("torchvision:resnet18@http://evil.example/w.pt", "there is no checkpoint 'http:"),
+        ("hf:google/vit\nbase", "all of them printable"),
     ],
 )
 def test_refused_names(name, message):
-    with pytest.raises(ValueError, match=f"model: {name!r} is refused: .*{message}"):
+    with pytest.raises(ValueError, match=f"model: {re.escape(repr(name))} is refused: .*{message}"):
         part("models.load").check_name(name)
     with pytest.raises(ValueError, match=message):
         part("models.load").load_model(name)
+
+
+def test_no_address_is_fetched_for_a_name(plugin, monkeypatch):
+    """A server that notes who comes: transformers 4 fetched what a name like this pointed at."""
+    came = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            came.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/secret"
+        for name in (
+            f"hf:{address}",
+            f"timm:{address}",
+            f"torchvision:resnet18@{address}",
+            address,
+        ):
+            with pytest.raises(ValueError, match="model: "):
+                part("models.load").load_model(name)
+            with pytest.raises(ValueError, match="model: "):
+                part("models.load").check_name(name)
+            part("models.preview").default_method(name)
+            with pytest.raises(ValueError, match=r"model: |architecture: "):
+                operator("register_model")("mine", architecture=name)
+        server.shutdown()
+    assert not came
+
+
+def test_from_the_app_a_name_leads_to_no_other_folder(plugin, tmp_path, monkeypatch):
+    models = part("models.load")
+    zoo_dir = tmp_path / "zoo"
+    monkeypatch.setattr(fo.config, "model_zoo_dir", str(zoo_dir))
+    inside, outside = nets.vit(zoo_dir / "net"), nets.vit(tmp_path / "net")
+    checkpoint(zoo_dir / "w.pt")
+    checkpoint(tmp_path / "w.pt")
+    (zoo_dir / "link").symlink_to(outside)
+    refused = [
+        f"hf:{outside}", f"hf:{zoo_dir / 'link'}", f"hf:{zoo_dir}/../net", "hf:.", "hf:/",
+        f"torchvision:resnet18@{tmp_path / 'w.pt'}", f"timm:resnet18@{zoo_dir}/../w.pt",
+    ]  # fmt: skip
+    for name in refused:
+        with pytest.raises(
+            ValueError, match="from the App only files in FiftyOne's folder of models"
+        ):
+            models.check_from_app(name)
+        with pytest.raises(ValueError, match="from the App only"):
+            models.check_from_app({"run": name})
+    for name in (f"hf:{inside}", f"torchvision:resnet18@{zoo_dir / 'w.pt'}", "hf:google/vit", None):
+        models.check_from_app(name)
+    models.check_name(f"hf:{outside}")  # from Python
+    monkeypatch.setenv("CAM51_ALLOWED_MODELS", f"hf:{outside}")
+    models.check_from_app(f"hf:{outside}")
+
+
+def test_the_list_of_allowed_models_holds_for_every_scheme(plugin, tmp_path, monkeypatch):
+    models = part("models.load")
+    checkpoint(tmp_path / "w.pt")
+    given = f"torchvision:resnet18@{tmp_path / 'w.pt'}"
+    names = ["timm:resnet18", "torchvision:resnet18", "hf:google/vit-base-patch16-224", given]
+    for name in names:
+        models.check_name(name)
+    monkeypatch.setenv("FIFTYONE_ZOO_ALLOWED_MODEL_NAMES", "resnet18-imagenet-torch, timm:resnet18")
+    models.check_name("timm:resnet18")
+    for name in names[1:]:
+        with pytest.raises(
+            ValueError, match="FIFTYONE_ZOO_ALLOWED_MODEL_NAMES lists; add it there"
+        ):
+            models.load_model(name)
+    assert part("models.by_name").listed() == ["timm:resnet18"]
+    monkeypatch.setenv("CAM51_ALLOWED_MODELS", given)
+    models.check_name(given)
+    operator("register_model")(
+        "mine", architecture="torchvision:resnet18", checkpoint=str(tmp_path / "w.pt")
+    )
+    assert models.load_model("mine").name == "mine"
+    monkeypatch.delenv("FIFTYONE_ZOO_ALLOWED_MODEL_NAMES")
+    monkeypatch.setenv("FIFTYONE_ZOO_ALLOWED_MODEL_LICENSES", "MIT")
+    with pytest.raises(ValueError, match="its license is not known and is not among those"):
+        models.check_name("timm:resnet18")
 
 
 @pytest.mark.parametrize(
