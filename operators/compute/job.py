@@ -29,7 +29,7 @@ from ..runs.predictions import prediction_type
 from ..runs.run import Run
 from ..targets.spec import texts_of
 from ..text import one_line
-from . import objects, ray_driver, ray_settings
+from . import checks, objects, ray_driver, ray_settings
 from .blocks import plan_blocks
 from .params import DECISIVE
 from .plan import batch_settings, choose_batch_size, describe_run, make_plan
@@ -204,6 +204,7 @@ class CamJob(Job):
         if self._record is None:
             if self.settings.overwrite:
                 artifacts.clear(dataset, key)
+                plan.made_folders = checks.missing_folders(plan.map_dir)  # which went with it
             token = record.register(
                 dataset,
                 key,

@@ -207,8 +207,6 @@ class Writer:
         threads = threads or min(8, os.cpu_count() or 1)
         self._encoders = concurrent.futures.ThreadPoolExecutor(threads, "cam51-encode")
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "cam51-write")
-        if output_dir is not None:
-            os.makedirs(output_dir, exist_ok=True)
 
     def __enter__(self):
         return self

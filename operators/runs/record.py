@@ -401,12 +401,17 @@ def rename(dataset, key, new_key):
     Raises:
         ValueError: if the new key is taken
     """
-    document = document_id(dataset, key)
     free = {"_id": dataset._doc.id, f"runs.{new_key}": {"$exists": False}}
     move = {"$rename": {f"runs.{key}": f"runs.{new_key}"}}
     if not db().datasets.update_one(free, move).matched_count:
         raise ValueError(f"new_key: {new_key!r} is the key of another run of this dataset")
-    db().runs.update_one({"_id": document}, {"$set": {"key": new_key}})
+    dataset._run_cache.pop(key, None)
+    finish_renaming(dataset, new_key)
+
+
+def finish_renaming(dataset, key):
+    """Writes a record's new key into the record itself, after the dataset's list has it."""
+    db().runs.update_one({"_id": document_id(dataset, key)}, {"$set": {"key": key}})
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
