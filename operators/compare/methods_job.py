@@ -265,6 +265,7 @@ class MethodComparison(Job):
                 [c.field for c in self.columns],
                 {name: METRICS[name].summary for name in self.plan.metrics},
             )
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         done = np.flatnonzero(scan.done)
         for first in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[first : first + _WRITTEN_AT_ONCE]
@@ -280,8 +281,7 @@ class MethodComparison(Job):
         self.held.check("nothing more")
         self._views = []
         if self.settings.views:
-            self._views = store.save_disagreement_view(self.dataset, cam_key, values)
-        store.RECORDS.update(self.dataset, cam_key, self.held, views=self._views)
+            self._views = store.save_disagreement_view(self.dataset, cam_key, values, self.held)
 
     def _attributes(self, scan, i, split):
         row = {self.field: store.number_or_none(split)}

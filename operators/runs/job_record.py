@@ -134,6 +134,18 @@ class JobRecords:
         views = {"saved_views": stored.get("views") or []}
         run.update({**ended, **values}, remove=views, where=where)
 
+    def expect_declared(self, dataset, key, held):
+        """Called once a job has declared what it writes: should any of it be gone at the end, it fails.
+
+        Args:
+            dataset: a :class:`fiftyone.core.dataset.Dataset`
+            key: the run's key
+            held: what :meth:`register` returned
+        """
+        run = Run.open(dataset, key)
+        kinds = ("field", "attribute")
+        held.expect([path for kind in kinds for path in artifacts.paths_of(kind, run, self._part)])
+
     @contextlib.contextmanager
     def recorded(self, dataset, key, held):
         """Marks a job as ended, however it ends.
@@ -154,6 +166,7 @@ class JobRecords:
         def done(found):
             nonlocal status, results_
             held.check("nothing more")
+            held.check_declared()
             status, results_ = "finished", found
 
         away = False

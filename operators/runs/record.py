@@ -102,6 +102,25 @@ def lacks_fields(dataset, fields, coloured):
     return not (set(fields) <= schema and set(coloured) <= colours)
 
 
+def is_listed(dataset, key, document):
+    """Whether a dataset exists and has a run's document under its key."""
+    query = {"_id": dataset._doc.id, f"runs.{key}": document}
+    return db().datasets.count_documents(query, limit=1) > 0
+
+
+def stored_paths(dataset):
+    """The paths of a dataset's stored schema, nested ones too; empty if the dataset is gone."""
+    entry = db().datasets.find_one({"_id": dataset._doc.id}, {"sample_fields": True}) or {}
+    return set(_paths_in(entry.get("sample_fields") or [], ""))
+
+
+def _paths_in(fields, prefix):
+    for field in fields:
+        path = f"{prefix}{field['name']}"
+        yield path
+        yield from _paths_in(field.get("fields") or [], f"{path}.")
+
+
 def is_taken(dataset, key):
     """Whether a key is that of any of the dataset's runs, ours or not."""
     return document_id(dataset, key) is not None
@@ -420,14 +439,19 @@ def finish_renaming(dataset, key):
 def delete(dataset, key):
     """Deletes a record and its results, nothing else."""
     document = document_id(dataset, key)
-    stored = db().runs.find_one({"_id": document}, {"results": True}) or {}
     db().datasets.update_one({"_id": dataset._doc.id}, {"$unset": {f"runs.{key}": ""}})
-    if stored.get("results") is not None:
-        stored_file(stored["results"]).delete()
-    db().runs.delete_one({"_id": document})
+    delete_document(document)
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
+
+
+def delete_document(number):
+    """Deletes a record's document, which no dataset lists any more, with its results."""
+    stored = db().runs.find_one({"_id": number}, {"results": True}) or {}
+    if stored.get("results") is not None:
+        stored_file(stored["results"]).delete()
+    db().runs.delete_one({"_id": number})
 
 
 def jsonable(value):

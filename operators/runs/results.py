@@ -98,3 +98,8 @@ def unpack_ids(text):
 def recorded_ids(dataset, key):
     """Returns the ids of the samples that a run covers, in its order; ``[]`` if none were stored."""
     return unpack_ids(load_results(dataset, key).get("ids"))
+
+
+def ids_to_redo(dataset, key):
+    """Returns the ids of samples of a run that have to be computed again though their heatmaps are there."""
+    return unpack_ids(load_results(dataset, key).get("redo"))
