@@ -21,7 +21,7 @@ from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
-from ..runs import artifacts, keys, lease, provenance, record, resume
+from ..runs import artifacts, keys, lease, leftovers, provenance, record, resume
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import retry_on_disconnect, schema_lock
@@ -207,6 +207,7 @@ class CamJob(Job):
             "backend": self.settings.backend,
             "versions": self.used["versions"],
         }
+        leftovers.clear_database()
         if self._record is None:
             if self.settings.overwrite:
                 artifacts.clear(dataset, key)
@@ -241,6 +242,7 @@ class CamJob(Job):
             error=None,
             shards={},
         )
+        leftovers.clear_files(Run.open(dataset, key))
         resume.save_covered(dataset, key, self._lists)
         return token
 

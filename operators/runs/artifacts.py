@@ -192,6 +192,15 @@ def _views_of(dataset, names):
     return [row["_id"] for row in record.db().views.find(query, {"_id": True})]
 
 
+def delete_unlisted_views(run):
+    """Deletes the saved views of a run that its dataset does not list; returns how many."""
+    dataset, db = run.dataset, record.db()
+    names = _owned(run, "view", [*run.record.saved_views, *of_jobs("view", run)])
+    listed = (db.datasets.find_one({"_id": dataset._doc.id}) or {}).get("saved_views") or []
+    left = [number for number in _views_of(dataset, names) if number not in listed]
+    return db.views.delete_many({"_id": {"$in": left}}).deleted_count if left else 0
+
+
 def _delete_views(dataset, names):
     """Takes views off the dataset's list first: FiftyOne takes a list that names lost ones for corrupt.
 

@@ -9,7 +9,7 @@ from bson import ObjectId
 from pymongo import UpdateOne, WriteConcern
 
 from ..text import one_line
-from . import artifacts, record, results
+from . import artifacts, leftovers, record, results
 from .lease import JobLease, check_free
 from .locking import DatabaseAway, retried
 from .run import Run
@@ -81,6 +81,7 @@ class JobRecords:
             ValueError: if one of the runs is running, or has such a job at this moment
         """
         held = JobLease(dataset, key, self._part, cam_keys)
+        leftovers.clear_database()
         self.clear(dataset, key)
         entries = {
             "status": "running", "started": record.now(), "settings": settings, "views": [], **written,

@@ -9,8 +9,6 @@ would be nobody's.
 
 import contextlib
 import datetime
-import os
-import socket
 import threading
 import time
 import types
@@ -20,6 +18,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from . import record
+from .process import here
 
 #: parts of a run's record, with what is being done while one says ``running``
 DOING = {"bias": "analysed by find_background_bias", "compare": "compared by compare_cams"}
@@ -182,8 +181,7 @@ class JobLease(Heartbeat):
             "token": self._token,
             # a clone of the dataset has a copy, which nobody works on
             "dataset_id": str(self._dataset._doc.id),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **here(),
             "heartbeat": record.clock().isoformat(),
         }
 

@@ -8,8 +8,6 @@ samples keep their values, and nobody sees them.
 import contextlib
 import functools
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
@@ -17,7 +15,8 @@ import uuid
 import fiftyone.core.odm as fod
 from pymongo.errors import AutoReconnect, DuplicateKeyError, NetworkTimeout
 
-from .record import is_gone, refresh
+from .process import here, is_gone
+from .record import refresh
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +44,7 @@ def schema_lock(dataset):
     """
     with _HERE:
         locks, token = fod.get_db_conn()[_COLLECTION], uuid.uuid4().hex
-        _acquire(
-            locks,
-            dataset._doc.id,
-            {"token": token, "host": socket.gethostname(), "pid": os.getpid()},
-        )
+        _acquire(locks, dataset._doc.id, {"token": token, **here()})
         try:
             _bring_up_to_date(dataset)
             yield
@@ -75,9 +70,19 @@ def _drop_dead(locks, dataset_id, now):
         return
     age = (now - held["since"].replace(tzinfo=None)).total_seconds()
     # Of this process one thread at a time comes here, so a document of its own was left behind.
-    dead = held["host"] == socket.gethostname() and is_gone(held["pid"])
-    if dead or age > _STALE_SECONDS:
+    if is_gone(held) or age > _STALE_SECONDS:
         locks.delete_one({"_id": dataset_id, "token": held["token"]})
+
+
+def drop_left_locks():
+    """Deletes the locks of processes that died while they wrote; returns how many those were."""
+    with _HERE:
+        locks = fod.get_db_conn()[_COLLECTION]
+        before = list(locks.find({}, {"_id": True}))
+        now = locks.database.command("hello")["localTime"].replace(tzinfo=None)
+        for row in before:
+            _drop_dead(locks, row["_id"], now)
+        return len(before) - locks.count_documents({"_id": {"$in": [r["_id"] for r in before]}})
 
 
 def _bring_up_to_date(dataset):

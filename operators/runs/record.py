@@ -7,8 +7,6 @@ name the record gives, which is not to happen for a record that came from elsewh
 
 import datetime
 import math
-import os
-import socket
 import types
 import uuid
 
@@ -18,6 +16,7 @@ import numpy as np
 from bson import json_util
 
 from ..text import valid_text
+from .process import here, is_gone
 
 METHOD = "cam51"
 
@@ -146,7 +145,17 @@ def config_of(dataset, key):
         runs = list_runs(dataset)
         known = f"it has: {', '.join(runs)}" if runs else "it has none yet; compute_cams makes one"
         raise ValueError(f"cam_key: the dataset has no CAM run {key!r}; {known}")
-    entries = {**_EMPTY, **stored["config"]}
+    return complete(stored["config"], stored["config"].get("dataset_id") == str(dataset._doc.id))
+
+
+def complete(stored, own):
+    """What :func:`config_of` returns of a stored record.
+
+    Args:
+        stored: the record's ``config``
+        own: whether the dataset's runs wrote it, and it is no copy
+    """
+    entries = {**_EMPTY, **stored}
     for name, empty in _EMPTY.items():
         if isinstance(empty, (list, dict)) and not isinstance(entries[name], type(empty)):
             entries[name] = empty
@@ -155,7 +164,7 @@ def config_of(dataset, key):
     config = types.SimpleNamespace(**entries)
     # A name that is no field's could lead a deletion out of the run's folder.
     config.fields = [f for f in config.fields if isinstance(f, str) and f.isidentifier()]
-    config.own = config.dataset_id == str(dataset._doc.id)
+    config.own = own
     return config
 
 
@@ -219,12 +228,12 @@ def _stages(samples):
 
 
 def _whose(token):
-    return {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": clock()}
+    return {"token": token, **here(), "heartbeat": clock()}
 
 
 def clock():
     """The database's time in UTC: the clocks of two machines differ."""
-    return _naive(db().command("hello")["localTime"])
+    return naive(db().command("hello")["localTime"])
 
 
 def claim(dataset, key, status, **changes):
@@ -285,35 +294,18 @@ def is_alive(config):
         return False
     if config.token in ACTIVE:
         return True
-    if config.host == socket.gethostname() and is_gone(config.pid):
+    if is_gone(vars(config)):
         return False
     if not isinstance(config.heartbeat, datetime.datetime):
         return False
-    return (clock() - _naive(config.heartbeat)).total_seconds() < STALE_SECONDS
+    return (clock() - naive(config.heartbeat)).total_seconds() < STALE_SECONDS
 
 
-def _naive(moment):
+def naive(moment):
     """A time in UTC without its zone: FiftyOne's setting decides whether the database gives one."""
     if moment.tzinfo is None:
         return moment
     return moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-
-
-def is_gone(pid):
-    """Whether a process of this machine has ended; one that is this one's counts as such."""
-    if not isinstance(pid, int):
-        return False
-    if pid == os.getpid():
-        return True  # what this process works on is in ACTIVE
-    if os.name != "posix":
-        return False  # there os.kill would end it; the time since its last heartbeat decides
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # another user's process, so there is one
-    return False
 
 
 def status_of(dataset, key):

@@ -6,7 +6,12 @@ import zlib
 from bson import ObjectId, json_util
 
 from . import record
+from .process import here
 from .record import stored_file
+
+#: the entry of a file of results that says which process wrote it
+MARK = "cam51"
+_BEGINS = f'{{"{MARK}": '.encode()
 
 
 def save_results(dataset, key, **entries):
@@ -43,8 +48,11 @@ def replace_results(dataset, key, entries, changes=None, where=None):
         if stored is None:
             return False
         old, new = stored.get("results"), stored_file()
-        text = {"cls": "fiftyone.core.runs.RunResults", **_read(dataset, key, old), **entries}
-        new.put(json_util.dumps(text).encode(), content_type="application/json")
+        values_now = {**_read(dataset, key, old), **entries}
+        # First, so that it is in the first part of the file.
+        text = {MARK: here(), "cls": "fiftyone.core.runs.RunResults", **values_now}
+        kind = {"content_type": "application/json", "metadata": {MARK: here()}}
+        new.put(json_util.dumps(text).encode(), **kind)
         query = {"_id": document, "results": old, **(where or {})}
         operation = {"$set": {"results": new.grid_id, **values}}
         if record.db().runs.update_one(query, operation).matched_count:
@@ -74,13 +82,26 @@ def _read(dataset, key, number):
         text = stored_file(number).read()
         if text:
             values = json_util.loads(text.decode())
-            values.pop("cls", None)
+            for name in ("cls", MARK):
+                values.pop(name, None)
             return values
         replaced = _number_of(dataset, key)
         if replaced == number:
             raise FileNotFoundError(f"the results of the run {key!r} are not in the database")
         number = replaced
     return {}
+
+
+def whose(data):
+    """The process that wrote the beginning of a file of results, see :data:`MARK`; None if it is no such."""
+    if not data.startswith(_BEGINS):
+        return None
+    end = data.find(b"}", len(_BEGINS)) + 1
+    try:
+        found = json_util.loads(data[len(_BEGINS) : end].decode())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def pack_ids(ids):

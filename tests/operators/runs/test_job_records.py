@@ -120,7 +120,7 @@ def test_attributes_go_with_the_last_of_two_comparisons_that_wrote_them(compared
 def as_0_1_0_wrote_it(dataset, key):
     """Takes what later versions add out of the record of a run's bias analysis."""
     runs, record = inner("runs.record").db().runs, inner("runs.record")
-    added = ("fields", "attributes", "sidebar_groups")
+    added = ("fields", "attributes", "sidebar_groups", "space")
     where = {"_id": record.document_id(dataset, key)}
     runs.update_one(where, {"$unset": {f"config.bias.{name}": "" for name in added}})
     stored = record.config_of(dataset, key).bias
