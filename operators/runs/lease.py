@@ -325,6 +325,13 @@ def ask_to_stop(dataset, key, what=None):
     """
     if what is not None and what not in KINDS:
         raise ValueError(f"what: {what!r} is unknown; choose from {', '.join(KINDS)}")
+    if key not in record.list_runs(dataset):
+        there = ", ".join(record.list_runs(dataset)) or "none"
+        raise ValueError(
+            f"cam_key: there is no CAM run {key!r} to stop (there are: {there}); one that still loads its model "
+            "is registered a moment before its first image: ask again then, or stop it where it was started, "
+            "by Ctrl-C or by closing the App's tab"
+        )
     config = record.config_of(dataset, key)
     chosen = [row for row in _tokens_on(dataset, key, config) if what in (None, row[0])]
     if not chosen and what in (None, "computation"):
