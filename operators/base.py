@@ -1,5 +1,8 @@
 """What operators share that run a job: in Python, from the App's form, and from a queue."""
 
+import contextlib
+import threading
+
 import fiftyone as fo
 import fiftyone.operators as foo
 
@@ -152,6 +155,7 @@ class JobOperator(foo.Operator):
         """
         from .forms import messages
         from .jobs.base import STARTING
+        from .jobs.planning import stoppable
         from .runs.lease import Stopped
 
         job = None
@@ -161,7 +165,8 @@ class JobOperator(foo.Operator):
             origin = "delegated" if ctx.delegated else "app"
             arguments = self.arguments_of(ctx.params)
             check_from_app(arguments)
-            job = self._prepared(samples, arguments, origin)
+            with stoppable():
+                job = self._prepared(samples, arguments, origin)
             for state in job.run():
                 yield self.report(ctx, state)
         except ValueError as error:
@@ -252,14 +257,28 @@ async def stream(messages):
     import anyio.lowlevel
     import anyio.to_thread
 
-    end = object()
+    from .jobs import planning
+
+    end, asked, working = object(), threading.Event(), threading.Lock()
+
+    def step():
+        planning.listen(asked)
+        with working:
+            return next(messages, end)
+
+    def close():
+        with working, contextlib.suppress(planning.PlanningStopped):
+            messages.close()
+
     try:
-        while (message := await anyio.to_thread.run_sync(next, messages, end)) is not end:
+        # A thread that still works when nobody listens any more is told so, and waited for below.
+        while (message := await anyio.to_thread.run_sync(step, abandon_on_cancel=True)) is not end:
             # A cancellation that came meanwhile is raised here, not while the server holds us at
             # the yield: from there it would not reach us.
             await anyio.lowlevel.checkpoint_if_cancelled()
             yield message
     finally:
+        asked.set()
         # a batch may still be on its way into the database
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(messages.close)
+            await anyio.to_thread.run_sync(close)

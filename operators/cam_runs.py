@@ -357,6 +357,50 @@ class DeleteCamRun(foo.Operator):
         return dataclasses.asdict(deleted)
 
 
+class ClearLeftovers(foo.Operator):
+    """Deletes what processes that were killed left behind."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "clear_leftovers",
+            "Clear what killed runs left behind",
+            "Locks, records, results, views and files of CAM runs that nothing points to any more",
+            types.RiskLevel.MEDIUM,
+        )
+
+    def __call__(self, samples):
+        """Deletes what processes that were killed left behind and nothing points to.
+
+        In the database the locks, records of runs and files of results that are of no dataset; of this
+        dataset's runs, the saved views that it does not list and the files of maps that no sample points to;
+        the temporary folders of this machine. Only what says that it is this plugin's, and not what a
+        process made that may be alive. Much of it is found by the next run itself.
+
+        Example usage::
+
+            print(foo.get_operator("@cam51/heatmaps/clear_leftovers")(dataset))
+
+        Args:
+            samples: a dataset or view
+
+        Returns:
+            a ``Leftovers`` with the numbers of ``locks``, ``records``, ``results``, ``views``, ``files`` and
+            ``folders``; printed, it is a line
+        """
+        from .runs import leftovers
+
+        return leftovers.clear(_dataset(samples))
+
+    def execute(self, ctx):
+        """Deletes it and says what it was."""
+        found = self(ctx.dataset)
+        ctx.ops.notify(str(found), variant="info")
+        return found.to_dict()
+
+
 OPERATORS = [
     ListCamRuns, GetCamRunInfo, LoadCamView, StopCamRun, RenameCamRun, DeleteCamRun,
+    ClearLeftovers,
 ]  # fmt: skip

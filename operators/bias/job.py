@@ -178,6 +178,7 @@ class BiasJob(Job):
         change_schema(self.dataset, declare)
         if found.of_boxes:
             store.declare_objects(self.dataset, self.cam_key, self.object_field)
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         units = dict(zip([row[0] for row in self.rows], found.scan.units_of_images(), strict=True))
         paths, ids, start = dict(self.rows), list(units), time.perf_counter()
         for first in range(0, len(ids), _WRITTEN_AT_ONCE):

@@ -271,6 +271,7 @@ class MethodComparison(Job):
             )
 
         change_schema(self.dataset, declare)
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         done = np.flatnonzero(scan.done)
         for first in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[first : first + _WRITTEN_AT_ONCE]
@@ -288,10 +289,9 @@ class MethodComparison(Job):
             self.held.check("nothing more")
             if not self.settings.views:
                 return []
-            return store.save_disagreement_view(self.dataset, cam_key, values)
+            return store.save_disagreement_view(self.dataset, cam_key, values, self.held)
 
         self._views = change_schema(self.dataset, save_views)
-        store.RECORDS.update(self.dataset, cam_key, self.held, views=self._views)
 
     def _attributes(self, scan, i, split):
         row = {self.field: store.number_or_none(split)}

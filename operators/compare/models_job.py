@@ -290,7 +290,6 @@ class ModelComparison(Job):
             return self._views(found, split, predictions, background) if s.views else []
 
         views = change_schema(self.dataset, save_views)
-        store.RECORDS.update(self.dataset, self.cam_key, self.held, views=views)
         matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
         matrix["labels"] = list(self.keys)
         successive = [
@@ -359,6 +358,7 @@ class ModelComparison(Job):
             store.declare(self.dataset, self.field, said, [], {})
 
         change_schema(self.dataset, declare)
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         for at in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[at : at + _WRITTEN_AT_ONCE]
             job_record.write(
@@ -370,10 +370,13 @@ class ModelComparison(Job):
     def _views(self, found, split, predictions, background):
         first, last = self.keys[0], self.keys[-1]
         values = [float(v) for v in split[found.done] if np.isfinite(v)]
-        moved = store.save_moved_view(self.dataset, first, last, values)
-        return moved + store.save_views(
-            self.dataset, compared.views_of(first, last, predictions, background)
+        views = store.moved_view(self.dataset, first, last, values)
+        views.update(
+            store.views_by_ids(
+                self.dataset, compared.views_of(first, last, predictions, background)
+            )
         )
+        return store.save_views(self.dataset, self.cam_key, views, self.held)
 
 
 class _Flat:

@@ -22,7 +22,7 @@ from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
-from ..runs import artifacts, keys, lease, provenance, record, resume
+from ..runs import artifacts, keys, lease, leftovers, provenance, record, resume
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import change_schema
@@ -30,8 +30,8 @@ from ..runs.predictions import prediction_type
 from ..runs.retry import DatabaseAway, retry_on_disconnect, without_waiting
 from ..runs.run import Run
 from ..targets.spec import texts_of
-from ..text import one_line
-from . import objects, ray_driver, ray_settings
+from ..text import counted, one_line
+from . import checks, objects, ray_driver, ray_settings
 from .blocks import plan_blocks
 from .params import DECISIVE
 from .plan import batch_settings, choose_batch_size, describe_run, make_plan
@@ -49,7 +49,7 @@ class CamJob(Job):
     def __init__(self, samples, settings, given, origin=None):
         super().__init__(samples, settings, given, origin)
         self.colours = self.active_fields = None
-        self._statuses = {}
+        self._statuses, self._lost = {}, 0
 
     def prepare(self):
         """Checks the arguments, plans the run with one image, and finds what an earlier call has done."""
@@ -136,6 +136,8 @@ class CamJob(Job):
                 team = stack.enter_context(ray_driver.Team(self))
             writer = heatmap_writer.Writer(self.dataset, self.plan.map_dir)
             token = self._begin(writer.stamp)
+            if self.plan.map_dir is not None:  # which the record knows now
+                os.makedirs(self.plan.map_dir, exist_ok=True)
             self._now = Progress(total=self.total)
             self._writer = writer
             status, error = "interrupted", None
@@ -159,6 +161,10 @@ class CamJob(Job):
                     "failed",
                     str(broken),
                 )
+            except lease.LeaseLost as lost:
+                status, error = "failed", one_line(lost)
+                held.forget_unlisted()
+                raise
             except Exception as failed:
                 status, error = "failed", one_line(failed)
                 raise
@@ -209,9 +215,11 @@ class CamJob(Job):
             "backend": self.settings.backend,
             "versions": self.used["versions"],
         }
+        retry_on_disconnect(leftovers.clear_database)
         if self._record is None:
             if self.settings.overwrite:
                 retry_on_disconnect(artifacts.clear, dataset, key)
+                plan.made_folders = checks.missing_folders(plan.map_dir)  # which went with it
             token = record.register(
                 dataset,
                 key,
@@ -242,6 +250,7 @@ class CamJob(Job):
             error=None,
             shards={},
         )
+        leftovers.clear_files(Run.open(dataset, key))
         resume.save_covered(dataset, key, self._lists)
         return token
 
@@ -316,10 +325,12 @@ class CamJob(Job):
     def _finish(self, status, error, token):
         """Makes the summary and stores it; the record is only touched while it is this run's."""
         resumed = len(self.rows) - len(self.todo)
+        if status == "finished":
+            status, error = retry_on_disconnect(self._check_written)
         seconds, written = self._now.seconds, self._writer.samples_written
         self.summary = Summary(
             cam_key=self.plan.cam_key,
-            done=resumed + written,
+            done=resumed + written - self._lost,
             failed=[dataclasses.asdict(f) for f in self.failures],
             fields=self.plan.all_fields,
             seconds=seconds,
@@ -344,6 +355,33 @@ class CamJob(Job):
                 self._store_end(token)
         except (PyMongoError, DatabaseAway) as failed:
             self.summary.error = f"{self.summary.error or ''}; not recorded: {one_line(failed)}"
+
+    def _check_written(self):
+        """Asks the samples whether they have what was written: a field may have been deleted meanwhile.
+
+        Returns:
+            the run's status, and what is wrong
+        """
+        run = Run.open(self.dataset, self.plan.cam_key)
+        ids = self.todo.difference(f.id for f in self.failures)
+        lost, again, words = resume.lacking(run, ids, self._beside(ids))
+        kept = set(run_results.ids_to_redo(self.dataset, run.key)) - self.todo
+        if again or kept or getattr(run.record, "redo", 0):
+            redo = sorted(again | kept)
+            run_results.save_results(self.dataset, run.key, redo=run_results.pack_ids(redo))
+            run.update({"redo": len(redo)})
+        self._lost = len(lost | again)
+        if not self._lost:
+            return "finished", None
+        return "interrupted", (
+            f"{counted(self._lost, 'samples')} lack {words}, deleted while the run wrote them; resume=True "
+            "computes them again"
+        )
+
+    def _beside(self, ids):
+        """What was written beside heatmaps and prediction: ``{path: ids of samples}``."""
+        own = self.plan.objects.own_field if self.plan.objects else None
+        return {**({own: ids} if own else {}), **self._writer.labelled}
 
     def _store_end(self, token):
         key, s = self.plan.cam_key, self.summary

@@ -7,6 +7,7 @@ from ..data import heatmap_writer
 from ..data.geometry import TransformGeometry, UnknownPlaces, check_deterministic
 from ..data.loader import block_size, load_item
 from ..data.written_paths import confined
+from ..jobs import planning
 from ..jobs.inference import answers_alike
 from ..jobs.memory import check_batch
 from ..jobs.pipeline import probe_batch_size
@@ -318,6 +319,7 @@ def first_image(rows, transforms, geometry=None):
     """
     geometry, reason = geometry or TransformGeometry(transforms), None
     for sample_id, path in rows[:_TRIES]:
+        planning.check()
         try:
             item = load_item(sample_id, path, transforms, geometry)
         except UnknownPlaces:

@@ -186,6 +186,7 @@ class Writer:
         bytes_written: bytes of their heatmaps
         vanished: ids of samples that were deleted before their results came
         refused: ``{id: reason}`` of samples whose document would have become too large
+        labelled: ``{path of an attribute: ids of samples on whose labels it was written}``
         stamp: what the names of this writer's files end with
         error: what went wrong at the end, or None
     """
@@ -198,6 +199,7 @@ class Writer:
         self.bytes_written = 0
         self.vanished = []
         self.refused = {}
+        self.labelled = {}
         self.error = None
         self._dataset = dataset
         self._output_dir = output_dir
@@ -207,8 +209,6 @@ class Writer:
         threads = threads or min(8, os.cpu_count() or 1)
         self._encoders = concurrent.futures.ThreadPoolExecutor(threads, "cam51-encode")
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "cam51-write")
-        if output_dir is not None:
-            os.makedirs(output_dir, exist_ok=True)
 
     def __enter__(self):
         return self
@@ -271,6 +271,8 @@ class Writer:
             if isinstance(value, LabelAttributes):
                 own, document[_FILTERS] = value.operations()
                 document.update(own)
+                for name in {name for row in value.rows.values() for name in row}:
+                    self.labelled.setdefault(f"{value.path}.{name}", set()).add(sample_id)
                 continue
             if isinstance(value, fo.Heatmap):
                 size += self._store_map(sample_id, field, value)
@@ -296,9 +298,11 @@ class Writer:
             raise OSError(f"the heatmap of sample {sample_id} could not be encoded as PNG")
         part = f"{path}.part"
         try:
-            with open(part, "xb") as file:  # nothing that is there, not even a link
-                file.write(png.tobytes())
-            os.replace(part, path)
+            try:
+                _write_file(png.tobytes(), part, path)
+            except FileNotFoundError:  # somebody removed the folder this moment
+                os.makedirs(folder, exist_ok=True)
+                _write_file(png.tobytes(), part, path)
         except OSError as error:
             with contextlib.suppress(OSError):  # it may be what could not be made
                 os.remove(part)
@@ -352,6 +356,13 @@ class Writer:
             parts = [self._store([row], [op]) for row, op in zip(rows, operations, strict=True)]
             return [row for kept, _ in parts for row in kept], sum(n for _, n in parts)
         return rows, sum(answer.matched_count for answer in answers)
+
+
+def _write_file(data, part, path):
+    """Writes a file under another name first, so that nobody finds half of it."""
+    with open(part, "xb") as file:  # nothing that is there, not even a link
+        file.write(data)
+    os.replace(part, path)
 
 
 def _update(sample_id, document, now):

@@ -70,6 +70,11 @@ class DraftJob(Job):
                     done.samples += bool(boxes)
                     done.detections += len(boxes)
             write(dataset, rows)
+            if out not in record.stored_paths(dataset):
+                raise RuntimeError(
+                    f"the field {out!r} was deleted, or its dataset, while boxes were drafted into it; draft "
+                    "again with overwrite=True"
+                )
             yield min(start + _AT_ONCE, len(ids))
         return done
 

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import tempfile
 import time
 
 from ..data.loader import Loader
 from ..models import load
 from ..runs import record
 from ..runs.lease import stop_on_request
+from ..runs.leftovers import temporary_folder
 from .inference import workers_of
 from .pipeline import Progress
 from .pipeline import run as run_pipeline
@@ -95,8 +95,7 @@ class Job:
             if self.model is not None:
                 self.stack.enter_context(load.on_device(self.model))
             yield from self.before()
-            folder = tempfile.TemporaryDirectory(prefix="cam51-")
-            self.folder = self.stack.enter_context(folder)
+            self.folder = self.stack.enter_context(temporary_folder())
             done, lease = None, self.register()
             if lease is not None:
                 self.held = self.stack.enter_context(lease)

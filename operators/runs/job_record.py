@@ -9,7 +9,7 @@ from bson import ObjectId
 from pymongo import UpdateOne, WriteConcern
 
 from ..text import one_line
-from . import artifacts, record, results
+from . import artifacts, leftovers, record, results
 from .lease import JobLease, check_free
 from .retry import DatabaseAway, retried
 from .run import Run
@@ -82,6 +82,7 @@ class JobRecords:
             ValueError: if one of the runs is running, or has such a job at this moment
         """
         held = JobLease(dataset, key, self._part, cam_keys)
+        leftovers.clear_database()
         self.clear(dataset, key)
         entries = {
             "status": "running", "started": record.now(), "settings": settings, "views": [], **written,
@@ -135,6 +136,18 @@ class JobRecords:
         views = {"saved_views": stored.get("views") or []}
         run.update({**ended, **values}, remove=views, where=where)
 
+    def expect_declared(self, dataset, key, held):
+        """Called once a job has declared what it writes: should any of it be gone at the end, it fails.
+
+        Args:
+            dataset: a :class:`fiftyone.core.dataset.Dataset`
+            key: the run's key
+            held: what :meth:`register` returned
+        """
+        run = Run.open(dataset, key)
+        kinds = ("field", "attribute")
+        held.expect([path for kind in kinds for path in artifacts.paths_of(kind, run, self._part)])
+
     @contextlib.contextmanager
     def recorded(self, dataset, key, held):
         """Marks a job as ended, however it ends.
@@ -155,6 +168,7 @@ class JobRecords:
         def done(found):
             nonlocal status, results_
             held.check("nothing more")
+            held.check_declared()
             status, results_ = "finished", found
 
         away = False

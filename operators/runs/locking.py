@@ -6,15 +6,14 @@ samples keep their values, and nobody sees them.
 """
 
 import contextlib
-import os
-import socket
 import threading
 import time
 import uuid
 
 from pymongo.errors import DuplicateKeyError
 
-from .record import db, is_gone, refresh
+from .process import here, is_gone
+from .record import db, refresh
 from .retry import retry_on_disconnect
 
 # A collection of FiftyOne's database with a document while somebody is writing.
@@ -58,11 +57,7 @@ def schema_lock(dataset):
     """
     with _HERE:
         locks, token = db()[_COLLECTION], uuid.uuid4().hex
-        _acquire(
-            locks,
-            dataset._doc.id,
-            {"token": token, "host": socket.gethostname(), "pid": os.getpid()},
-        )
+        _acquire(locks, dataset._doc.id, {"token": token, **here()})
         try:
             _bring_up_to_date(dataset)
             yield
@@ -89,9 +84,19 @@ def _drop_dead(locks, dataset_id, now):
         return
     age = (now - held["since"].replace(tzinfo=None)).total_seconds()
     # Of this process one thread at a time comes here, so a document of its own was left behind.
-    dead = held["host"] == socket.gethostname() and is_gone(held["pid"])
-    if dead or age > _STALE_SECONDS:
+    if is_gone(held) or age > _STALE_SECONDS:
         locks.delete_one({"_id": dataset_id, "token": held["token"]})
+
+
+def drop_left_locks():
+    """Deletes the locks of processes that died while they wrote; returns how many those were."""
+    with _HERE:
+        locks = db()[_COLLECTION]
+        before = list(locks.find({}, {"_id": True}))
+        now = locks.database.command("hello")["localTime"].replace(tzinfo=None)
+        for row in before:
+            _drop_dead(locks, row["_id"], now)
+        return len(before) - locks.count_documents({"_id": {"$in": [r["_id"] for r in before]}})
 
 
 def _bring_up_to_date(dataset):

@@ -7,8 +7,6 @@ name the record gives, which is not to happen for a record that came from elsewh
 
 import datetime
 import math
-import os
-import socket
 import types
 import uuid
 
@@ -20,6 +18,7 @@ from bson import ObjectId, json_util
 from pymongo import WriteConcern
 
 from ..text import valid_text
+from .process import here, is_gone
 from .retry import retried, retry_on_disconnect
 
 METHOD = "cam51"
@@ -107,6 +106,25 @@ def lacks_fields(dataset, fields, coloured):
     return not (set(fields) <= schema and set(coloured) <= colours)
 
 
+def is_listed(dataset, key, document):
+    """Whether a dataset exists and has a run's document under its key."""
+    query = {"_id": dataset._doc.id, f"runs.{key}": document}
+    return db().datasets.count_documents(query, limit=1) > 0
+
+
+def stored_paths(dataset):
+    """The paths of a dataset's stored schema, nested ones too; empty if the dataset is gone."""
+    entry = db().datasets.find_one({"_id": dataset._doc.id}, {"sample_fields": True}) or {}
+    return set(_paths_in(entry.get("sample_fields") or [], ""))
+
+
+def _paths_in(fields, prefix):
+    for field in fields:
+        path = f"{prefix}{field['name']}"
+        yield path
+        yield from _paths_in(field.get("fields") or [], f"{path}.")
+
+
 def is_taken(dataset, key):
     """Whether a key is that of any of the dataset's runs, ours or not."""
     return document_id(dataset, key) is not None
@@ -133,7 +151,17 @@ def config_of(dataset, key):
         runs = list_runs(dataset)
         known = f"it has: {', '.join(runs)}" if runs else "it has none yet; compute_cams makes one"
         raise ValueError(f"cam_key: the dataset has no CAM run {key!r}; {known}")
-    entries = {**_EMPTY, **stored["config"]}
+    return complete(stored["config"], stored["config"].get("dataset_id") == str(dataset._doc.id))
+
+
+def complete(stored, own):
+    """What :func:`config_of` returns of a stored record.
+
+    Args:
+        stored: the record's ``config``
+        own: whether the dataset's runs wrote it, and it is no copy
+    """
+    entries = {**_EMPTY, **stored}
     for name, empty in _EMPTY.items():
         if isinstance(empty, (list, dict)) and not isinstance(entries[name], type(empty)):
             entries[name] = empty
@@ -142,7 +170,7 @@ def config_of(dataset, key):
     config = types.SimpleNamespace(**entries)
     # A name that is no field's could lead a deletion out of the run's folder.
     config.fields = [f for f in config.fields if isinstance(f, str) and f.isidentifier()]
-    config.own = config.dataset_id == str(dataset._doc.id)
+    config.own = own
     return config
 
 
@@ -214,12 +242,12 @@ def _stages(samples):
 
 
 def _whose(token):
-    return {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": clock()}
+    return {"token": token, **here(), "heartbeat": clock()}
 
 
 def clock():
     """The database's time in UTC: the clocks of two machines differ."""
-    return _naive(db().command("hello")["localTime"])
+    return naive(db().command("hello")["localTime"])
 
 
 def claim(dataset, key, status, **changes):
@@ -289,35 +317,18 @@ def is_alive(config):
         return False
     if config.token in ACTIVE:
         return True
-    if config.host == socket.gethostname() and is_gone(config.pid):
+    if is_gone(vars(config)):
         return False
     if not isinstance(config.heartbeat, datetime.datetime):
         return False
-    return (clock() - _naive(config.heartbeat)).total_seconds() < STALE_SECONDS
+    return (clock() - naive(config.heartbeat)).total_seconds() < STALE_SECONDS
 
 
-def _naive(moment):
+def naive(moment):
     """A time in UTC without its zone: FiftyOne's setting decides whether the database gives one."""
     if moment.tzinfo is None:
         return moment
     return moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-
-
-def is_gone(pid):
-    """Whether a process of this machine has ended; one that is this one's counts as such."""
-    if not isinstance(pid, int):
-        return False
-    if pid == os.getpid():
-        return True  # what this process works on is in ACTIVE
-    if os.name != "posix":
-        return False  # there os.kill would end it; the time since its last heartbeat decides
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # another user's process, so there is one
-    return False
 
 
 def status_of(dataset, key):
@@ -436,7 +447,13 @@ def rename(dataset, key, new_key):
     moved = db().datasets.update_one(free, move).matched_count
     if not moved and document_id(dataset, new_key) != document:
         raise ValueError(f"new_key: {new_key!r} is the key of another run of this dataset")
-    db().runs.update_one({"_id": document}, {"$set": {"key": new_key}})
+    dataset._run_cache.pop(key, None)
+    finish_renaming(dataset, new_key)
+
+
+def finish_renaming(dataset, key):
+    """Writes a record's new key into the record itself, after the dataset's list has it."""
+    db().runs.update_one({"_id": document_id(dataset, key)}, {"$set": {"key": key}})
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
@@ -445,14 +462,19 @@ def rename(dataset, key, new_key):
 def delete(dataset, key):
     """Deletes a record and its results, nothing else."""
     document = document_id(dataset, key)
-    stored = db().runs.find_one({"_id": document}, {"results": True}) or {}
     db().datasets.update_one({"_id": dataset._doc.id}, {"$unset": {f"runs.{key}": ""}})
-    if stored.get("results") is not None:
-        stored_files().delete(stored["results"])
-    db().runs.delete_one({"_id": document})
+    delete_document(document)
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
+
+
+def delete_document(number):
+    """Deletes a record's document, which no dataset lists any more, with its results."""
+    stored = db().runs.find_one({"_id": number}, {"results": True}) or {}
+    if stored.get("results") is not None:
+        stored_files().delete(stored["results"])
+    db().runs.delete_one({"_id": number})
 
 
 def jsonable(value):

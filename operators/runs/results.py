@@ -8,8 +8,13 @@ from bson import ObjectId, json_util
 from gridfs.errors import CorruptGridFile, NoFile
 
 from . import record
+from .process import here
 from .record import stored_files
 from .retry import retried, retry_on_disconnect
+
+#: the entry of a file of results that says which process wrote it
+MARK = "cam51"
+_BEGINS = f'{{"{MARK}": '.encode()
 
 
 def save_results(dataset, key, **entries):
@@ -40,9 +45,8 @@ def replace_results(dataset, key, entries, changes=None, where=None):
         whether it did
     """
     values = {f"config.{path}": record.jsonable(v) for path, v in (changes or {}).items()}
-    files = (
-        set()
-    )  # every file that was read here or written: the record points to one of them at most
+    # every file that was read here or written: the record points to one of them at most
+    files = set()
     replaced = retry_on_disconnect(
         _replace, dataset, key, record.jsonable(entries), values, where or {}, files
     )
@@ -60,9 +64,11 @@ def _replace(dataset, key, entries, values, where, files):
             return False
         old, new = stored.get("results"), ObjectId()
         files |= {old, new}  # first: whether it was stored is not always known
-        text = {"cls": "fiftyone.core.runs.RunResults", **_read(dataset, key, old), **entries}
-        content = json_util.dumps(text).encode()
-        stored_files().put(content, _id=new, content_type="application/json")
+        values_now = {**_read(dataset, key, old), **entries}
+        # First, so that it is in the first part of the file.
+        text = {MARK: here(), "cls": "fiftyone.core.runs.RunResults", **values_now}
+        kind = {"content_type": "application/json", "metadata": {MARK: here()}}
+        stored_files().put(json_util.dumps(text).encode(), _id=new, **kind)
         operation = {"$set": {"results": new, **values}}
         query = {"_id": document, "results": old, **where}
         if record.db().runs.update_one(query, operation).matched_count:
@@ -92,13 +98,26 @@ def _read(dataset, key, number):
     while number is not None:
         with contextlib.suppress(NoFile, CorruptGridFile):
             values = json_util.loads(stored_files().get(number).read().decode())
-            values.pop("cls", None)
+            for name in ("cls", MARK):
+                values.pop(name, None)
             return values
         replaced = _number_of(dataset, key)
         if replaced == number:
             raise FileNotFoundError(f"the results of the run {key!r} are not in the database")
         number = replaced
     return {}
+
+
+def whose(data):
+    """The process that wrote the beginning of a file of results, see :data:`MARK`; None if it is no such."""
+    if not data.startswith(_BEGINS):
+        return None
+    end = data.find(b"}", len(_BEGINS)) + 1
+    try:
+        found = json_util.loads(data[len(_BEGINS) : end].decode())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def pack_ids(ids):
@@ -116,3 +135,8 @@ def unpack_ids(text):
 def recorded_ids(dataset, key):
     """Returns the ids of the samples that a run covers, in its order; ``[]`` if none were stored."""
     return unpack_ids(load_results(dataset, key).get("ids"))
+
+
+def ids_to_redo(dataset, key):
+    """Returns the ids of samples of a run that have to be computed again though their heatmaps are there."""
+    return unpack_ids(load_results(dataset, key).get("redo"))

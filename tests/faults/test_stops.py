@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-import contextlib
 import errno
 import importlib
 import os
@@ -160,15 +159,22 @@ def test_full_disk(dataset, rooms, tmp_path, monkeypatch):
 
 def test_folder_that_vanishes_is_made_again(dataset, rooms, tmp_path):
     where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
-    steps = job_of(rooms, dataset, **where).run()
+    job = job_of(rooms, dataset, **where)
+    steps = job.run()
     next(steps)
     next(steps)
     shutil.rmtree(tmp_path / "maps", ignore_errors=True)
-    with contextlib.suppress(OSError):  # a file that was being written just then
-        for _ in steps:
-            pass
+    for _ in steps:
+        pass
+    left = sum(len(files) for _, _, files in os.walk(tmp_path / "maps"))
+    assert left, "it was made again"
+    assert job.summary.status == rooms.record.status_of(dataset, "run") == "interrupted"
+    assert "samples lack files of heatmaps, deleted while the run wrote them" in job.summary.error
+    lost = COUNT - job.summary.done
+    assert 0 < lost < COUNT
     # what had been written before is missing now, and done again
-    assert compute_tiny(dataset, batch_size=2, resume=True, **where).done == COUNT
+    summary = compute_tiny(dataset, batch_size=2, resume=True, **where)
+    assert (summary.status, summary.done, summary.resumed) == ("finished", COUNT, COUNT - lost)
     dataset.reload()
     assert all(os.path.isfile(p) for p in dataset.values("run_gradcam.map_path"))
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 import torchvision
 from operators_common import CLASSES, PLUGIN, operator, small_network, transforms
 from PIL import Image
-from processes_common import TESTS
+from processes_common import TESTS, run_python
 
 save_file = pytest.importorskip("safetensors.torch").save_file
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -500,3 +501,80 @@ def test_a_run_says_why_its_model_cannot_be_loaded(own, disc):
     assert "cannot be loaded here" in models.unregistered(named)
     new("RegisterModel")("disc", "disc.models:whole")
     assert models.is_reloadable(named)
+
+
+EIGHT = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import importlib, time
+from operators_common import PLUGIN, operator
+operator()
+registered = importlib.import_module(PLUGIN + ".operators.models.registered")
+registered.registered()
+begin = time.time() + 1
+children = []
+for child in range(8):
+    if not (pid := os.fork()):
+        time.sleep(max(0, begin - time.time()))
+        for number in range(5):
+            model = registered.OwnModel(f"model {child} {number}", loader="disc.models:best")
+            registered.register(model)
+            if number == 4:
+                registered.remove(f"model {child} 0")
+        os._exit(0)
+    children.append(pid)
+print([os.waitpid(pid, 0)[1] for pid in children])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_eight_processes_that_register_at_once_lose_none(own):
+    folder = Path(own.path()).parent
+    left = folder / f".{own.FILE}.of_one_that_was_killed"
+    left.touch()
+    assert run_python(EIGHT, str(TESTS)).split("\n")[-2] == str([0] * 8)
+    wanted = [f"model {child} {number}" for child in range(8) for number in range(1, 5)]
+    assert sorted(own.registered()) == wanted
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(f".{own.FILE}")]
+
+
+KILLED = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import importlib
+from operators_common import PLUGIN, operator
+operator()
+registered = importlib.import_module(PLUGIN + ".operators.models.registered")
+name, step = sys.argv[2], int(sys.argv[3])
+done = [0]
+for call in ("mkstemp", "fsync", "replace"):
+    module = registered.tempfile if call == "mkstemp" else os
+    def killed(*arguments, real=getattr(module, call), **options):
+        answer = real(*arguments, **options)
+        done[0] += 1
+        if done[0] == step:
+            os._exit(9)
+        return answer
+    setattr(module, call, killed)
+if name == "new":
+    registered.register(registered.OwnModel("new", loader="disc.models:best"))
+else:
+    registered.remove("old")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("name", ["new", "old"])
+def test_registering_and_removing_killed_after_any_step(own, name, step):
+    own.register(own.OwnModel("old", loader="disc.models:best"))
+    command = [sys.executable, "-c", KILLED, str(TESTS), name, str(step)]
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    before = {"old"} if name == "new" or step < 3 else set()
+    assert set(own.registered()) == before | ({"new"} if name == "new" and step == 3 else set())
+    if step < 3:
+        if name == "new":
+            own.register(own.OwnModel("new", loader="disc.models:best"))
+        else:
+            own.remove("old")
+    assert set(own.registered()) == ({"old", "new"} if name == "new" else set())
+    folder = Path(own.path()).parent
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(f".{own.FILE}")]
