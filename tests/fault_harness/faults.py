@@ -241,11 +241,12 @@ class Trial:
         pid = self._begun(moment)
         with contextlib.suppress(AssertionError):  # it is not there yet, or no longer
             self.bench.second().do(do="delete_field", name="d", field=field)
+        during = _runs(pid)
         ended = self._ended_in_time(pid)
-        return ended, self._half_written(field)
+        return ended, self._half_written(field, during)
 
-    def _half_written(self, field):
-        """What is wrong where a field may be gone."""
+    def _half_written(self, field, during):
+        """What is wrong where a field may be gone; ``during``: the job was certainly running then."""
         found = self._meaning()["d"]
         fields = {f["name"] for f in found["document"]["sample_fields"]}
         wrong = []
@@ -255,7 +256,7 @@ class Trial:
                 wrong.append(f"{field} is gone, and a sample has it")
             if isinstance(label, dict) and "_cls" not in label:
                 wrong.append(f"a sample has {field} without a label: {label}")
-        if self.job == "compute" and "run" in found["runs"]:
+        if during and self.job == "compute" and "run" in found["runs"]:
             status = found["runs"]["run"]["config"]["status"]
             lack = [row for row in found["samples"].values() if not row.get(field)]
             if status == "finished" and (lack or field not in fields):
@@ -270,6 +271,15 @@ class Trial:
             return self.bench.clients[0].end()
         finally:
             timer.cancel()
+
+
+def _runs(pid):
+    """Whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 FAULTS = {

@@ -11,7 +11,7 @@ _OF_A_CALL = {
     "last_modified_at", "last_loaded_at", "last_deletion_at", "token", "host", "pid", "heartbeat", "started",
     "ended", "seconds", "images_per_second", "timestamp", "sessions", "stamps", "resumed", "ids", "progress",
     "failures", "created_at", "version", "by_metric", "predicted_seconds", "seconds_per_image", "origin",
-    "batch_size_left", "bytes_written", "namespace", "stop", "overwrite", "shards", "extended", "cam51", "space", "boot", "redo",
+    "batch_size_left", "bytes_written", "stop", "overwrite", "shards", "extended", "cam51", "space",
 }  # fmt: skip
 _IN_GRIDFS = ("fs.files", "fs.chunks")
 
