@@ -178,3 +178,34 @@ def test_drafted_boxes(fresh, folder, each):
         draft(dataset, overwrite=True)
 
     check_every_step(State(fresh, folder), folder, draft, each=each, again=again)
+
+
+OPERATIONS = {
+    "run": lambda dataset, folder: compute(
+        dataset.limit(2), storage="disk", output_dir=str(folder)
+    ),
+    "analysis": lambda dataset, folder: find(dataset, tags=True),
+    "comparison": lambda dataset, folder: compare(dataset, ["run"]),
+}
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_deletion_of_what_was_killed(fresh, folder, each, kind):
+    """Nothing is done again: whatever a killed job had written goes with its run."""
+    before = everything(fresh, folder)
+    if kind != "run":
+        compute(fresh, storage="disk", output_dir=str(folder))
+    state, operation = State(forget(fresh), folder), OPERATIONS[kind]
+    count, wrong = count_steps(lambda dataset: operation(dataset, folder), state.restore()), {}
+    wait_for_threads()
+    for step in range(1, count + 1, each):
+        name = kill_after(step, lambda dataset: operation(dataset, folder), state.restore())
+        wait_for_threads()
+        dataset = forget(fresh)
+        if "run" in dataset.list_runs():
+            delete(dataset)
+        found = difference(before, everything(forget(dataset), folder))
+        if found:
+            wrong[step, name] = found
+    print(count, "steps", len(wrong), "wrong")
+    assert not wrong
