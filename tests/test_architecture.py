@@ -15,7 +15,7 @@ OPERATORS = [
     ["operators.forms"],
     ["operators.panel"],
     ["operators.sample"],
-    ["operators.bias", "operators.compare", "operators.drafts"],
+    ["operators.bias", "operators.compare", "operators.drafts", "operators.fo_model"],
     ["operators.compute"],
     ["operators.jobs"],
     ["operators.targets"],

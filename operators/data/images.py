@@ -59,10 +59,11 @@ def decode_image(path):
     with open_image(path) as image:
         large = image.width * image.height > _LARGE_PIXELS
         with _ONE_LARGE if large else contextlib.nullcontext():
-            return _decoded(image)
+            return as_rgb(image)
 
 
-def _decoded(image):
+def as_rgb(image):
+    """An image of any mode as 8-bit RGB, upright; see :func:`decode_image`."""
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
