@@ -108,6 +108,7 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
         from .forms import sample
+        from .runs.plain_data import answer
 
         arguments = sample.arguments_of(ctx)
         found = self(ctx.dataset, **arguments)
@@ -118,7 +119,8 @@ class ExplainSample(foo.Operator):
         # of the scheme of this session, only the fields' colours are replaced
         colours = ctx.dataset.app_config.color_scheme.fields
         ctx.trigger("set_color_scheme", {"fields": colours})
-        return sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        shown = sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        return {**shown, "explained": answer(found)}
 
     def resolve_output(self, ctx):
         """The sentence, the composites with their predictions, and what can be done next."""
@@ -195,12 +197,13 @@ class ShowPeers(foo.Operator):
         view, why = self._find(ctx.dataset, **params)
         if why is not None:
             ctx.ops.notify(why, variant="info")
-            return
+            return {"ids": view.values("id"), "no_peers": why}
         key = params["cam_key"]
         fields = keys.heatmap_fields_of(ctx.dataset, key)[:1] if key else []
         ctx.ops.close_sample()
         ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or []), *fields])))
         ctx.ops.set_view(view)
+        return {"ids": view.values("id"), "no_peers": None}
 
 
 class FreeModel(foo.Operator):
@@ -222,12 +225,11 @@ class FreeModel(foo.Operator):
         """
         from .sample import explain
 
-        return explain.CACHE.free()
+        name = explain.CACHE.free()
+        return name.strip() if name else None
 
     def execute(self, ctx):
         """Frees the model of the App's server."""
         name = self()
-        ctx.ops.notify(
-            f"{name.strip()} was let go" if name else "No model was kept", variant="info"
-        )
+        ctx.ops.notify(f"{name} was let go" if name else "No model was kept", variant="info")
         return {"freed": name}

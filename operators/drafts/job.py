@@ -5,8 +5,9 @@ import dataclasses
 import fiftyone as fo
 
 from ..data.heatmap_reader import heat_of
-from ..jobs.base import Job, JobSummary, phased
+from ..jobs.base import Job, phased
 from ..runs import keys, record
+from ..runs.plain_data import PlainData
 
 _AT_ONCE = 500
 
@@ -75,7 +76,7 @@ class DraftJob(Job):
 
 
 @dataclasses.dataclass
-class Drafts(JobSummary):
+class Drafts(PlainData):
     """What was drafted.
 
     Attributes:
@@ -84,6 +85,8 @@ class Drafts(JobSummary):
         detections: how many there are
         without_map: samples whose heatmap has no picture: nothing was written for them
     """
+
+    kind = "drafts"
 
     field: str
     samples: int = 0
