@@ -111,8 +111,7 @@ class MakeCamModel(foo.Operator):
         arguments.pop("make_cam_model")
         return make_cam_model(arguments, samples)
 
-    @property
-    def empty_reader(self):
+    def item_reader(self):
         """An item reader without anything, which ``pickle`` fills: see ``fo_model.item_reader``."""
         from .fo_model.item_reader import ItemReader
 

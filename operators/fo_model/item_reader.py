@@ -1,7 +1,12 @@
 """How FiftyOne's data loaders read an image for a model that explains."""
 
+import operator
+import pathlib
+
 import fiftyone.operators as foo
 import fiftyone.utils.torch as fout
+import fiftyone.zoo.models as fozm
+from fiftyone.plugins.context import PLUGIN_MODULE_PREFIX
 
 from ..data.loader import load_item
 
@@ -41,11 +46,16 @@ class ItemReader(fout.GetItem):
             raise ValueError(f"{d['filepath']}: {error}") from error
 
     def __reduce__(self):
-        return getattr, (_Opener(), "empty_reader"), self.__dict__
+        return operator.methodcaller("item_reader"), (_Opener(),), self.__dict__
 
 
 class _Opener:
-    """Stands for the operator: reading it in another process loads the plugin there first."""
+    """Stands for who makes readers: in another process, reading it there loads the plugin first.
+
+    That is the operator, or where this is a source of the model zoo, the module of its root.
+    """
 
     def __reduce__(self):
-        return foo.get_operator, ("@cam51/heatmaps/cam_model",)
+        if __name__.startswith(PLUGIN_MODULE_PREFIX):
+            return foo.get_operator, ("@cam51/heatmaps/cam_model",)
+        return fozm._import_zoo_module, (str(pathlib.Path(__file__).parents[2]),)
