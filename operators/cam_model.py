@@ -13,7 +13,7 @@ class MakeCamModel(foo.Operator):
         return foo.OperatorConfig(
             name="cam_model",
             label="Model that explains",
-            description="Say which heatmaps a model of apply_model would give: methods, layers, names",
+            description="Tells which heatmaps apply_model would store for a model: methods, layers, names",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -116,6 +116,17 @@ class MakeCamModel(foo.Operator):
         from .fo_model.item_reader import ItemReader
 
         return ItemReader.__new__(ItemReader)
+
+    def resolve_input(self, ctx):
+        """The model and what is explained of it."""
+        inputs = types.Object()
+        inputs.str(
+            "model", required=True, label="Model", description="its name, as for compute_cams"
+        )
+        inputs.list("methods", types.String(), label="Methods")
+        inputs.str("targets", default="predicted", label="What to explain")
+        inputs.list("layers", types.String(), label="Layers")
+        return types.Property(inputs, view=types.View(label=self.config.label))
 
     def execute(self, ctx):
         """Makes the model and returns what it would give: its methods, layers, names and notes."""

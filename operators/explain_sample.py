@@ -138,6 +138,7 @@ class ShowPeers(foo.Operator):
         return foo.OperatorConfig(
             name="show_peers",
             label="Show peers of a sample",
+            description="Rightly predicted samples of the same class that are nearest to one in the network",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -213,7 +214,8 @@ class FreeModel(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="free_model", label="Free the model of Explain this sample", unlisted=True,
+            name="free_model", label="Free the model of Explain this sample",
+            description="Releases the model that explaining single samples keeps in memory", unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )  # fmt: skip
 

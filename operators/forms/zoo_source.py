@@ -4,7 +4,7 @@ import fiftyone.operators.types as types
 
 from ..compute.params import parse_methods
 from ..models import load
-from .schema import choose, choose_several, mark
+from .schema import choose, choose_or_type, choose_several, mark
 
 #: where FiftyOne's form has what is entered here
 _ENTERED = "remote_params"
@@ -27,11 +27,9 @@ def form(ctx):
     from ...cam_core import list_methods
 
     inputs, entered = types.Object(), ctx.params.get(_ENTERED) or {}
-    names = types.AutocompleteView()
-    for name in [*load.own_models(), *load.supported_zoo_models()]:
-        names.add_choice(name, label=name)
-    prop = inputs.str(
-        "base", required=True, label="Model to explain", view=names,
+    prop = choose_or_type(
+        inputs, "base", [*load.own_models(), *load.supported_zoo_models()], required=True,
+        label="Model to explain",
         description="of the model zoo, hf:<id>, timm:<name>, or one of your own that is registered",
     )  # fmt: skip
     if entered.get("base"):
