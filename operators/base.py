@@ -143,20 +143,30 @@ class JobOperator(foo.Operator):
                 bar.close()
         return job.summary
 
-    def execute(self, ctx):
-        """Runs the form's job; closing the App's tab interrupts it."""
-        return stream(self.messages(ctx))
+    async def execute(self, ctx):
+        """Runs the form's job; closing the App's tab interrupts it.
+
+        Returns:
+            for the App, messages while it runs; for everybody else, such as a queue, which keeps it, or an
+            agent, the :func:`~operators.runs.plain_data.answer` with the job's summary
+        """
+        messages = self.messages(ctx)
+        return stream(messages) if is_app(ctx) else await returned(messages)
 
     def messages(self, ctx):
         """Builds the form's job and runs it, and says from the first moment what is done.
 
         Yields:
             messages to the App
+
+        Returns:
+            what a program is told
         """
         from .forms import messages
         from .jobs.base import STARTING
         from .jobs.planning import stoppable
         from .runs.lease import Stopped
+        from .runs.plain_data import answer
 
         job = None
         yield report_phase(ctx, STARTING)
@@ -176,7 +186,7 @@ class JobOperator(foo.Operator):
                 yield again
             raise
         except Stopped as stopped:
-            if ctx.delegated:
+            if not is_app(ctx):
                 raise  # a queue's operation is not to look complete
             text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
             # the dialog stays until it is closed
@@ -185,6 +195,7 @@ class JobOperator(foo.Operator):
             yield ctx.ops.notify(text, variant="info")
             return
         yield from self.finished(ctx, job)
+        return answer(job.summary)
 
 
 def check_from_app(arguments):
@@ -243,6 +254,37 @@ def move_bar(ctx, fraction, label, ends=False):
         return ctx.set_progress(progress=fraction, label=label)
     label += "" if ends else "; closing this tab stops it"
     return ctx.ops.set_progress(progress=fraction, label=label)
+
+
+# Of a request, what the App says of itself and a program has no reason to.
+_OF_THE_APP = ("prompt_id", "selected_samples", "sample_selection_style", "extended", "filters")
+
+
+def is_app(ctx):
+    """Whether the App shows what an operator yields; FiftyOne drops what such an operator returns.
+
+    Args:
+        ctx: the execution context
+    """
+    request = ctx.request_params
+    asked = "operator_uri" in request and any(name in request for name in _OF_THE_APP)
+    return asked and not ctx.delegated
+
+
+async def returned(messages):
+    """Runs a generator to its end and returns its value; cancelled, it closes the generator.
+
+    Args:
+        messages: a generator
+    """
+    found = []
+
+    def kept():
+        found.append((yield from messages))
+
+    async for _ in stream(kept()):
+        pass
+    return found[0] if found else None
 
 
 async def stream(messages):

@@ -59,10 +59,7 @@ class ListCamRuns(foo.Operator):
 
     def execute(self, ctx):
         """Returns the runs as rows of a table."""
-        rows = [
-            {"key": run.key, "status": run.status, "what": str(run).partition(": ")[2]}
-            for run in self(ctx.dataset)
-        ]
+        rows = [{**run.to_dict(), "what": str(run).partition(": ")[2]} for run in self(ctx.dataset)]
         return {"runs": rows}
 
     def resolve_output(self, ctx):
@@ -118,12 +115,11 @@ class GetCamRunInfo(foo.Operator):
 
     def execute(self, ctx):
         """Returns it as text and as data."""
-        import dataclasses
-
+        from .runs.plain_data import answer
         from .text import lines_in_markdown
 
         info = self(ctx.dataset, ctx.params["cam_key"])
-        return {"text": lines_in_markdown(info), "info": dataclasses.asdict(info)}
+        return {"text": lines_in_markdown(info), "info": answer(info)}
 
     def resolve_output(self, ctx):
         """The text."""
@@ -178,8 +174,12 @@ class LoadCamView(foo.Operator):
 
     def execute(self, ctx):
         """Shows the view."""
+        from .runs.plain_data import MOST_ENTRIES
+
         view = self(ctx.dataset, ctx.params["cam_key"], ctx.params.get("part", "all"))
         ctx.ops.set_view(view=view)
+        ids = view.values("id")
+        return {"samples": len(ids), "ids": ids[:MOST_ENTRIES]}
 
 
 class StopCamRun(foo.Operator):
@@ -239,6 +239,7 @@ class StopCamRun(foo.Operator):
         self(ctx.dataset, key, what)
         name = key if what is None else f"The {what} of {key}"
         ctx.ops.notify(f"{name} was asked to stop", variant="info")
+        return {"cam_key": key, "what": what}
 
 
 class RenameCamRun(foo.Operator):
@@ -349,12 +350,12 @@ class DeleteCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Deletes it, says what went, and reloads the dataset."""
-        import dataclasses
+        from .runs.plain_data import answer
 
         deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
         ctx.ops.notify(str(deleted), variant="info")
-        return dataclasses.asdict(deleted)
+        return answer(deleted)
 
 
 class ClearLeftovers(foo.Operator):

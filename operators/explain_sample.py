@@ -112,6 +112,7 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
         from .forms import sample
+        from .runs.plain_data import answer
 
         arguments = sample.arguments_of(ctx)
         check_from_app(arguments)
@@ -123,7 +124,8 @@ class ExplainSample(foo.Operator):
         # of the scheme of this session, only the fields' colours are replaced
         colours = ctx.dataset.app_config.color_scheme.fields
         ctx.trigger("set_color_scheme", {"fields": colours})
-        return sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        shown = sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        return {**shown, "explained": answer(found)}
 
     def resolve_output(self, ctx):
         """The sentence, the composites with their predictions, and what can be done next."""
@@ -141,6 +143,7 @@ class ShowPeers(foo.Operator):
         return foo.OperatorConfig(
             name="show_peers",
             label="Show peers of a sample",
+            description="Rightly predicted samples of the same class that are nearest to one in the network",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -203,12 +206,13 @@ class ShowPeers(foo.Operator):
         view, why = self._find(ctx.dataset, **params)
         if why is not None:
             ctx.ops.notify(why, variant="info")
-            return
+            return {"ids": view.values("id"), "no_peers": why}
         key = params["cam_key"]
         fields = keys.heatmap_fields_of(ctx.dataset, key)[:1] if key else []
         ctx.ops.close_sample()
         ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or []), *fields])))
         ctx.ops.set_view(view)
+        return {"ids": view.values("id"), "no_peers": None}
 
 
 class FreeModel(foo.Operator):
@@ -218,7 +222,8 @@ class FreeModel(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="free_model", label="Free the model of Explain this sample", unlisted=True,
+            name="free_model", label="Free the model of Explain this sample",
+            description="Releases the model that explaining single samples keeps in memory", unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )  # fmt: skip
 
@@ -230,12 +235,11 @@ class FreeModel(foo.Operator):
         """
         from .sample import explain
 
-        return explain.CACHE.free()
+        name = explain.CACHE.free()
+        return name.strip() if name else None
 
     def execute(self, ctx):
         """Frees the model of the App's server."""
         name = self()
-        ctx.ops.notify(
-            f"{name.strip()} was let go" if name else "No model was kept", variant="info"
-        )
+        ctx.ops.notify(f"{name} was let go" if name else "No model was kept", variant="info")
         return {"freed": name}

@@ -15,6 +15,7 @@ class ListLayers(foo.Operator):
         return foo.OperatorConfig(
             name="list_layers",
             label="List layers of a model",
+            description="Names the layers of a model that heatmaps can be computed at, and which is the default",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -80,6 +81,14 @@ class ListLayers(foo.Operator):
         return list_layers(
             loaded.adapted, _tensor(image, loaded), channels=channels, image_size=image_size
         )
+
+    def resolve_input(self, ctx):
+        """Which model."""
+        inputs = types.Object()
+        inputs.str(
+            "model", required=True, label="Model", description="its name, as for compute_cams"
+        )
+        return types.Property(inputs, view=types.View(label=self.config.label))
 
     def execute(self, ctx):
         """Returns the layers as rows of a table."""

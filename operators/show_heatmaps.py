@@ -56,6 +56,16 @@ class ShowHeatmaps(foo.Operator):
             raise ValueError(f"samples: none of them has heatmaps of the run {cam_key!r}")
         return _figure(rows, fields, cam_key)
 
+    def resolve_input(self, ctx):
+        """The run, how many samples, which methods."""
+        inputs = types.Object()
+        inputs.str("cam_key", required=True, label="Run")
+        inputs.int("n", default=12, min=1, label="Samples")
+        inputs.list(
+            "methods", types.String(), label="Methods", description="all of the run by default"
+        )
+        return types.Property(inputs, view=types.View(label=self.config.label))
+
     def execute(self, ctx):
         """Returns the figure as a data URI."""
         import base64

@@ -104,7 +104,7 @@ def test_operators_are_found_by_name_and_described(plugin):
         assert config.name == name
         assert config.label, name
         # people choose listed operators by it, and so do agents
-        assert config.description or config.unlisted, name
+        assert config.description, name
 
 
 # files that say the same thing

@@ -11,11 +11,12 @@ from ..compute.recorded_plan import MAPPED, RecordedPlan, check_scores, plan_of_
 from ..data.object_reader import check_objects
 from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples
-from ..jobs.base import Job, JobSummary, phased
+from ..jobs.base import Job, phased
 from ..jobs.inference import forwarded, probabilities_of
 from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import record
+from ..runs.plain_data import PlainData
 from ..targets.spec import resolve_targets
 from ..targets.true_labels import Labels
 from . import findings as analysis
@@ -28,7 +29,7 @@ from .scan import Scan, ScanStep
 
 
 @dataclasses.dataclass
-class RegionSummary(JobSummary):
+class RegionSummary(PlainData):
     """What replacing a region did.
 
     Attributes:
@@ -52,6 +53,8 @@ class RegionSummary(JobSummary):
         failed: list of dicts ``id, filepath, reason``
         seconds: wall time
     """
+
+    kind = "region_test"
 
     name: str
     effect: dict

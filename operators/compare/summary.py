@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from ..jobs.base import JobSummary
+from ..runs.plain_data import PlainData
 from ..text import counted, duration, number, percent, with_interval
 
 
 @dataclasses.dataclass
-class CompareSummary(JobSummary):
+class CompareSummary(PlainData):
     """What a comparison found.
 
     Attributes:
@@ -29,6 +29,8 @@ class CompareSummary(JobSummary):
         settings: what was used
         notes: sentences that the user should read
     """
+
+    kind = "comparison"
 
     cam_keys: list
     samples: int

@@ -87,17 +87,54 @@ def make_plan(dataset, model, settings, rows, samples=None, origin=None):
     Raises:
         ValueError: if anything is wrong; nothing was written then
     """
+    s = settings
+    samples = dataset if samples is None else samples
+    key = s.cam_key or keys.next_key(dataset, load.default_key(model.name))
+    keys.check_key(dataset, key, s.overwrite, s.resume, exact=True)
+    item = first_image(rows, model.transforms, model.geometry)
+    plan, trial, shown = plan_model(model, s, samples, key, item)
+    plan.map_dir = checks.map_dir(s, dataset, key)
+    keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
+    if plan.objects:
+        check_attributes(dataset, plan.objects, key)
+    if plan.map_dir is None:
+        size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
+        checks.check_document_size(
+            dataset,
+            [sample_id for sample_id, _ in rows],
+            lambda: _heats(trial, shown, size),
+            len(plan.fields),
+            size,
+        )
+    if plan.map_dir is not None:
+        confined("output_dir", plan.map_dir, origin)
+    plan.made_folders = checks.check_folder(plan.map_dir)
+    return plan
+
+
+def plan_model(model, settings, samples, key, item):
+    """Checks the arguments of a run against the model, with one image; no dataset is asked or written.
+
+    Args:
+        model: the :class:`LoadedModel`, on its device
+        settings: the :class:`Settings`
+        samples: whose label fields may be explained
+        key: begins the name of every field
+        item: the loader's item of the image that is tried, with its image
+
+    Returns:
+        a :class:`Plan`, the ``cam_core.Explanation`` of the image, and the keys of the maps that are stored
+
+    Raises:
+        ValueError: if anything is wrong
+    """
     from ...cam_core.methods.catalogue import resolve_methods
 
     s = settings
     methods = resolve_methods(s.methods or list(_default_methods(model)))
-    samples = dataset if samples is None else samples
-    key = s.cam_key or keys.next_key(dataset, load.default_key(model.name))
-    item = first_image(rows, model.transforms, model.geometry)
     notes = read_outputs(model, item.image[None])
     objects = _objects(s, model, samples, key)
     targets, tags = (objects.targets, objects.tags) if objects else _targets(s, model, samples)
-    keys.check_key(dataset, key, s.overwrite, s.resume, exact=True)
     plan = Plan(
         cam_key=key,
         methods=[(m.function, {**m.options, **_smoothing(m)}) for m in methods],
@@ -110,7 +147,6 @@ def make_plan(dataset, model, settings, rows, samples=None, origin=None):
         precision=_precision(s, model),
         heatmap_size=s.heatmap_size,
         seed=s.seed,
-        map_dir=checks.map_dir(s, dataset, key),
         objects=objects,
         memory_format=_memory_format(s, model),
         measure_places=s.measure_places,
@@ -137,23 +173,7 @@ def make_plan(dataset, model, settings, rows, samples=None, origin=None):
             check_count(model, told["classes"])
     plan.layers = trial.layers or None
     check_batch(s.batch_size, model, plan.trial_image, _without_own_batches(plan, model))
-    shown = _plan_fields(plan, methods, trial, s)
-    keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
-    if objects:
-        check_attributes(dataset, objects, key)
-    if plan.map_dir is None:
-        size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
-        checks.check_document_size(
-            dataset,
-            [sample_id for sample_id, _ in rows],
-            lambda: _heats(trial, shown, size),
-            len(plan.fields),
-            size,
-        )
-    if plan.map_dir is not None:
-        confined("output_dir", plan.map_dir, origin)
-    plan.made_folders = checks.check_folder(plan.map_dir)
-    return plan
+    return plan, trial, _plan_fields(plan, methods, trial, s)
 
 
 def _without_own_batches(plan, model):

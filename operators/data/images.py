@@ -61,10 +61,11 @@ def decode_image(path):
     with open_image(path) as image:
         large = image.width * image.height > _LARGE_PIXELS
         with _ONE_LARGE if large else contextlib.nullcontext():
-            return _decoded(image)
+            return as_rgb(image)
 
 
-def _decoded(image):
+def as_rgb(image):
+    """An image of any mode as 8-bit RGB, upright; see :func:`decode_image`."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):

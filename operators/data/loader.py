@@ -100,6 +100,16 @@ class Batch:
             yield Batch(self.items[start : start + size], self.images[start : start + size])
 
 
+def stacked(items):
+    """Makes a :class:`Batch` of items of one size, which leave their images to it."""
+    import torch
+
+    images = torch.stack([item.image for item in items])
+    for item in items:
+        item.image = None
+    return Batch(items, images)
+
+
 def load_item(sample_id, path, transforms, geometry):
     """Decodes and transforms one image.
 
@@ -110,17 +120,41 @@ def load_item(sample_id, path, transforms, geometry):
         OSError: if the file cannot be read
         ValueError: if the transform returns no (C, h, w) float tensor, or cannot be inverted
     """
-    import torch
-
     if getattr(transforms, "takes_path", False):
-        width, height = geometry.upright_size(path)
+        size = geometry.upright_size(path)
         image = transforms.from_path(path)
     else:
         picture = decode_image(path)
-        width, height = picture.size
-        _check_enlarged(transforms, height, width)
+        size = picture.size
+        _check_enlarged(transforms, *size)
         image = transforms(picture)
         del picture  # not needed while the window is looked for, which may take as much memory
+    return _item(sample_id, path, image, size, geometry)
+
+
+def picture_item(sample_id, picture, transforms, geometry):
+    """Transforms a picture that is no file's.
+
+    Args:
+        sample_id: what the item is called
+        picture: a ``PIL.Image.Image`` of mode RGB, upright
+        transforms: maps a PIL image to a tensor
+        geometry: the :class:`TransformGeometry` of the transforms
+
+    Returns:
+        an :class:`Item`
+
+    Raises:
+        ValueError: as :func:`load_item`
+    """
+    _check_enlarged(transforms, *picture.size)
+    return _item(sample_id, None, transforms(picture), picture.size, geometry)
+
+
+def _item(sample_id, path, image, size, geometry):
+    """The item of what transforms returned of a picture of (width, height) pixels."""
+    import torch
+
     if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
         got = (
             f"{image.dtype} {tuple(image.shape)}"
@@ -130,10 +164,11 @@ def load_item(sample_id, path, transforms, geometry):
         raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
     if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
         image = image.as_subclass(torch.Tensor)
+    width, height = size
     return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
 
 
-def _check_enlarged(transforms, height, width):
+def _check_enlarged(transforms, width, height):
     """Refuses a picture that known transforms would blow up, such as one pixel high with Resize(256)."""
     from ...cam_core.spatial.steps import largest_size
 
@@ -197,14 +232,8 @@ class Loader:
 
     @staticmethod
     def _batch(items):
-        import torch
-
-        if not any(item.wanted for item in items):
-            return
-        images = torch.stack([item.image for item in items])
-        for item in items:
-            item.image = None
-        yield Batch(items, images)
+        if any(item.wanted for item in items):
+            yield stacked(items)
 
     def _items(self):
         """Yields (number of the block, :class:`Item` or :class:`Failure`), in order."""

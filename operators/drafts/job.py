@@ -6,10 +6,11 @@ import fiftyone as fo
 
 from ..data.heatmap_reader import heat_of
 from ..data.samples import read_values
-from ..jobs.base import Job, JobSummary, phased
+from ..jobs.base import Job, phased
 from ..runs import keys, record
 from ..runs.job_record import write
 from ..runs.locking import change_schema
+from ..runs.plain_data import PlainData
 from ..runs.retry import retry_on_disconnect
 from ..runs.schema import declare_fields
 
@@ -85,7 +86,7 @@ class DraftJob(Job):
 
 
 @dataclasses.dataclass
-class Drafts(JobSummary):
+class Drafts(PlainData):
     """What was drafted.
 
     Attributes:
@@ -94,6 +95,8 @@ class Drafts(JobSummary):
         detections: how many there are
         without_map: samples whose heatmap has no picture: nothing was written for them
     """
+
+    kind = "drafts"
 
     field: str
     samples: int = 0

@@ -3,9 +3,10 @@
 import fiftyone.operators.types as types
 
 from ..compute.params import MODEL
+from ..jobs.params import labels_of
 from ..models import by_name, load, preview, zoo
 from ..models.classes import read_classes
-from .schema import add, mark
+from .schema import add, choose_or_type, mark
 
 OTHER = "another_model"
 _HELP = (
@@ -30,10 +31,10 @@ def add_model(inputs, ctx):
         names.setdefault(name, name)
     if zoo.listed_names() is None:  # else the others are refused, and those listed are offered
         names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
-    prop = add(
-        inputs, ctx, MODEL, "model", values=names, required=True,
-        view=types.AutocompleteView(allow_user_input=False),
-        description="of the FiftyOne model zoo, or your own: register_model makes it known here",
+    prop = choose_or_type(
+        inputs, "model", names, required=True, label=labels_of(MODEL)["model"],
+        description="of the FiftyOne model zoo, your own (register_model makes it known here), or typed, such as "
+        "hf:google/vit-base-patch16-224 or timm:convnext_tiny",
     )  # fmt: skip
     if ctx.params.get("model") == OTHER:
         prop = inputs.str("other_model", required=True, label="Name", description=_HELP)
@@ -62,10 +63,8 @@ def _warn(inputs, name, label, text):
 
 def model_of(params):
     """Returns the name of the model that a form asks for, or None."""
-    name = params.get("model")
-    if name == OTHER:
-        name = (params.get("other_model") or "").strip()
-    return name or None
+    name = params.get("other_model" if params.get("model") == OTHER else "model")
+    return (name or "").strip() or None
 
 
 def given_model(params):

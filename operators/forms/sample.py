@@ -43,8 +43,8 @@ def form(ctx):
 
 
 def sample_of(ctx):
-    """The id of the open sample, else of the one that is selected."""
-    return ctx.current_sample or next(iter(ctx.selected or []), None)
+    """The id of the sample that a program names, else of the open one, else of the one that is selected."""
+    return ctx.params.get("sample_id") or ctx.current_sample or next(iter(ctx.selected or []), None)
 
 
 def arguments_of(ctx):
@@ -53,7 +53,7 @@ def arguments_of(ctx):
     Raises:
         ValueError: if no sample is open or selected
     """
-    sample_id = ctx.params.get("sample_id") or sample_of(ctx)
+    sample_id = sample_of(ctx)
     if not sample_id:
         raise ValueError("sample: none is open or selected; open one, or select it in the grid")
     given = {"sample_id": sample_id, **tables.arguments_of(PARAMS, ctx.params)}

@@ -59,6 +59,14 @@ def choose(inputs, name, values, view=None, **options):
     return inputs.enum(name, view.values(), view=view, **options)
 
 
+def choose_or_type(inputs, name, values, **options):
+    """Draws a choice of names among which any other may be typed, with values as :func:`choose` takes them.
+
+    What programs are told of such an input are no choices: a list of hundreds would be cut there.
+    """
+    return inputs.str(name, view=_filled(types.AutocompleteView(), values), **options)
+
+
 def choose_several(inputs, name, values, view=None, **options):
     """Draws a choice of several, with values as :func:`choose` takes them."""
     view = _filled(view or types.DropdownView(multiple=True), values)

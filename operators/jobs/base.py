@@ -6,7 +6,6 @@ import time
 
 from ..data.loader import Loader
 from ..models import load
-from ..runs import record
 from ..runs.lease import stop_on_request
 from ..runs.leftovers import temporary_folder
 from .inference import workers_of
@@ -133,14 +132,6 @@ def batch_size_of(settings, model, on_cpu=CPU_BATCH, on_gpu=GPU_BATCH):
     if settings.batch_size != "auto":
         return settings.batch_size
     return on_cpu if model.device.type == "cpu" else on_gpu
-
-
-class JobSummary:
-    """What the summaries of all jobs have; these are dataclasses of plain data."""
-
-    def to_dict(self):
-        """Returns the summary as JSON has it: the same in a record, in a file, over the network."""
-        return record.jsonable(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass

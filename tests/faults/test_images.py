@@ -246,7 +246,7 @@ def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch)
     loader = importlib.import_module(f"{PLUGIN}.operators.data.loader")
     monkeypatch.setattr(images, "_LARGE_PIXELS", 100)
     at_once, most, lock = [0], [0], threading.Lock()
-    decoded = images._decoded
+    decoded = images.as_rgb
 
     def counted(image):
         with lock:
@@ -259,7 +259,7 @@ def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch)
             with lock:
                 at_once[0] -= 1
 
-    monkeypatch.setattr(images, "_decoded", counted)
+    monkeypatch.setattr(images, "as_rgb", counted)
     rows = [(str(i), p) for i, p in enumerate(write_pictures(tmp_path, 8))]
     assert sum(len(b) for b in loader.Loader(rows, picture_transforms(), 2, 4)) == 8
     assert most[0] == 1

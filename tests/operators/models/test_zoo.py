@@ -342,6 +342,21 @@ def test_form_takes_no_path_and_no_address(photo_dataset, tmp_path):
     assert not dataset.list_runs()
 
 
+def test_form_takes_a_name_that_is_typed(photo_dataset):
+    """A program types it: of hundreds of choices it is told a few."""
+    dataset = photo_dataset(1)
+    assert form(dataset)["model"].type.to_json()["name"] == "String"
+    typed = form(dataset, model="timm:resnet18")
+    assert not typed["model"].invalid
+    assert "resnet18" in typed["cam_key"].default
+    near = form(dataset, model="resnet-18-imagenet-torch")["model"]
+    assert near.invalid
+    assert "did you mean resnet18-imagenet-torch" in near.error_message
+    assert (
+        part("forms.compute").arguments_of({"model": " timm:resnet18"})["model"] == "timm:resnet18"
+    )
+
+
 def test_form_asks_what_to_look_for(photo_dataset):
     asked = form(photo_dataset(1), model="siglip-base-patch16-224-torch", classes="a cat; dog;")
     assert "classes" in asked
