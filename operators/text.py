@@ -82,7 +82,7 @@ def valid_text(text):
 # what begins emphasis, code, links, pictures; underscores do between words only
 _INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
 # what begins a heading, a list or a line below a heading
-_AT_START = re.compile(r"^(\d{1,9}(?=[.)])|)([#+=.)-])")
+_AT_START = re.compile(r"^(\d{1,9}(?=[.)](?: |$))|(?=(?:#{1,6}|[-+]|[-=]+)(?: |$)))")
 
 
 def in_markdown(text):
@@ -98,7 +98,7 @@ def in_markdown(text):
     """
     text = " ".join(valid_text("" if text is None else str(text)).split())
     text = _INLINE.sub(lambda match: "\\" + match.group(), text)
-    text = _AT_START.sub(r"\1\\\2", text)
+    text = _AT_START.sub(r"\1\\", text)
     return html.escape(text, quote=False)
 
 
