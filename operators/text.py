@@ -79,8 +79,9 @@ def valid_text(text):
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-# what begins emphasis, code, links, pictures; underscores do between words only
-_INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
+# what begins emphasis, code, links, pictures; underscores do between words only. An address of its own is
+# not cut out of the text before the rest of it is read
+_INLINE = re.compile(r"[\\`*\[\]~]|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])")
 # what begins a heading, a list or a line below a heading
 _AT_START = re.compile(r"^(\d{1,9}(?=[.)](?: |$))|(?=(?:#{1,6}|[-+]|[-=]+)(?: |$)))")
 
