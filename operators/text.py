@@ -79,10 +79,11 @@ def valid_text(text):
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-# what begins emphasis, code, links, pictures; underscores do between words only
-_INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
+# what begins emphasis, code, links, pictures; underscores do between words only. An address of its own is
+# not cut out of the text before the rest of it is read
+_INLINE = re.compile(r"[\\`*\[\]~]|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])")
 # what begins a heading, a list or a line below a heading
-_AT_START = re.compile(r"^(\d{1,9}(?=[.)])|)([#+=.)-])")
+_AT_START = re.compile(r"^(\d{1,9}(?=[.)](?: |$))|(?=(?:#{1,6}|[-+]|[-=]+)(?: |$)))")
 
 
 def in_markdown(text):
@@ -98,7 +99,7 @@ def in_markdown(text):
     """
     text = " ".join(valid_text("" if text is None else str(text)).split())
     text = _INLINE.sub(lambda match: "\\" + match.group(), text)
-    text = _AT_START.sub(r"\1\\\2", text)
+    text = _AT_START.sub(r"\1\\", text)
     return html.escape(text, quote=False)
 
 

@@ -11,6 +11,9 @@ from ..targets.spec import canonical
 from . import memory_format
 from .objects import MOST_MAPS, checked_maps
 
+# of one kind, such as bytes of memory
+_MOST_RESOURCES = 1e15
+
 
 def as_list(value):
     """Returns a list of what may be one name, a ``(name, options)`` pair, or several."""
@@ -233,7 +236,8 @@ def _check_resources(resources, backend):
         raise ValueError("resources has no effect with backend='local'; use backend='ray'")
     amounts = resources.values() if isinstance(resources, dict) else [None]
     numbers = all(
-        isinstance(n, (int, float)) and not isinstance(n, bool) and n > 0 for n in amounts
+        isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n <= _MOST_RESOURCES
+        for n in amounts
     )
     if not numbers or not all(isinstance(name, str) for name in resources):
         raise ValueError(
