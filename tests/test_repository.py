@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
 # comes with FiftyOne, which requires it
 WITH_FIFTYONE = {
     "anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly", "scipy", "scikit-learn",
-    "jinja2", "psutil",
+    "jinja2", "psutil", "starlette",
 }  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def requirement_names(*files):
 
 
 def third_party(*rooms):
-    helpers = {path.stem for path in sources("tests")}
+    helpers = {name for path in sources("tests") for name in (path.stem, path.parent.name)}
     own = {"cam_core", "operators", "examples", "tests", "tools", "benchmarks"} | helpers
     for path in sources(*rooms):
         for module in imports(path):
