@@ -18,13 +18,14 @@ MANIFEST = yaml.safe_load((ROOT / "fiftyone.yml").read_text(encoding="utf-8"))
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "gridfs": "pymongo",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
 # comes with FiftyOne, which requires it
 WITH_FIFTYONE = {
     "anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly", "scipy", "scikit-learn",
-    "jinja2",
+    "jinja2", "psutil",
 }  # fmt: skip
 
 
