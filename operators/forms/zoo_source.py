@@ -41,6 +41,7 @@ def form(ctx):
         mark(prop, load.check_name, base_of(entered))
     choose_several(
         inputs, "methods", [method.name for method in list_methods()], label="Methods",
+        view=types.AutocompleteView(multiple=True, allow_user_input=False),
         description="one is stored in the label field, several in fields that begin with its name; "
         "by default the one to begin with for this network",
     )  # fmt: skip
