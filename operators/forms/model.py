@@ -6,10 +6,10 @@ from ..compute.params import MODEL
 from ..jobs.params import labels_of
 from ..models import by_name, load, preview, zoo
 from ..models.classes import read_classes
-from .schema import add, choose_or_type, mark
+from .schema import add, choose_name, mark
 
 OTHER = "another_model"
-_HELP = (
+HELP = (
     "hf:google/vit-base-patch16-224, timm:convnext_tiny, or an architecture with a checkpoint of plain tensors "
     "in FiftyOne's folder of models on the server: torchvision:resnet50@/path/model.safetensors"
 )
@@ -31,13 +31,14 @@ def add_model(inputs, ctx):
         names.setdefault(name, name)
     if zoo.listed_names() is None:  # else the others are refused, and those listed are offered
         names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
-    prop = choose_or_type(
-        inputs, "model", names, required=True, label=labels_of(MODEL)["model"],
-        description="of the FiftyOne model zoo, your own (register_model makes it known here), or typed, such as "
-        "hf:google/vit-base-patch16-224 or timm:convnext_tiny",
+    prop = choose_name(
+        inputs, "model", names, ctx.params.get("model"), required=True,
+        label=labels_of(MODEL)["model"],
+        description="of the FiftyOne model zoo, or your own: register_model makes it known here. Programs may "
+        "give any name, such as hf:google/vit-base-patch16-224 or timm:convnext_tiny",
     )  # fmt: skip
     if ctx.params.get("model") == OTHER:
-        prop = inputs.str("other_model", required=True, label="Name", description=_HELP)
+        prop = inputs.str("other_model", required=True, label="Name", description=HELP)
     name = model_of(ctx.params)
     if name is None:
         return None

@@ -59,12 +59,22 @@ def choose(inputs, name, values, view=None, **options):
     return inputs.enum(name, view.values(), view=view, **options)
 
 
-def choose_or_type(inputs, name, values, **options):
-    """Draws a choice of names among which any other may be typed, with values as :func:`choose` takes them.
+def choose_name(inputs, name, values, value, **options):
+    """Draws a choice of names, with values as :func:`choose` takes them.
 
-    What programs are told of such an input are no choices: a list of hundreds would be cut there.
+    A name that is not among them is drawn as a text: programs are told a few of hundreds of choices and may
+    give any. In the App nothing is typed here, as every letter would be a new form.
+
+    Args:
+        inputs: the form's ``types.Object``
+        name: of the parameter
+        values: the names
+        value: what was given, or None
+        **options: of the input
     """
-    return inputs.str(name, view=_filled(types.AutocompleteView(), values), **options)
+    if value and value not in values:
+        return inputs.str(name, **options)
+    return choose(inputs, name, values, types.AutocompleteView(allow_user_input=False), **options)
 
 
 def choose_several(inputs, name, values, view=None, **options):

@@ -4,7 +4,8 @@ import fiftyone.operators.types as types
 
 from ..compute.params import parse_methods
 from ..models import load
-from .schema import choose, choose_or_type, choose_several, mark
+from .model import HELP, OTHER
+from .schema import choose, choose_name, choose_several, mark
 
 #: where FiftyOne's form has what is entered here
 _ENTERED = "remote_params"
@@ -27,15 +28,20 @@ def form(ctx):
     from ...cam_core import list_methods
 
     inputs, entered = types.Object(), ctx.params.get(_ENTERED) or {}
-    prop = choose_or_type(
-        inputs, "base", [*load.own_models(), *load.supported_zoo_models()], required=True,
-        label="Model to explain",
-        description="of the model zoo, hf:<id>, timm:<name>, or one of your own that is registered",
+    names = [*load.own_models(), *load.supported_zoo_models(), OTHER]
+    labels = {OTHER: "Another: Hugging Face, timm or a checkpoint"}
+    prop = choose_name(
+        inputs, "base", {name: labels.get(name, name) for name in names}, entered.get("base"),
+        required=True, label="Model to explain",
+        description="of the model zoo, or one of your own that is registered",
     )  # fmt: skip
-    if entered.get("base"):
-        mark(prop, load.check_name, entered["base"])
+    if entered.get("base") == OTHER:
+        prop = inputs.str("other_base", required=True, label="Name", description=HELP)
+    if base_of(entered):
+        mark(prop, load.check_name, base_of(entered))
     choose_several(
         inputs, "methods", [method.name for method in list_methods()], label="Methods",
+        view=types.AutocompleteView(multiple=True, allow_user_input=False),
         description="one is stored in the label field, several in fields that begin with its name; "
         "by default the one to begin with for this network",
     )  # fmt: skip
@@ -52,6 +58,12 @@ def form(ctx):
     return types.Property(inputs, view=types.View(label="Heatmaps"))
 
 
+def base_of(entered):
+    """The name of the model that is explained, or None."""
+    name = entered.get("other_base" if entered.get("base") == OTHER else "base")
+    return (name or "").strip() or None
+
+
 def parse(ctx, params):
     """Turns what was entered into arguments of ``cam_model`` and ``base``, in place.
 
@@ -63,7 +75,9 @@ def parse(ctx, params):
     if entered.get("targets") == "named":
         names = [n.strip() for n in str(entered.get("names") or "").split(";") if n.strip()]
         entered["targets"] = names[0] if len(names) == 1 else names
-    entered.pop("names", None)
+    entered["base"] = base_of(entered)
+    for name in ("names", "other_base"):
+        entered.pop(name, None)
     if "methods" in entered:
         entered["methods"] = parse_methods(entered["methods"])
     samples = ctx.target_view()

@@ -1,8 +1,10 @@
 """What programs are told: by FiftyOne's SDK, by its queue, by its server; the same as in Python."""
 
 import asyncio
+import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 
 import fiftyone as fo
@@ -10,6 +12,7 @@ import fiftyone.operators as foo
 import pytest
 from operators_common import PLUGIN, operator
 from PIL import Image
+from processes_common import ROOT
 
 from examples.dataset import photo_sample
 
@@ -293,3 +296,30 @@ def test_a_call_that_is_cancelled_ends_the_run(plugin, small_photos):
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(main())
     assert closed == [True]
+
+
+KINDS = {
+    "run": "compute.summary.Summary", "bias_analysis": "bias.summary.BiasSummary",
+    "comparison": "compare.summary.CompareSummary", "region_test": "bias.region_job.RegionSummary",
+    "drafts": "drafts.job.Drafts", "explanation": "sample.summary.Explained", "run_entry": "runs.info.CamRun",
+    "run_info": "runs.info.CamRunInfo", "deletion": "runs.info.Deleted",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_keys_are_documented(plugin, kind):
+    page = (ROOT / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{kind}` |"))
+    told = re.sub(r"\([^()]*\)", "", row.split("|")[2])  # what an entry has is in brackets
+    module, name = KINDS[kind].rsplit(".", 1)
+    found = getattr(importlib.import_module(f"{PLUGIN}.operators.{module}"), name)
+    assert found.kind == kind
+    keys = (
+        {field.name for field in dataclasses.fields(found)} - {"photo", "labels"}
+        if kind == "explanation"
+        else {field.name for field in dataclasses.fields(found)}
+    )
+    if kind == "run_info":
+        entry = {field.name for field in dataclasses.fields(found.__base__)}
+        keys = keys - entry - {"results"} | {"run_entry", "summary", "bias_analysis", "comparison"}
+    assert set(re.findall(r"`(\w+)`", told)) == keys

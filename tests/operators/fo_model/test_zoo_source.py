@@ -16,63 +16,9 @@ import pytest
 from operators_common import CLASSES, operator
 from PIL import Image
 from processes_common import ROOT, run_python
+from zoo_source_common import BASE, NAME, pack, plant_operator
 
 from tools.app_driver import plant_resnet18
-
-NAME, BASE = "cam51/heatmaps-torch", "resnet18-imagenet-torch"
-#: calls the zoo as the operator of that name in FiftyOne's plugin @voxel51/zoo does
-APPLY = """
-import fiftyone.operators as foo
-import fiftyone.operators.types as types
-import fiftyone.zoo as foz
-
-
-class ApplyZooModel(foo.Operator):
-    @property
-    def config(self):
-        return foo.OperatorConfig(
-            name="apply_zoo_model", label="Apply zoo model", dynamic=True, allow_delegated_execution=True,
-            allow_immediate_execution=True,
-        )
-
-    def resolve_input(self, ctx):
-        inputs = types.Object()
-        names = types.AutocompleteView()
-        for name in foz.list_zoo_models(tags="heatmaps"):
-            names.add_choice(name, label=name)
-        inputs.enum("model", names.values(), required=True, label="Model", view=names)
-        if ctx.params.get("model"):
-            prop = foz.get_zoo_model(ctx.params["model"]).resolve_input(ctx)
-            if prop is not None:
-                inputs.add_property("remote_params", prop)
-            inputs.str("label_field", required=True, label="Label field")
-        return types.Property(inputs, view=types.View(label="Apply zoo model"))
-
-    def execute(self, ctx):
-        zoo_model = foz.get_zoo_model(ctx.params["model"])
-        kwargs = ctx.params.get("remote_params", {})
-        zoo_model.parse_parameters(ctx, kwargs)
-        model = foz.load_zoo_model(ctx.params["model"], **kwargs)
-        workers = None if ctx.delegated else 0
-        ctx.target_view().apply_model(model, label_field=ctx.params["label_field"], batch_size=2, num_workers=workers)
-        if not ctx.delegated:
-            ctx.trigger("reload_dataset")
-
-
-def register(plugin):
-    plugin.register(ApplyZooModel)
-"""
-
-
-def pack(folder):
-    """The repository's code as an archive, as a host of repositories would give it."""
-    source = folder / "source" / "heatmaps"
-    source.mkdir(parents=True)
-    for name in ("manifest.json", "__init__.py", "fiftyone.yml"):
-        shutil.copy(ROOT / name, source / name)
-    for room in ("cam_core", "operators"):
-        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.make_archive(str(folder / "heatmaps"), "zip", folder / "source")
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +91,9 @@ def test_a_loader_finds_the_source_in_another_process(source, pictures, tmp_path
 @pytest.fixture(scope="module")
 def apply_zoo_model(source):
     """The URI of an operator that does what FiftyOne's own form does."""
-    folder = f"{fo.config.plugins_dir}/apply"
+    folder = Path(fo.config.plugins_dir) / "apply"
     shutil.rmtree(folder, ignore_errors=True)
-    (path := Path(folder)).mkdir()
-    (path / "fiftyone.yml").write_text('name: "@tests/zoo"\noperators:\n  - apply_zoo_model\n')
-    (path / "__init__.py").write_text(APPLY)
+    plant_operator(folder)
     yield "@tests/zoo/apply_zoo_model"
     shutil.rmtree(folder)
 
@@ -170,13 +114,21 @@ def test_the_form_has_its_inputs(apply_zoo_model, pictures):
     assert list(own) == ["base", "methods", "targets", "names", "layers"]
     assert own["base"].invalid
     assert "did you mean resnet18-imagenet-torch" in own["base"].error_message
-    assert BASE in [choice.value for choice in own["base"].view.choices]
+    other = {"base": "another_model", "other_base": " timm:resnet18 "}
+    context.params["remote_params"] = other
+    form = foo.get_operator(apply_zoo_model).resolve_input(context).type
+    named = form.properties["remote_params"].type.properties["other_base"]
+    assert not named.invalid
+    foz.get_zoo_model(NAME).parse_parameters(context, other)
+    assert other.pop("samples").values("id") == pictures.values("id")
+    assert other == {"base": "timm:resnet18"}
     context.params["remote_params"] = {"base": BASE}
     form = foo.get_operator(apply_zoo_model).resolve_input(context).type
     own = form.properties["remote_params"].type.properties
     assert list(own) == ["base", "methods", "targets", "layers"]
     assert not own["base"].invalid
     assert {"gradcam", "layercam"} <= {c.value for c in own["methods"].view.choices}
+    assert BASE in [choice.value for choice in own["base"].view.choices]
 
 
 def test_it_is_applied_by_the_form_and_from_a_queue(apply_zoo_model, pictures):
