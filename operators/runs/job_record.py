@@ -81,16 +81,36 @@ class JobRecords:
         Raises:
             ValueError: if one of the runs is running, or has such a job at this moment
         """
+        run = Run.open(dataset, key)
         held = JobLease(dataset, key, self._part, cam_keys)
         leftovers.clear_database()
-        self.clear(dataset, key)
+        self._take(run, held)
+        self._delete_written(dataset, key)
         entries = {
             "status": "running", "started": record.now(), "settings": settings, "views": [], **written,
             **held.entries(),
         }  # fmt: skip
-        run = Run.open(dataset, key)
-        run.update({self._part: entries}, add=artifacts.entries_of_run(run, entries))
+        run.update(
+            {self._part: entries}, add=artifacts.entries_of_run(run, entries), where=held.query()
+        )
+        held.expect(written.get("labels", ()))
         return held
+
+    def _take(self, run, held):
+        """Gives the part of a record to a job, unless another process took it since the run was opened.
+
+        What an earlier job wrote stays in it until that is deleted.
+        """
+        seen = getattr(run.record, self._part, None)
+        owner = {
+            f"config.{self._part}.token": (seen if isinstance(seen, dict) else {}).get("token")
+        }
+        mine = {"status": "running", **held.entries()}
+        if not run.update({f"{self._part}.{name}": v for name, v in mine.items()}, where=owner):
+            raise ValueError(
+                f"cam_key: another process began a job of the same kind on the run {run.key!r} at this moment; "
+                "wait for that, or stop it with stop_cam_run"
+            )
 
     @retried
     def update(self, dataset, key, held=None, **changes):
@@ -128,6 +148,7 @@ class JobRecords:
         where = self._query(held)
         if status == "finished":
             results.replace_results(dataset, key, {self._part: found}, ended, where)
+            artifacts.delete_unlisted_views(run)  # as of a view that was stored twice
             return
         stored = run.jobs[self._part]
         artifacts.delete_of_job(run, self._part)
@@ -168,7 +189,6 @@ class JobRecords:
         def done(found):
             nonlocal status, results_
             held.check("nothing more")
-            held.check_declared()
             status, results_ = "finished", found
 
         away = False
@@ -193,13 +213,19 @@ class JobRecords:
             dataset: a :class:`fiftyone.core.dataset.Dataset`
             key: the run's key
         """
+        if self._delete_written(dataset, key):
+            Run.open(dataset, key).update({self._part: None})
+
+    def _delete_written(self, dataset, key):
+        """Deletes what a job wrote, and its results; returns whether there was a job."""
         run = self._run(dataset, key)
         if run is None:
-            return
+            return False
         artifacts.delete_of_job(run, self._part)
         if run.results.get(self._part) is not None:
             results.replace_results(dataset, key, {self._part: None})
-        run.update({self._part: None}, remove=artifacts.entries_of_run(run, run.jobs[self._part]))
+        run.update(remove=artifacts.entries_of_run(run, run.jobs[self._part]))
+        return True
 
     def _query(self, held):
         """What the record must match for a change: it is that of the job, or it is there."""
@@ -216,7 +242,7 @@ def write(dataset, rows, labels=None):
         labels (None): ``{sample id: LabelAttributes}`` of its objects' labels
 
     Returns:
-        ids of samples that no longer exist
+        ids of samples that no longer exist, or whose labels do not: nothing is written on them
     """
     moment = datetime.datetime.now(datetime.timezone.utc)
     operations = []
@@ -225,15 +251,16 @@ def write(dataset, rows, labels=None):
         document["last_modified_at"] = moment
         own, filters = labels[sample_id].operations() if labels else ({}, [])
         change = {"$set": {**document, **own}}
-        operations.append(
-            UpdateOne({"_id": ObjectId(sample_id)}, change, array_filters=filters or None)
-        )
+        # an attribute alone would be no label: its label may have been deleted meanwhile
+        parents = {path.partition(".")[0] for path in document if "." in path}
+        query = {"_id": ObjectId(sample_id), **{f"{p}._cls": {"$exists": True} for p in parents}}
+        operations.append(UpdateOne(query, change, array_filters=filters or None))
     # On disk before it counts: the database may be restarted the moment after.
     samples = dataset._sample_collection.with_options(write_concern=WriteConcern(j=True))
     answers = fod.bulk_write(operations, samples, ordered=False, batcher=False)
     fo.Sample._reload_docs(dataset._sample_collection_name, sample_ids=list(rows))
     if sum(a.matched_count for a in answers) == len(operations):
         return []
-    ids = [ObjectId(i) for i in rows]
-    found = {str(i) for i in dataset._sample_collection.distinct("_id", {"_id": {"$in": ids}})}
+    written = {"_id": {"$in": [ObjectId(i) for i in rows]}, "last_modified_at": {"$gte": moment}}
+    found = {str(i) for i in dataset._sample_collection.distinct("_id", written)}
     return [i for i in rows if i not in found]

@@ -231,7 +231,8 @@ class JobLease(Heartbeat):
             written ("nothing"): what the message says was written
 
         Raises:
-            RuntimeError: if a run was deleted or renamed, or if another job holds the part
+            RuntimeError: if a run was deleted or renamed, if another job holds the part, or if a field or an
+                attribute is gone that was there, see :meth:`expect`
         """
         lost = [name for name, number in self._runs.items() if not self._is_there(name, number)]
         if lost or not self.holds():
@@ -239,25 +240,19 @@ class JobLease(Heartbeat):
                 f"the run {(lost or [self._key])[0]!r} was deleted, renamed or analysed again meanwhile; "
                 f"{written} was written"
             )
-
-    def expect(self, paths):
-        """Notes which of some paths are in the dataset's schema: they are declared, and have to stay."""
-        stored = record.stored_paths(self._dataset)
-        self._declared = [path for path in paths if path in stored]
-
-    def check_declared(self):
-        """Called at the end.
-
-        Raises:
-            RuntimeError: if a field or an attribute that was expected is gone
-        """
         stored = record.stored_paths(self._dataset)
         gone = [path for path in self._declared if path not in stored]
         if gone:
             raise RuntimeError(
-                f"{gone[0]!r} was deleted while the {NAMES[self._part]} of {self._key!r} wrote it; nothing of "
-                "it is kept: call again"
+                f"{gone[0]!r} was deleted during the {NAMES[self._part]} of {self._key!r}; nothing of it is "
+                "kept: call again"
             )
+
+    @retried
+    def expect(self, paths):
+        """Notes which of some paths are in the dataset's schema: they have to stay, see :meth:`check`."""
+        stored = record.stored_paths(self._dataset)
+        self._declared += [path for path in paths if path in stored]
 
     def _is_there(self, name, number):
         if record.document_id(self._dataset, name) != number:

@@ -257,7 +257,7 @@ def test_a_field_of_a_job(jobs, opened, kind, field):
         part = {"comparison": "compare", "analysis": "bias"}[kind]
         record = getattr(inner("runs.record").config_of(dataset, "run"), part)
         assert record["status"] == "failed"
-        assert "was deleted while" in record["error"]
+        assert "was deleted during" in record["error"]
         assert not {"run_disagreement", "run_verdict"} & set(dataset.get_field_schema())
 
 
