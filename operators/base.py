@@ -249,12 +249,24 @@ async def stream(messages):
     Args:
         messages: a generator
     """
+    import threading
+
     import anyio.lowlevel
     import anyio.to_thread
 
-    end = object()
+    end, one_at_a_time = object(), threading.Lock()
+
+    def step():
+        with one_at_a_time:
+            return next(messages, end)
+
+    def close():
+        # asyncio's own cancellation, unlike anyio's, does not wait for the thread that makes a message
+        with one_at_a_time:
+            messages.close()
+
     try:
-        while (message := await anyio.to_thread.run_sync(next, messages, end)) is not end:
+        while (message := await anyio.to_thread.run_sync(step)) is not end:
             # A cancellation that came meanwhile is raised here, not while the server holds us at
             # the yield: from there it would not reach us.
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -262,4 +274,4 @@ async def stream(messages):
     finally:
         # a batch may still be on its way into the database
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(messages.close)
+            await anyio.to_thread.run_sync(close)

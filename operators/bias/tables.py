@@ -1,7 +1,6 @@
 """The tables of a report, for spreadsheets and programs."""
 
 import csv
-import dataclasses
 import json
 
 from ..runs import record as run_record
@@ -85,7 +84,7 @@ def write_json(path, summary, name, entries):
     document = {
         "schema": SCHEMA,
         "lines": summary.lines(),
-        "summary": run_record.jsonable(dataclasses.asdict(summary)),
+        "summary": summary.to_dict(),
         name: run_record.jsonable(entries),
     }
     with open(path, "w", encoding="utf-8") as file:
