@@ -296,6 +296,8 @@ async def stream(messages):
     Args:
         messages: a generator
     """
+    import threading
+
     import anyio.lowlevel
     import anyio.to_thread
 

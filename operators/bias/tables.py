@@ -1,7 +1,6 @@
 """The tables of a report, for spreadsheets and programs."""
 
 import csv
-import dataclasses
 import json
 
 from ..data.written_paths import whole_file
@@ -86,7 +85,7 @@ def write_json(path, summary, name, entries):
     document = {
         "schema": SCHEMA,
         "lines": summary.lines(),
-        "summary": run_record.jsonable(dataclasses.asdict(summary)),
+        "summary": summary.to_dict(),
         name: run_record.jsonable(entries),
     }
     with whole_file(path) as file:

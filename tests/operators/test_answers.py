@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import re
+import time
 from pathlib import Path
 
 import fiftyone as fo
@@ -286,6 +287,7 @@ def test_a_call_that_is_cancelled_ends_the_run(plugin, small_photos):
     def messages():
         try:
             while True:
+                time.sleep(0.15)  # cancelled in the middle of a step
                 yield 1
         finally:
             closed.append(True)
