@@ -296,8 +296,6 @@ async def stream(messages):
     Args:
         messages: a generator
     """
-    import threading
-
     import anyio.lowlevel
     import anyio.to_thread
 

@@ -102,11 +102,11 @@ class JobRecords:
         What an earlier job wrote stays in it until that is deleted.
         """
         seen = getattr(run.record, self._part, None)
-        owner = {
-            f"config.{self._part}.token": (seen if isinstance(seen, dict) else {}).get("token")
-        }
-        mine = {"status": "running", **held.entries()}
-        if not run.update({f"{self._part}.{name}": v for name, v in mine.items()}, where=owner):
+        # one without fields would be read as version 0.1.0 wrote it
+        earlier = seen if isinstance(seen, dict) else {"fields": []}
+        owner = {f"config.{self._part}.token": earlier.get("token")}
+        mine = {**earlier, "status": "running", **held.entries()}
+        if not run.update({self._part: mine}, where=owner):
             raise ValueError(
                 f"cam_key: another process began a job of the same kind on the run {run.key!r} at this moment; "
                 "wait for that, or stop it with stop_cam_run"

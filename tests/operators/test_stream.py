@@ -110,14 +110,19 @@ def operator_with(network):
     return WithNetwork()
 
 
+def of_the_app(dataset):
+    """The context of a call that the App makes."""
+    request = {"dataset_name": dataset.name, "params": {}, "prompt_id": "1"}
+    request["operator_uri"] = "@cam51/heatmaps/compute_cams"
+    return foo.executor.ExecutionContext(request, executor=foo.executor.Executor())
+
+
 @pytest.mark.parametrize("after", [0.0, 1.0, 3.0])
 def test_a_tab_that_is_closed_in_the_first_seconds_ends_the_preparation(dataset, plugin, after):
     """The trial of this method takes 50 s; whoever closes the tab waits for one forward."""
     network, received = Counted(0.4), []
-    ctx = foo.executor.ExecutionContext(
-        {"dataset_name": dataset.name, "params": {}}, executor=foo.executor.Executor()
-    )
-    iterator = operator_with(network).execute(ctx)
+    ctx = of_the_app(dataset)
+    iterator = asyncio.run(operator_with(network).execute(ctx))
 
     async def main():
         async with anyio.create_task_group() as group:
@@ -142,10 +147,8 @@ def test_a_tab_that_is_closed_in_the_first_seconds_ends_the_preparation(dataset,
 
 def test_what_is_prepared_is_not_disturbed(dataset, plugin):
     network, received = Counted(0), []
-    ctx = foo.executor.ExecutionContext(
-        {"dataset_name": dataset.name, "params": {}}, executor=foo.executor.Executor()
-    )
-    asyncio.run(read(operator_with(network).execute(ctx), received))
+    ctx = of_the_app(dataset)
+    asyncio.run(read(asyncio.run(operator_with(network).execute(ctx)), received))
     dataset.reload()
     assert dataset.get_run_info("run").config.status == "finished"
     assert len(dataset.exists("run_rise")) == 4
