@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import threading
-from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.core.odm as fod
@@ -252,8 +251,3 @@ def wait_for_threads():
     """Waits for the threads of a run that died."""
     for thread in [t for t in threading.enumerate() if t.name.startswith("cam51-")]:
         thread.join(10)
-
-
-def folder_of(tmp_path):
-    """A folder for maps."""
-    return Path(tmp_path) / "maps"

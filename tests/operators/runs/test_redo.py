@@ -1,5 +1,7 @@
 """What is killed after any of its steps and done again is as if it had never been killed."""
 
+import tempfile
+
 import fiftyone as fo
 import pytest
 from bias_common import BACKGROUND, CLASSES, Cues, agreeing, find, inner, to_tensor
@@ -47,6 +49,13 @@ def compare(dataset, keys, **arguments):
 def each(request):
     """Every step, or every ninth."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """What is killed leaves its temporary folder behind: not in that of the machine."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
 
 @pytest.fixture
