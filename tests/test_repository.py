@@ -24,7 +24,7 @@ DISTRIBUTIONS = {
 # comes with FiftyOne, which requires it
 WITH_FIFTYONE = {
     "anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly", "scipy", "scikit-learn",
-    "jinja2",
+    "jinja2", "starlette",
 }  # fmt: skip
 
 
