@@ -396,9 +396,11 @@ class ClearLeftovers(foo.Operator):
 
     def execute(self, ctx):
         """Deletes it and says what it was."""
+        from .runs.plain_data import answer
+
         found = self(ctx.dataset)
         ctx.ops.notify(str(found), variant="info")
-        return found.to_dict()
+        return answer(found)
 
 
 OPERATORS = [

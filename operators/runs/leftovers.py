@@ -14,6 +14,7 @@ import tempfile
 
 from ..text import counted
 from . import artifacts, lease, locking, record, results
+from .plain_data import PlainData
 from .process import here, is_gone
 from .run import Run
 
@@ -23,7 +24,7 @@ _PREFIX, _NOTE = "cam51-", ".cam51"
 
 
 @dataclasses.dataclass
-class Leftovers:
+class Leftovers(PlainData):
     """What was deleted, as numbers.
 
     Attributes:
@@ -35,6 +36,8 @@ class Leftovers:
         folders: temporary ones
     """
 
+    kind = "leftovers"
+
     locks: int = 0
     records: int = 0
     results: int = 0
@@ -42,15 +45,11 @@ class Leftovers:
     files: int = 0
     folders: int = 0
 
-    def to_dict(self):
-        """Returns plain JSON."""
-        return dataclasses.asdict(self)
-
     def __str__(self):
         """One line."""
         words = {"results": "result files", "views": "saved views", "files": "map files"}
         words["folders"] = "temporary folders"
-        found = [counted(n, words.get(k, k)) for k, n in self.to_dict().items() if n]
+        found = [counted(n, words.get(k, k)) for k, n in self.values().items() if n]
         return f"deleted what was left behind: {', '.join(found)}" if found else "nothing is left"
 
 

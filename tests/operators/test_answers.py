@@ -210,6 +210,7 @@ def test_small_operators_answer(judged):
     )
     judged.reload()
     assert sdk("delete_cam_run", judged, cam_key="new")["kind"] == "deletion"
+    assert sdk("clear_leftovers", judged)["kind"] == "leftovers"
     assert sdk("free_model", judged) == {"freed": MODEL}
 
 
@@ -304,7 +305,7 @@ KINDS = {
     "run": "compute.summary.Summary", "bias_analysis": "bias.summary.BiasSummary",
     "comparison": "compare.summary.CompareSummary", "region_test": "bias.region_job.RegionSummary",
     "drafts": "drafts.job.Drafts", "explanation": "sample.summary.Explained", "run_entry": "runs.info.CamRun",
-    "run_info": "runs.info.CamRunInfo", "deletion": "runs.info.Deleted",
+    "leftovers": "runs.leftovers.Leftovers", "run_info": "runs.info.CamRunInfo", "deletion": "runs.info.Deleted",
 }  # fmt: skip
 
 
@@ -312,7 +313,8 @@ KINDS = {
 def test_the_keys_are_documented(plugin, kind):
     page = (ROOT / "docs" / "interfaces.md").read_text(encoding="utf-8")
     row = next(line for line in page.splitlines() if line.startswith(f"| `{kind}` |"))
-    told = re.sub(r"\([^()]*\)", "", row.split("|")[2])  # what an entry has is in brackets
+    own = re.sub(r"\[[^]]*\]\([^)]*\)", "", row.split("|")[2])
+    told = re.sub(r"\([^()]*\)", "", own)  # what an entry has is in brackets
     module, name = KINDS[kind].rsplit(".", 1)
     found = getattr(importlib.import_module(f"{PLUGIN}.operators.{module}"), name)
     assert found.kind == kind
