@@ -1,8 +1,13 @@
 """What operators share that run a job: in Python, from the App's form, and from a queue."""
 
+import contextlib
+import threading
+
 import fiftyone as fo
 import fiftyone.operators as foo
 
+# arguments that name a folder which is written to
+_FOLDERS = ("output_dir", "report")
 # of a call's arguments those that are not the job's
 _OF_THE_CALL = ("self", "samples", "progress", "delegate", "model_options")
 
@@ -112,10 +117,18 @@ class JobOperator(foo.Operator):
         arguments = {k: v for k, v in given.items() if k not in _OF_THE_CALL}
         arguments.update(self.option_arguments(given.get("model_options") or {}))
         if given.get("delegate"):
+            _make_absolute(arguments)
             params = self.params_of(arguments, samples)
+            check_from_app(arguments)
             ctx = {"view": samples.view()}
             return foo.execute_operator(self.uri, ctx, params=params, request_delegation=True)
-        return self.run_here(self.make_job(samples, arguments, "python"), given["progress"])
+        return self.run_here(self._prepared(samples, arguments, "python"), given["progress"])
+
+    def _prepared(self, samples, arguments, origin):
+        """The prepared job; made anew where the database goes away meanwhile."""
+        from .runs.retry import retry_on_disconnect
+
+        return retry_on_disconnect(self.make_job, samples, arguments, origin)
 
     def run_here(self, job, progress):
         """Runs a job with one progress bar per phase; returns its summary.
@@ -141,26 +154,40 @@ class JobOperator(foo.Operator):
                 bar.close()
         return job.summary
 
-    def execute(self, ctx):
-        """Runs the form's job; closing the App's tab interrupts it."""
-        return stream(self.messages(ctx))
+    async def execute(self, ctx):
+        """Runs the form's job; closing the App's tab interrupts it.
+
+        Returns:
+            for the App, messages while it runs; for everybody else, such as a queue, which keeps it, or an
+            agent, the :func:`~operators.runs.plain_data.answer` with the job's summary
+        """
+        messages = self.messages(ctx)
+        return stream(messages) if is_app(ctx) else await returned(messages)
 
     def messages(self, ctx):
         """Builds the form's job and runs it, and says from the first moment what is done.
 
         Yields:
             messages to the App
+
+        Returns:
+            what a program is told
         """
         from .forms import messages
         from .jobs.base import STARTING
+        from .jobs.planning import stoppable
         from .runs.lease import Stopped
+        from .runs.plain_data import answer
 
         job = None
         yield report_phase(ctx, STARTING)
         try:
             samples = ctx.target_view(require_flat=True)
             origin = "delegated" if ctx.delegated else "app"
-            job = self.make_job(samples, self.arguments_of(ctx.params), origin)
+            arguments = self.arguments_of(ctx.params)
+            check_from_app(arguments)
+            with stoppable():
+                job = self._prepared(samples, arguments, origin)
             for state in job.run():
                 yield self.report(ctx, state)
         except ValueError as error:
@@ -170,7 +197,7 @@ class JobOperator(foo.Operator):
                 yield again
             raise
         except Stopped as stopped:
-            if ctx.delegated:
+            if not is_app(ctx):
                 raise  # a queue's operation is not to look complete
             text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
             # the dialog stays until it is closed
@@ -179,6 +206,37 @@ class JobOperator(foo.Operator):
             yield ctx.ops.notify(text, variant="info")
             return
         yield from self.finished(ctx, job)
+        return answer(job.summary)
+
+
+def check_from_app(arguments):
+    """Checks what a call from the App may not do and one from Python may: which models and folders it names.
+
+    A call out of the queue counts as one from the App: its parameters do not say who scheduled it.
+
+    Args:
+        arguments: of an operator, by name; folders become absolute
+
+    Raises:
+        ValueError: if one is refused
+    """
+    from .data.written_paths import confined
+    from .models.load import check_from_app as check_models
+
+    check_models(arguments.get("model"))
+    check_models(arguments.get("models"))
+    for name in _FOLDERS:
+        if arguments.get(name) is not None:
+            arguments[name] = confined(name, arguments[name], "app")
+
+
+def _make_absolute(arguments):
+    """Folders relative to this process's are sent to another one."""
+    from .data.written_paths import PYTHON, confined
+
+    for name in _FOLDERS:
+        if arguments.get(name) is not None:
+            arguments[name] = confined(name, arguments[name], PYTHON)
 
 
 def report_phase(ctx, phase):
@@ -209,6 +267,37 @@ def move_bar(ctx, fraction, label, ends=False):
     return ctx.ops.set_progress(progress=fraction, label=label)
 
 
+# Of a request, what the App says of itself and a program has no reason to.
+_OF_THE_APP = ("prompt_id", "selected_samples", "sample_selection_style", "extended", "filters")
+
+
+def is_app(ctx):
+    """Whether the App shows what an operator yields; FiftyOne drops what such an operator returns.
+
+    Args:
+        ctx: the execution context
+    """
+    request = ctx.request_params
+    asked = "operator_uri" in request and any(name in request for name in _OF_THE_APP)
+    return asked and not ctx.delegated
+
+
+async def returned(messages):
+    """Runs a generator to its end and returns its value; cancelled, it closes the generator.
+
+    Args:
+        messages: a generator
+    """
+    found = []
+
+    def kept():
+        found.append((yield from messages))
+
+    async for _ in stream(kept()):
+        pass
+    return found[0] if found else None
+
+
 async def stream(messages):
     """Iterates over a generator in threads, and closes it as soon as nobody listens any more.
 
@@ -221,14 +310,28 @@ async def stream(messages):
     import anyio.lowlevel
     import anyio.to_thread
 
-    end = object()
+    from .jobs import planning
+
+    end, asked, working = object(), threading.Event(), threading.Lock()
+
+    def step():
+        planning.listen(asked)
+        with working:
+            return next(messages, end)
+
+    def close():
+        with working, contextlib.suppress(planning.PlanningStopped):
+            messages.close()
+
     try:
-        while (message := await anyio.to_thread.run_sync(next, messages, end)) is not end:
+        # A thread that still works when nobody listens any more is told so, and waited for below.
+        while (message := await anyio.to_thread.run_sync(step, abandon_on_cancel=True)) is not end:
             # A cancellation that came meanwhile is raised here, not while the server holds us at
             # the yield: from there it would not reach us.
             await anyio.lowlevel.checkpoint_if_cancelled()
             yield message
     finally:
+        asked.set()
         # a batch may still be on its way into the database
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(messages.close)
+            await anyio.to_thread.run_sync(close)

@@ -59,10 +59,7 @@ class ListCamRuns(foo.Operator):
 
     def execute(self, ctx):
         """Returns the runs as rows of a table."""
-        rows = [
-            {"key": run.key, "status": run.status, "what": str(run).partition(": ")[2]}
-            for run in self(ctx.dataset)
-        ]
+        rows = [{**run.to_dict(), "what": str(run).partition(": ")[2]} for run in self(ctx.dataset)]
         return {"runs": rows}
 
     def resolve_output(self, ctx):
@@ -118,10 +115,11 @@ class GetCamRunInfo(foo.Operator):
 
     def execute(self, ctx):
         """Returns it as text and as data."""
-        import dataclasses
+        from .runs.plain_data import answer
+        from .text import lines_in_markdown
 
         info = self(ctx.dataset, ctx.params["cam_key"])
-        return {"text": str(info).replace("\n", "\n\n"), "info": dataclasses.asdict(info)}
+        return {"text": lines_in_markdown(info), "info": answer(info)}
 
     def resolve_output(self, ctx):
         """The text."""
@@ -176,8 +174,12 @@ class LoadCamView(foo.Operator):
 
     def execute(self, ctx):
         """Shows the view."""
+        from .runs.plain_data import MOST_ENTRIES
+
         view = self(ctx.dataset, ctx.params["cam_key"], ctx.params.get("part", "all"))
         ctx.ops.set_view(view=view)
+        ids = view.values("id")
+        return {"samples": len(ids), "ids": ids[:MOST_ENTRIES]}
 
 
 class StopCamRun(foo.Operator):
@@ -237,6 +239,7 @@ class StopCamRun(foo.Operator):
         self(ctx.dataset, key, what)
         name = key if what is None else f"The {what} of {key}"
         ctx.ops.notify(f"{name} was asked to stop", variant="info")
+        return {"cam_key": key, "what": what}
 
 
 class RenameCamRun(foo.Operator):
@@ -347,14 +350,60 @@ class DeleteCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Deletes it, says what went, and reloads the dataset."""
-        import dataclasses
+        from .runs.plain_data import answer
 
         deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
         ctx.ops.notify(str(deleted), variant="info")
-        return dataclasses.asdict(deleted)
+        return answer(deleted)
+
+
+class ClearLeftovers(foo.Operator):
+    """Deletes what processes that were killed left behind."""
+
+    @property
+    def config(self):
+        """The operator's configuration."""
+        return _config(
+            "clear_leftovers",
+            "Clear what killed runs left behind",
+            "Locks, records, results, views and files of CAM runs that nothing points to any more",
+            types.RiskLevel.MEDIUM,
+        )
+
+    def __call__(self, samples):
+        """Deletes what processes that were killed left behind and nothing points to.
+
+        In the database the locks, records of runs and files of results that are of no dataset; of this
+        dataset's runs, the saved views that it does not list and the files of maps that no sample points to;
+        the temporary folders of this machine. Only what says that it is this plugin's, and not what a
+        process made that may be alive. Much of it is found by the next run itself.
+
+        Example usage::
+
+            print(foo.get_operator("@cam51/heatmaps/clear_leftovers")(dataset))
+
+        Args:
+            samples: a dataset or view
+
+        Returns:
+            a ``Leftovers`` with the numbers of ``locks``, ``records``, ``results``, ``views``, ``files`` and
+            ``folders``; printed, it is a line
+        """
+        from .runs import leftovers
+
+        return leftovers.clear(_dataset(samples))
+
+    def execute(self, ctx):
+        """Deletes it and says what it was."""
+        from .runs.plain_data import answer
+
+        found = self(ctx.dataset)
+        ctx.ops.notify(str(found), variant="info")
+        return answer(found)
 
 
 OPERATORS = [
     ListCamRuns, GetCamRunInfo, LoadCamView, StopCamRun, RenameCamRun, DeleteCamRun,
+    ClearLeftovers,
 ]  # fmt: skip

@@ -11,7 +11,7 @@ class CompareCams(JobOperator):
     config = job_config(
         "compare_cams",
         "Compare heatmaps",
-        "Which method is faithful to the model, and where methods or models disagree",
+        "Measures which heatmaps of a CAM run are faithful to the model, or where models disagree; needs a run",
         types.RiskLevel.MEDIUM,
         icon="leaderboard",
     )

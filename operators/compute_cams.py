@@ -54,7 +54,7 @@ class ComputeCams(HeatmapOperator):
     config = job_config(
         "compute_cams",
         "Compute class activation maps",
-        "Explain where a model looked, for every image of a view",
+        "Stores heatmaps of where a model looked, such as Grad-CAM, for every image; all tests need its run",
         types.RiskLevel.MEDIUM,
         icon="local_fire_department",
     )
@@ -311,6 +311,7 @@ class ReopenComputeCams(foo.Operator):
         return foo.OperatorConfig(
             name="reopen_compute_cams",
             label="Open the form again",
+            description="Opens the form of compute_cams as it was filled in; of use in the App only",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )

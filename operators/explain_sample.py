@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import check_from_app
+
 _URI = "@cam51/heatmaps"
 
 
@@ -94,7 +96,9 @@ class ExplainSample(foo.Operator):
         from .compute.recorded_model import GivenModel
         from .runs import record
         from .sample import explain
+        from .sample.params import SampleSettings
 
+        SampleSettings(donors=donors, seed=seed)
         dataset, sample_id = dataset._dataset, getattr(sample_id, "id", sample_id)
         record.refresh(dataset)
         if cam_key is None and model is None:
@@ -108,8 +112,10 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
         from .forms import sample
+        from .runs.plain_data import answer
 
         arguments = sample.arguments_of(ctx)
+        check_from_app(arguments)
         found = self(ctx.dataset, **arguments)
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
@@ -118,7 +124,8 @@ class ExplainSample(foo.Operator):
         # of the scheme of this session, only the fields' colours are replaced
         colours = ctx.dataset.app_config.color_scheme.fields
         ctx.trigger("set_color_scheme", {"fields": colours})
-        return sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        shown = sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        return {**shown, "explained": answer(found)}
 
     def resolve_output(self, ctx):
         """The sentence, the composites with their predictions, and what can be done next."""
@@ -136,6 +143,7 @@ class ShowPeers(foo.Operator):
         return foo.OperatorConfig(
             name="show_peers",
             label="Show peers of a sample",
+            description="Rightly predicted samples of the same class that are nearest to one in the network",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -148,7 +156,7 @@ class ShowPeers(foo.Operator):
             sample_id: the sample
             cam_key (None): the CAM run whose predictions are used; the newest by default
             model (None): as in ``explain_sample``
-            count (8): how many at most
+            count (8): how many at most, 1 to 1,000
             **loading: ``transforms``, ``preprocess``, ``classes``, ``device`` and options of the model,
                 as in ``explain_sample``
 
@@ -164,8 +172,10 @@ class ShowPeers(foo.Operator):
         """The view, and why there is nobody but the sample itself in it."""
         from .compute.params import checked_options
         from .compute.recorded_model import GivenModel
+        from .jobs.params import Integer
         from .sample import explain, peers
 
+        Integer(1, 1000).check("count", count)
         cam_key = cam_key or next(iter(explain.usable_runs(dataset)), None)
         whole = ("transforms", "preprocess", "classes", "device")
         named = {name: loading.pop(name) for name in whole if name in loading}
@@ -192,15 +202,17 @@ class ShowPeers(foo.Operator):
         from .runs import keys
 
         params = {k: ctx.params.get(k) or None for k in ("sample_id", "cam_key", "model")}
+        check_from_app(params)
         view, why = self._find(ctx.dataset, **params)
         if why is not None:
             ctx.ops.notify(why, variant="info")
-            return
+            return {"ids": view.values("id"), "no_peers": why}
         key = params["cam_key"]
         fields = keys.heatmap_fields_of(ctx.dataset, key)[:1] if key else []
         ctx.ops.close_sample()
         ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or []), *fields])))
         ctx.ops.set_view(view)
+        return {"ids": view.values("id"), "no_peers": None}
 
 
 class FreeModel(foo.Operator):
@@ -210,7 +222,8 @@ class FreeModel(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="free_model", label="Free the model of Explain this sample", unlisted=True,
+            name="free_model", label="Free the model of Explain this sample",
+            description="Releases the model that explaining single samples keeps in memory", unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )  # fmt: skip
 
@@ -222,12 +235,11 @@ class FreeModel(foo.Operator):
         """
         from .sample import explain
 
-        return explain.CACHE.free()
+        name = explain.CACHE.free()
+        return name.strip() if name else None
 
     def execute(self, ctx):
         """Frees the model of the App's server."""
         name = self()
-        ctx.ops.notify(
-            f"{name.strip()} was let go" if name else "No model was kept", variant="info"
-        )
+        ctx.ops.notify(f"{name} was let go" if name else "No model was kept", variant="info")
         return {"freed": name}

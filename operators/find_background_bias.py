@@ -11,7 +11,7 @@ class FindBackgroundBias(JobOperator):
     config = job_config(
         "find_background_bias",
         "Find background bias",
-        "Which samples and classes rest on the background: heat, then a causal test",
+        "Tests by swapping backgrounds which samples and classes rest on them; needs to know where objects are",
         types.RiskLevel.MEDIUM,
         icon="wallpaper",
     )

@@ -11,7 +11,7 @@ class HeatToDetections(JobOperator):
     config = job_config(
         "heat_to_detections",
         "Draft boxes from heatmaps",
-        "Boxes around the heat of a CAM run, tagged as drafts, for a user to correct",
+        "Drafts boxes around the heat of a CAM run, tagged, for a user to correct: a start for annotation",
         types.RiskLevel.MEDIUM,
         icon="highlight_alt",
         unlisted=True,

@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .base import check_from_app
+
 
 class ListLayers(foo.Operator):
     """Lists the layers of a model: name, type, grid, and which is the default."""
@@ -13,6 +15,7 @@ class ListLayers(foo.Operator):
         return foo.OperatorConfig(
             name="list_layers",
             label="List layers of a model",
+            description="Names the layers of a model that heatmaps can be computed at, and which is the default",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -79,10 +82,19 @@ class ListLayers(foo.Operator):
             loaded.adapted, _tensor(image, loaded), channels=channels, image_size=image_size
         )
 
+    def resolve_input(self, ctx):
+        """Which model."""
+        inputs = types.Object()
+        inputs.str(
+            "model", required=True, label="Model", description="its name, as for compute_cams"
+        )
+        return types.Property(inputs, view=types.View(label=self.config.label))
+
     def execute(self, ctx):
         """Returns the layers as rows of a table."""
         import dataclasses
 
+        check_from_app(ctx.params)
         rows = [dataclasses.asdict(layer) for layer in self(ctx.params["model"])]
         return {"layers": rows}
 

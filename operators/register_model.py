@@ -18,6 +18,7 @@ class RegisterModel(foo.Operator):
         return foo.OperatorConfig(
             name="register_model",
             label="Register a model",
+            description="Names a model of one's own; from Python only, as it runs code on the server",
             unlisted=True,
             risk_level=types.RiskLevel.MEDIUM,
         )
@@ -143,6 +144,7 @@ class RemoveModel(foo.Operator):
         return foo.OperatorConfig(
             name="remove_model",
             label="Remove a model",
+            description="Forgets a registered name; from Python only",
             unlisted=True,
             risk_level=types.RiskLevel.HIGH,
         )
@@ -172,7 +174,11 @@ class ListModels(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="list_models", label="List models", unlisted=True, risk_level=types.RiskLevel.LOW
+            name="list_models",
+            label="List models",
+            description="Lists the models that can be explained by name, and why others cannot",
+            unlisted=True,
+            risk_level=types.RiskLevel.LOW,
         )
 
     def __call__(self):

@@ -1,6 +1,7 @@
 """The operators and panels that the plugin registers."""
 
 from . import cam_runs
+from .cam_model import MakeCamModel
 from .compare_cams import CompareCams
 from .compute_cams import ComputeCams, ReopenComputeCams
 from .explain_sample import ExplainSample, FreeModel, ShowPeers
@@ -18,6 +19,6 @@ OPERATORS = [
     ComputeCams, FindBackgroundBias, TestRegion, ShowHeatmaps, ListLayers, *cam_runs.OPERATORS, RerunCams,
     ReopenComputeCams, RegisterModel, RemoveModel, ListModels,
     CompareCams, OpenCamPanel, SameScale, ExplainSample, ShowPeers, FreeModel,
-    HeatToDetections,
+    HeatToDetections, MakeCamModel,
 ]  # fmt: skip
 PANELS = [CamPanel]

@@ -12,7 +12,7 @@ class RerunCams(HeatmapOperator):
     config = job_config(
         "rerun_cams",
         "Do a CAM run again",
-        "A CAM run's settings on another view, or an interrupted run resumed",
+        "Resumes an interrupted CAM run, or repeats the settings of one on another view",
         types.RiskLevel.MEDIUM,
         unlisted=True,
     )

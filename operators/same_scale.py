@@ -50,12 +50,14 @@ class SameScale(foo.Operator):
     def resolve_input(self, ctx):
         """Run and switch."""
         from .runs import record
+        from .text import escape_labels
 
         inputs = types.Object()
         runs = record.list_runs(ctx.dataset)
         inputs.enum("cam_key", runs, required=True, label="Run", default=runs[-1] if runs else None)
         inputs.bool("on", default=True, label="Same scale for all samples", view=types.SwitchView())
-        return types.Property(inputs, view=types.View(label="Same scale for all samples"))
+        form = types.Property(inputs, view=types.View(label="Same scale for all samples"))
+        return escape_labels(form)
 
     def execute(self, ctx):
         """Changes the ranges and shows it."""

@@ -37,7 +37,8 @@ class ShowHeatmaps(foo.Operator):
         Args:
             samples: a dataset or view
             cam_key: the key of a CAM run
-            n (12): at most this many samples, from the first on that have heatmaps of the run, or frames
+            n (12): at most this many samples, 200 at most, from the first on that have heatmaps of the run, or
+                frames
             methods (None): only the fields of these methods
             animation (None): of videos: the path of a GIF that is written, with all frames that have
                 heatmaps, each for as long as in the video, in a loop
@@ -48,8 +49,9 @@ class ShowHeatmaps(foo.Operator):
         Raises:
             ValueError: if there is no such run, or nothing of it in the samples
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
+        from .jobs.params import Integer
+
+        Integer(1, 200).check("n", n)  # a row of pictures each
         self._check(samples, animation)
         fields = _chosen_fields(samples, cam_key, methods)
         if not fields:
@@ -75,6 +77,16 @@ class ShowHeatmaps(foo.Operator):
             raise ValueError("animation: is for videos, and these are images; leave it out")
         if os.path.splitext(str(animation))[1].lower() != ".gif":
             raise ValueError(f"animation must be the path of a .gif, got {str(animation)!r}")
+
+    def resolve_input(self, ctx):
+        """The run, how many samples, which methods."""
+        inputs = types.Object()
+        inputs.str("cam_key", required=True, label="Run")
+        inputs.int("n", default=12, min=1, label="Samples")
+        inputs.list(
+            "methods", types.String(), label="Methods", description="all of the run by default"
+        )
+        return types.Property(inputs, view=types.View(label=self.config.label))
 
     def execute(self, ctx):
         """Returns the figure as a data URI."""
@@ -150,7 +162,7 @@ def _draw_row(line, row, fields, cam_key):
     photo.thumbnail((400, 400))
     width, height = photo.size
     line[0].imshow(photo)
-    line[0].set_title(row.name, fontsize=8)
+    line[0].set_title(row.name, fontsize=8, parse_math=False)
     for axis, field, label in zip(line[1:], fields, row.labels, strict=True):
         axis.imshow(photo)
         heat = heat_of(label)
@@ -163,7 +175,9 @@ def _draw_row(line, row, fields, cam_key):
                 vmin=0,
                 vmax=1,
             )
-        axis.set_title(_caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8)
+        axis.set_title(
+            _caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8, parse_math=False
+        )
     for axis in line:
         axis.axis("off")
 

@@ -1,6 +1,13 @@
-"""How numbers become words: shares, intervals, counts, durations, errors."""
+"""How numbers become words: shares, intervals, counts, durations, errors; and how texts of others are drawn.
 
+A label, a class, a key, a file's name may hold Markdown or HTML: ``![x](http://...)`` drawn as it is would be
+a picture that every browser fetches that shows it. :func:`in_markdown` and :func:`in_chart` are what the App
+is given.
+"""
+
+import html
 import math
+import re
 
 
 def percent(value):
@@ -70,3 +77,70 @@ def message_of(error):
 def valid_text(text):
     """Replaces what UTF-8 cannot hold, such as half of a surrogate pair, by ``?``; the rest stays."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# what begins emphasis, code, links, pictures; underscores do between words only. An address of its own is
+# not cut out of the text before the rest of it is read
+_INLINE = re.compile(r"[\\`*\[\]~]|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])")
+# what begins a heading, a list or a line below a heading
+_AT_START = re.compile(r"^(\d{1,9}(?=[.)](?: |$))|(?=(?:#{1,6}|[-+]|[-=]+)(?: |$)))")
+
+
+def in_markdown(text):
+    """A text as Markdown that is drawn as it reads: the one way in which texts of others get into it.
+
+    Line breaks become spaces.
+
+    Args:
+        text: anything; None is nothing
+
+    Returns:
+        a string on one line
+    """
+    text = " ".join(valid_text("" if text is None else str(text)).split())
+    text = _INLINE.sub(lambda match: "\\" + match.group(), text)
+    text = _AT_START.sub(r"\1\\", text)
+    return html.escape(text, quote=False)
+
+
+def lines_in_markdown(text):
+    """A text of several lines as Markdown, a paragraph for each."""
+    return "\n\n".join(in_markdown(line) for line in str(text).splitlines())
+
+
+def in_chart(text):
+    """A text as Plotly takes it, which reads ``<a>`` and ``<br>`` in labels and beside points."""
+    return html.escape(valid_text("" if text is None else str(text)), quote=False)
+
+
+def of_chart(text):
+    """The text that :func:`in_chart` made a label of."""
+    return html.unescape(text)
+
+
+def escape_labels(form):
+    """Makes a form or panel draw its labels and descriptions as they read; FiftyOne draws them as Markdown.
+
+    Args:
+        form: a ``types.Property`` whose type is an object, made anew for this drawing
+
+    Returns:
+        the form
+    """
+    for prop in form.type.properties.values():
+        view = prop.view
+        if hasattr(prop.type, "properties"):
+            escape_labels(prop)
+        if view is None or hasattr(view, "on_click") or type(view).__name__ == "Button":
+            continue  # what a button says is no Markdown
+        for name in ("label", "description", "caption"):
+            if isinstance(getattr(view, name, None), str):
+                set_said(view, name, in_markdown(getattr(view, name)))
+    return form
+
+
+def set_said(view, name, text):
+    """Sets what a view of FiftyOne says; its JSON is made from what it was built with as well."""
+    setattr(view, name, text)
+    if name in view._kwargs:
+        view._kwargs[name] = text

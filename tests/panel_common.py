@@ -20,6 +20,14 @@ RELIES, ON_OBJECT = "relies on background", "relies on object"
 RESTS = np.linspace(0.9, 0.02, len(CLASSES))
 
 
+#: labels that would be pictures of another server, drawn as they are; as many as CLASSES
+HOSTILE = [
+    "![x](http://evil.example/0.png)", "<img src=http://evil.example/1.png>",
+    "<a href='http://evil.example/2'>b</a>", "# head", "[a](http://evil.example/4)",
+    "![y][r]", "a & b", "<b>c</b>",
+]  # fmt: skip
+
+
 def numbers(count, seed=0):
     """Per sample: class, whether right, effects and heat, drawn once; columns by name."""
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 from . import gradient, eigen, perturbation, masking, attention, structure, pixel
 from .fixations import method as fixations
 from . import baseline
+from .option_ranges import check_options
 from .registry import (
     METHODS,
     NAMES,
@@ -73,7 +75,8 @@ def resolve_methods(methods: Any) -> list[Method]:
         is left out of the methods that add up no channels, and their ``note`` says so
 
     Raises:
-        ValueError: if a name or an option is unknown, or ``methods`` is empty; if ``"eigen"`` is
+        ValueError: if a name or an option is unknown, a number is out of its range (:mod:`.option_ranges`),
+            or ``methods`` is empty; if ``"eigen"`` is
             asked for methods only that add up no channels
     """
     items = methods if isinstance(methods, list) else [methods]
@@ -83,10 +86,11 @@ def resolve_methods(methods: Any) -> list[Method]:
         raise ValueError("methods is empty; name at least one, for example 'gradcam'")
     chosen = _with_eigen_where_it_applies([_resolve(item) for item in items])
     names = [_with_smoothing(m.info.name, m.smooth) for m in chosen]
+    counts = collections.Counter(names)
     result: dict[str, Method] = {}
     for method, name in zip(chosen, names, strict=True):
         # A plain name stays the key; options tell apart what would collide.
-        options = method.options.items() if names.count(name) > 1 else ()
+        options = method.options.items() if counts[name] > 1 else ()
         suffix = identifier("_".join(f"{k}{v}" for k, v in options)) if options else ""
         key = f"{name}_{suffix}" if suffix else name
         if key in result:
@@ -141,6 +145,8 @@ def _resolve(item: Any) -> Method:
         if name not in info.options:
             offer = ", ".join([*info.options, "smooth"])
             raise ValueError(f"method {info.name!r} has no option {name!r}; it has: {offer}")
+    if info.name in METHODS and METHODS[info.name] is function:
+        check_options(info.name, options, info.options)
     return Method(info.name, function, info, options, _checked_smooth(smooth))
 
 

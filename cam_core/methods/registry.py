@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .option_ranges import MOST_MAPS, Range
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -161,11 +163,7 @@ class Method:
         return [(key, place) for place in self.places(layers) for key in own]
 
 
-# Maps of one method and layer at most: each is stored in a field of its own.
-_MOST_COMPONENTS = 1024
-
-
-def numbered(option: str, count: object, prefix: str = "") -> list[str]:
+def numbered(option: str, count: Any, prefix: str = "") -> list[str]:
     """Names of a method's maps, ``prefix`` and a number from 1 on.
 
     Args:
@@ -176,10 +174,7 @@ def numbered(option: str, count: object, prefix: str = "") -> list[str]:
     Raises:
         ValueError: if it is no whole number from 1 to 1024
     """
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_COMPONENTS:
-        raise ValueError(
-            f"{option} must be a whole number between 1 and {_MOST_COMPONENTS}, got {count!r}"
-        )
+    Range(1, MOST_MAPS).check(option, count)
     return [f"{prefix}{n + 1}" for n in range(count)]
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 _TOP = re.compile(r"top[_-]?(\d+)$")
+# each is explained by a backward of its own, and stored as a map of its own
+_MOST_RANKS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +175,16 @@ def resolve_targets(spec: Any, logits: Callable[[], Tensor], count: int) -> list
 
 
 def top_ranks(spec: str) -> int | None:
-    """Returns K of a target ``"top_K"``; None if it is another."""
+    """Returns K of a target ``"top_K"``; None if it is another. Raises a ValueError above 1000."""
     match = _TOP.match(spec)
-    return int(match.group(1)) if match else None
+    if match is None:
+        return None
+    digits = match.group(1).lstrip("0")
+    if len(digits) > 4 or int(digits or 0) > _MOST_RANKS:
+        raise ValueError(
+            f"targets: {spec!r:.80} asks for too many classes; top_1 to top_{_MOST_RANKS} are possible"
+        )
+    return int(digits or 0)
 
 
 def _ranked(spec: str, logits: Callable[[], Tensor]) -> list[Target]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..data.object_reader import plain
+from ..data.samples import read_values
 from ..jobs.inference import Predictor, forwarded
 from ..targets.true_labels import index_of_names
 from .pictures import working_side
@@ -108,7 +109,7 @@ def _read_objects(samples, field, ids):
     place = {sample_id: i for i, sample_id in enumerate(ids)}
     for start in range(0, len(ids), _READ):
         view = samples.select(ids[start : start + _READ])
-        for sample_id, label_ids, names, boxes in zip(*view.values(paths), strict=True):
+        for sample_id, label_ids, names, boxes in zip(*read_values(view, paths), strict=True):
             for label_id, name, box in zip(label_ids or [], names or [], boxes or [], strict=True):
                 if box and len(box) == 4 and box[2] > 0 and box[3] > 0:
                     yield place[sample_id], str(label_id), name, box

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..compute.object_labels import share_name
 from ..data.object_reader import kind_of
+from ..data.samples import read_values
 from ..jobs.base import phased
 from ..jobs.inference import forwarded
 from ..runs import record
@@ -83,7 +84,7 @@ def analyse_boxes(job):
     rows = _with_pictures(scan, units, limit, s.seed)
     check = BoxCausalTests(model, s, job.folder, precision)
     job.stack.callback(check.close)
-    scenes = scan.spread(None if s.scenes is None else job.samples.values(s.scenes))
+    scenes = scan.spread(None if s.scenes is None else read_values(job.samples, s.scenes))
     # boxes of one sample are one draw
     scenes = scan.image_index if scenes is None else np.array([str(scene) for scene in scenes])
     tested = Probe(np.empty(0, int))
@@ -93,7 +94,7 @@ def analyse_boxes(job):
         shown = check.place_boxes(tested, scan, units)
         groups = None
         if s.scenes is not None:
-            values = job.samples.values(s.scenes)
+            values = read_values(job.samples, s.scenes)
             groups = [str(values[i]) for i in shown]
         total = len(shown) + len(tested.rows) * (1 + s.donors * (1 + s.control))
         swap = check.swap_boxes(tested, scan, shown, groups)
@@ -188,7 +189,7 @@ def _add_heat(job, scan):
     known = {}
     for start in range(0, len(scan.samples), _READ):
         view = dataset.select([row[0] for row in scan.samples[start : start + _READ]])
-        for ids, shares in zip(*view.values([f"{field}.detections.id", path]), strict=True):
+        for ids, shares in zip(*read_values(view, [f"{field}.detections.id", path]), strict=True):
             known.update(zip(map(str, ids or []), shares or [], strict=True))
     scan.add_heat(np.array([known.get(i) for i in scan.label_ids], float))  # None becomes NaN
 

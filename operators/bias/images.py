@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..data.samples import read_values
 from ..jobs.base import phased
 from .findings import judge
 from .membership import ClassMembership
@@ -74,7 +75,7 @@ def open_probe(job, scan, classes, precision, usable, objects=None, names=()):
     # units of one sample lend each other nothing, and count as one where several are drawn
     scenes = scan.ids if scan.slots > 1 else None
     if s.scenes is not None:
-        scenes = scan.spread(job.samples.values(s.scenes))
+        scenes = scan.spread(read_values(job.samples, s.scenes))
     return check, tested, None if scenes is None else np.array([str(v) for v in scenes])
 
 

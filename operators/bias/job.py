@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import difflib
 import time
+from functools import partial
 
 import numpy as np
 
@@ -14,13 +15,16 @@ from ..compute.recorded_model import load_recorded
 from ..compute.recorded_plan import check_kind, check_scores, is_detector, plan_of_run
 from ..data.loader import Failure
 from ..data.objects import AnnotatedObjects
-from ..data.samples import check_samples
+from ..data.samples import check_samples, read_values
+from ..data.written_paths import confined
 from ..jobs.base import Job, Phase, phased
+from ..jobs.inference import forwarded
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import job_record, record
 from ..runs.label_attributes import LabelAttributes
 from ..runs.lease import Stopped
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..targets.true_labels import Labels
 from . import discovery
 from . import findings as analysis
@@ -28,6 +32,7 @@ from . import schema as store
 from .boxes import analyse_boxes, detect_one, object_field
 from .images import analyse_images
 from .params import check_plain_field, make_folder
+from .report import check_report
 from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
 
@@ -57,7 +62,7 @@ class BiasJob(Job):
             if name is not None:
                 check_plain_field(samples, name, argument)
         if s.report is not None:
-            make_folder("report", s.report)
+            s.report = confined("report", s.report, self.origin)
         self.objects = AnnotatedObjects(samples, s.objects, s.object_classes, s.aliases)
         if key is not None and not self._existing and self.given.model is None:
             there = ", ".join(runs) or "none yet"
@@ -73,7 +78,7 @@ class BiasJob(Job):
         self._check_objects()
         several = bool(getattr(self.model.adapted, "multi_label", False))
         self.labels = Labels(samples, s.labels, self.model.classes, s.aliases, several)
-        self.rows = list(zip(*samples.values(["id", "filepath"]), strict=True))
+        self.rows = list(zip(*read_values(samples, ["id", "filepath"]), strict=True))
         self._cams = None if self._existing else self._cam_job()
         self.cam_key = key if self._existing else self._cams.plan.cam_key
         if not self._existing:
@@ -82,6 +87,9 @@ class BiasJob(Job):
             store.check_objects_store(self.dataset, self.cam_key, self.object_field)
         with load.on_device(self.model):
             self._trial()
+        if s.report is not None:
+            check_report(s.report, self.cam_key, self.origin, s.overwrite)
+            make_folder("report", s.report)
         return self
 
     def _check_objects(self):
@@ -111,11 +119,14 @@ class BiasJob(Job):
         image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
         if self.object_field is not None:
             detect_one(self.model, image)
+            check_batch(self.settings.batch_size, self.model, image, partial(forwarded, self.model))
             return
         self.outputs = check_scores(self.model, image).shape[1]
         if self._existing:
             self.plan = plan_of_run(self.dataset, self.cam_key, self.model, self.settings.methods)
             self.plan.explain(self.model, image)
+            explain = partial(self.plan.explain, self.model)
+            check_batch(self.settings.batch_size, self.model, image, explain)
 
     def before(self):
         """Computes the heatmaps of a new run."""
@@ -159,11 +170,15 @@ class BiasJob(Job):
 
     def _write(self, found):
         """Everything of a sample in one update, a few hundred samples at a time."""
-        with schema_lock(self.dataset):
+
+        def declare():
             self.held.check()
             store.declare(self.dataset, self.cam_key, self._heat_fields())
+
+        change_schema(self.dataset, declare)
         if found.of_boxes:
             store.declare_objects(self.dataset, self.cam_key, self.object_field)
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         units = dict(zip([row[0] for row in self.rows], found.scan.units_of_images(), strict=True))
         paths, ids, start = dict(self.rows), list(units), time.perf_counter()
         for first in range(0, len(ids), _WRITTEN_AT_ONCE):
@@ -199,15 +214,19 @@ class BiasJob(Job):
         """
         from ..runs.app_style import activate_fields
 
-        self.held.check("nothing more")
-        s = self.settings
-        store.add_index(self.dataset, self.cam_key)
-        self.active_fields = activate_fields(self.dataset, [store.field_names(self.cam_key)[0]])
-        self.views = []
-        if s.views:
-            self.views = store.save_views(self.dataset, self.cam_key, labelled, self.held)
-        if s.tags:
-            store.save_tags(self.dataset, self.cam_key, verdicts, self.held)
+        s, verdict = self.settings, store.field_names(self.cam_key)[0]
+
+        def change():
+            self.held.check("nothing more")
+            store.add_index(self.dataset, self.cam_key)
+            self.active_fields = activate_fields(self.dataset, [verdict])
+            self.views = []
+            if s.views:
+                self.views = store.save_views(self.dataset, self.cam_key, labelled, self.held)
+            if s.tags:
+                store.save_tags(self.dataset, self.cam_key, verdicts, self.held)
+
+        change_schema(self.dataset, change)
 
     def _summarise(self, found):
         s, a, seed = self.settings, found.assessment, self.settings.seed
@@ -264,6 +283,7 @@ class BiasJob(Job):
         if s.report is not None:
             from .report import write_report
 
+            confined("report", s.report, self.origin)  # a link may have come since
             summary.report = write_report(s.report, summary, found, self.model, self.dataset)
         summary.seconds = self.seconds
         return summary
@@ -274,7 +294,7 @@ class BiasJob(Job):
             return {"clusters": [], "telltales": [], "portraits": [], "groups": None}
         s, values = self.settings, None
         if s.group_by is not None:
-            values = found.scan.spread(self.samples.values(s.group_by))
+            values = found.scan.spread(read_values(self.samples, s.group_by))
         return {
             "clusters": discovery.clusters_of(found, s.seed),
             "telltales": discovery.telltales_of(found),

@@ -15,6 +15,13 @@ PROBE = 2000
 NOISY = 200
 
 
+def _checked_report(folder):
+    """A path; where it may lie depends on who asks, which the job knows."""
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise ValueError(f"report must be the path of a folder, got {folder!r}")
+    return os.fspath(folder)
+
+
 def _checked_aliases(aliases):
     if not isinstance(aliases, dict):
         raise ValueError(
@@ -89,7 +96,7 @@ PARAMS = (
     Param("views", True, Boolean()),
     Param("tags", False, Boolean(), Field("Tag samples with their verdicts", plain=True)),
     Param(
-        "report", check=lambda folder: checked_folder("report", folder),
+        "report", check=_checked_report,
         field=Field(
             "Report folder",
             "for an HTML page, CSV and JSON files, on the machine that runs this; empty for none", plain=True,
@@ -118,24 +125,12 @@ class BiasSettings(params.settings(PARAMS)):
     """The arguments of ``find_background_bias``, checked; see there for their meaning."""
 
 
-def checked_folder(name, folder):
-    """Returns the absolute path of a folder that exists or can be made; makes nothing.
-
-    Raises:
-        ValueError: if it cannot
-    """
-    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-        raise ValueError(f"{name} must be the path of a folder, got {folder!r}")
-    path = above = os.path.abspath(os.path.expanduser(os.fspath(folder)))
-    while not os.path.lexists(above):
-        above = os.path.dirname(above)
-    if not os.path.isdir(above) or not os.access(above, os.W_OK):
-        raise ValueError(f"{name}: nothing can be written to {path!r}: {above!r} does not allow it")
-    return path
-
-
 def make_folder(name, path):
     """Makes a folder and tries to write into it.
+
+    Args:
+        name: of the argument, for the message
+        path: absolute
 
     Raises:
         ValueError: if that fails

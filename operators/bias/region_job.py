@@ -1,6 +1,7 @@
 """``test_region`` without the App: scores, the region of each sample, its effect."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
@@ -10,10 +11,12 @@ from ..compute.recorded_plan import MAPPED, RecordedPlan, check_scores, plan_of_
 from ..data.object_reader import check_objects
 from ..data.objects import AnnotatedObjects
 from ..data.samples import check_samples
-from ..jobs.base import Job, JobSummary, phased
-from ..jobs.inference import probabilities_of
+from ..jobs.base import Job, phased
+from ..jobs.inference import forwarded, probabilities_of
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import record
+from ..runs.plain_data import PlainData
 from ..targets.spec import resolve_targets
 from ..targets.true_labels import Labels
 from . import findings as analysis
@@ -26,7 +29,7 @@ from .scan import Scan, ScanStep
 
 
 @dataclasses.dataclass
-class RegionSummary(JobSummary):
+class RegionSummary(PlainData):
     """What replacing a region did.
 
     Attributes:
@@ -50,6 +53,8 @@ class RegionSummary(JobSummary):
         failed: list of dicts ``id, filepath, reason``
         seconds: wall time
     """
+
+    kind = "region_test"
 
     name: str
     effect: dict
@@ -84,6 +89,9 @@ class RegionJob(Job):
         samples, s, key = self.samples, self.settings, self.settings.cam_key
         record.refresh(self.dataset)
         self.region, self.name = validated_region(samples, s.region)
+        self._objects = None
+        if isinstance(self.region, str) and self.region not in ("hottest", "border"):
+            self._objects = AnnotatedObjects(samples, self.region, "all")
         if s.scenes is not None:
             check_plain_field(samples, s.scenes, "scenes")
         if key is None:
@@ -96,6 +104,7 @@ class RegionJob(Job):
         with load.on_device(self.model):
             image = first_image(self.rows, self.model.transforms, self.model.geometry).image[None]
             outputs = check_scores(self.model, image).shape[1]
+            check_batch(s.batch_size, self.model, image, partial(forwarded, self.model))
             self.plan = self._plan(self.dataset, image)
         several = bool(getattr(self.model.adapted, "multi_label", False))
         self.labels = Labels(samples, s.labels, self.model.classes, several=several)
@@ -174,7 +183,7 @@ class RegionJob(Job):
             return regions.HottestRegions(pictures, scan, tested.rows)
         if isinstance(self.region, str) and self.region == "border":
             return regions.BorderRegions(pictures)
-        if isinstance(self.region, str):
+        if self._objects is not None:
             return self._drawn(scan, tested)
         if isinstance(self.region, tuple):
             return regions.BoxRegions(pictures, self.region)
@@ -189,10 +198,10 @@ class RegionJob(Job):
         path = os.path.join(self.folder, "regions")
         os.makedirs(path)
         masks = Masks(path)
-        objects, rows = AnnotatedObjects(self.samples, self.region, "all"), tested.all_rows
+        rows = tested.all_rows
         for i, size in enumerate(tested.pictures.sizes()):
             sample_id = scan.ids[rows[i]]
-            found, _ = objects.read([sample_id], None, max(size), {sample_id: size})
+            found, _ = self._objects.read([sample_id], None, max(size), {sample_id: size})
             masks.put(i, fitted(found[sample_id].object, size))
         return masks
 

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from ..data.written_paths import PYTHON, confined, whole_file
 from ..runs.keys import heatmap_fields_of
 from ..text import number, percent, with_interval
 from .summary import region_sentence
@@ -15,6 +16,7 @@ from .tables import entries_of, write_classes, write_json, write_units
 from .thumbnails import data_uri, map_picture, overlay, shrunk, with_box
 
 _TEMPLATE = "report.html.j2"
+_ENDINGS = (".html", ".json", "_classes.csv", "_samples.csv", "_objects.csv")
 #: of a class or of all of them: photos, composites; classes in the table; maps of each kind
 _PICTURES, _COMPOSITES, _ROWS, _MAPS = 4, 2, 200, 12
 
@@ -32,15 +34,50 @@ def write_report(folder, summary, found, model, dataset):
     Returns:
         the path of the page
     """
-    stem = os.path.join(folder, f"{summary.cam_key}_bias")
+    stem = _stem(folder, summary.cam_key)
     name, entries = "objects" if found.of_boxes else "samples", entries_of(found, model)
     write_units(f"{stem}_{name}.csv", entries)
     write_classes(f"{stem}_classes.csv", summary)
     write_json(f"{stem}.json", summary, name, entries)
     page = template().render(_page(summary, found, _Figures(summary, found, model, dataset)))
-    with open(f"{stem}.html", "w", encoding="utf-8") as file:
+    with whole_file(f"{stem}.html") as file:
         file.write(page)
     return f"{stem}.html"
+
+
+def _stem(folder, cam_key):
+    return os.path.join(folder, f"{cam_key}_bias")
+
+
+def check_report(folder, cam_key, origin, replace=False):
+    """Checks whether the files of a report can be written.
+
+    Args:
+        folder: of the report
+        cam_key: of the run
+        origin: where the call came from, see :func:`~operators.data.written_paths.allowed_folder`
+        replace (False): whether files of these names may be replaced from the App; from Python they may
+
+    Returns:
+        the folder's absolute path
+
+    Raises:
+        ValueError: if the folder is not allowed or cannot be written to, or a file would be lost
+    """
+    path = above = confined("report", folder, origin)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK):
+        raise ValueError(f"report: nothing can be written to {path!r}: {above!r} does not allow it")
+    for ending in _ENDINGS:
+        file = f"{_stem(path, cam_key)}{ending}"
+        if os.path.isdir(file) and not os.path.islink(file):
+            raise ValueError(f"report: {file!r} is a folder; give another report folder")
+        if os.path.lexists(file) and not replace and origin not in (None, PYTHON):
+            raise ValueError(
+                f"report: {file!r} exists; give another report folder, or pass overwrite=True to replace it"
+            )
+    return path
 
 
 def template():

@@ -2,6 +2,7 @@
 
 import fiftyone as fo
 
+from ..data.samples import read_values
 from . import schema as store
 from .findings import controlled_gaps, known
 from .units import MEASURES
@@ -74,7 +75,7 @@ def _present(dataset, ids, fields):
     present = {}
     view = dataset.select(ids)
     for field in fields:
-        columns = view.values(["id", f"{field}.cam_key"])
+        columns = read_values(view, ["id", f"{field}.cam_key"])
         present[field] = {i for i, key in zip(*columns, strict=True) if key is not None}
     return present
 

@@ -7,6 +7,7 @@ from fiftyone import ViewField as F
 from pymongo.errors import OperationFailure
 
 from ..runs import keys, label_attributes
+from ..runs.app_style import group_fields
 from ..runs.job_record import JobRecords
 from ..runs.schema import attribute, declare_fields
 from .attributes import ATTRIBUTES, LABEL_ATTRIBUTES, OBJECT_ATTRIBUTES
@@ -127,19 +128,8 @@ def declare(dataset, cam_key, heat_fields):
             "fields": [attribute(name, *entry) for name, entry in LABEL_ATTRIBUTES.items()],
         }
     declare_fields(dataset, fields)
-    _collapse(dataset, bias)
-
-
-def _collapse(dataset, bias):
-    config = dataset.app_config
-    groups = config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset)
     paths = [f"{bias}.{name}" for name in ATTRIBUTES]
-    for group in groups:
-        group.paths = [p for p in group.paths if p != bias and not p.startswith(f"{bias}.")]
-    groups = [g for g in groups if g.name != bias]
-    groups.append(fo.SidebarGroupDocument(name=bias, paths=paths, expanded=False))
-    config.sidebar_groups = groups
-    dataset.save()
+    group_fields(dataset, bias, paths, others=[verdict, dependence])
 
 
 def declare_objects(dataset, cam_key, field):

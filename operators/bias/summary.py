@@ -3,13 +3,13 @@
 import collections
 import dataclasses
 
-from ..jobs.base import JobSummary
+from ..runs.plain_data import PlainData
 from ..text import counted, number, percent, with_interval
 from .findings import CLASS_MIN
 
 
 @dataclasses.dataclass
-class BiasSummary(JobSummary):
+class BiasSummary(PlainData):
     """What a run found.
 
     Attributes:
@@ -47,6 +47,8 @@ class BiasSummary(JobSummary):
         undecided: of what was tested, count per reason why it "cannot say"; None where that was not
             recorded
     """
+
+    kind = "bias_analysis"
 
     cam_key: str
     samples: int

@@ -1,9 +1,9 @@
 """The tables of a report, for spreadsheets and programs."""
 
 import csv
-import dataclasses
 import json
 
+from ..data.written_paths import whole_file
 from ..runs import record as run_record
 from . import rows
 from .findings import known
@@ -19,7 +19,7 @@ def write_units(path, entries):
         path: of the file
         entries: of :func:`entries_of`
     """
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with whole_file(path, newline="") as file:
         table = csv.writer(file)
         names = [name for name in entries[0] if name != "box"]
         table.writerow(names)
@@ -57,7 +57,7 @@ def entries_of(found, model):
 def write_classes(path, summary):
     """Writes a line per class, intervals in columns of their own."""
     names = ("bg_gap", "bg_support")
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with whole_file(path, newline="") as file:
         table = csv.writer(file)
         plain = [k for k in (summary.classes or [{}])[0] if k not in names]
         header = [f"{name}_{part}" for name in names for part in ("mean", "low", "high")]
@@ -85,10 +85,10 @@ def write_json(path, summary, name, entries):
     document = {
         "schema": SCHEMA,
         "lines": summary.lines(),
-        "summary": run_record.jsonable(dataclasses.asdict(summary)),
+        "summary": summary.to_dict(),
         name: run_record.jsonable(entries),
     }
-    with open(path, "w", encoding="utf-8") as file:
+    with whole_file(path) as file:
         json.dump(document, file, indent=1, ensure_ascii=False, allow_nan=False)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from functools import partial
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from ..data.loader import Failure, Loader
 from ..data.samples import check_samples
 from ..jobs.base import CPU_BATCH, GPU_BATCH, Job, Phase, batch_size_of, phased
 from ..jobs.batch_progress import Inside, forwards_done
-from ..jobs.inference import to_device, workers_of
+from ..jobs.inference import forwarded, to_device, workers_of
+from ..jobs.memory import check_batch
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load
 from ..runs import job_record
 from ..runs import record as run_record
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..text import duration
 from . import ranking as tables
 from . import schema as store
@@ -84,6 +86,7 @@ class MethodComparison(Job):
             used = run_record.config_of(self.dataset, self.cam_key).settings
             precision = used.get("precision") or "float32"
         check_classifier(self.model, self._image, precision)
+        check_batch(s.batch_size, model, self._image, partial(forwarded, model))
         floor = any(c.baseline for c in self.columns)
         self.explainer = Explainer(self.dataset, self.model, self.columns)
         self._check_explainer()
@@ -256,7 +259,8 @@ class MethodComparison(Job):
         from ...cam_core.metrics.catalogue import METRICS
 
         cam_key, field, start = self.cam_key, self.field, time.perf_counter()
-        with schema_lock(self.dataset):
+
+        def declare():
             self.held.check()
             store.declare(
                 self.dataset,
@@ -265,6 +269,9 @@ class MethodComparison(Job):
                 [c.field for c in self.columns],
                 {name: METRICS[name].summary for name in self.plan.metrics},
             )
+
+        change_schema(self.dataset, declare)
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         done = np.flatnonzero(scan.done)
         for first in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[first : first + _WRITTEN_AT_ONCE]
@@ -277,11 +284,14 @@ class MethodComparison(Job):
             ]
             yield Phase("writing", first + len(part), len(done), time.perf_counter() - start)
         values = [float(split[i]) for i in done if np.isfinite(split[i])]
-        self.held.check("nothing more")
-        self._views = []
-        if self.settings.views:
-            self._views = store.save_disagreement_view(self.dataset, cam_key, values)
-        store.RECORDS.update(self.dataset, cam_key, self.held, views=self._views)
+
+        def save_views():
+            self.held.check("nothing more")
+            if not self.settings.views:
+                return []
+            return store.save_disagreement_view(self.dataset, cam_key, values, self.held)
+
+        self._views = change_schema(self.dataset, save_views)
 
     def _attributes(self, scan, i, split):
         row = {self.field: store.number_or_none(split)}

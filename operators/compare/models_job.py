@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 
 import numpy as np
 
@@ -9,10 +10,12 @@ from ..compute.plan import first_image
 from ..compute.recorded_model import GivenModel, load_recorded, to_give
 from ..data.samples import check_samples
 from ..jobs.base import Job, Phase
+from ..jobs.inference import forwarded
+from ..jobs.memory import check_batch
 from ..models import load
 from ..runs import job_record
 from ..runs import record as run_record
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..targets.true_labels import Labels
 from . import models_trend as compared
 from . import ranking as tables
@@ -155,6 +158,7 @@ class ModelComparison(Job):
                 outputs[key] = check_classifier(
                     model, image, self._precision(key), f"models[{key!r}]"
                 ).shape[1]
+                check_batch(self.settings.batch_size, model, image, partial(forwarded, model))
         if len(set(outputs.values())) > 1:
             raise ValueError(
                 f"models: they have different numbers of outputs ({outputs}), so classes do not correspond"
@@ -280,9 +284,12 @@ class ModelComparison(Job):
         background = compared.background_of(self.samples, first, last, s.seed)
         trend = compared.trend_of(self.samples, found, spearman, s.seed)
         yield from self._write(found, split)
-        self.held.check("nothing more")
-        views = self._views(found, split, predictions, background) if s.views else []
-        store.RECORDS.update(self.dataset, self.cam_key, self.held, views=views)
+
+        def save_views():
+            self.held.check("nothing more")
+            return self._views(found, split, predictions, background) if s.views else []
+
+        views = change_schema(self.dataset, save_views)
         matrix = tables.agreement_table(agreement, flat, self.columns, s.seed)
         matrix["labels"] = list(self.keys)
         successive = [
@@ -344,15 +351,14 @@ class ModelComparison(Job):
 
     def _write(self, found, split):
         start, done = time.perf_counter(), np.flatnonzero(found.done)
-        with schema_lock(self.dataset):
+        said = compared.described(self.keys[0], self.keys[-1])
+
+        def declare():
             self.held.check()
-            store.declare(
-                self.dataset,
-                self.field,
-                compared.described(self.keys[0], self.keys[-1]),
-                [],
-                {},
-            )
+            store.declare(self.dataset, self.field, said, [], {})
+
+        change_schema(self.dataset, declare)
+        store.RECORDS.expect_declared(self.dataset, self.cam_key, self.held)
         for at in range(0, len(done), _WRITTEN_AT_ONCE):
             part = done[at : at + _WRITTEN_AT_ONCE]
             job_record.write(
@@ -364,10 +370,13 @@ class ModelComparison(Job):
     def _views(self, found, split, predictions, background):
         first, last = self.keys[0], self.keys[-1]
         values = [float(v) for v in split[found.done] if np.isfinite(v)]
-        moved = store.save_moved_view(self.dataset, first, last, values)
-        return moved + store.save_views(
-            self.dataset, compared.views_of(first, last, predictions, background)
+        views = store.moved_view(self.dataset, first, last, values)
+        views.update(
+            store.views_by_ids(
+                self.dataset, compared.views_of(first, last, predictions, background)
+            )
         )
+        return store.save_views(self.dataset, self.cam_key, views, self.held)
 
 
 class _Flat:

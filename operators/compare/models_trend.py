@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from ..data.samples import read_values
 from ..targets.true_labels import Labels
 from ..text import number, percent
 
@@ -160,7 +161,7 @@ def background_of(samples, first, last, seed):
     fields = [f"{key}_verdict" for key in (first, last)]
     if any(samples.get_field(field) is None for field in fields):
         return None
-    ids, one, other = (np.array(v, object) for v in samples.values(["id", *fields]))
+    ids, one, other = (np.array(v, object) for v in read_values(samples, ["id", *fields]))
     relies, decided = (RELIES, HIDDEN), (RELIES, HIDDEN, HARMLESS, OBJECT)
     known = np.isin(one, decided) & np.isin(other, decided)
     before, after = np.isin(one, relies), np.isin(other, relies)
@@ -208,7 +209,7 @@ def trend_of(samples, found, agreement, seed):
         path = f"{key}_bias.obj_energy"
         heat = None
         if samples.get_field(path) is not None:
-            heat = interval([np.nan if v is None else v for v in samples.values(path)])
+            heat = interval([np.nan if v is None else v for v in read_values(samples, path)])
         last = k == len(found.keys) - 1
         rows.append({
             "cam_key": key,

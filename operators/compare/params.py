@@ -17,6 +17,8 @@ SECONDS = 600.0
 #: where that would leave fewer samples, so many are taken all the same
 FEWEST = 24
 
+# of a budget's number, whatever its unit
+_MOST = 1_000_000_000
 _UNITS = {
     "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60, "minutes": 60,
     "h": 3600, "hour": 3600, "hours": 3600,
@@ -79,18 +81,20 @@ def parse_budget(value):
     """
     if value is None or value == "":
         return Budget()
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST:
         return Budget(forwards=value)
-    match = re.fullmatch(r"\s*([\d_,]*\.?\d+)\s*([a-z]+)?\s*", str(value).lower())
-    if isinstance(value, str) and match:
+    match = isinstance(value, str) and re.fullmatch(
+        r"\s*([\d_,]{0,20}\.?\d{1,20})\s*([a-z]+)?\s*", value.lower()
+    )
+    if match:
         number, unit = float(re.sub("[_,]", "", match[1])), match[2]
-        if unit in ("forwards", "forward", None) and number >= 1:
+        if unit in ("forwards", "forward", None) and 1 <= number <= _MOST:
             return Budget(forwards=int(number))
-        if unit in _UNITS and number > 0:
+        if unit in _UNITS and 0 < number <= _MOST:
             return Budget(seconds=number * _UNITS[unit])
     raise ValueError(
         "budget must be a number of forwards, or a text such as '90 s', '5 min', '2 h' or "
-        f"'20000 forwards', got {value!r}"
+        f"'20000 forwards', {_MOST:,} at most, got {value!r:.80}"
     )
 
 

@@ -106,13 +106,14 @@ def declare(dataset, field, description, labels, attributes):
     declare_fields(dataset, fields)
 
 
-def save_disagreement_view(dataset, cam_key, values):
+def save_disagreement_view(dataset, cam_key, values, held=None):
     """Saves the view of the samples on which methods split most, those first.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         cam_key: the run's key
         values: the numbers of the samples that were compared, without those that have none
+        held (None): what :func:`register` returned
 
     Returns:
         a list with its name; empty where there is no number
@@ -124,12 +125,11 @@ def save_disagreement_view(dataset, cam_key, values):
     least = ordered[max(0, round(_MOST * len(ordered)) - 1)]
     view = dataset.match(F(field) >= least).sort_by(field, reverse=True)
     text = f"The quarter of the {len(ordered)} compared samples on which methods disagree most"
-    dataset.save_view(name, view, description=text, overwrite=True)
-    return [name]
+    return save_views(dataset, cam_key, {name: (view, text)}, held)
 
 
-def save_moved_view(dataset, first, last, values):
-    """Saves the view of the samples whose maps agree least, those first.
+def moved_view(dataset, first, last, values):
+    """Makes the view of the samples whose maps agree least, those first.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
@@ -138,35 +138,51 @@ def save_moved_view(dataset, first, last, values):
         values: the agreement of the samples that were compared, without those that have none
 
     Returns:
-        a list with its name; empty where there is no number
+        ``{name: (view, description)}``; empty where there is no number
     """
     if not values:
-        return []
+        return {}
     name, field = f"{first} vs {last}: evidence moved", agreement_field(first, last)
     most = sorted(values)[max(0, round(_MOST * len(values)) - 1)]
     view = dataset.match((F(field) != None) & (F(field) <= most)).sort_by(field)  # noqa: E711
     text = f"The quarter of the {len(values)} compared samples whose maps agree least"
-    dataset.save_view(name, view, description=text, overwrite=True)
-    return [name]
+    return {name: (view, text)}
 
 
-def save_views(dataset, views):
-    """Saves views of samples by their ids, in their order; empty ones are left out.
+def views_by_ids(dataset, views):
+    """Makes views of samples by their ids, in their order; empty ones are left out.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         views: ``{name: (ids, description)}``
 
     Returns:
-        the names of those saved
+        ``{name: (view, description)}``
     """
-    saved = []
-    for name, (ids, description) in views.items():
-        if ids:
-            view = dataset.select(ids, ordered=True)
-            dataset.save_view(name, view, description=description, overwrite=True)
-            saved.append(name)
-    return saved
+    return {
+        name: (dataset.select(ids, ordered=True), description)
+        for name, (ids, description) in views.items()
+        if ids
+    }
+
+
+def save_views(dataset, cam_key, views, held=None):
+    """Saves views, which the record of the run has before.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        cam_key: the key of the run that the comparison is stored with
+        views: ``{name: (view, description)}``
+        held (None): what :func:`register` returned
+
+    Returns:
+        their names
+    """
+    names = list(views)
+    RECORDS.update(dataset, cam_key, held, views=names)  # first: a rollback goes by the record
+    for name, (view, description) in views.items():
+        dataset.save_view(name, view, description=description, overwrite=True)
+    return names
 
 
 def number_or_none(value):

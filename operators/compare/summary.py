@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from ..jobs.base import JobSummary
-from ..text import counted, duration, number, percent, with_interval
+from ..runs.plain_data import PlainData
+from ..text import counted, duration, in_markdown, number, percent, with_interval
 
 
 @dataclasses.dataclass
-class CompareSummary(JobSummary):
+class CompareSummary(PlainData):
     """What a comparison found.
 
     Attributes:
@@ -29,6 +29,8 @@ class CompareSummary(JobSummary):
         settings: what was used
         notes: sentences that the user should read
     """
+
+    kind = "comparison"
 
     cam_keys: list
     samples: int
@@ -76,7 +78,7 @@ class CompareSummary(JobSummary):
         rows = self.cells(intervals=not markdown)
         if markdown:
             rule = ["---"] * len(rows[0])
-            cells = [[str(c).replace("|", "\\|") for c in row] for row in rows]
+            cells = [[in_markdown(c).replace("|", "\\|") for c in row] for row in rows]
             return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(

@@ -1,10 +1,10 @@
 """What is looked at before the first sample: the samples, the folder, the space in a document."""
 
+import errno
 import os
 import tempfile
 
-import fiftyone as fo
-
+from ..data.written_paths import default_folder
 from ..runs.level import level_of
 
 # MongoDB's limit of one document; a sample's label attributes and FiftyOne's own fields need little.
@@ -13,10 +13,12 @@ _PER_LABEL_BYTES = 1000
 # Other images' maps may be busier than the one that was measured.
 _BUSIER = 1.5
 _LOOKED_AT = 200
+# bytes of a folder's name, on all usual file systems
+_LONGEST = 255
 
 
 def check_folder(folder):
-    """Raises a ValueError unless a folder can be made and written to; leaves nothing behind.
+    """Raises a ValueError unless a folder can be made and written to; makes nothing.
 
     Args:
         folder: a path, or None
@@ -27,18 +29,16 @@ def check_folder(folder):
     missing = missing_folders(folder)
     if folder is None:
         return missing
+    there = os.path.dirname(missing[0]) if missing else folder
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        if max(len(os.fsencode(os.path.basename(made))) for made in [folder, *missing]) > _LONGEST:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=there):  # without a name where the system has that
             pass
     except OSError as error:
         raise ValueError(
             f"output_dir: heatmaps cannot be written to {folder!r}: {error}"
         ) from error
-    finally:
-        for made in reversed(missing):
-            if os.path.isdir(made) and not os.listdir(made):
-                os.rmdir(made)
     return missing
 
 
@@ -65,7 +65,7 @@ def map_dir(settings, dataset, key):
     if settings.storage != "disk":
         return None
     # The slug: a dataset may be called '../..'.
-    base = settings.output_dir or os.path.join(fo.config.default_dataset_dir, "cam51", dataset.slug)
+    base = settings.output_dir or os.path.join(default_folder(), "cam51", dataset.slug)
     return os.path.join(os.path.abspath(os.path.expanduser(base)), key)
 
 

@@ -15,21 +15,23 @@ from pymongo.errors import PyMongoError
 from ..data import heatmap_writer, same_scale
 from ..data.loader import Failure, Loader
 from ..data.rows import Row
+from ..data.written_paths import confined
 from ..jobs.base import Job
 from ..jobs.pipeline import ModelBroken, Progress
 from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
-from ..runs import artifacts, keys, label_attributes, lease, provenance, record, resume
+from ..runs import artifacts, keys, label_attributes, lease, leftovers, provenance, record, resume
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
-from ..runs.locking import retry_on_disconnect, schema_lock
+from ..runs.locking import change_schema
 from ..runs.predictions import prediction_type
+from ..runs.retry import DatabaseAway, retry_on_disconnect, without_waiting
 from ..runs.run import Run
 from ..targets.spec import texts_of
-from ..text import one_line
-from . import objects, ray_driver, ray_settings
+from ..text import counted, one_line
+from . import checks, objects, ray_driver, ray_settings
 from .blocks import plan_blocks
 from .params import DECISIVE
 from .patches import PatchStep, PatchWriter
@@ -49,7 +51,7 @@ class CamJob(Job):
     def __init__(self, samples, settings, given, origin=None):
         super().__init__(samples, settings, given, origin)
         self.colours = self.active_fields = self.source = None
-        self._statuses = {}
+        self._statuses, self._lost = {}, 0
 
     @property
     def dataset(self):
@@ -59,6 +61,8 @@ class CamJob(Job):
     def prepare(self):
         """Checks the arguments, plans the run with one image, and finds what an earlier call has done."""
         s, given = self.settings, self.given
+        if s.output_dir is not None:
+            s.output_dir = confined("output_dir", s.output_dir, self.origin)
         self.source = Source(self.samples, s)
         self.samples, self.rows = self.source.samples, self.source.rows
         self.given_model = given.model
@@ -71,7 +75,7 @@ class CamJob(Job):
         self.source.check_transforms(self.model.transforms)
         labelled = self.source.labelled(s.targets)
         with load.on_device(self.model):
-            self.plan = make_plan(self.dataset, self.model, s, self.rows, labelled)
+            self.plan = make_plan(self.dataset, self.model, s, self.rows, labelled, self.origin)
             if s.layers is None and self.plan.layers:
                 preview.remember_default(self.model.name, self.plan.layers)
             self.used = describe_run(self.plan, self.model, s, len(self.rows), self.origin)
@@ -117,6 +121,8 @@ class CamJob(Job):
         self.plan.memory_format = self.used["memory_format"] = provenance.memory_format(then)
         if self._record.own:
             self.plan.map_dir = self.used["map_dir"] = then.get("map_dir")
+            if self.plan.map_dir is not None:  # a record may come from elsewhere
+                confined("output_dir", self.plan.map_dir, self.origin)
             self.plan.made_folders = self._record.made_folders
 
     @property
@@ -137,25 +143,29 @@ class CamJob(Job):
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(load.on_device(self.model))
-            loader, team = self._loader(), None
+            loader, team = retry_on_disconnect(self._loader), None
             if self.settings.backend == "ray":
                 stack.close()  # the network is the workers' now
                 team = stack.enter_context(ray_driver.Team(self))
             writer = heatmap_writer.Writer(self.dataset, self.plan.map_dir, made=self.source.made())
             token = self._begin(writer.stamp)
+            if self.plan.map_dir is not None:  # which the record knows now
+                os.makedirs(self.plan.map_dir, exist_ok=True)
             self._now = Progress(total=self.total)
             self._writer = writer
             status, error = "interrupted", None
             try:
                 with lease.RunLease(self.dataset, self.plan.cam_key, token, self._state) as held:
-                    self._declare()
+                    retry_on_disconnect(self._declare)
                     states = team.run(loader, writer, token) if team else self._here(loader, writer)
                     with contextlib.closing(states):
                         for now in states:
                             self._now = now
                             held.check()
                             yield now
-                    self._declare()  # another run may have written over the schema it did not know
+                    retry_on_disconnect(
+                        self._declare
+                    )  # another run may have written over the schema it did not know
                 status = "finished"
             except lease.Stopped as stopped:
                 error = str(stopped)  # that is what was asked for
@@ -164,6 +174,10 @@ class CamJob(Job):
                     "failed",
                     str(broken),
                 )
+            except lease.LeaseLost as lost:
+                status, error = "failed", one_line(lost)
+                held.forget_unlisted()
+                raise
             except Exception as failed:
                 status, error = "failed", one_line(failed)
                 raise
@@ -229,9 +243,11 @@ class CamJob(Job):
             "backend": self.settings.backend,
             "versions": self.used["versions"],
         }
+        retry_on_disconnect(leftovers.clear_database)
         if self._record is None:
             if self.settings.overwrite:
-                artifacts.clear(dataset, key)
+                retry_on_disconnect(artifacts.clear, dataset, key)
+                plan.made_folders = checks.missing_folders(plan.map_dir)  # which went with it
             token = record.register(
                 dataset,
                 key,
@@ -262,6 +278,7 @@ class CamJob(Job):
             error=None,
             shards={},
         )
+        leftovers.clear_files(Run.open(dataset, key))
         resume.save_covered(dataset, key, self._lists, self._of_videos())
         return token
 
@@ -296,13 +313,16 @@ class CamJob(Job):
             for (method, _, tag), shown in self.plan.fields.items()
             for field in (shown, *(patches.own_fields(shown) if patches else ()))
         }
-        with schema_lock(self.dataset):
+
+        def change():
             heatmap_writer.declare_schema(
                 self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
                 prediction_type(self.model),
             )  # fmt: skip
             self.colours = heatmap_writer.colour_fields(self.dataset, colours)
             self.active_fields = self._activate(heatmaps)
+
+        change_schema(self.dataset, change)
 
     def _activate(self, heatmaps):
         """Shows the first heatmap, instead of those of other runs."""
@@ -340,10 +360,12 @@ class CamJob(Job):
     def _finish(self, status, error, token):
         """Makes the summary and stores it; the record is only touched while it is this run's."""
         resumed = len(self.source.ids) - len(self.todo)
+        if status == "finished":
+            status, error = retry_on_disconnect(self._check_written)
         seconds, written = self._now.seconds, self._writer.samples_written
         self.summary = Summary(
             cam_key=self.plan.cam_key,
-            done=resumed + written,
+            done=resumed + written - self._lost,
             failed=[dataclasses.asdict(f) for f in self.failures],
             fields=[self.source.level.path(field) for field in self.plan.all_fields],
             seconds=seconds,
@@ -364,10 +386,39 @@ class CamJob(Job):
             return
         try:
             # Another error is on its way: it is not to wait for a database that may be gone.
-            with pymongo.timeout(10):
+            with pymongo.timeout(10), without_waiting():
                 self._store_end(token)
-        except PyMongoError as failed:
+        except (PyMongoError, DatabaseAway) as failed:
             self.summary.error = f"{self.summary.error or ''}; not recorded: {one_line(failed)}"
+
+    def _check_written(self):
+        """Asks the samples whether they have what was written: a field may have been deleted meanwhile.
+
+        Returns:
+            the run's status, and what is wrong
+        """
+        run = Run.open(self.dataset, self.plan.cam_key)
+        whole = {row.id: row.sample for row in self.rows if row.crop is not None}
+        # a sample of which an object failed is not written
+        ids = self.todo.difference(whole.get(f.id, f.id) for f in self.failures)
+        lost, again, words = resume.lacking(run, ids, self._beside(ids))
+        kept = set(run_results.ids_to_redo(self.dataset, run.key)) - self.todo
+        if again or kept or getattr(run.record, "redo", 0):
+            redo = sorted(again | kept)
+            run_results.save_results(self.dataset, run.key, redo=run_results.pack_ids(redo))
+            run.update({"redo": len(redo)})
+        self._lost = len(lost | again)
+        if not self._lost:
+            return "finished", None
+        return "interrupted", (
+            f"{counted(self._lost, 'samples')} lack {words}, deleted while the run wrote them; resume=True "
+            "computes them again"
+        )
+
+    def _beside(self, ids):
+        """What was written beside heatmaps and prediction: ``{path: ids of samples}``."""
+        own = self.plan.objects.own_field if self.plan.objects else None
+        return {**({own: ids} if own else {}), **self._writer.labelled}
 
     def _store_end(self, token):
         key, s = self.plan.cam_key, self.summary

@@ -7,7 +7,7 @@ import fiftyone as fo
 from ..runs import label_attributes as run_label_attributes
 from ..runs import record
 from ..runs.level import level_of
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..runs.run import Run
 from ..runs.schema import declare_fields
 from ..targets import objects as _targets
@@ -154,8 +154,7 @@ def declare(dataset, objects):
     """Declares what is written on labels, and the field of the model's own detections."""
     own = objects.own_field
     if own is not None and level_of(dataset).field(own) is None:
-        with schema_lock(dataset):
-            declare_fields(dataset, {own: _OWN_DETECTIONS})
+        change_schema(dataset, lambda: declare_fields(dataset, {own: _OWN_DETECTIONS}))
     if own is not None or objects.targets.field is not None:
         run_label_attributes.declare(dataset, objects.path, objects.attributes)
 

@@ -11,6 +11,9 @@ from ..targets.spec import canonical
 from . import memory_format
 from .objects import MOST_MAPS, checked_maps
 
+# of one kind, such as bytes of memory
+_MOST_RESOURCES = 1e15
+
 
 def as_list(value):
     """Returns a list of what may be one name, a ``(name, options)`` pair, or several."""
@@ -163,7 +166,7 @@ PARAMS = (
         "output_dir", decisive=True, recorded=_absolute,
         field=Field("Folder", "empty for a folder beside the datasets", plain=True),
     ),
-    params.SEED.but(kind=Integer(None), decisive=True, rerun=True),
+    params.SEED.but(kind=Integer(-(2**63), 2**63 - 1), decisive=True, rerun=True),
     params.BATCH_SIZE.but(
         decisive=True, rerun=True,
         field=Field(
@@ -177,7 +180,7 @@ PARAMS = (
         field=Field("Device", "for example cpu or cuda:0; empty for the model's own", plain=True),
     ),
     Param(
-        "max_fields", 12, Integer(), rerun=True,
+        "max_fields", 12, Integer(1, 4096), rerun=True,
         field=Field("Most fields", "more new fields are refused", plain=True),
     ),
     Param(
@@ -267,7 +270,8 @@ def _check_resources(resources, backend):
         raise ValueError("resources has no effect with backend='local'; use backend='ray'")
     amounts = resources.values() if isinstance(resources, dict) else [None]
     numbers = all(
-        isinstance(n, (int, float)) and not isinstance(n, bool) and n > 0 for n in amounts
+        isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n <= _MOST_RESOURCES
+        for n in amounts
     )
     if not numbers or not all(isinstance(name, str) for name in resources):
         raise ValueError(

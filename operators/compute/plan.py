@@ -12,7 +12,10 @@ from ..data.images import decode_image
 from ..data.loader import Failure, block_size, load_item
 from ..data.rows import Row
 from ..data.videos import FrameReader
+from ..data.written_paths import confined
+from ..jobs import planning
 from ..jobs.inference import answers_alike
+from ..jobs.memory import check_batch
 from ..jobs.pipeline import probe_batch_size
 from ..models import load, zoo
 from ..models.classes import check_count
@@ -90,7 +93,7 @@ class Plan:
         return [*self.heatmap_fields, *extra, *own]
 
 
-def make_plan(dataset, model, settings, rows, samples=None):
+def make_plan(dataset, model, settings, rows, samples=None, origin=None):
     """Checks the arguments of a run against the model and the dataset, with one image.
 
     Args:
@@ -99,6 +102,7 @@ def make_plan(dataset, model, settings, rows, samples=None):
         settings: the :class:`Settings`
         rows: the :class:`~operators.data.rows.Row` of the samples
         samples (None): the samples, whose labels may be asked for; the dataset by default
+        origin (None): where the run is started, which says where it may write
 
     Returns:
         a :class:`Plan`
@@ -106,22 +110,59 @@ def make_plan(dataset, model, settings, rows, samples=None):
     Raises:
         ValueError: if anything is wrong; nothing was written then
     """
+    s = settings
+    samples = dataset if samples is None else samples
+    key = s.cam_key or keys.next_key(dataset, load.default_key(model.name))
+    keys.check_key(dataset, key, s.overwrite, s.resume, exact=True)
+    item = first_image(rows, model.transforms, model.geometry)
+    plan, trial, shown = plan_model(model, s, samples, key, item)
+    plan.map_dir = checks.map_dir(s, dataset, key)
+    keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
+    if plan.objects or plan.patches:
+        check_attributes(dataset, plan.objects or plan.patches, key)
+    if plan.map_dir is None:
+        size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
+        checks.check_document_size(
+            dataset,
+            [row.id for row in rows],
+            lambda: _heats(trial, shown, size),
+            len(plan.heatmap_fields),
+            size,
+        )
+    if plan.map_dir is not None:
+        confined("output_dir", plan.map_dir, origin)
+    plan.made_folders = checks.check_folder(plan.map_dir)
+    return plan
+
+
+def plan_model(model, settings, samples, key, item):
+    """Checks the arguments of a run against the model, with one image; no dataset is asked or written.
+
+    Args:
+        model: the :class:`LoadedModel`, on its device
+        settings: the :class:`Settings`
+        samples: whose label fields may be explained
+        key: begins the name of every field
+        item: the loader's item of the image that is tried, with its image
+
+    Returns:
+        a :class:`Plan`, the ``cam_core.Explanation`` of the image, and the keys of the maps that are stored
+
+    Raises:
+        ValueError: if anything is wrong
+    """
     from ...cam_core.methods.catalogue import resolve_methods
 
     s = settings
     methods = resolve_methods(s.methods or list(_default_methods(model)))
-    samples = dataset if samples is None else samples
-    key = s.cam_key or keys.next_key(dataset, load.default_key(model.name))
-    item = first_image(rows, model.transforms, model.geometry)
     notes = read_outputs(model, item.image[None])
-    patches = _patches(s, model, dataset, key)
+    patches = _patches(s, model, samples, key)
     objects = None if patches else _objects(s, model, samples, key)
     targets, tags = (objects.targets, objects.tags) if objects else _targets(s, model, samples)
     if patches and len(tags) > 1:
         raise ValueError(
             f"targets: of each object's crop one thing is explained, and these are {len(tags)}; give one"
         )
-    keys.check_key(dataset, key, s.overwrite, s.resume, exact=True)
     plan = Plan(
         cam_key=key,
         methods=[(m.function, {**m.options, **_smoothing(m)}) for m in methods],
@@ -134,7 +175,6 @@ def make_plan(dataset, model, settings, rows, samples=None):
         precision=_precision(s, model),
         heatmap_size=s.heatmap_size,
         seed=s.seed,
-        map_dir=checks.map_dir(s, dataset, key),
         objects=objects,
         patches=patches,
         memory_format=_memory_format(s, model),
@@ -161,21 +201,16 @@ def make_plan(dataset, model, settings, rows, samples=None):
         if told["complete"] or told["classes"] > len(model.classes):
             check_count(model, told["classes"])
     plan.layers = trial.layers or None
-    shown = _plan_fields(plan, methods, trial, s)
-    keys.check_fields(dataset, plan.all_fields, key, s.overwrite)
-    if objects or patches:
-        check_attributes(dataset, objects or patches, key)
-    if plan.map_dir is None:
-        size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
-        checks.check_document_size(
-            dataset,
-            [row.id for row in rows],
-            lambda: _heats(trial, shown, size),
-            len(plan.heatmap_fields),
-            size,
-        )
-    plan.made_folders = checks.check_folder(plan.map_dir)
-    return plan
+    check_batch(s.batch_size, model, plan.trial_image, _without_own_batches(plan, model))
+    return plan, trial, _plan_fields(plan, methods, trial, s)
+
+
+def _without_own_batches(plan, model):
+    """Explains images by what grows with the batch: not by methods with batches of their own."""
+    methods = [m for m in plan.methods if "batch_size" not in m[0].cam_info.options]
+    return ExplainStep(
+        model, dataclasses.replace(plan, methods=methods or ["gradcam"], fuse=None)
+    ).explain
 
 
 def _plan_fields(plan, methods, trial, settings):
@@ -272,7 +307,7 @@ def _objects(settings, model, samples, key):
     return None
 
 
-def _patches(settings, model, dataset, key):
+def _patches(settings, model, samples, key):
     """What a run over the objects of a field stores; None of other runs."""
     if settings.patches_field is None:
         return None
@@ -282,7 +317,7 @@ def _patches(settings, model, dataset, key):
             "it out, or choose a classifier"
         )
     path = f"{settings.patches_field}.detections"
-    masks = [dataset.count(f"{path}.{name}") for name in ("mask", "mask_path")]
+    masks = [samples._root_dataset.count(f"{path}.{name}") for name in ("mask", "mask_path")]
     return PatchPlan(settings.patches_field, settings.object_maps, key, masks=any(masks))
 
 
@@ -353,6 +388,7 @@ def first_image(rows, transforms, geometry=None):
     tried = list({row[1]: Row(*row) for row in reversed(rows)}.values())[::-1][:_TRIES]
     with contextlib.closing(FrameReader()) as frames:
         for row in tried:
+            planning.check()
             picture = None
             if row.frame is not None:
                 picture = functools.partial(frames.read, row.filepath, row.frame)

@@ -24,7 +24,7 @@ from ..data.loader import Failure
 from ..jobs.pipeline import Progress
 from ..models import load
 from ..runs import lease, record
-from ..runs.locking import retry_on_disconnect
+from ..runs.retry import retry_on_disconnect
 from ..targets.spec import texts_of
 from .ray_settings import library, threads_of
 from .shards import Task, open_samples

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from ..data.samples import read_values
 from ..jobs.inference import probabilities_of, to_device
 from ..models import zoo
 from ..models.classes import check_count
@@ -172,7 +173,7 @@ def _fields(dataset, cam_key, used, tag, model):
     suffix = keys.plain_name(f"_{tag}")
     several = tag is not None and (not ranked or tag != "predicted")
     for field in keys.heatmap_fields_of(dataset, cam_key):
-        found = dataset.exists(field).limit(1).values([f"{field}.method", f"{field}.layer"])
+        found = read_values(dataset.exists(field).limit(1), [f"{field}.method", f"{field}.layer"])
         if not found[0]:
             continue  # no sample has it
         key = found[0][0], found[1][0]

@@ -3,12 +3,12 @@
 import dataclasses
 import os
 
-from ..jobs.base import JobSummary
+from ..runs.plain_data import PlainData
 from ..text import counted
 
 
 @dataclasses.dataclass
-class Summary(JobSummary):
+class Summary(PlainData):
     """What a run did.
 
     Attributes:
@@ -31,6 +31,8 @@ class Summary(JobSummary):
         notes: what was found out about the network's outputs, and what was asked for and not done, or
             done in another way, a sentence each
     """
+
+    kind = "run"
 
     cam_key: str
     done: int

@@ -113,6 +113,10 @@ class TransformGeometry:
         #: how the last window is known: "given", "computed" or "measured"
         self.known_by = None if self._said is None else "given"
 
+    def __reduce__(self):
+        """Another process measures again: what was learned is tied to this one's pictures and lock."""
+        return TransformGeometry, (self._transforms, self._said)
+
     @property
     def error(self):
         """Standard error of what was measured, as a share of the input's side; 0 where nothing was."""

@@ -5,6 +5,8 @@ import zlib
 
 import numpy as np
 
+from .samples import read_values
+
 #: maps that are made up where no randomcam is stored: what a map is worth that knows nothing
 RANDOM_MAP, GAUSSIAN = "random_map", "centred_gaussian"
 BASELINES = {RANDOM_MAP: "random map", GAUSSIAN: "centred Gaussian"}
@@ -26,7 +28,7 @@ def read_maps(dataset, ids, fields):
     Raises:
         OSError: if the file of a map is gone
     """
-    found_ids, *columns = dataset.select(ids).values(["id", *fields])
+    found_ids, *columns = read_values(dataset.select(ids), ["id", *fields])
     found = {i: [None] * len(fields) for i in ids}
     for m, labels in enumerate(columns):
         for sample_id, label in zip(found_ids, labels, strict=True):

@@ -24,7 +24,7 @@ from pymongo.write_concern import WriteConcern
 from ..runs.app_style import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
 from ..runs.label_attributes import LabelAttributes
 from ..runs.level import level_of
-from ..runs.locking import retry_on_disconnect
+from ..runs.retry import retry_on_disconnect
 from ..runs.schema import declare_fields
 
 LONGEST_SIDE = 192
@@ -188,6 +188,7 @@ class Writer:
         bytes_written: bytes of their heatmaps
         vanished: ids of samples that were deleted before their results came
         refused: ``{id: reason}`` of samples whose document would have become too large
+        labelled: ``{path of an attribute: ids of samples on whose labels it was written}``
         stamp: what the names of this writer's files end with
         error: what went wrong at the end, or None
     """
@@ -200,6 +201,7 @@ class Writer:
         self.bytes_written = 0
         self.vanished = []
         self.refused = {}
+        self.labelled = {}
         self.error = None
         self._dataset, self._level = dataset, level_of(dataset)
         self._made = made or {}
@@ -210,8 +212,6 @@ class Writer:
         threads = threads or min(8, os.cpu_count() or 1)
         self._encoders = concurrent.futures.ThreadPoolExecutor(threads, "cam51-encode")
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "cam51-write")
-        if output_dir is not None:
-            os.makedirs(output_dir, exist_ok=True)
 
     def __enter__(self):
         return self
@@ -272,6 +272,8 @@ class Writer:
             if isinstance(value, LabelAttributes):
                 own, document[_FILTERS] = value.operations()
                 document.update(own)
+                for name in {name for row in value.rows.values() for name in row}:
+                    self.labelled.setdefault(f"{value.path}.{name}", set()).add(sample_id)
                 continue
             if isinstance(value, fo.Heatmap):
                 size += self._store_map(sample_id, field, value)
@@ -286,15 +288,22 @@ class Writer:
             return 0
         folder = os.path.join(self._output_dir, field)
         os.makedirs(folder, exist_ok=True)
+        if os.path.islink(folder):
+            raise OSError(
+                f"heatmaps cannot be written to {folder!r}: it is a link, and links are not followed out of "
+                "the run's folder; remove it, then call again with resume=True"
+            )
         path = os.path.join(folder, f"{ObjectId(sample_id)}-{self.stamp}.png")
         done, png = cv2.imencode(".png", label.map)
         if not done:
             raise OSError(f"the heatmap of sample {sample_id} could not be encoded as PNG")
         part = f"{path}.part"
         try:
-            with open(part, "wb") as file:
-                file.write(png.tobytes())
-            os.replace(part, path)
+            try:
+                _write_file(png.tobytes(), part, path)
+            except FileNotFoundError:  # somebody removed the folder this moment
+                os.makedirs(folder, exist_ok=True)
+                _write_file(png.tobytes(), part, path)
         except OSError as error:
             with contextlib.suppress(OSError):  # it may be what could not be made
                 os.remove(part)
@@ -372,6 +381,13 @@ class Writer:
             parts = [self._store([row], [op]) for row, op in zip(rows, operations, strict=True)]
             return [row for kept, _ in parts for row in kept], sum(n for _, n in parts)
         return rows, sum(answer.matched_count + answer.upserted_count for answer in answers)
+
+
+def _write_file(data, part, path):
+    """Writes a file under another name first, so that nobody finds half of it."""
+    with open(part, "xb") as file:  # nothing that is there, not even a link
+        file.write(data)
+    os.replace(part, path)
 
 
 def _update(sample_id, document, now, new=None):

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 # Pictures of more pixels are decoded one at a time: 100 megapixels take half a gigabyte meanwhile.
 _LARGE_PIXELS = 30_000_000
 _ONE_LARGE = threading.Lock()
+# Channels of 16 and 32 bits are scaled in double precision, so many pixels at a time.
+_STRIP_PIXELS = 1_000_000
 
 
 def check_file(path):
@@ -59,34 +61,55 @@ def decode_image(path):
     with open_image(path) as image:
         large = image.width * image.height > _LARGE_PIXELS
         with _ONE_LARGE if large else contextlib.nullcontext():
-            return _decoded(image)
+            return as_rgb(image)
 
 
-def _decoded(image):
+def as_rgb(image):
+    """An image of any mode as 8-bit RGB, upright; see :func:`decode_image`."""
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        return Image.fromarray(_scaled(np.asarray(upright), 255 / 65535)).convert("RGB")
-    if upright.mode in ("I", "F"):
-        return Image.fromarray(_to_8_bit(np.asarray(upright))).convert("RGB")
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB")
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        return _grey(image, lambda values: _scaled(values, 255 / 65535)).convert("RGB")
+    if image.mode in ("I", "F"):
+        scale = _scale_of_32_bits(image)
+        return _grey(image, lambda values: _scaled(_finite(values), scale)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
-def _to_8_bit(values):
-    """Scales a channel of 32 bits, whose kind does not tell its range: 0-1, 8, 16 or 32 bits."""
-    values = np.nan_to_num(values.astype(np.float64))
-    high = values.max(initial=0)
-    if high <= 1 and values.min(initial=0) >= 0 and not np.array_equal(values, values.round()):
-        scale = 255.0
-    elif high <= 255:
-        scale = 1.0
-    elif high <= 65535:
-        scale = 255.0 / 65535
-    else:
-        scale = 255.0 / high
-    return _scaled(values, scale)
+def _strips(image):
+    """Yields (first row, pixels as an array) of a picture, a few rows at a time: what is made of them is large."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield top, np.asarray(image.crop((0, top, image.width, bottom)))
+
+
+def _grey(image, to_8_bit):
+    """The picture of what a function makes of each strip."""
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top, values in _strips(image):
+        grey[top : top + len(values)] = to_8_bit(values)
+    return Image.fromarray(grey)
+
+
+def _scale_of_32_bits(image):
+    """The scale to 8 bits of a channel whose kind does not tell its range: 0-1, 8, 16 or 32 bits."""
+    high, low, whole = 0.0, 0.0, True
+    for _, values in _strips(image):
+        values = _finite(values)
+        high, low = max(high, values.max(initial=0)), min(low, values.min(initial=0))
+        whole = whole and np.array_equal(values, values.round())
+    if high <= 1 and low >= 0 and not whole:
+        return 255.0
+    if high <= 255:
+        return 1.0
+    return 255.0 / 65535 if high <= 65535 else 255.0 / high
+
+
+def _finite(values):
+    return np.nan_to_num(values.astype(np.float64))
 
 
 def _scaled(values, scale):

@@ -16,7 +16,10 @@ from .images import decode_image
 from .rows import Row
 from .videos import FrameReader
 
+# Images that wait for others of their size, which is also the most that a batch holds; and images that are
+# decoded ahead of it.
 _WAITING_BYTES = 1_000_000_000
+_AHEAD_BYTES = 500_000_000
 # What transforms may make of a smaller picture on their way: 150 MB of bytes in three channels.
 _ENLARGED_PIXELS = 50_000_000
 # Blocks hold this many batches: enough to fill batches of mixed sizes, little to do again on resuming.
@@ -115,6 +118,16 @@ class Batch:
             yield Batch(self.items[start : start + size], self.images[start : start + size])
 
 
+def stacked(items):
+    """Makes a :class:`Batch` of items of one size, which leave their images to it."""
+    import torch
+
+    images = torch.stack([item.image for item in items])
+    for item in items:
+        item.image = None
+    return Batch(items, images)
+
+
 def load_item(sample_id, path, transforms, geometry, picture=None):
     """Decodes and transforms one image.
 
@@ -132,17 +145,44 @@ def load_item(sample_id, path, transforms, geometry, picture=None):
         OSError: if the file cannot be read
         ValueError: if the transform returns no (C, h, w) float tensor, or cannot be inverted
     """
-    import torch
-
     if getattr(transforms, "takes_path", False):
-        width, height = geometry.upright_size(path)
+        size = geometry.upright_size(path)
         image = transforms.from_path(path)
     else:
         shown = decode_image(path) if picture is None else picture()
-        width, height = shown.size
-        _check_enlarged(transforms, height, width)
+        size = shown.size
+        _check_enlarged(transforms, *size)
         image = transforms(shown)
         del shown  # not needed while the window is looked for, which may take as much memory
+    item = _item(sample_id, path, image, size, geometry)
+    if isinstance(picture, Crop):
+        item.window = picture.on_image(item.window)
+    return item
+
+
+def picture_item(sample_id, picture, transforms, geometry):
+    """Transforms a picture that is no file's.
+
+    Args:
+        sample_id: what the item is called
+        picture: a ``PIL.Image.Image`` of mode RGB, upright
+        transforms: maps a PIL image to a tensor
+        geometry: the :class:`TransformGeometry` of the transforms
+
+    Returns:
+        an :class:`Item`
+
+    Raises:
+        ValueError: as :func:`load_item`
+    """
+    _check_enlarged(transforms, *picture.size)
+    return _item(sample_id, None, transforms(picture), picture.size, geometry)
+
+
+def _item(sample_id, path, image, size, geometry):
+    """The item of what transforms returned of a picture of (width, height) pixels."""
+    import torch
+
     if not isinstance(image, torch.Tensor) or image.dim() != 3 or not image.is_floating_point():
         got = (
             f"{image.dtype} {tuple(image.shape)}"
@@ -152,13 +192,11 @@ def load_item(sample_id, path, transforms, geometry, picture=None):
         raise ValueError(f"transforms must return a float tensor (3, h, w), got {got}")
     if type(image) is not torch.Tensor:  # MONAI's and torchvision's images, which carry more along
         image = image.as_subclass(torch.Tensor)
-    window = geometry.window(height, width, tuple(image.shape[1:]))
-    return Item(
-        sample_id, path, image, picture.on_image(window) if isinstance(picture, Crop) else window
-    )
+    width, height = size
+    return Item(sample_id, path, image, geometry.window(height, width, tuple(image.shape[1:])))
 
 
-def _check_enlarged(transforms, height, width):
+def _check_enlarged(transforms, width, height):
     """Refuses a picture that known transforms would blow up, such as one pixel high with Resize(256)."""
     from ...cam_core.spatial.steps import largest_size
 
@@ -231,14 +269,8 @@ class Loader:
 
     @staticmethod
     def _batch(items):
-        import torch
-
-        if not any(item.wanted for item in items):
-            return
-        images = torch.stack([item.image for item in items])
-        for item in items:
-            item.image = None
-        yield Batch(items, images)
+        if any(item.wanted for item in items):
+            yield stacked(items)
 
     def _items(self):
         """Yields (number of the block, :class:`Item` or :class:`Failure`), in order."""
@@ -247,20 +279,26 @@ class Loader:
                 for row in self._rows_of(block):
                     yield from self._wanted(number, self._load(row, block, self._picture(row)))
             return
-        ahead = collections.deque()
+        ahead, largest = collections.deque(), _Largest()
         with concurrent.futures.ThreadPoolExecutor(self._num_workers, "cam51-decode") as pool:
             try:
                 for number, block in enumerate(self._blocks):
                     for row in self._rows_of(block):
                         picture = self._picture(row)
                         ahead.append((number, pool.submit(self._load, row, block, picture)))
-                        limit = self.batch_size + min(self.batch_size, 64) + self._num_workers
-                        if len(ahead) >= limit:
+                        ahead[-1][1].add_done_callback(largest.see)
+                        while len(ahead) >= self._ahead(largest.bytes):
                             yield from self._wanted(*_result(ahead.popleft()))
                 while ahead:
                     yield from self._wanted(*_result(ahead.popleft()))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ahead(self, image_bytes):
+        """How many images may be on their way; of large ones as many as there are threads."""
+        count = self.batch_size + min(self.batch_size, 64) + self._num_workers
+        fitting = _AHEAD_BYTES // image_bytes if image_bytes else 0  # not known before the first
+        return min(count, max(self._num_workers + 1, fitting))
 
     @staticmethod
     def _wanted(number, outcome):
@@ -293,6 +331,18 @@ class Loader:
             return Failure.of(row, error) if wanted else None
         item.wanted, item.frame = wanted, row.frame
         return item
+
+
+class _Largest:
+    """The largest image that was decoded so far."""
+
+    bytes = 0
+
+    def see(self, future):
+        """Looks at a result; called by the thread that decoded it."""
+        item = None if future.cancelled() or future.exception() else future.result()
+        if isinstance(item, Item) and item.image is not None:
+            self.bytes = max(self.bytes, item.image.nbytes)
 
 
 def _result(pair):

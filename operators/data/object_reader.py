@@ -19,6 +19,7 @@ from .object_fields import (
     kind_of,
 )
 from .object_masks import Unreadable, is_void, parts_of, plain
+from .samples import read_values
 
 STATUSES = ("ok", "no_object", "object_absent", "unreadable")
 
@@ -179,7 +180,7 @@ class ObjectReader:
         paths = ["id", "filepath", "metadata.width", "metadata.height", *self.roles]
         if self._samples.get_field("metadata.width") is None:
             paths = ["id", "filepath", *self.roles]
-        columns = self._samples.select(ids).values(paths)
+        columns = read_values(self._samples.select(ids), paths)
         return {row[0]: dict(zip(paths, row, strict=True)) for row in zip(*columns, strict=True)}
 
     def _one(self, row, explained, shape):

@@ -2,6 +2,8 @@
 
 import fiftyone as fo
 
+from ..runs.retry import retried
+
 
 def check_collection(samples):
     """Raises a ValueError unless samples are a dataset or view."""
@@ -111,3 +113,17 @@ _OTHER_MEDIA = {
     "3d": "heatmaps are for images, these are 3D scenes; use a dataset of images",
     "point-cloud": "heatmaps are for images, these are point clouds; use a dataset of images",
 }
+
+
+@retried
+def read_values(samples, paths):
+    """Reads values of samples, again where the database goes away meanwhile.
+
+    Args:
+        samples: a dataset or view
+        paths: one path, or a list of them
+
+    Returns:
+        what :meth:`fiftyone.core.collections.SampleCollection.values` returns
+    """
+    return samples.values(paths)

@@ -5,9 +5,14 @@ import dataclasses
 import fiftyone as fo
 
 from ..data.heatmap_reader import heat_of
-from ..data.samples import check_images
-from ..jobs.base import Job, JobSummary, phased
+from ..data.samples import check_images, read_values
+from ..jobs.base import Job, phased
 from ..runs import keys, record
+from ..runs.job_record import write
+from ..runs.locking import change_schema
+from ..runs.plain_data import PlainData
+from ..runs.retry import retry_on_disconnect
+from ..runs.schema import declare_fields
 
 _AT_ONCE = 500
 
@@ -41,43 +46,48 @@ class DraftJob(Job):
 
     def steps(self):
         """Drafts boxes, a few hundred samples at a time."""
-        ids = self.samples.values("id")
+        ids = read_values(self.samples, "id")
         steps = self._draft(ids, Drafts(self.out))
         return (yield from phased("drafting boxes", steps, lambda n: (n, len(ids))))
 
     def _draft(self, ids, done):
         s, dataset, out = self.settings, self.dataset, self.out
-        config = record.config_of(dataset, self.cam_key)
-        drafts = list(dict.fromkeys([*(getattr(config, "drafts", None) or []), out]))
-        record.update(dataset, self.cam_key, drafts=drafts)
         # first: whatever is written goes with the run
-        keys.add_written(dataset, self.cam_key, fields=[out])
-        if dataset.get_field(out) is None:
-            dataset.add_sample_field(
-                out,
-                fo.EmbeddedDocumentField,
-                embedded_doc_type=fo.Detections,
-                description=f"Boxes drafted from {self.field} at {s.threshold:g} of its maximum",
-            )
-        else:  # those of other samples stay, and what a user changed in them
-            self.samples.select(ids).clear_sample_field(out)
+        record.change(dataset, self.cam_key, add={"drafts": [out], "fields": [out]})
+        field = {
+            "ftype": fo.EmbeddedDocumentField,
+            "embedded_doc_type": fo.Detections,
+            "description": f"Boxes drafted from {self.field} at {s.threshold:g} of its maximum",
+        }
+        change_schema(dataset, lambda: declare_fields(dataset, {out: field}))
         for start in range(0, len(ids), _AT_ONCE):
-            part = self.samples.select(ids[start : start + _AT_ONCE]).select_fields(self.field)
-            rows = {}
-            for sample in part.iter_samples():
-                boxes = _boxes(sample[self.field], s.threshold, s.min_area, s.tags)
+            part = ids[start : start + _AT_ONCE]
+            # a sample without boxes too: it may have those of an earlier draft
+            rows = {i: {out: None} for i in part}
+            for sample_id, label in retry_on_disconnect(self._labels, part):
+                boxes = _boxes(label, s.threshold, s.min_area, s.tags)
                 done.without_map += boxes is None
                 if boxes is not None:
-                    rows[sample.id] = fo.Detections(detections=boxes)
+                    rows[sample_id] = {out: fo.Detections(detections=boxes)}
                     done.samples += bool(boxes)
                     done.detections += len(boxes)
-            dataset.set_values(out, rows, key_field="id", progress=False)
+            write(dataset, rows)
+            if out not in record.stored_paths(dataset):
+                raise RuntimeError(
+                    f"the field {out!r} was deleted, or its dataset, while boxes were drafted into it; draft "
+                    "again with overwrite=True"
+                )
             yield min(start + _AT_ONCE, len(ids))
         return done
 
+    def _labels(self, ids):
+        """The heatmaps of samples, as pairs of id and label."""
+        samples = self.samples.select(ids).select_fields(self.field)
+        return [(sample.id, sample[self.field]) for sample in samples.iter_samples()]
+
 
 @dataclasses.dataclass
-class Drafts(JobSummary):
+class Drafts(PlainData):
     """What was drafted.
 
     Attributes:
@@ -86,6 +96,8 @@ class Drafts(JobSummary):
         detections: how many there are
         without_map: samples whose heatmap has no picture: nothing was written for them
     """
+
+    kind = "drafts"
 
     field: str
     samples: int = 0

@@ -4,6 +4,7 @@ import fiftyone.operators.types as types
 
 from ..bias import schema as store
 from ..bias.params import ARGUMENTS, NOISY, PROBE, check_plain_field
+from ..bias.report import check_report
 from ..compute import recorded_model
 from ..compute.recorded_model import to_give
 from ..data.object_reader import find_object_fields
@@ -123,9 +124,12 @@ def _add_test(inputs, ctx, view):
 def _add_output(inputs, ctx, view):
     add_plain(inputs, ctx, ARGUMENTS)
     overwrite = add(inputs, ctx, ARGUMENTS, "overwrite")
-    key = arguments_of(ctx.params).get("cam_key")
+    key, replace = arguments_of(ctx.params).get("cam_key"), bool(ctx.params.get("overwrite"))
     if key is not None:
-        mark(overwrite, store.check_store, ctx.dataset, key, bool(ctx.params.get("overwrite")))
+        mark(overwrite, store.check_store, ctx.dataset, key, replace)
+    report = ctx.params.get("report")
+    if report and not inputs.properties["report"].invalid:
+        mark(inputs.properties["report"], check_report, report, key or "", "app", replace)
 
 
 def _notice(inputs, ctx, view):

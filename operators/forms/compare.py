@@ -11,6 +11,7 @@ from ..data.heatmap_reader import BASELINES
 from ..jobs import params as tables
 from ..runs import keys as run_keys
 from ..runs import record
+from ..text import lines_in_markdown
 from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse
 
 _METHODS, _MODELS = "methods", "models"
@@ -202,4 +203,4 @@ def output_of(summary):
     outputs.list("rows", row, label="Leaderboard", view=table)
     values = [dict(zip(names, cells, strict=True)) for cells in rows]
     found = types.Property(outputs, view=types.View(label="Compare heatmaps"))
-    return found.to_json(), {"text": str(summary).replace("\n", "\n\n"), "rows": values}
+    return found.to_json(), {"text": lines_in_markdown(summary), "rows": values}

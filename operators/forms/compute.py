@@ -6,6 +6,7 @@ import fiftyone as fo
 import fiftyone.operators.types as types
 
 from ..compute.params import ARGUMENTS, Settings
+from ..data.written_paths import confined
 from ..jobs import params as tables
 from ..models import load as model_load
 from ..models import preview, zoo
@@ -145,6 +146,9 @@ def _advanced(inputs, ctx, model):
     first = ("batch_size", "device", "precision", "heatmap_size", "storage", "output_dir")
     without = () if ctx.params.get("storage") == "disk" else ("output_dir",)
     add_plain(inputs, ctx, ARGUMENTS, first, without)
+    if "output_dir" in inputs.properties and ctx.params.get("output_dir"):
+        folder = ctx.params["output_dir"]
+        mark(inputs.properties["output_dir"], confined, "output_dir", folder, "app")
     mark(inputs.properties["device"], model_load.check_device, ctx.params.get("device"))
 
 

@@ -6,6 +6,7 @@ from ..bias import params as bias
 from ..compare import params as compare
 from ..compute import params as compute
 from ..jobs.params import labels_of
+from ..text import escape_labels, set_said
 
 _RUN = {"cam_key": "Run"}
 #: operator -> argument -> what its form calls it. A test holds them against the forms.
@@ -75,7 +76,7 @@ def _set(label, before, value):
 
 
 def put(form, operator):
-    """Puts everything that a form says into the words of the App.
+    """Puts everything that a form says into the words of the App, and texts of others as they read.
 
     Args:
         form: a ``types.Property`` whose type is the form's object
@@ -93,5 +94,5 @@ def put(form, operator):
             for name in ("label", "description"):
                 text = getattr(prop.view, name, None)
                 if text:
-                    setattr(prop.view, name, in_app(text, operator))
-    return form
+                    set_said(prop.view, name, in_app(text, operator))
+    return escape_labels(form)

@@ -3,14 +3,15 @@
 import fiftyone.operators.types as types
 
 from ..compute.params import MODEL
+from ..jobs.params import labels_of
 from ..models import by_name, load, preview, zoo
 from ..models.classes import read_classes
-from .schema import add, mark
+from .schema import add, choose_name, mark
 
 OTHER = "another_model"
-_HELP = (
+HELP = (
     "hf:google/vit-base-patch16-224, timm:convnext_tiny, or an architecture with a checkpoint of plain tensors "
-    "on the server: torchvision:resnet50@/path/model.safetensors"
+    "in FiftyOne's folder of models on the server: torchvision:resnet50@/path/model.safetensors"
 )
 
 
@@ -26,18 +27,22 @@ def add_model(inputs, ctx):
         names.setdefault(name, f"{name}  (allowed on this server)")
     for name in load.supported_zoo_models():
         names.setdefault(name, name)
-    names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
-    prop = add(
-        inputs, ctx, MODEL, "model", values=names, required=True,
-        view=types.AutocompleteView(allow_user_input=False),
-        description="of the FiftyOne model zoo, or your own: register_model makes it known here",
+    for name in by_name.listed():
+        names.setdefault(name, name)
+    if zoo.listed_names() is None:  # else the others are refused, and those listed are offered
+        names[OTHER] = "Another: Hugging Face, timm or a checkpoint"
+    prop = choose_name(
+        inputs, "model", names, ctx.params.get("model"), required=True,
+        label=labels_of(MODEL)["model"],
+        description="of the FiftyOne model zoo, or your own: register_model makes it known here. Programs may "
+        "give any name, such as hf:google/vit-base-patch16-224 or timm:convnext_tiny",
     )  # fmt: skip
     if ctx.params.get("model") == OTHER:
-        prop = inputs.str("other_model", required=True, label="Name", description=_HELP)
+        prop = inputs.str("other_model", required=True, label="Name", description=HELP)
     name = model_of(ctx.params)
     if name is None:
         return None
-    mark(prop, load.check_name, name)
+    mark(prop, load.check_from_app, name)
     kind = None if prop.invalid else mark(prop, preview.kind_of_name, name)
     if prop.invalid:
         return None
@@ -59,10 +64,8 @@ def _warn(inputs, name, label, text):
 
 def model_of(params):
     """Returns the name of the model that a form asks for, or None."""
-    name = params.get("model")
-    if name == OTHER:
-        name = (params.get("other_model") or "").strip()
-    return name or None
+    name = params.get("other_model" if params.get("model") == OTHER else "model")
+    return (name or "").strip() or None
 
 
 def given_model(params):
@@ -80,7 +83,9 @@ def model_params(arguments):
     """Turns ``model`` and ``classes`` into a form's parameters: the inverse of :func:`given_model`."""
     params = {k: arguments[k] for k in ("model", "classes") if arguments.get(k) is not None}
     name, classes = params.get("model"), read_classes(params.get("classes"))
-    listed = isinstance(name, str) and (name in load.own_models() or zoo.entry(name) is not None)
+    listed = isinstance(name, str) and (
+        name in load.own_models() or name in by_name.listed() or zoo.entry(name) is not None
+    )
     if isinstance(name, str) and not listed:
         params.update(model=OTHER, other_model=name)
     if classes is not None:

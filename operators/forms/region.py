@@ -8,6 +8,7 @@ from ..bias import region_text as words
 from ..bias.params import PROBE, REGION_ARGUMENTS
 from ..data.object_reader import find_object_fields
 from ..jobs import params as tables
+from ..text import in_markdown, lines_in_markdown
 from .bias import NEW, add_run
 from .model import given_model
 from .schema import add, add_plain, is_wrong, mark
@@ -95,5 +96,6 @@ def output_of(summary):
         outputs.list("rows", cells, label="Hover over a row for how it is measured", view=table)
     outputs.str("notes", view=types.MarkdownView(read_only=True))
     shown = types.Property(outputs, view=types.View(label="Test a region of the images"))
-    notes = "\n\n".join(words.notes(region))
-    return shown.to_json(), {"said": f"**{words.said(region)}**", "rows": rows, "notes": notes}
+    said = f"**{in_markdown(words.said(region))}**"
+    notes = lines_in_markdown("\n".join(words.notes(region)))
+    return shown.to_json(), {"said": said, "rows": rows, "notes": notes}

@@ -4,6 +4,7 @@ import fiftyone.operators.types as types
 
 from ..runs import keys as run_keys
 from ..runs import record
+from ..text import escape_labels
 from .schema import choose, mark, refuse
 
 
@@ -48,4 +49,4 @@ def mark_key(prop, ctx, key, name):
 
 def form(inputs, label):
     """The form's property."""
-    return types.Property(inputs, view=types.View(label=label))
+    return escape_labels(types.Property(inputs, view=types.View(label=label)))

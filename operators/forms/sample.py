@@ -4,11 +4,14 @@ import fiftyone.operators.types as types
 
 from ..data.drawn import overlaid
 from ..data.samples import check_images
+from ..jobs import params as tables
 from ..panel.clusters_tab import data_uri
 from ..runs import record
 from ..sample.explain import usable_runs
+from ..sample.params import PARAMS
+from ..text import escape_labels, in_markdown, lines_in_markdown
 from .model import add_model, given_model
-from .schema import choose, invalid, refused
+from .schema import add, choose, invalid, refused
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
@@ -41,16 +44,13 @@ def form(ctx):
     )  # fmt: skip
     if (ctx.params.get("cam_key") or default) == _OTHER:
         add_model(inputs, ctx)
-    inputs.int(
-        "donors", default=4, min=0, max=16, label="Other backgrounds",
-        description="on how many other samples' backgrounds the object is tried; 0 for none",
-    )  # fmt: skip
-    return types.Property(inputs, view=types.View(label="Explain this sample"))
+    add(inputs, ctx, PARAMS, "donors")
+    return escape_labels(types.Property(inputs, view=types.View(label="Explain this sample")))
 
 
 def sample_of(ctx):
-    """The id of the open sample, else of the one that is selected."""
-    return ctx.current_sample or next(iter(ctx.selected or []), None)
+    """The id of the sample that a program names, else of the open one, else of the one that is selected."""
+    return ctx.params.get("sample_id") or ctx.current_sample or next(iter(ctx.selected or []), None)
 
 
 def arguments_of(ctx):
@@ -59,10 +59,10 @@ def arguments_of(ctx):
     Raises:
         ValueError: if no sample is open or selected
     """
-    sample_id = ctx.params.get("sample_id") or sample_of(ctx)
+    sample_id = sample_of(ctx)
     if not sample_id:
         raise ValueError("sample: none is open or selected; open one, or select it in the grid")
-    given = {"sample_id": sample_id, "donors": int(ctx.params.get("donors", 4))}
+    given = {"sample_id": sample_id, **tables.arguments_of(PARAMS, ctx.params)}
     if ctx.params.get("cam_key") not in (None, "", _OTHER):
         return {**given, "cam_key": ctx.params["cam_key"]}
     return {**given, **given_model(ctx.params)}
@@ -78,7 +78,7 @@ def results_of(found, cam_key, model):
     """
     return {
         "sentence": found.sentence,
-        "notes": "\n\n".join(found.notes),
+        "notes": "\n".join(found.notes),
         "heatmaps": heatmaps_of(found),
         "composites": composites_of(found) if found.swaps else None,
         "fields": ", ".join(found.fields),
@@ -182,7 +182,7 @@ def output(ctx):
     """What is shown when it is done."""
     results = ctx.results or {}
     outputs = types.Object()
-    outputs.md(f"**{results.get('sentence', '')}**", name="said")
+    outputs.md(f"**{in_markdown(results.get('sentence'))}**", name="said")
     if results.get("heatmaps"):
         outputs.img("heatmaps", width="100%", alt_text="heatmaps of this sample")
     if results.get("composites"):
@@ -191,14 +191,14 @@ def output(ctx):
         )
         outputs.img("composites", width="100%", alt_text="the object on other backgrounds")
     if results.get("notes"):
-        outputs.md(results["notes"], name="notes_text")
+        outputs.md(lines_in_markdown(results["notes"]), name="notes_text")
     outputs.md(
-        f"Written: {results.get('fields', '')}. Reload the page to lay them over the sample.",
+        f"Written: {in_markdown(results.get('fields'))}. Reload the page to lay them over the sample.",
         name="fields_text",
     )
     params = {k: results.get(k) for k in ("sample_id", "cam_key", "model") if results.get(k)}
     if results.get("no_peers"):
-        outputs.md(results["no_peers"], name="no_peers_text")
+        outputs.md(in_markdown(results["no_peers"]), name="no_peers_text")
     elif params.get("cam_key"):
         outputs.btn(
             "peers",

@@ -59,6 +59,24 @@ def choose(inputs, name, values, view=None, **options):
     return inputs.enum(name, view.values(), view=view, **options)
 
 
+def choose_name(inputs, name, values, value, **options):
+    """Draws a choice of names, with values as :func:`choose` takes them.
+
+    A name that is not among them is drawn as a text: programs are told a few of hundreds of choices and may
+    give any. In the App nothing is typed here, as every letter would be a new form.
+
+    Args:
+        inputs: the form's ``types.Object``
+        name: of the parameter
+        values: the names
+        value: what was given, or None
+        **options: of the input
+    """
+    if value and value not in values:
+        return inputs.str(name, **options)
+    return choose(inputs, name, values, types.AutocompleteView(allow_user_input=False), **options)
+
+
 def choose_several(inputs, name, values, view=None, **options):
     """Draws a choice of several, with values as :func:`choose` takes them."""
     view = _filled(view or types.DropdownView(multiple=True), values)

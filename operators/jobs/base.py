@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import tempfile
 import time
 
 from ..data.loader import Loader
 from ..models import load
-from ..runs import record
 from ..runs.lease import stop_on_request
+from ..runs.leftovers import temporary_folder
 from .inference import workers_of
 from .pipeline import Progress
 from .pipeline import run as run_pipeline
@@ -95,8 +94,7 @@ class Job:
             if self.model is not None:
                 self.stack.enter_context(load.on_device(self.model))
             yield from self.before()
-            folder = tempfile.TemporaryDirectory(prefix="cam51-")
-            self.folder = self.stack.enter_context(folder)
+            self.folder = self.stack.enter_context(temporary_folder())
             done, lease = None, self.register()
             if lease is not None:
                 self.held = self.stack.enter_context(lease)
@@ -134,14 +132,6 @@ def batch_size_of(settings, model, on_cpu=CPU_BATCH, on_gpu=GPU_BATCH):
     if settings.batch_size != "auto":
         return settings.batch_size
     return on_cpu if model.device.type == "cpu" else on_gpu
-
-
-class JobSummary:
-    """What the summaries of all jobs have; these are dataclasses of plain data."""
-
-    def to_dict(self):
-        """Returns the summary as JSON has it: the same in a record, in a file, over the network."""
-        return record.jsonable(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass

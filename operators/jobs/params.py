@@ -15,22 +15,18 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class Integer:
-    """Integers from ``low`` to ``high``, each without a limit where it is None."""
+    """Integers from ``low`` to ``high``: no number is taken whatever it is."""
 
-    low: int | None = 1
-    high: int | None = None
+    low: int = 1
+    high: int = 1_000_000_000
 
     def check(self, name, value):
         """Raises a ValueError for another value."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            low = value if self.low is None else self.low
-            high = value if self.high is None else self.high
-            if low <= value <= high:
-                return
-        limits = "" if self.low is None else f" of at least {self.low}"
-        if self.high is not None:
-            limits = f" between {self.low} and {self.high}"
-        raise ValueError(f"{name} must be an integer{limits}, got {value!r}")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not self.low <= value <= self.high:
+            raise ValueError(
+                f"{name} must be an integer between {self.low} and {self.high}, got {value!r:.80}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Number:
             if inside or (not self.within and value in (self.low, self.high)):
                 return
         raise ValueError(
-            f"{name} must be a {self.what} between {self.low} and {self.high}, got {value!r}"
+            f"{name} must be a {self.what} between {self.low} and {self.high}, got {value!r:.80}"
         )
 
 
@@ -170,11 +166,12 @@ class Param:
 
 # what jobs of several operators have
 
-BATCH_SIZE = Param("batch_size", "auto", Integer(), automatic=0)
-NUM_WORKERS = Param("num_workers", kind=Integer(0))
+BATCH_SIZE = Param("batch_size", "auto", Integer(1, 4096), automatic=0)
+NUM_WORKERS = Param("num_workers", kind=Integer(0, 1024))
 DEVICE = Param("device")
 PRECISION = Param("precision", "auto", Choice(PRECISIONS))
-SEED = Param("seed", 51, Integer(0))
+# what a record in MongoDB and a generator of torch take
+SEED = Param("seed", 51, Integer(0, 2**63 - 1))
 PROBE = Param("probe", "auto", Integer(2), automatic=0)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import time
 
 from ..data.loader import Failure
-from ..runs.locking import DatabaseAway, retry_on_disconnect
+from ..runs.retry import DatabaseAway, retry_on_disconnect
 from ..text import one_line
 
 # After so many images whose step failed, one after the other, the model itself is tried.

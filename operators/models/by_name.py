@@ -3,6 +3,7 @@
 A name may come from anybody who can open the App. So a name never runs code that a file or a
 repository brings along: architectures come from installed packages, and checkpoints are read as
 plain tensors. What would run code is loaded only if the server's environment allows that very name.
+A name is taken apart here and refused before any library sees it: no address is ever fetched for one.
 """
 
 import difflib
@@ -12,11 +13,19 @@ import importlib.util
 import os
 import re
 
+import fiftyone as fo
+
+from ..data.written_paths import is_inside
 from . import zoo
 from .checkpoint import filled, plain_tensors
 from .load_errors import readable_errors
 
 ALLOWED_VARIABLE = "CAM51_ALLOWED_MODELS"
+# of a name, and of the path in one
+_LONGEST = 1024
+# as Hugging Face checks them: at most 96 characters, no two dots or dashes in a row
+_HUB_ID = re.compile(r"(?!.*(\.\.|--))(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}(?<![.-])", re.ASCII)
+_ARCHITECTURE = re.compile(r"\w[\w.-]*", re.ASCII)
 _ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # The end of a Hugging Face architecture's name -> FiftyOne's model for it.
 _TASKS = {
@@ -41,9 +50,10 @@ class ModelSource:
         kind: one of ``zoo.KINDS`` where the name tells what the model yields, else None
         short_name: what the key of a run is made from
         trusted: whether code that the name names may run without leave, as a registered model's may
+        path: a file or folder of this machine that the name names, or None
     """
 
-    recorded, attends, kind, trusted = "name", False, None, False
+    recorded, attends, kind, trusted, path = "name", False, None, False, None
 
     def __init__(self, name):
         self.name = self.short_name = name
@@ -55,13 +65,48 @@ class ModelSource:
 
     def refusal(self):
         """Says why the name is not loaded on this server, without loading anything; None if it may be."""
+        if len(self.name) > _LONGEST or not self.name.isprintable():
+            return f"a name has at most {_LONGEST} characters, all of them printable"
+        return self._reason() or self._not_listed()
+
+    def _reason(self):
+        """Why a name of this scheme is not loaded, whatever this server's lists say."""
         raise NotImplementedError
+
+    def _not_listed(self):
+        """Why the lists of models that this server allows leave the name out."""
+        if self.trusted or self.name in allowed():
+            return None
+        return zoo.forbidden({self.name}, None)
+
+    def app_refusal(self):
+        """Says why the name is not loaded for somebody who gives it in the App; None if it may be.
+
+        A path leads anywhere on the server, so only one in FiftyOne's folder of models is taken.
+        """
+        reason = self.refusal()
+        if reason is not None or self.path is None or self.name in allowed():
+            return reason
+        folder = fo.config.model_zoo_dir
+        if is_inside(os.path.expanduser(self.path), folder):
+            return None
+        return (
+            f"from the App only files in FiftyOne's folder of models, {folder!r}, are taken; {_allow(self.name)}, "
+            "or register it from Python with register_model"
+        )
 
     def check(self):
         """Raises a ValueError if the name is refused."""
-        reason = self.refusal()
+        self._raise(self.refusal())
+
+    def check_from_app(self):
+        """Raises a ValueError if the name is refused of somebody who gives it in the App."""
+        self.check()
+        self._raise(self.app_refusal())
+
+    def _raise(self, reason):
         if reason is not None:
-            raise ValueError(f"model: {self.name!r} is refused: {reason}")
+            raise ValueError(f"model: {self.name!r:.200} is refused: {reason}")
 
     def load(self, classes=None, device=None):
         """Loads the model.
@@ -110,7 +155,7 @@ class _Prefixed(ModelSource):
     def accepts(cls, name):
         return name.startswith(f"{cls.prefix}:")
 
-    def refusal(self):
+    def _reason(self):
         if importlib.util.find_spec(self.package) is None:
             return f"it needs a package that is not installed here: pip install {self.package}"
         return None if self.rest else f"a name follows {self.prefix}:, for example {self.example}"
@@ -121,6 +166,21 @@ class Hub(_Prefixed):
 
     prefix, package, example = "hf", "transformers", "hf:google/vit-base-patch16-224"
     attends = True
+
+    @property
+    def path(self):
+        """The folder, which comes before an id of the same spelling."""
+        return self.rest if os.path.isdir(self.rest) else None
+
+    def _reason(self):
+        """Says so unless it is an id, or a folder that is there: a library would fetch an address."""
+        reason = super()._reason()
+        if reason is None and self.path is None and not _HUB_ID.fullmatch(self.rest):
+            return (
+                "it is no id of Hugging Face, such as google/vit-base-patch16-224, and no folder on this "
+                "machine; addresses are not fetched"
+            )
+        return reason
 
     def _load(self, classes, device):
         zoo_model, options = self._zoo_model(), {"name_or_path": self.rest}
@@ -153,7 +213,6 @@ class Hub(_Prefixed):
 
 def _hub_config(name, local=False):
     """The configuration of a Hugging Face model; its repository's code is not run."""
-    import fiftyone as fo
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(
@@ -176,9 +235,16 @@ def _hub_builder(name):
 class Architecture(_Prefixed):
     """An architecture of a package, with its own weights or a checkpoint of plain tensors."""
 
-    def refusal(self):
-        """Says so if the checkpoint is missing."""
-        reason = super().refusal()
+    @property
+    def path(self):
+        """The checkpoint."""
+        return self.checkpoint or None
+
+    def _reason(self):
+        """Says so if it is no name of an architecture, or the checkpoint is missing."""
+        reason = super()._reason()
+        if reason is None and not _ARCHITECTURE.fullmatch(self.architecture):
+            return f"{self.architecture!r} is no name of an architecture, such as {self.example}"
         if reason is None and self.checkpoint and not os.path.isfile(self.checkpoint):
             return f"there is no checkpoint {self.checkpoint!r} on the server"
         return reason
@@ -195,14 +261,14 @@ class Timm(Architecture):
 
     prefix, package, example = "timm", "timm", "timm:resnet50"
 
-    def refusal(self):
+    def _reason(self):
         """Says so if timm would take it from elsewhere."""
         if ":" in self.architecture:
             return (
                 "only names of timm's own list are taken, as others bring files that may run code; a "
                 f"repository is named hf:{self.rest.rpartition(':')[2]}"
             )
-        return super().refusal()
+        return super()._reason()
 
     def _load(self, classes, device):
         import timm
@@ -310,7 +376,7 @@ class Pickled(_Prefixed):
 
     prefix = "torch"
 
-    def refusal(self):
+    def _reason(self):
         """Says so unless the server allows it."""
         if self.name in allowed():
             return None
@@ -341,7 +407,7 @@ class EntryPoint(ModelSource):
         """Whether it is spelt like one; the schemes with a prefix are asked first."""
         return bool(_ENTRY_POINT.fullmatch(name))
 
-    def refusal(self):
+    def _reason(self):
         """Says so unless it was registered from Python or the server allows it."""
         if self.trusted or self.name in allowed():
             return None
@@ -399,14 +465,19 @@ class ZooName(ModelSource):
         attentive = "Transformer" in wrapper or "CLIP" in wrapper.upper()
         return attentive or self._entry.has_tag("transformer")
 
-    def refusal(self):
+    def _reason(self):
         """Says why it cannot be explained, or what this server lacks or forbids."""
         if self._entry is None:
             return "the zoo has no model of this name"
         return zoo.refusal(self._entry)
 
+    def _not_listed(self):
+        """What the lists say of an entry is part of its reason."""
+
     def check(self):
         """Raises a ValueError if it is refused; the message says which names are like it."""
+        if len(self.name) > _LONGEST:
+            super().check()
         zoo.check(self.name)
 
     def _load(self, classes, device):
@@ -439,6 +510,16 @@ SOURCES = (Hub, Timm, Torchvision, Pickled, EntryPoint, ZooName)
 def source_of(name):
     """Returns the :class:`ModelSource` of a name."""
     return next(source for source in SOURCES if source.accepts(name))(name)
+
+
+def listed():
+    """Returns the names beside the zoo's that the server's list of models names and that can be loaded."""
+    names = sorted(zoo.listed_names() or ())
+    return [
+        n
+        for n in names
+        if not isinstance(source_of(n), ZooName) and source_of(n).app_refusal() is None
+    ]
 
 
 def is_entry_point(value):

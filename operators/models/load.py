@@ -110,6 +110,19 @@ def check_name(name):
         by_name.source_of(name).check()
 
 
+def check_from_app(models):
+    """Raises a ValueError unless names that came from the App can be loaded, and lead nowhere else.
+
+    Args:
+        models: a name, or a list or dict of them; None for none
+    """
+    if isinstance(models, dict):
+        models = list(models.values())
+    for name in models if isinstance(models, (list, tuple)) else [models]:
+        if isinstance(name, str) and name not in registered.registered():
+            by_name.source_of(name).check_from_app()
+
+
 def unregistered_name(settings):
     """Says why the model of a run cannot be loaded by its name; see ``recorded_model.unregistered``."""
     name = settings.get("model")

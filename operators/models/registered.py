@@ -5,19 +5,27 @@ point or an architecture with a checkpoint, never a network. Whoever can write t
 server run code, so a file that others can write is refused.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import stat
 import tempfile
+import threading
 
 import fiftyone.core.config as foc
 
 from . import by_name, zoo
 from .checkpoint import plain_tensors
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 FILE = "cam51_models.json"
+_HERE = threading.RLock()
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
 _OPTIONS = ("output", "task", "multi_label", "threshold", "ends_in", "background", "read")
 
@@ -122,8 +130,9 @@ def register(model, overwrite=False):
         ValueError: if an argument is wrong or the name is taken
     """
     check(model)
-    check_free(model.name, overwrite)
-    _write({**registered(), model.name: model})
+    with _alone():
+        check_free(model.name, overwrite)
+        _write({**registered(), model.name: model})
 
 
 def check_free(name, overwrite=False):
@@ -142,12 +151,13 @@ def remove(name):
     Raises:
         ValueError: if none is registered by that name
     """
-    known = registered()
-    if name not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise ValueError(f"name: no model {name!r} is registered; there are: {names}")
-    del known[name]
-    _write(known)
+    with _alone():
+        known = registered()
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"name: no model {name!r} is registered; there are: {names}")
+        del known[name]
+        _write(known)
 
 
 def check(model):
@@ -296,16 +306,38 @@ def _size(value):
     return list(value) if isinstance(value, (list, tuple)) else int(value)
 
 
+@contextlib.contextmanager
+def _alone():
+    """Waits until no other process changes the file; what one left that died is removed.
+
+    The lock is on the folder and ends with its process, so it leaves nothing behind. Where the system has
+    no such locks, the one of this process has to do.
+    """
+    folder = os.path.dirname(path())
+    os.makedirs(folder, exist_ok=True)
+    with _HERE, contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                for name in os.listdir(folder):
+                    if name.startswith(f".{FILE}."):
+                        os.unlink(os.path.join(folder, name))
+        yield
+
+
 def _write(models):
     """Writes the file as a whole, readable and writable by its owner alone."""
     where = path()
-    os.makedirs(os.path.dirname(where), exist_ok=True)
     content = {"models": {name: _entry(model) for name, model in sorted(models.items())}}
     # Made with mode 600; put in place at once, so that no reader finds half of it.
     handle, draft = tempfile.mkstemp(dir=os.path.dirname(where), prefix=f".{FILE}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, where)
     except BaseException:
         os.unlink(draft)

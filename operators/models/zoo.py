@@ -139,7 +139,7 @@ def refusal(model, here=True):
     """
     reason = _reason(model)
     if reason is None and here:
-        reason = _forbidden(model) or _not_installed(model)
+        reason = forbidden({model.name, model.base_name}, model.license) or _not_installed(model)
     return reason
 
 
@@ -178,17 +178,32 @@ def _no_detector(model):
     return "it yields boxes, and for the network of its own package there is no adapter"
 
 
-def _forbidden(model):
-    """Why this machine's owner does not allow an entry: FiftyOne's own lists for its zoo."""
-    names, licenses = _listed(NAMES_VARIABLE), _listed(LICENSES_VARIABLE)
-    if names is not None and not {model.name, model.base_name} & names:
+def forbidden(names, license):
+    """Says why this machine's owner does not allow a model: FiftyOne's own lists for its zoo.
+
+    They hold for names of every scheme, or ``timm:`` would be a way around them.
+
+    Args:
+        names: what it is called, a set
+        license: its licenses with commas between, or None where they are not known
+
+    Returns:
+        a string, or None if it is allowed
+    """
+    named, licenses = listed_names(), _listed(LICENSES_VARIABLE)
+    if named is not None and not names & named:
         return f"this server only allows the models that its {NAMES_VARIABLE} lists; add it there"
-    if licenses is not None and not licenses & _split(model.license or ""):
+    if licenses is not None and not licenses & _split(license or ""):
         return (
-            f"its license {model.license or 'is not known and'} is not among those that this server's "
+            f"its license {license or 'is not known and'} is not among those that this server's "
             f"{LICENSES_VARIABLE} lists; add it there"
         )
     return None
+
+
+def listed_names():
+    """The names of models that this machine's owner allows; None where all are."""
+    return _listed(NAMES_VARIABLE)
 
 
 def _listed(variable):

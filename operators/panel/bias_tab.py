@@ -6,6 +6,7 @@ import numpy as np
 
 from ..bias.findings import interval_of
 from ..bias.schema import field_names
+from ..text import in_chart, in_markdown
 from . import charts, clusters_tab, layout, overview_tab
 from .views import BACKGROUND, OBJECT
 
@@ -107,7 +108,9 @@ def heat_points(run):
         out["area"].append(round(area, 4))
         out["energy"].append(round(energy, 4))
         out["rests"].append(rests_on(row.get(verdict)))
-        out["text"].append(f"{row[bias].get('explained')}<br>{row.get(verdict)}")
+        out["text"].append(
+            f"{in_chart(row[bias].get('explained'))}<br>{in_chart(row.get(verdict))}"
+        )
     return out
 
 
@@ -253,7 +256,7 @@ def draw(panel, handlers, state):
         )  # fmt: skip
         layout.plot(panel, "bars", state["bars_layout"], handlers.on_class)
         if state.get("bars_note"):
-            panel.md(state["bars_note"], name="bars_note")
+            panel.md(in_markdown(state["bars_note"]), name="bars_note")
     elif state.get("accepted"):
         layout.note(
             panel, "all_accepted", "Nothing left to judge",
@@ -281,7 +284,8 @@ def draw(panel, handlers, state):
         )  # fmt: skip
         layout.plot(panel, "calibration", charts.calibration_layout(), handlers.on_bin)
     layout.heading(panel, "blind_head", "What this cannot see")
-    panel.md("\n".join(f"- {text}" for text in state.get("blind") or []), name="blind_text")
+    blind = [f"- {in_markdown(text)}" for text in state.get("blind") or []]
+    panel.md("\n".join(blind), name="blind_text")
 
 
 def _evidence(panel, handlers, state):

@@ -1,5 +1,7 @@
 """The panel's charts: Plotly traces and layouts that are readable in both themes."""
 
+from ..text import in_chart
+
 WARM, COOL, GREY = "#ff6d04", "#4dabf5", "#8d8d8d"
 #: of the charts' own buttons nothing is needed
 CONFIG = {"displayModeBar": False}
@@ -16,7 +18,7 @@ def bars_chart(rows, unit="samples"):
     over = [max(0.0, _or(r["high"], r["mean"]) - r["mean"]) for r in rows]
     under = [max(0.0, r["mean"] - _or(r["low"], r["mean"])) for r in rows]
     text = [
-        f"{r['label']}: {r['mean']:.2f} of the score lost beyond pasting (bg_gap)"
+        f"{in_chart(r['label'])}: {r['mean']:.2f} of the score lost beyond pasting (bg_gap)"
         + (f"<br>95 % interval {r['low']:.2f} to {r['high']:.2f}" if r["low"] is not None else "")
         + f"<br>{r['n']:,} tested {unit}"
         + ("<br>too few, or with too low scores, to judge" if r["few"] else "")
@@ -25,7 +27,7 @@ def bars_chart(rows, unit="samples"):
     colours = [WARM if r["flagged"] else GREY if r["few"] else COOL for r in rows]
     return [
         {
-            "type": "bar", "orientation": "h", "y": [r["label"] for r in rows],
+            "type": "bar", "orientation": "h", "y": [in_chart(r["label"]) for r in rows],
             "x": [r["mean"] for r in rows], "marker": {"color": colours}, "hovertext": text,
             "hoverinfo": "text", "name": "classes",
             "error_x": {

@@ -11,6 +11,7 @@ from ..data.drawn import overlaid
 from ..runs import results
 from ..runs.locking import schema_lock
 from ..runs.run import Run
+from ..text import in_markdown
 from . import layout
 
 #: clusters whose pictures are shown: decoding them takes time
@@ -204,14 +205,14 @@ def _row(cluster):
 
 
 def cluster_text(cluster):
-    """One line about a cluster."""
+    """One line about a cluster, as Markdown."""
     title = cluster["name"] or f"Cluster {cluster['number'] + 1}"
-    of = f" of class {cluster['label']}" if cluster["label"] else ""
+    of = f" of class {in_markdown(cluster['label'])}" if cluster["label"] else ""
     outside = cluster.get("outside")
     heat = f", {100 * outside:.0f} % of the heat off the object" if outside is not None else ""
     accepted = " · accepted as context" if cluster["accepted"] else ""
     share = f"{100 * cluster['share']:.0f} %"
-    return f"**{title}**: {cluster['n']:,} samples ({share}{of}){heat}{accepted}"
+    return f"**{in_markdown(title)}**: {cluster['n']:,} samples ({share}{of}){heat}{accepted}"
 
 
 def draw(panel, handlers, state):
@@ -235,7 +236,7 @@ def draw(panel, handlers, state):
         panel.md(cluster["text"], name=f"cluster_text_{number}")
         panel.img(
             f"strip_{number}", on_click=handlers.on_cluster, params={"number": number},
-            width="100%", alt_text=cluster["text"],
+            width="100%", alt_text=f"heatmaps of cluster {number + 1}",
         )  # fmt: skip
         line = panel.menu(f"cluster_{number}", gap=2, align_y="center")
         line.str(

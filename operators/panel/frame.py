@@ -3,6 +3,7 @@
 import fiftyone.operators.types as types
 
 from ..runs import lease
+from ..text import escape_labels
 from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
 
 TABS = {
@@ -60,7 +61,7 @@ def draw(handlers, state):
     view = types.GridView(
         orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
     )
-    return types.Property(panel, view=view)
+    return escape_labels(types.Property(panel, view=view))
 
 
 def _no_runs(panel, handlers, state):

@@ -3,6 +3,7 @@
 import fiftyone.operators.types as types
 
 from ..runs import record, results
+from ..text import in_chart, in_markdown
 from . import charts, job_status, layout
 
 #: measures of agreement, with their labels and names
@@ -94,12 +95,12 @@ def matrix(comparison, measure):
         measure: one of ``MEASURES``
 
     Returns:
-        a dict ``labels, fields, values`` (rows of numbers or None), ``floor`` (agreement of maps that
-        have nothing to do with each other, or None)
+        a dict ``labels`` as the chart takes them, ``fields, values`` (rows of numbers or None), ``floor``
+        (agreement of maps that have nothing to do with each other, or None)
     """
     agreement = comparison["agreement"]
     return {
-        "labels": _unique(agreement["labels"], agreement["fields"]),
+        "labels": [in_chart(n) for n in _unique(agreement["labels"], agreement["fields"])],
         "fields": agreement["fields"],
         "values": agreement[measure],
         "floor": (agreement.get("noise_floor") or {}).get(measure),
@@ -170,7 +171,7 @@ def draw(panel, handlers, state):
             )  # fmt: skip
         return
     if state.get("recommendation"):
-        panel.md(f"**{state['recommendation']}**", name="recommended")
+        panel.md(f"**{in_markdown(state['recommendation'])}**", name="recommended")
     layout.heading(
         panel, "leaders_head", "Faithfulness",
         f"{state.get('cost', '')} Mean with 95 % interval. Click a row to show its heatmaps in the grid.",

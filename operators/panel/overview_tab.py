@@ -7,6 +7,7 @@ import fiftyone.operators.types as types
 from ..bias.schema import field_names
 from ..bias.summary import BiasSummary
 from ..runs.run import Run
+from ..text import lines_in_markdown
 from . import clusters_tab, layout
 from .views import BACKGROUND, OBJECT
 
@@ -196,7 +197,7 @@ def verdict_rows(counts):
 def draw(panel, handlers, state):
     """Draws the tab."""
     if state.get("sentences"):
-        panel.md("\n\n".join(state["sentences"]), name="said")
+        panel.md(lines_in_markdown("\n".join(state["sentences"])), name="said")
     if state.get("verdicts"):
         layout.heading(
             panel, "verdict_head", "Verdicts",

@@ -215,9 +215,10 @@ class CamPanel(foo.Panel):
 
     def on_class(self, ctx):
         """A bar of the classes: its samples, the most dependent first."""
+        from ..text import of_chart
         from . import views
 
-        label = ctx.params.get("y")
+        label = of_chart(ctx.params.get("y") or "")
         self._show(ctx, views.class_view(self._run(ctx), label))
 
     def on_evidence(self, ctx):

@@ -2,19 +2,21 @@
 
 A run, and each job on it, says in its record what it writes before it does: fields, saved views and
 attributes of labels in the run's own entries ``fields``, ``saved_views`` and ``label_attributes``; the
-jobs in their parts of it, see ``_ENTRIES``. Indexes are no kind: FiftyOne deletes and renames them with
-their fields.
+jobs in their parts of it, see ``_ENTRIES``. Indexes are no kind: they go and are renamed with their
+fields. Every step may be the last of a process that is killed, and the same call then does the rest.
 """
 
 import os
 import re
 import typing
 
+from pymongo.errors import OperationFailure
+
 from . import label_attributes, record, results
-from .app_style import activate_fields, forget_fields, rename_fields, shown_of
+from .app_style import activate_fields, drop_groups, forget_fields, rename_fields, shown_of
 from .lease import check_unread
 from .level import level_of
-from .locking import schema_lock
+from .locking import change_schema
 from .run import Run
 
 _OWN_FILE = re.compile(r"([0-9a-f]{24})-([0-9a-f]{8})\.png(\.part)?")
@@ -55,20 +57,24 @@ def clear(dataset, key):
         delete_of_job(run, part)
     if run.record.own:
         delete_files(run)
-    with schema_lock(dataset):
-        level = level_of(dataset)
-        fields = [f for f in _owned(run, "field", run.fields) if level.field(f) is not None]
-        before = _texts(vars(run.record), "shown_before") if shown_of(dataset, fields) else []
-        again = [f for f in before if level.field(f) is not None]
-        forget_fields(dataset, fields)
-        if again:
-            activate_fields(dataset, again)
-        if fields:
-            level.delete_fields(fields)
-        delete(dataset, "attribute", label_attributes.written_by(run))
-        level.delete_bare(results.recorded_ids(dataset, key))
+    change_schema(dataset, lambda: _delete_fields_of(run))
     delete(dataset, "view", _owned(run, "view", run.record.saved_views))
     record.delete(dataset, key)
+
+
+def _delete_fields_of(run):
+    """Deletes a run's fields and attributes; what the grid showed before the run is shown again."""
+    dataset, level = run.dataset, level_of(run.dataset)
+    fields = [f for f in _owned(run, "field", run.fields) if _has_field(dataset, f)]
+    before = _texts(vars(run.record), "shown_before") if shown_of(dataset, fields) else []
+    again = [f for f in before if level.field(f) is not None]
+    if again:
+        activate_fields(dataset, again, instead=fields)
+    attributes = [p for p in label_attributes.written_by(run) if _has_field(dataset, p)]
+    for paths in (fields, attributes):
+        if paths:
+            _delete_fields_locked(dataset, paths)
+    level.delete_bare(results.recorded_ids(dataset, run.key))
 
 
 def delete_of_job(run, part):
@@ -187,27 +193,39 @@ class Kind(typing.NamedTuple):
     rename: typing.Callable
 
 
+def _views_of(dataset, names):
+    """The saved views of some names, also those that a process left that died before it listed them."""
+    query = {"_dataset_id": dataset._doc.id, "name": {"$in": list(names)}}
+    return [row["_id"] for row in record.db().views.find(query, {"_id": True})]
+
+
+def delete_unlisted_views(run):
+    """Deletes the saved views of a run that its dataset does not list; returns how many."""
+    dataset, db = run.dataset, record.db()
+    names = _owned(run, "view", [*run.record.saved_views, *of_jobs("view", run)])
+    listed = (db.datasets.find_one({"_id": dataset._doc.id}) or {}).get("saved_views") or []
+    left = [number for number in _views_of(dataset, names) if number not in listed]
+    return db.views.delete_many({"_id": {"$in": left}}).deleted_count if left else 0
+
+
 def _delete_views(dataset, names):
-    _forget_lost_views(dataset)
-    for name in names:
-        dataset.delete_saved_view(name)
+    """Takes views off the dataset's list first: FiftyOne takes a list that names lost ones for corrupt.
 
-
-def _forget_lost_views(dataset):
-    """Drops references to views that are gone, as a deletion leaves one that is killed in its middle.
-
-    FiftyOne counts them when it looks for the view to delete, and would delete another one.
+    Its own deletion looks for a view in the list without the lost ones, and deletes another one.
     """
+    views, db = _views_of(dataset, names), record.db()
+    listed = (db.datasets.find_one({"_id": dataset._doc.id}) or {}).get("saved_views") or []
+    there = {row["_id"] for row in db.views.find({"_id": {"$in": listed}}, {"_id": True})}
+    gone = [*views, *(number for number in listed if number not in there)]
+    db.datasets.update_one({"_id": dataset._doc.id}, {"$pull": {"saved_views": {"$in": gone}}})
+    db.views.delete_many({"_id": {"$in": views}})
     dataset._doc.reload("saved_views")
-    there = dataset._doc.get_saved_views()
-    if len(there) < len(dataset._doc.saved_views):
-        dataset._doc.saved_views = there
-        dataset.save()
 
 
 def _rename_views(dataset, moves):
     for old, new in moves.items():
-        dataset.update_saved_view_info(old, {"name": new})
+        if dataset.has_saved_view(old):
+            dataset.update_saved_view_info(old, {"name": new})
 
 
 def _has_tag(dataset, tag):
@@ -227,27 +245,76 @@ def _rename_tags(dataset, moves):
 
 
 def _has_field(dataset, path):
-    return level_of(dataset).field(path) is not None
+    """Whether there is a field, an index on it, or a value that was written into it."""
+    level = level_of(dataset)
+    if level.field(path) is not None or any(_indexes_on(dataset, [path])):
+        return True
+    return level.collection.count_documents({path: {"$exists": True}}, limit=1) > 0
 
 
 def _delete_fields(dataset, paths):
-    level_of(dataset).delete_fields(paths, error_level=1)
+    change_schema(dataset, lambda: _delete_fields_locked(dataset, paths))
+
+
+def _delete_fields_locked(dataset, paths):
+    level = level_of(dataset)
+    for name, _ in _indexes_on(dataset, paths):
+        level.collection.drop_index(name)
+    forget_fields(dataset, paths)
+    declared = [path for path in paths if level.field(path) is not None]
+    if declared:
+        level.delete_fields(declared, error_level=1)
+    left = [path for path in paths if path not in declared]
+    if left:  # values without a field, as of one that was deleted elsewhere while a run wrote it
+        level.collection.update_many(
+            {"$or": [{path: {"$exists": True}} for path in left]}, [{"$unset": left}]
+        )
+
+
+def _indexes_on(dataset, paths):
+    """Yields (name, entry of ``index_information()``) of the indexes on fields or parts of them."""
+    below = tuple(f"{path}." for path in paths)
+    for name, entry in level_of(dataset).collection.index_information().items():
+        if any(path in paths or path.startswith(below) for path, _ in entry["key"]):
+            yield name, entry
 
 
 def _rename_fields(dataset, moves):
-    with schema_lock(dataset):
+    def change():
         rename_fields(dataset, moves)
-        level_of(dataset).rename_fields(moves)
+        _move_indexes(dataset, moves)
+        level = level_of(dataset)
+        present = {old: new for old, new in moves.items() if level.field(old) is not None}
+        if present:
+            level.rename_fields(present)
+
+    change_schema(dataset, change)
+
+
+def _move_indexes(dataset, moves):
+    """Makes the indexes on the new names before those on the old ones go, so that none is lost."""
+    samples = level_of(dataset).collection
+    for name, entry in list(_indexes_on(dataset, list(moves))):
+        options = {k: entry[k] for k in ("unique", "sparse") if k in entry}
+        moved = [(_moved(path, moves), order) for path, order in entry["key"]]
+        try:
+            samples.create_index(moved, **options)
+        except OperationFailure:  # MongoDB allows 64
+            samples.drop_index(name)
+            samples.create_index(moved, **options)
+        else:
+            samples.drop_index(name)
+
+
+def _moved(path, moves):
+    for old, new in moves.items():
+        if path == old or path.startswith(f"{old}."):
+            return new + path[len(old) :]
+    return path
 
 
 def _has_group(dataset, name):
     return any(group.name == name for group in dataset.app_config.sidebar_groups or [])
-
-
-def _delete_groups(dataset, names):
-    groups = dataset.app_config.sidebar_groups
-    dataset.app_config.sidebar_groups = [g for g in groups if g.name not in names]
-    dataset.save()
 
 
 def _rename_groups(dataset, moves):
@@ -259,11 +326,13 @@ def _rename_groups(dataset, moves):
 _FIELD = Kind(_has_field, _delete_fields, _rename_fields)
 #: kind -> :class:`Kind`, in the order in which they are deleted
 KINDS = {
-    "view": Kind(lambda dataset, name: dataset.has_saved_view(name), _delete_views, _rename_views),
+    "view": Kind(
+        lambda dataset, name: bool(_views_of(dataset, [name])), _delete_views, _rename_views
+    ),
     "tag": Kind(_has_tag, _delete_tags, _rename_tags),
     "attribute": _FIELD,
     "field": _FIELD,
-    "sidebar group": Kind(_has_group, _delete_groups, _rename_groups),
+    "sidebar group": Kind(_has_group, drop_groups, _rename_groups),
 }
 
 
@@ -277,7 +346,7 @@ def delete_files(run):
         run: the :class:`Run`
     """
     folder = run.settings.get("map_dir")
-    if not folder or not os.path.isdir(folder):
+    if not folder:
         return
     for field_folder, name in own_files(run):
         os.remove(os.path.join(field_folder, name))

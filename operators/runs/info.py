@@ -9,13 +9,14 @@ from ..text import counted
 from . import artifacts, record, resume
 from . import results as run_results
 from .level import FrameLevel, level_of
+from .plain_data import PlainData
 from .run import Run
 
 PARTS = ("all", "done", "missing", "failed")
 
 
 @dataclasses.dataclass
-class CamRun:
+class CamRun(PlainData):
     """A CAM run in short.
 
     Attributes:
@@ -31,6 +32,8 @@ class CamRun:
         started: when, in UTC
         ended: when the last call ended, or None
     """
+
+    kind = "run_entry"
 
     key: str
     status: str
@@ -75,6 +78,8 @@ class CamRunInfo(CamRun):
         results: what it stored: ``summary``, and what other operators added
     """
 
+    kind = "run_info"
+
     settings: dict = None
     failures: list = None
     sessions: list = None
@@ -82,6 +87,16 @@ class CamRunInfo(CamRun):
     pid: int = None
     error: str = None
     results: dict = None
+
+    def values(self):
+        """The attributes, with ``summary``, ``bias_analysis`` and ``comparison`` instead of ``results``.
+
+        Each is what the ``to_dict()`` of its summary was, None where there is none.
+        """
+        plain = super().values()
+        results = plain.pop("results") or {}
+        kinds = {"summary": "summary", "bias_analysis": "bias", "comparison": "compare"}
+        return {**plain, **{kind: results.get(name) for kind, name in kinds.items()}}
 
     def __str__(self):
         """A few lines."""
@@ -99,7 +114,7 @@ class CamRunInfo(CamRun):
 
 
 @dataclasses.dataclass
-class Deleted:
+class Deleted(PlainData):
     """What went with a CAM run.
 
     Attributes:
@@ -111,6 +126,8 @@ class Deleted:
         tags: the tags that are gone from samples
         files: how many map files are gone
     """
+
+    kind = "deletion"
 
     cam_key: str
     samples: int

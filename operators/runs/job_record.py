@@ -9,9 +9,9 @@ from bson import ObjectId
 from pymongo import UpdateOne, WriteConcern
 
 from ..text import one_line
-from . import artifacts, record, results
+from . import artifacts, leftovers, record, results
 from .lease import JobLease, check_free
-from .locking import DatabaseAway, retried
+from .retry import DatabaseAway, retried
 from .run import Run
 
 
@@ -63,6 +63,7 @@ class JobRecords:
                     f"field {field!r} exists on the dataset and is not ours; {remedy}, or delete the field"
                 )
 
+    @retried
     def register(self, dataset, key, settings, written, cam_keys=None):
         """Notes in a run's record that a job works on it; what an earlier one wrote is deleted.
 
@@ -80,15 +81,36 @@ class JobRecords:
         Raises:
             ValueError: if one of the runs is running, or has such a job at this moment
         """
+        run = Run.open(dataset, key)
         held = JobLease(dataset, key, self._part, cam_keys)
-        self.clear(dataset, key)
+        leftovers.clear_database()
+        self._take(run, held)
+        self._delete_written(dataset, key)
         entries = {
             "status": "running", "started": record.now(), "settings": settings, "views": [], **written,
             **held.entries(),
         }  # fmt: skip
-        run = Run.open(dataset, key)
-        run.update({self._part: entries}, add=artifacts.entries_of_run(run, entries))
+        run.update(
+            {self._part: entries}, add=artifacts.entries_of_run(run, entries), where=held.query()
+        )
+        held.expect(written.get("labels", ()))
         return held
+
+    def _take(self, run, held):
+        """Gives the part of a record to a job, unless another process took it since the run was opened.
+
+        What an earlier job wrote stays in it until that is deleted.
+        """
+        seen = getattr(run.record, self._part, None)
+        # one without fields would be read as version 0.1.0 wrote it
+        earlier = seen if isinstance(seen, dict) else {"fields": []}
+        owner = {f"config.{self._part}.token": earlier.get("token")}
+        mine = {**earlier, "status": "running", **held.entries()}
+        if not run.update({self._part: mine}, where=owner):
+            raise ValueError(
+                f"cam_key: another process began a job of the same kind on the run {run.key!r} at this moment; "
+                "wait for that, or stop it with stop_cam_run"
+            )
 
     @retried
     def update(self, dataset, key, held=None, **changes):
@@ -126,6 +148,7 @@ class JobRecords:
         where = self._query(held)
         if status == "finished":
             results.replace_results(dataset, key, {self._part: found}, ended, where)
+            artifacts.delete_unlisted_views(run)  # as of a view that was stored twice
             return
         stored = run.jobs[self._part]
         artifacts.delete_of_job(run, self._part)
@@ -133,6 +156,18 @@ class JobRecords:
         values = {f"{self._part}.{name}": v for name, v in {**gone, "error": error}.items()}
         views = {"saved_views": stored.get("views") or []}
         run.update({**ended, **values}, remove=views, where=where)
+
+    def expect_declared(self, dataset, key, held):
+        """Called once a job has declared what it writes: should any of it be gone at the end, it fails.
+
+        Args:
+            dataset: a :class:`fiftyone.core.dataset.Dataset`
+            key: the run's key
+            held: what :meth:`register` returned
+        """
+        run = Run.open(dataset, key)
+        kinds = ("field", "attribute")
+        held.expect([path for kind in kinds for path in artifacts.paths_of(kind, run, self._part)])
 
     @contextlib.contextmanager
     def recorded(self, dataset, key, held):
@@ -178,13 +213,19 @@ class JobRecords:
             dataset: a :class:`fiftyone.core.dataset.Dataset`
             key: the run's key
         """
+        if self._delete_written(dataset, key):
+            Run.open(dataset, key).update({self._part: None})
+
+    def _delete_written(self, dataset, key):
+        """Deletes what a job wrote, and its results; returns whether there was a job."""
         run = self._run(dataset, key)
         if run is None:
-            return
+            return False
         artifacts.delete_of_job(run, self._part)
         if run.results.get(self._part) is not None:
             results.replace_results(dataset, key, {self._part: None})
-        run.update({self._part: None}, remove=artifacts.entries_of_run(run, run.jobs[self._part]))
+        run.update(remove=artifacts.entries_of_run(run, run.jobs[self._part]))
+        return True
 
     def _query(self, held):
         """What the record must match for a change: it is that of the job, or it is there."""
@@ -201,7 +242,7 @@ def write(dataset, rows, labels=None):
         labels (None): ``{sample id: LabelAttributes}`` of its objects' labels
 
     Returns:
-        ids of samples that no longer exist
+        ids of samples that no longer exist, or whose labels do not: nothing is written on them
     """
     moment = datetime.datetime.now(datetime.timezone.utc)
     operations = []
@@ -210,15 +251,16 @@ def write(dataset, rows, labels=None):
         document["last_modified_at"] = moment
         own, filters = labels[sample_id].operations() if labels else ({}, [])
         change = {"$set": {**document, **own}}
-        operations.append(
-            UpdateOne({"_id": ObjectId(sample_id)}, change, array_filters=filters or None)
-        )
+        # an attribute alone would be no label: its label may have been deleted meanwhile
+        parents = {path.partition(".")[0] for path in document if "." in path}
+        query = {"_id": ObjectId(sample_id), **{f"{p}._cls": {"$exists": True} for p in parents}}
+        operations.append(UpdateOne(query, change, array_filters=filters or None))
     # On disk before it counts: the database may be restarted the moment after.
     samples = dataset._sample_collection.with_options(write_concern=WriteConcern(j=True))
     answers = fod.bulk_write(operations, samples, ordered=False, batcher=False)
     fo.Sample._reload_docs(dataset._sample_collection_name, sample_ids=list(rows))
     if sum(a.matched_count for a in answers) == len(operations):
         return []
-    ids = [ObjectId(i) for i in rows]
-    found = {str(i) for i in dataset._sample_collection.distinct("_id", {"_id": {"$in": ids}})}
+    written = {"_id": {"$in": [ObjectId(i) for i in rows]}, "last_modified_at": {"$gte": moment}}
+    found = {str(i) for i in dataset._sample_collection.distinct("_id", written)}
     return [i for i in rows if i not in found]

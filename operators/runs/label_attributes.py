@@ -5,7 +5,7 @@ import dataclasses
 from bson import ObjectId
 
 from .level import level_of
-from .locking import schema_lock
+from .locking import change_schema
 from .schema import declare_fields
 
 
@@ -45,12 +45,11 @@ def declare(dataset, path, attributes):
     missing = {n: a for n, a in attributes.items() if level.field(f"{path}.{n}") is None}
     if not missing:
         return
-    with schema_lock(dataset):
-        fields = {
-            f"{path}.{name}": {"ftype": kind, "description": description}
-            for name, (kind, description) in missing.items()
-        }
-        declare_fields(dataset, fields)
+    fields = {
+        f"{path}.{name}": {"ftype": kind, "description": description}
+        for name, (kind, description) in missing.items()
+    }
+    change_schema(dataset, lambda: declare_fields(dataset, fields))
 
 
 def written_by(run):

@@ -9,8 +9,6 @@ would be nobody's.
 
 import contextlib
 import datetime
-import os
-import socket
 import threading
 import time
 import types
@@ -20,6 +18,8 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from . import record
+from .process import here
+from .retry import retried
 
 #: parts of a run's record, with what is being done while one says ``running``
 DOING = {"bias": "analysed by find_background_bias", "compare": "compared by compare_cams"}
@@ -103,7 +103,7 @@ class RunLease(Heartbeat):
     def __init__(self, dataset, key, token, state):
         super().__init__(token, _RUN_SECONDS)
         self._query = {"_id": record.document_id(dataset, key), "config.token": token}
-        self._key, self._state = key, state
+        self._dataset, self._key, self._state = dataset, key, state
         self._stop = self._lost = False
         self._written = time.monotonic()
 
@@ -136,8 +136,18 @@ class RunLease(Heartbeat):
             }
             found = record.db().runs.find_one_and_update(self._query, {"$set": entries}, wanted)
             self._written = time.monotonic()
-        self._lost = found is None
+        # Who deletes a dataset deletes the records that it had when they opened it.
+        listed = record.is_listed(self._dataset, self._key, self._query["_id"])
+        self._lost = found is None or not listed
         self._stop = bool((found or {}).get("config", {}).get("stop"))
+
+    def forget_unlisted(self):
+        """Deletes the record if it is this run's and its dataset, which was deleted, lists it no more."""
+        number = self._query["_id"]
+        if number is None or record.is_listed(self._dataset, self._key, number):
+            return
+        if record.db().runs.count_documents(self._query, limit=1):
+            record.delete_document(number)
 
 
 class JobLease(Heartbeat):
@@ -162,7 +172,8 @@ class JobLease(Heartbeat):
         self._dataset, self._key, self._part = dataset, key, part
         # by their ids: under the key of one that was deleted there may be another
         self._runs = {name: record.document_id(dataset, name) for name in self.cam_keys}
-        self._stop, self._written = False, time.monotonic()
+        self._stop, self._lost, self._written = False, False, time.monotonic()
+        self._declared = []
 
     def entries(self):
         """What the part says of it, as JSON-able values."""
@@ -171,8 +182,7 @@ class JobLease(Heartbeat):
             "token": self._token,
             # a clone of the dataset has a copy, which nobody works on
             "dataset_id": str(self._dataset._doc.id),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **here(),
             "heartbeat": record.clock().isoformat(),
         }
 
@@ -184,6 +194,8 @@ class JobLease(Heartbeat):
             sent = {f"config.{self._part}.heartbeat": record.clock().isoformat()}
             found = record.db().runs.find_one_and_update(self.query(), {"$set": sent}, wanted)
             self._written = time.monotonic()
+        number = self._runs[self._key]
+        self._lost = found is None or not record.is_listed(self._dataset, self._key, number)
         if found is not None:
             self._stop = bool(found.get("config", {}).get(self._part, {}).get("stop"))
 
@@ -192,7 +204,10 @@ class JobLease(Heartbeat):
 
         Raises:
             Stopped: if somebody asked it to stop, two seconds ago or more
+            RuntimeError: if the run was deleted or renamed then, or another job holds the part
         """
+        if self._lost:
+            self.check()
         if self._stop:
             raise Stopped(
                 f"the {NAMES[self._part]} of {self._key!r} was asked to stop; nothing of it is kept"
@@ -202,11 +217,13 @@ class JobLease(Heartbeat):
         """What a run's record must match to be this job's."""
         return {"_id": self._runs[self._key], f"config.{self._part}.token": self._token}
 
+    @retried
     def holds(self):
         """Whether the part of the record is still this job's."""
         here = record.document_id(self._dataset, self._key) == self._runs[self._key]
         return here and record.db().runs.count_documents(self.query(), limit=1) > 0
 
+    @retried
     def check(self, written="nothing"):
         """Called right before something is written.
 
@@ -214,7 +231,8 @@ class JobLease(Heartbeat):
             written ("nothing"): what the message says was written
 
         Raises:
-            RuntimeError: if a run was deleted or renamed, or if another job holds the part
+            RuntimeError: if a run was deleted or renamed, if another job holds the part, or if a field or an
+                attribute is gone that was there, see :meth:`expect`
         """
         lost = [name for name, number in self._runs.items() if not self._is_there(name, number)]
         if lost or not self.holds():
@@ -222,6 +240,19 @@ class JobLease(Heartbeat):
                 f"the run {(lost or [self._key])[0]!r} was deleted, renamed or analysed again meanwhile; "
                 f"{written} was written"
             )
+        stored = record.stored_paths(self._dataset)
+        gone = [path for path in self._declared if path not in stored]
+        if gone:
+            raise RuntimeError(
+                f"{gone[0]!r} was deleted during the {NAMES[self._part]} of {self._key!r}; nothing of it is "
+                "kept: call again"
+            )
+
+    @retried
+    def expect(self, paths):
+        """Notes which of some paths are in the dataset's schema: they have to stay, see :meth:`check`."""
+        stored = record.stored_paths(self._dataset)
+        self._declared += [path for path in paths if path in stored]
 
     def _is_there(self, name, number):
         if record.document_id(self._dataset, name) != number:
@@ -292,6 +323,13 @@ def ask_to_stop(dataset, key, what=None):
     """
     if what is not None and what not in KINDS:
         raise ValueError(f"what: {what!r} is unknown; choose from {', '.join(KINDS)}")
+    if key not in record.list_runs(dataset):
+        there = ", ".join(record.list_runs(dataset)) or "none"
+        raise ValueError(
+            f"cam_key: there is no CAM run {key!r} to stop (there are: {there}); one that still loads its model "
+            "is registered a moment before its first image: ask again then, or stop it where it was started, "
+            "by Ctrl-C or by closing the App's tab"
+        )
     config = record.config_of(dataset, key)
     chosen = [row for row in _tokens_on(dataset, key, config) if what in (None, row[0])]
     if not chosen and what in (None, "computation"):

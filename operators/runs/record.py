@@ -7,18 +7,20 @@ name the record gives, which is not to happen for a record that came from elsewh
 
 import datetime
 import math
-import os
-import socket
 import types
 import uuid
 
 import fiftyone as fo
 import fiftyone.core.odm as fod
+import gridfs
 import numpy as np
-from bson import json_util
+from bson import ObjectId, json_util
+from pymongo import WriteConcern
 
 from ..text import valid_text
 from .level import level_of
+from .process import here, is_gone
+from .retry import retried, retry_on_disconnect
 
 METHOD = "cam51"
 
@@ -37,17 +39,16 @@ ACTIVE = set()
 
 
 def db():
-    """FiftyOne's database."""
-    return fod.get_db_conn()
+    """FiftyOne's database; what is written by this is on disk, with all before it, when it is acknowledged."""
+    return fod.get_db_conn().with_options(write_concern=WriteConcern(j=True))
 
 
-def stored_file(number=None):
-    """A file of results in the database, by its number or a new one; FiftyOne keeps them like this."""
-    file = fod.runs.RunDocument().results
-    file.grid_id = number
-    return file
+def stored_files():
+    """The files of results in the database, by their numbers; FiftyOne keeps them like this."""
+    return gridfs.GridFS(fod.get_db_conn())
 
 
+@retried
 def document_id(dataset, key):
     """The id of the record's document, or None."""
     if not isinstance(key, str) or not key.isidentifier():
@@ -56,6 +57,7 @@ def document_id(dataset, key):
     return (entry or {}).get("runs", {}).get(key)
 
 
+@retried
 def list_runs(dataset):
     """Returns the keys of the dataset's CAM runs, sorted.
 
@@ -74,6 +76,7 @@ def is_heatmap(dataset, field):
     return getattr(level_of(dataset).field(field), "document_type", None) is fo.Heatmap
 
 
+@retried
 def refresh(dataset):
     """Reloads a dataset if another process, such as the App's, gave it runs or fields meanwhile.
 
@@ -90,6 +93,7 @@ def refresh(dataset):
         dataset.reload()
 
 
+@retried
 def lacks_fields(dataset, fields, coloured):
     """Whether a dataset's stored schema lacks fields, or its stored colours do."""
     level = level_of(dataset)
@@ -101,11 +105,32 @@ def lacks_fields(dataset, fields, coloured):
     return not (set(fields) <= schema and set(map(level.path, coloured)) <= colours)
 
 
+def is_listed(dataset, key, document):
+    """Whether a dataset exists and has a run's document under its key."""
+    query = {"_id": dataset._doc.id, f"runs.{key}": document}
+    return db().datasets.count_documents(query, limit=1) > 0
+
+
+def stored_paths(dataset):
+    """The paths of a dataset's stored schema, nested ones too; empty if the dataset is gone."""
+    schema = level_of(dataset).schema_entry
+    entry = db().datasets.find_one({"_id": dataset._doc.id}, {schema: True}) or {}
+    return set(_paths_in(entry.get(schema) or [], ""))
+
+
+def _paths_in(fields, prefix):
+    for field in fields:
+        path = f"{prefix}{field['name']}"
+        yield path
+        yield from _paths_in(field.get("fields") or [], f"{path}.")
+
+
 def is_taken(dataset, key):
     """Whether a key is that of any of the dataset's runs, ours or not."""
     return document_id(dataset, key) is not None
 
 
+@retried
 def config_of(dataset, key):
     """Returns the record of a CAM run as it is stored now.
 
@@ -126,7 +151,17 @@ def config_of(dataset, key):
         runs = list_runs(dataset)
         known = f"it has: {', '.join(runs)}" if runs else "it has none yet; compute_cams makes one"
         raise ValueError(f"cam_key: the dataset has no CAM run {key!r}; {known}")
-    entries = {**_EMPTY, **stored["config"]}
+    return complete(stored["config"], stored["config"].get("dataset_id") == str(dataset._doc.id))
+
+
+def complete(stored, own):
+    """What :func:`config_of` returns of a stored record.
+
+    Args:
+        stored: the record's ``config``
+        own: whether the dataset's runs wrote it, and it is no copy
+    """
+    entries = {**_EMPTY, **stored}
     for name, empty in _EMPTY.items():
         if isinstance(empty, (list, dict)) and not isinstance(entries[name], type(empty)):
             entries[name] = empty
@@ -135,7 +170,7 @@ def config_of(dataset, key):
     config = types.SimpleNamespace(**entries)
     # A name that is no field's could lead a deletion out of the run's folder.
     config.fields = [f for f in config.fields if isinstance(f, str) and f.isidentifier()]
-    config.own = config.dataset_id == str(dataset._doc.id)
+    config.own = own
     return config
 
 
@@ -165,7 +200,7 @@ def register(dataset, key, settings, fields, samples=None, **entries):
         fields=list(fields),
         # A clone has a copy of this record, but the files stay the original's.
         dataset_id=str(dataset._doc.id),
-        **_whose(token),
+        **retry_on_disconnect(_whose, token),
         progress={},
         failures=[],
         **{name: jsonable(value) for name, value in entries.items()},
@@ -178,18 +213,26 @@ def register(dataset, key, settings, fields, samples=None, **entries):
         config=config.serialize(),
         view_stages=_stages(samples),
     )
-    document.save(upsert=True)
+    document.id = ObjectId()
+    _store(dataset, key, document)
+    return token
+
+
+@retried
+def _store(dataset, key, document):
+    """Stores a new record under its key; storing it twice does no harm."""
+    db().runs.replace_one({"_id": document.id}, document.to_mongo(), upsert=True)
     # One operation of the database: of two processes that come at once, one gets the key.
     free = {"_id": dataset._doc.id, f"runs.{key}": {"$exists": False}}
-    if not db().datasets.update_one(free, {"$set": {f"runs.{key}": document.id}}).matched_count:
-        document.delete()
+    given = db().datasets.update_one(free, {"$set": {f"runs.{key}": document.id}}).matched_count
+    if not given and document_id(dataset, key) != document.id:
+        db().runs.delete_one({"_id": document.id})
         raise ValueError(
             f"cam_key: another process registered {key!r} at this moment; choose another key"
         )
-    dataset._doc.runs[key] = document
+    dataset._doc.runs[key] = fod.runs.RunDocument.objects.get(id=document.id)
     dataset.save()
     dataset._run_cache.pop(key, None)
-    return token
 
 
 def _stages(samples):
@@ -199,12 +242,12 @@ def _stages(samples):
 
 
 def _whose(token):
-    return {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": clock()}
+    return {"token": token, **here(), "heartbeat": clock()}
 
 
 def clock():
     """The database's time in UTC: the clocks of two machines differ."""
-    return _naive(db().command("hello")["localTime"])
+    return naive(db().command("hello")["localTime"])
 
 
 def claim(dataset, key, status, **changes):
@@ -222,11 +265,20 @@ def claim(dataset, key, status, **changes):
     Raises:
         ValueError: if it is running, or if another process took it at the same moment
     """
-    config = config_of(dataset, key)
-    check_idle(config, key)
     token = uuid.uuid4().hex
-    entries = {"status": status, **_whose(token), **jsonable(changes)}
-    query = {"_id": document_id(dataset, key), "config.token": getattr(config, "token", None)}
+    _take(dataset, key, token, {"status": status, **jsonable(changes)})
+    return token
+
+
+@retried
+def _take(dataset, key, token, entries):
+    """Gives an idle run a new token; taking it twice by the same one does no harm."""
+    config = config_of(dataset, key)
+    if config.token != token:
+        check_idle(config, key)
+    # of the owner that was seen, or of none, as in a record of another version
+    query = {"_id": document_id(dataset, key), "config.token": config.token}
+    entries = {**entries, **_whose(token)}
     operation = {
         "$set": {f"config.{name}": value for name, value in entries.items()},
         "$unset": {"config.stop": ""},
@@ -234,9 +286,9 @@ def claim(dataset, key, status, **changes):
     if not db().runs.update_one(query, operation).matched_count:
         raise ValueError(f"cam_key: another process took the run {key!r} at this moment")
     sync(dataset, key)
-    return token
 
 
+@retried
 def holds(dataset, key, token):
     """Whether a run is still that of a token."""
     query = {"_id": document_id(dataset, key), "config.token": token}
@@ -265,35 +317,18 @@ def is_alive(config):
         return False
     if config.token in ACTIVE:
         return True
-    if config.host == socket.gethostname() and is_gone(config.pid):
+    if is_gone(vars(config)):
         return False
     if not isinstance(config.heartbeat, datetime.datetime):
         return False
-    return (clock() - _naive(config.heartbeat)).total_seconds() < STALE_SECONDS
+    return (clock() - naive(config.heartbeat)).total_seconds() < STALE_SECONDS
 
 
-def _naive(moment):
+def naive(moment):
     """A time in UTC without its zone: FiftyOne's setting decides whether the database gives one."""
     if moment.tzinfo is None:
         return moment
     return moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-
-
-def is_gone(pid):
-    """Whether a process of this machine has ended; one that is this one's counts as such."""
-    if not isinstance(pid, int):
-        return False
-    if pid == os.getpid():
-        return True  # what this process works on is in ACTIVE
-    if os.name != "posix":
-        return False  # there os.kill would end it; the time since its last heartbeat decides
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # another user's process, so there is one
-    return False
 
 
 def status_of(dataset, key):
@@ -325,6 +360,7 @@ def percent(done, total):
     return f"{math.floor(100 * done / total) if total else 0} %"
 
 
+@retried
 def update(dataset, key, **changes):
     """Changes entries of a run's record: one small write.
 
@@ -339,6 +375,7 @@ def update(dataset, key, **changes):
     sync(dataset, key)
 
 
+@retried
 def change(dataset, key, values=None, add=None, remove=None, where=None):
     """Changes single paths of a run's record in one write of the database.
 
@@ -387,6 +424,7 @@ def _list_at(path):
     return {"$cond": [{"$isArray": [f"$config.{path}"]}, f"$config.{path}", []]}
 
 
+@retried
 def sync(dataset, key):
     """Lets the dataset in memory, which FiftyOne's own functions read, know what is stored."""
     held = dataset._doc.runs.get(key)
@@ -394,18 +432,28 @@ def sync(dataset, key):
         held.reload()
 
 
+@retried
 def rename(dataset, key, new_key):
-    """Gives a record another key.
+    """Gives a record another key; doing so twice does no harm.
 
     Raises:
         ValueError: if the new key is taken
     """
     document = document_id(dataset, key)
+    if document is None:  # it has been moved, and the answer was lost
+        document = document_id(dataset, new_key)
     free = {"_id": dataset._doc.id, f"runs.{new_key}": {"$exists": False}}
     move = {"$rename": {f"runs.{key}": f"runs.{new_key}"}}
-    if not db().datasets.update_one(free, move).matched_count:
+    moved = db().datasets.update_one(free, move).matched_count
+    if not moved and document_id(dataset, new_key) != document:
         raise ValueError(f"new_key: {new_key!r} is the key of another run of this dataset")
-    db().runs.update_one({"_id": document}, {"$set": {"key": new_key}})
+    dataset._run_cache.pop(key, None)
+    finish_renaming(dataset, new_key)
+
+
+def finish_renaming(dataset, key):
+    """Writes a record's new key into the record itself, after the dataset's list has it."""
+    db().runs.update_one({"_id": document_id(dataset, key)}, {"$set": {"key": key}})
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
@@ -414,14 +462,19 @@ def rename(dataset, key, new_key):
 def delete(dataset, key):
     """Deletes a record and its results, nothing else."""
     document = document_id(dataset, key)
-    stored = db().runs.find_one({"_id": document}, {"results": True}) or {}
     db().datasets.update_one({"_id": dataset._doc.id}, {"$unset": {f"runs.{key}": ""}})
-    if stored.get("results") is not None:
-        stored_file(stored["results"]).delete()
-    db().runs.delete_one({"_id": document})
+    delete_document(document)
     dataset._run_cache.pop(key, None)
     # Not dataset.reload(), which drops what the user changed on samples and has not saved.
     dataset._reload()
+
+
+def delete_document(number):
+    """Deletes a record's document, which no dataset lists any more, with its results."""
+    stored = db().runs.find_one({"_id": number}, {"results": True}) or {}
+    if stored.get("results") is not None:
+        stored_files().delete(stored["results"])
+    db().runs.delete_one({"_id": number})
 
 
 def jsonable(value):

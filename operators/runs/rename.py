@@ -49,6 +49,7 @@ def _finish(dataset, key, new_key):
     config = run_record.config_of(dataset, new_key)
     if config.status != "renaming" or config.renaming_to != new_key:
         return False
+    run_record.finish_renaming(dataset, new_key)
     run_record.update(dataset, new_key, status=config.renamed_from, moved=False)
     return True
 

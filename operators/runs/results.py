@@ -1,12 +1,20 @@
 """The results of a CAM run: stored beside its record, in a file of the database, as plain data."""
 
 import base64
+import contextlib
 import zlib
 
 from bson import ObjectId, json_util
+from gridfs.errors import CorruptGridFile, NoFile
 
 from . import record
-from .record import stored_file
+from .process import here
+from .record import stored_files
+from .retry import retried, retry_on_disconnect
+
+#: the entry of a file of results that says which process wrote it
+MARK = "cam51"
+_BEGINS = f'{{"{MARK}": '.encode()
 
 
 def save_results(dataset, key, **entries):
@@ -36,27 +44,44 @@ def replace_results(dataset, key, entries, changes=None, where=None):
     Returns:
         whether it did
     """
-    document, entries = record.document_id(dataset, key), record.jsonable(entries)
     values = {f"config.{path}": record.jsonable(v) for path, v in (changes or {}).items()}
-    while True:
-        stored = record.db().runs.find_one({"_id": document, **(where or {})}, {"results": True})
-        if stored is None:
-            return False
-        old, new = stored.get("results"), stored_file()
-        text = {"cls": "fiftyone.core.runs.RunResults", **_read(dataset, key, old), **entries}
-        new.put(json_util.dumps(text).encode(), content_type="application/json")
-        query = {"_id": document, "results": old, **(where or {})}
-        operation = {"$set": {"results": new.grid_id, **values}}
-        if record.db().runs.update_one(query, operation).matched_count:
-            break
-        new.delete()
-    if old is not None:
-        stored_file(old).delete()
+    # every file that was read here or written: the record points to one of them at most
+    files = set()
+    replaced = retry_on_disconnect(
+        _replace, dataset, key, record.jsonable(entries), values, where or {}, files
+    )
+    retry_on_disconnect(_delete_all_but, dataset, key, files)
     record.sync(dataset, key)
     dataset._run_cache.pop(key, None)
-    return True
+    return replaced
 
 
+def _replace(dataset, key, entries, values, where, files):
+    document = record.document_id(dataset, key)
+    while True:
+        stored = record.db().runs.find_one({"_id": document, **where}, {"results": True})
+        if stored is None:
+            return False
+        old, new = stored.get("results"), ObjectId()
+        files |= {old, new}  # first: whether it was stored is not always known
+        values_now = {**_read(dataset, key, old), **entries}
+        # First, so that it is in the first part of the file.
+        text = {MARK: here(), "cls": "fiftyone.core.runs.RunResults", **values_now}
+        kind = {"content_type": "application/json", "metadata": {MARK: here()}}
+        stored_files().put(json_util.dumps(text).encode(), _id=new, **kind)
+        operation = {"$set": {"results": new, **values}}
+        query = {"_id": document, "results": old, **where}
+        if record.db().runs.update_one(query, operation).matched_count:
+            return True
+
+
+def _delete_all_but(dataset, key, files):
+    """Deletes files of results but for the one that the record points to."""
+    for number in files - {None, _number_of(dataset, key)}:
+        stored_files().delete(number)
+
+
+@retried
 def load_results(dataset, key):
     """Returns the stored results of a run as plain data, ``{}`` if there are none."""
     return _read(dataset, key, _number_of(dataset, key))
@@ -71,16 +96,28 @@ def _number_of(dataset, key):
 def _read(dataset, key, number):
     """What a file of results has; if another process replaced it before it was read, what the new one has."""
     while number is not None:
-        text = stored_file(number).read()
-        if text:
-            values = json_util.loads(text.decode())
-            values.pop("cls", None)
+        with contextlib.suppress(NoFile, CorruptGridFile):
+            values = json_util.loads(stored_files().get(number).read().decode())
+            for name in ("cls", MARK):
+                values.pop(name, None)
             return values
         replaced = _number_of(dataset, key)
         if replaced == number:
             raise FileNotFoundError(f"the results of the run {key!r} are not in the database")
         number = replaced
     return {}
+
+
+def whose(data):
+    """The process that wrote the beginning of a file of results, see :data:`MARK`; None if it is no such."""
+    if not data.startswith(_BEGINS):
+        return None
+    end = data.find(b"}", len(_BEGINS)) + 1
+    try:
+        found = json_util.loads(data[len(_BEGINS) : end].decode())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def pack_ids(ids):
@@ -98,3 +135,8 @@ def unpack_ids(text):
 def recorded_ids(dataset, key):
     """Returns the ids of the samples that a run covers, in its order; ``[]`` if none were stored."""
     return unpack_ids(load_results(dataset, key).get("ids"))
+
+
+def ids_to_redo(dataset, key):
+    """Returns the ids of samples of a run that have to be computed again though their heatmaps are there."""
+    return unpack_ids(load_results(dataset, key).get("redo"))

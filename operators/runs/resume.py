@@ -30,8 +30,56 @@ def done_ids(run, ids=None, whole=False):
     Returns:
         a set
     """
+    again = run_results.ids_to_redo(run.dataset, run.key) if getattr(run.record, "redo", 0) else ()
+    return stored_ids(run, ids, whole).difference(again)
+
+
+def stored_ids(run, ids=None, whole=False):
+    """As :func:`done_ids`, with the samples that a call found to lack something else, such as an attribute."""
     is_there = _is_whole if whole else functools.partial(_exists, {})
     return {str(row["_id"]) for row in _done_rows(run, ids, is_there)}
+
+
+def lacking(run, ids, beside):
+    """Finds the samples that were written and do not have everything any more.
+
+    Args:
+        run: the :class:`~operators.runs.run.Run`
+        ids: of the samples that were written
+        beside: ``{path: ids}`` of what was written on some of them beside heatmaps and prediction
+
+    Returns:
+        (ids of samples that exist and lack a heatmap, its file or the prediction, ids of those that lack one of
+        the paths, what they lack in words)
+    """
+    there = present(run.dataset, run.key, ids)
+    lost = there - stored_ids(run, list(there))
+    again, words = set(), _lacked(run, lost)
+    for path, written in beside.items():
+        whose = there.intersection(written)
+        has = {str(i) for i in _having(run.dataset, whose, path)}
+        words = words or (repr(path) if whose - has else None)
+        again |= whose - has
+    return lost, again, words
+
+
+def _having(dataset, ids, path):
+    ids = [ObjectId(i) for i in ids]
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        query = {"_id": {"$in": ids[start : start + _IDS_AT_ONCE]}, path: {"$exists": True}}
+        yield from (row["_id"] for row in level_of(dataset).collection.find(query, {"_id": True}))
+
+
+def _lacked(run, lost):
+    """What the first of some samples lacks, in words; None if there are none."""
+    if not lost:
+        return None
+    row = level_of(run.dataset).collection.find_one({"_id": ObjectId(min(lost))}) or {}
+    for field in run.record.heatmap_fields:
+        if (row.get(field) or {}).get("cam_key") != run.key:
+            return repr(field)
+    field = run.record.prediction_field
+    return repr(field) if field and row.get(field) is None else "files of heatmaps"
 
 
 def _done_rows(run, ids, is_there):

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+from ..runs.plain_data import PlainData
 from ..text import percent
 
 
 @dataclasses.dataclass(repr=False)
-class Explained:
+class Explained(PlainData):
     """What was found about one sample.
 
     Attributes:
@@ -31,6 +32,8 @@ class Explained:
         labelled: of several, whether ``prediction`` is a labelled class; None where no label is known
     """
 
+    kind = "explanation"
+
     id: str
     sentence: str
     prediction: str
@@ -51,6 +54,13 @@ class Explained:
     several: bool = False
     missed: bool = False
     labelled: bool = None
+
+    def values(self):
+        """The attributes without pictures and heatmaps, which are on the sample."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del plain["photo"], plain["labels"]
+        swaps = [{k: v for k, v in swap.items() if k != "picture"} for swap in self.swaps]
+        return {**plain, "swaps": swaps}
 
     def __str__(self):
         """The sentence, and the essentials below it."""

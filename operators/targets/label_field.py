@@ -5,7 +5,7 @@ import difflib
 import fiftyone as fo
 
 from ..data.object_fields import made_by_runs
-from ..data.samples import check_not_nested
+from ..data.samples import check_not_nested, read_values
 
 # A sample has a column for each of its classes, up to this many.
 MOST = 3
@@ -243,7 +243,7 @@ class LabelField:
             if len(self._chunks) > 1:
                 del self._chunks[next(iter(self._chunks))]
             part = self._ids[chunk * _AT_ONCE : (chunk + 1) * _AT_ONCE]
-            ids, *values = self._samples.select(part).values(["id", *self._paths])
+            ids, *values = read_values(self._samples.select(part), ["id", *self._paths])
             self._chunks[chunk] = dict(zip(ids, zip(*values, strict=True), strict=True))
         return self._read(*self._chunks[chunk].get(sample_id, [None] * len(self._paths)))
 

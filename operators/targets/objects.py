@@ -5,11 +5,13 @@ import difflib
 
 import fiftyone as fo
 
-from ..data.samples import check_not_nested
+from ..data.samples import check_not_nested, read_values
 from .spec import Lookup, canonical
 
 #: at most so many objects of an image are explained
 MOST_OBJECTS = 20
+# ... unless 'most' says another number, up to this
+_MOST = 1000
 MIN_IOU = 0.5
 OUTCOMES = ("tp", "fp", "fn")
 _OPTIONS = ("classes", "most", "min_iou", "prefer")
@@ -131,8 +133,10 @@ def _set_options(targets, options, lookup):
         shown = ", ".join(lookup.label(members) for members in found)
         targets.tag = shown if targets.tag == "predicted" else f"{targets.tag}: {shown}"
     most, min_iou = options.get("most", MOST_OBJECTS), options.get("min_iou", MIN_IOU)
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ValueError(f"targets: 'most' must be an integer of at least 1, got {most!r}")
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= _MOST:
+        raise ValueError(
+            f"targets: 'most' must be an integer between 1 and {_MOST}, got {most!r:.80}"
+        )
     if isinstance(min_iou, bool) or not isinstance(min_iou, (int, float)) or not 0 < min_iou <= 1:
         raise ValueError(f"targets: 'min_iou' must be an overlap in (0, 1], got {min_iou!r}")
     prefer = options.get("prefer", targets.prefer)
@@ -300,7 +304,7 @@ def read_objects(targets, ids):
     there = [c for c in columns if targets.samples.get_field(f"{path}.{c}") is not None]
     view = targets.samples.select(list(ids))
     found = {sample_id: [] for sample_id in ids}
-    values = view.values(["id", *(f"{path}.{c}" for c in there)])
+    values = read_values(view, ["id", *(f"{path}.{c}" for c in there)])
     for sample_id, *lists in zip(*values, strict=True):
         if lists[0]:
             rows = (dict(zip(there, row, strict=True)) for row in zip(*lists, strict=True))

@@ -5,6 +5,7 @@ import numpy as np
 
 from ..data.object_fields import PREDICTED_NAME, made_by_runs
 from ..data.object_reader import plain
+from ..data.samples import read_values
 
 
 class Labels:
@@ -56,7 +57,9 @@ class Labels:
         # chunks: a query's list of ids has to fit into one message
         for start in range(0, len(ids), 10_000):
             part = ids[start : start + 10_000]
-            found = dict(zip(*self._samples.select(part).values(["id", self._path]), strict=True))
+            found = dict(
+                zip(*read_values(self._samples.select(part), ["id", self._path]), strict=True)
+            )
             for offset, sample_id in enumerate(part):
                 row = start + offset
                 names[row], indices[row] = self._one(found.get(sample_id), predicted[row])
@@ -75,7 +78,7 @@ class Labels:
         for start in range(0, len(ids), 10_000):
             part = ids[start : start + 10_000]
             view = self._samples.select(list(dict.fromkeys(part)))
-            values = dict(zip(*view.values(["id", self._path]), strict=True))
+            values = dict(zip(*read_values(view, ["id", self._path]), strict=True))
             found += [self._members(values.get(sample_id)) for sample_id in part]
         return found
 

@@ -3,8 +3,9 @@
 import re
 
 import numpy as np
+import panel_common
 import pytest
-from bias_common import BACKGROUND, agreeing, find
+from bias_common import BACKGROUND, agreeing, find, inner
 from panel_app import COUNT, PanelApp
 from panel_common import CLASSES, FIELDS, RELIES, make_run
 from playwright import sync_api as playwright
@@ -265,3 +266,36 @@ def test_a_real_run_and_what_is_missing(panel_app, make_dataset, tmp_path, plugi
     app.tab("Clusters", "Where heatmaps look alike")
     app.page.locator("img[src^='data:image/jpeg']").first.wait_for()
     app.picture("clusters")
+
+
+def test_labels_of_others_fetch_nothing(panel_app, make_dataset, photos, plugin, monkeypatch):
+    """A class and a cluster whose names are pictures of another server, as Markdown and as HTML."""
+    monkeypatch.setattr(panel_common, "CLASSES", panel_common.HOSTILE)
+    dataset = make_dataset()
+    make_run(dataset, [photo["path"] for photo in photos], COUNT)
+    clusters, run = inner("panel.clusters_tab"), inner("runs.run").Run.open(dataset, "net")
+    for number, name in enumerate(panel_common.HOSTILE[:3]):
+        clusters.name_cluster(run, number, name)
+    app, asked = panel_app, []
+    app.page.on("request", lambda request: asked.append(request.url))
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.page.get_by_text(panel_common.HOSTILE[0]).first.wait_for()
+    app.picture("overview")
+    app.tab("Bias", "Score lost on other backgrounds, per class")
+    wait_for(lambda: app.bars(0).count() == len(CLASSES), 20, "a bar per class")
+    app.page.locator(".js-plotly-plot").first.get_by_text(panel_common.HOSTILE[1]).first.wait_for()
+    app.picture("bias")
+    app.hit(app.bars(0).nth(len(CLASSES) - 1))
+    app.wait_for_samples(COUNT // len(CLASSES))
+    app.reset()
+    app.tab("Clusters", "Where heatmaps look alike")
+    for name in panel_common.HOSTILE[:3]:
+        # all of it reads so, though what looks like an address is a link there
+        app.panel.locator("strong", has_text=name).first.wait_for()
+    assert app.page.locator("img[src*='evil']").count() == 0
+    app.picture("clusters")
+    app.tab("Samples", panel_common.HOSTILE[0])
+    app.picture("samples")
+    assert asked
+    assert not [url for url in asked if "evil" in url]

@@ -46,7 +46,7 @@ if __name__ == "__main__":
     import importlib
     from operators_common import operator
     operator()
-    patience = importlib.import_module({plugin!r} + ".operators.runs.locking")
+    patience = importlib.import_module({plugin!r} + ".operators.runs.retry")
     patience.WAIT_SECONDS = {patience}
     paths = write_pictures(pathlib.Path({folder!r}), {count})
     made = []
@@ -230,7 +230,7 @@ def test_frozen_database(server, tmp_path):
 def test_run_waits_for_its_database(plugin, make_dataset, tmp_path, monkeypatch):
     """Every write fails twice, and the run does not notice."""
     heatmaps = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
-    patience = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
+    patience = importlib.import_module(f"{PLUGIN}.operators.runs.retry")
     monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
     real, calls = heatmaps.fod.bulk_write, []
 
@@ -251,7 +251,7 @@ def test_run_waits_for_its_database(plugin, make_dataset, tmp_path, monkeypatch)
 
 def test_database_that_is_gone_leaves_a_resumable_run(plugin, make_dataset, tmp_path, monkeypatch):
     heatmaps = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_writer")
-    patience = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
+    patience = importlib.import_module(f"{PLUGIN}.operators.runs.retry")
     runs = importlib.import_module(f"{PLUGIN}.operators.runs.record")
     monkeypatch.setattr(patience, "WAIT_SECONDS", 0.2)
     real, calls = heatmaps.fod.bulk_write, []

@@ -3,10 +3,12 @@
 import importlib
 import json
 import os
+import resource
 import types
 from pathlib import Path
 
 import fiftyone as fo
+import fiftyone.operators.executor as executor
 import numpy as np
 import pytest
 from bson import ObjectId
@@ -32,6 +34,12 @@ def two(make_dataset, tmp_path):
         return make_dataset(*(fo.Sample(filepath=p) for p in paths), name=name)
 
     return make
+
+
+def context(dataset, params):
+    """What the App's server makes of a form's parameters."""
+    request = {"dataset_name": dataset.name, "params": params}
+    return executor.ExecutionContext(request, executor=executor.Executor())
 
 
 @pytest.mark.parametrize("key", ["../out", "a/b", "/tmp/x", "a\\b", "..", "a\0b", "$where", "a.b"])
@@ -178,6 +186,42 @@ def test_largest_heatmaps_are_refused_with_the_real_limit(two, rooms):
     ):
         check(dataset, ids, lambda: [noise] * 3, 3, shape)
     check(dataset, ids, lambda: [smooth] * 3, 3, shape)  # these take little: measured, not guessed
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            ["eigencam", {"components": 10**9}],
+            "components must be a whole number between 1 and 1024",
+        ),
+        (["rise", {"samples": 10**12}], "samples must be a whole number between 1 and 50000"),
+        (
+            ["integrated_gradients", {"steps": 10**9}],
+            "steps must be a whole number between 1 and 1000",
+        ),
+        (["activations", {"channels": list(range(5000))}], "channels takes at most 1,024 numbers"),
+    ],
+)
+def test_one_number_in_the_form_takes_no_memory(photo_dataset, method, said):
+    dataset = photo_dataset(1)
+    params = {
+        "model": "resnet18-imagenet-torch", "method_set": "chosen", "methods": [json.dumps(method)],
+        "cam_key": "x",
+    }  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    form = operator().resolve_input(context(dataset, params)).type.properties
+    assert form["methods"].invalid
+    assert said in form["methods"].error_message
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+    with pytest.raises(ValueError, match=said):
+        compute_tiny(dataset, methods=[tuple(method)])
+    assert not dataset.list_runs()
+
+
+def test_a_batch_that_no_machine_holds_is_refused(two):
+    with pytest.raises(ValueError, match="batch_size must be an integer between 1 and 4096"):
+        compute_tiny(two(), batch_size=100_000)
 
 
 def test_largest_heatmaps_go_to_the_disk(two, tmp_path):

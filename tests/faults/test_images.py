@@ -3,15 +3,26 @@
 import importlib
 import os
 import re
+import shutil
+import tempfile
 import threading
+import tracemalloc
 from pathlib import Path
 
 import fiftyone as fo
 import numpy as np
 import pytest
 import torchvision
-from faults_common import compute_tiny, picture_transforms, write_pictures
-from operators_common import PLUGIN
+from faults_common import (
+    CLASSES,
+    LAYER,
+    METHODS,
+    compute_tiny,
+    picture_transforms,
+    tiny_network,
+    write_pictures,
+)
+from operators_common import PLUGIN, prepared
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -80,23 +91,48 @@ def test_broken_file(make_dataset, good, tmp_path, spoil, reason, workers):
     assert dataset.get_run_info("run").config.failures == summary.failed
 
 
-def test_file_without_permission(make_dataset, good, tmp_path, monkeypatch):
-    path = tmp_path / "locked.png"
-    path.write_bytes(Path(good[0]).read_bytes())
+@pytest.fixture
+def nobody():
+    """A user who is not asked for by name and may not read everything; who is root becomes that one."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user may look into, as pytest's own are root's."""
+    folder = Path(tempfile.mkdtemp(prefix="heatmaps-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are other things there")
+def test_file_without_permission(make_dataset, open_folder, request):
+    good = write_pictures(open_folder, 3)
+    path = open_folder / "locked.png"
+    shutil.copy(good[2], path)
     path.chmod(0)
-    if os.geteuid() == 0:  # who may read everything
-        images = importlib.import_module(f"{PLUGIN}.operators.data.images")
-        real = images.open_image
-
-        def denied(file):
-            if str(file) == str(path):
-                raise PermissionError(13, "Permission denied", str(file))
-            return real(file)
-
-        monkeypatch.setattr(images, "open_image", denied)
-    summary, _ = run_with(make_dataset, good, path)
-    assert summary.done == 2
-    assert "PermissionError: [Errno 13] Permission denied" in summary.failed[0]["reason"]
+    dataset = make_dataset(*(fo.Sample(filepath=str(p)) for p in (good[0], path, good[1])))
+    compute_tiny(dataset, cam_key="first")  # what is loaded late may be root's
+    settings = importlib.import_module(f"{PLUGIN}.operators.compute.params").Settings(
+        cam_key="run", methods=METHODS, layers=LAYER
+    )
+    job = importlib.import_module(f"{PLUGIN}.operators.compute.job").CamJob
+    job = prepared(job, dataset, settings, tiny_network(), picture_transforms(), CLASSES)
+    request.getfixturevalue("nobody")
+    with pytest.raises(PermissionError):
+        path.open("rb")
+    assert list(job.run())
+    assert (job.summary.status, job.summary.done) == ("finished", 2)
+    assert [f["filepath"] for f in job.summary.failed] == [str(path)]
+    assert "PermissionError: [Errno 13] Permission denied" in job.summary.failed[0]["reason"]
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])
@@ -122,10 +158,26 @@ def test_one_pixel(make_dataset, good, tmp_path):
     assert label.map is None or label.map.shape == (192, 192)
 
 
-def test_one_pixel_high(make_dataset, good, tmp_path):
-    Image.new("RGB", (5000, 1), (200, 10, 60)).save(tmp_path / "line.png")
-    summary, _ = run_with(make_dataset, good, tmp_path / "line.png")
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
+def test_one_pixel_high(make_dataset, good, tmp_path, size):
+    """Both sides resized, it is explained; its short side resized to 256, it is refused before it is made."""
+    line = tmp_path / "line.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, size[::-1], np.uint8)).save(line)
+    summary, dataset = run_with(make_dataset, good, line)
     assert (summary.done, summary.failed) == (3, [])
+    label = dataset.skip(1).first().run_gradcam
+    assert label.status in ("ok", "flat", "zero")
+    assert label.map is None or label.map.shape == ((2, 192) if size[1] == 1 else (192, 2))
+    usual = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(256),
+            torchvision.transforms.CenterCrop(64),
+            torchvision.transforms.ToTensor(),
+        ]
+    )
+    summary, _ = run_with(make_dataset, good, line, transforms=usual)
+    assert summary.done == 2
+    assert re.search(r"the transforms make [\d,]+ x [\d,]+ pixels", summary.failed[0]["reason"])
 
 
 def test_a_thin_picture_that_the_transforms_would_blow_up(make_dataset, good, tmp_path):
@@ -173,13 +225,20 @@ def test_hundred_megapixels(make_dataset, good, tmp_path):
     assert label.map is None or label.map.shape == (123, 192)
 
 
-def test_more_pixels_than_pillow_allows(make_dataset, good, tmp_path, monkeypatch):
+def test_more_pixels_than_pillow_allows(make_dataset, good, tmp_path):
     """A small file that unfolds to gigabytes is refused before it is unfolded."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
-    Image.new("L", (200, 150)).save(tmp_path / "bomb.png")
-    summary, _ = run_with(make_dataset, good, tmp_path / "bomb.png")
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (13_500, 13_500)).save(bomb)  # 182 million, which is 547 MB in RGB
+    assert bomb.stat().st_size < 1e6
+    tracemalloc.start()
+    try:
+        summary, _ = run_with(make_dataset, good, bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert summary.done == 2
     assert "DecompressionBombError" in summary.failed[0]["reason"]
+    assert peak < 200e6
 
 
 def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch):
@@ -187,7 +246,7 @@ def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch)
     loader = importlib.import_module(f"{PLUGIN}.operators.data.loader")
     monkeypatch.setattr(images, "_LARGE_PIXELS", 100)
     at_once, most, lock = [0], [0], threading.Lock()
-    decoded = images._decoded
+    decoded = images.as_rgb
 
     def counted(image):
         with lock:
@@ -200,7 +259,7 @@ def test_large_pictures_are_decoded_one_at_a_time(plugin, tmp_path, monkeypatch)
             with lock:
                 at_once[0] -= 1
 
-    monkeypatch.setattr(images, "_decoded", counted)
+    monkeypatch.setattr(images, "as_rgb", counted)
     rows = [(str(i), p) for i, p in enumerate(write_pictures(tmp_path, 8))]
     assert sum(len(b) for b in loader.Loader(rows, picture_transforms(), 2, 4)) == 8
     assert most[0] == 1

@@ -2,13 +2,14 @@
 
 import asyncio
 import collections
-import contextlib
-import errno
+import functools
 import importlib
 import os
 import shutil
+import subprocess
 import threading
 import types
+from pathlib import Path
 
 import anyio
 import fiftyone as fo
@@ -25,6 +26,7 @@ from faults_common import (
     write_pictures,
 )
 from operators_common import PLUGIN, operator, prepared
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -131,44 +133,115 @@ def test_closed_tab(dataset, rooms, expected):
     assert stored(dataset) == expected
 
 
-def test_full_disk(dataset, rooms, tmp_path, monkeypatch):
-    real, left = os.replace, [9]
+class Disk:
+    """A file system of its own, of 64 kB."""
 
-    def full(source, target):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device", str(target))
-        real(source, target)
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.there = self._mount("size=64k", "-t", "tmpfs", "tmpfs") == 0
 
-    where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
-    monkeypatch.setattr(rooms.heatmap_writer.os, "replace", full)
-    with pytest.raises(OSError, match="No space left on device.*make room.*resume=True"):
-        compute_tiny(dataset, batch_size=2, **where)
+    def _mount(self, options, *more):
+        if shutil.which("mount") is None:
+            return 1
+        command = ["mount", "-o", options, *more, str(self.folder)]
+        return subprocess.run(command, capture_output=True).returncode
+
+    def change(self, options):
+        assert self._mount(f"remount,{options}") == 0
+
+    def close(self):
+        if self.there:
+            subprocess.run(["umount", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    disk = Disk(tmp_path / "disk")
+    if not disk.there:
+        pytest.skip("needs a file system of its own, which root may mount")
+    yield disk
+    disk.close()
+
+
+def check_failed_and_resumed(dataset, rooms, where, reason, mend):
+    """A run that cannot write is resumable, leaves no half file, and everything goes with it."""
     config = rooms.record.config_of(dataset, "run")
     assert config.status == "failed"
-    assert "No space left" in config.error
+    assert reason in config.error
     done = dataset.exists("run_gradcam")
     assert len(done) < COUNT
-    assert all(os.path.isfile(p) for p in done.values("run_layercam.map_path"))
-    assert not list((tmp_path / "maps").rglob("*.part"))
-    monkeypatch.undo()
+    for field in ("run_gradcam", "run_layercam"):
+        assert all(read_png(path) for path in done.values(f"{field}.map_path"))
+    maps = Path(where["output_dir"])
+    assert not list(maps.rglob("*.part"))
+    mend()
     summary = compute_tiny(dataset, batch_size=2, resume=True, **where)
     assert (summary.status, summary.done) == ("finished", COUNT)
     operator("delete_cam_run")(dataset, "run")
-    assert not (tmp_path / "maps").exists()
+    assert not maps.exists()
+
+
+def read_png(path):
+    with Image.open(path) as image:
+        return image.size and image.load() is not None
+
+
+def test_full_disk(dataset, rooms, disk):
+    where = {"storage": "disk", "output_dir": str(disk.folder / "maps")}
+    with pytest.raises(OSError, match="No space left on device.*make room.*resume=True"):
+        compute_tiny(dataset, batch_size=2, **where)
+    mend = functools.partial(disk.change, "size=20m")
+    check_failed_and_resumed(dataset, rooms, where, "No space left on device", mend)
+
+
+def test_disk_that_becomes_read_only(dataset, rooms, disk):
+    where = {"storage": "disk", "output_dir": str(disk.folder / "maps")}
+    disk.change("size=20m")
+    steps = job_of(rooms, dataset, **where).run()
+    next(steps)
+    disk.change("ro")
+    with pytest.raises(OSError, match="Read-only file system.*see to the folder.*resume=True"):
+        list(steps)
+    disk.change("rw")
+    assert rooms.record.status_of(dataset, "run") == "failed"
+    summary = compute_tiny(dataset, batch_size=2, resume=True, **where)
+    assert (summary.status, summary.done) == ("finished", COUNT)
+
+
+def test_files_may_not_become_as_large(dataset, rooms, tmp_path):
+    """A limit of the system's, which root has too: a map is larger than a file may be."""
+    resource = pytest.importorskip("resource")
+    where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    job = job_of(rooms, dataset, **where)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large.*see to the folder.*resume=True"):
+            list(job.run())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    check_failed_and_resumed(dataset, rooms, where, "File too large", lambda: None)
 
 
 def test_folder_that_vanishes_is_made_again(dataset, rooms, tmp_path):
     where = {"storage": "disk", "output_dir": str(tmp_path / "maps")}
-    steps = job_of(rooms, dataset, **where).run()
+    job = job_of(rooms, dataset, **where)
+    steps = job.run()
     next(steps)
     next(steps)
     shutil.rmtree(tmp_path / "maps", ignore_errors=True)
-    with contextlib.suppress(OSError):  # a file that was being written just then
-        for _ in steps:
-            pass
+    for _ in steps:
+        pass
+    left = sum(len(files) for _, _, files in os.walk(tmp_path / "maps"))
+    assert left, "it was made again"
+    assert job.summary.status == rooms.record.status_of(dataset, "run") == "interrupted"
+    assert "samples lack files of heatmaps, deleted while the run wrote them" in job.summary.error
+    lost = COUNT - job.summary.done
+    assert 0 < lost < COUNT
     # what had been written before is missing now, and done again
-    assert compute_tiny(dataset, batch_size=2, resume=True, **where).done == COUNT
+    summary = compute_tiny(dataset, batch_size=2, resume=True, **where)
+    assert (summary.status, summary.done, summary.resumed) == ("finished", COUNT, COUNT - lost)
     dataset.reload()
     assert all(os.path.isfile(p) for p in dataset.values("run_gradcam.map_path"))
 

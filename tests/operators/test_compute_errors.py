@@ -20,7 +20,7 @@ WRONG = [
     ({"targets": 1.5}, "targets: 1.5 is not understood"),
     ({"cam_key": "bad-key"}, "cam_key must be a name of letters"),
     ({"fuse": "max"}, "fuse: 'max' is unknown; choose from layercam, mean"),
-    ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+    ({"batch_size": 0}, "batch_size must be an integer between 1 and 4096"),
     ({"heatmap_size": 3}, "heatmap_size must be an integer between 7 and 4096"),
     ({"storage": "s3"}, "storage: 's3' is unknown; choose from database, disk"),
     ({"output_dir": "x"}, "output_dir: has no effect"),

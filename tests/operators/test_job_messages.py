@@ -13,6 +13,7 @@ def context(dataset, delegated=False, **params):
     import fiftyone.operators.executor as executor
 
     request = {"dataset_name": dataset.name, "params": params, "delegated": delegated}
+    request.update(operator_uri="@cam51/heatmaps/any", prompt_id="1")  # as the App asks
     ctx = executor.ExecutionContext(request, executor=executor.Executor())
     assert ctx.delegated is delegated
     return ctx

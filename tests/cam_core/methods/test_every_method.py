@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 
 import pytest
@@ -13,6 +14,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from cam_core import explain, list_methods
 from cam_core.methods.catalogue import resolve_methods
+from cam_core.methods.option_ranges import check_options, range_of
 
 # Fewer forwards where the default has hundreds or thousands.
 FEWER = {
@@ -190,7 +192,51 @@ def test_flags_are_what_the_ingredients_say():
 )
 def test_how_many_maps_is_checked_before_they_are_named(method, option, count):
     """A list of 10 ** 9 names would take all memory, also while a form is drawn."""
-    (resolved,) = resolve_methods([(method, {option: count})])
     message = rf"{option} must be a whole number between 1 and 1024, got {re.escape(repr(count))}"
     with pytest.raises(ValueError, match=message):
-        resolved.keys(["layer"])
+        resolve_methods([(method, {option: count})])
+
+
+# options that are chosen from words, or switched on and off
+_WORDS = {
+    "base", "center", "gaussian", "head_fusion", "kernel", "noise_on", "path", "pooling", "reduce", "rule",
+    "score", "shared", "weighting",
+}  # fmt: skip
+
+
+def test_every_number_has_a_range():
+    """One that is added without a row in the table would be taken whatever it is."""
+    without = {
+        (name, option)
+        for name, info in INFOS.items()
+        for option in info.options
+        if option not in _WORDS and range_of(name, option) is None
+    }
+    assert not without
+    for name, info in INFOS.items():
+        check_options(name, info.options, info.options)  # the defaults are in their ranges
+        numbers = {o for o, v in info.options.items() if type(v) in (int, float)}
+        assert not numbers & _WORDS
+
+
+@pytest.mark.parametrize("value", [10**9, -(10**9), math.nan, math.inf, True, "7"])
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [(n, o) for n, m in sorted(INFOS.items()) for o in m.options if o not in _WORDS],
+)
+def test_a_number_out_of_its_range_is_refused_before_anything_is_made(method, option, value):
+    with pytest.raises(ValueError, match=rf"{option} must be a (whole )?number between"):
+        resolve_methods([(method, {option: value})])
+
+
+def test_a_list_of_numbers_has_a_most():
+    with pytest.raises(ValueError, match="channels takes at most 1,024 numbers, got 2,000"):
+        resolve_methods([("activations", {"channels": list(range(2000))})])
+
+
+def test_the_options_of_an_own_method_are_its_own():
+    def own(activations, *, samples=5):
+        return activations.mean(1)
+
+    (method,) = resolve_methods([(own, {"samples": 10**6})])
+    assert method.options == {"samples": 10**6}

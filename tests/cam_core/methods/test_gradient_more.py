@@ -162,10 +162,14 @@ def test_finercam_needs_a_class(deep, images):
     ("method", "options", "message"),
     [
         ("finercam", {"weighting": "none"}, "weighting: 'none' is unknown"),
-        ("finercam", {"references": 0}, "references must be at least 1"),
+        ("finercam", {"references": 0}, "references must be a whole number between 1 and"),
         ("shapleycam", {"score": "prob"}, "score: 'prob' is unknown"),
         ("refinecam", {"base": "cam"}, "base: 'cam' is unknown; choose from gradcampp"),
-        ("smoothgradcampp", {"samples": 0}, "samples must be at least 1"),
+        (
+            "smoothgradcampp",
+            {"samples": 0},
+            "samples must be a whole number between 1 and 1000, got 0",
+        ),
     ],
 )
 def test_bad_options(deep, images, method, options, message):

@@ -230,7 +230,7 @@ BAD = [
     ("scorecam", {"top_channels": 0}, "top_channels must be"),
     ("scorecam", {"batch_size": 0}, "batch_size must be"),
     ("sscam", {"samples": 0}, "samples must be"),
-    ("sscam", {"sigma": -1.0}, "sigma must not be negative"),
+    ("sscam", {"sigma": -1.0}, "sigma must be a number between 0 and 100, got -1.0"),
     ("sscam", {"noise_on": "both"}, "noise_on: 'both' is unknown; choose 'mask' or 'image'"),
     ("iscam", {"samples": 1}, "samples must be at least 2"),
     ("iscam", {"samples": 2.5}, "samples must be a whole number"),

@@ -1,6 +1,5 @@
 """``compare_cams`` on a real MongoDB, with a network whose evidence is known pixel by pixel."""
 
-import dataclasses
 import json
 import os
 import re
@@ -290,7 +289,7 @@ def test_what_is_stored(make_planted):
     dataset = make_planted()
     summary = compare(dataset)
     stored = dataset.load_run_results("run").compare
-    assert stored == dataclasses.asdict(summary)
+    assert stored == summary.to_dict()
     wanted = {
         "cam_keys", "samples", "probe", "metrics", "leaderboard", "agreement", "pairs", "recommendation",
         "views", "fields", "cost", "models",

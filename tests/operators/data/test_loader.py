@@ -2,6 +2,9 @@
 
 import importlib
 import io
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -70,6 +73,72 @@ def test_wide_channels_are_scaled_by_their_kind(loader, tmp_path, values, expect
     path = save(tmp_path / "wide.tif", Image.fromarray(values))
     pixels = np.asarray(loader.decode_image(path))[0, :, 0]
     assert pixels.tolist() == expected
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("scale", [1.0, 255.0, 65535.0, 1e9, -1.0])
+def test_a_large_float_picture_is_scaled_as_a_whole(plugin, tmp_path, scale, orientation):
+    """It is scaled in pieces, whose range is that of all of them."""
+    values = np.random.default_rng(0).random((1500, 1900), np.float32) * np.float32(scale)
+    values[0, :3], values[-1, 5] = [np.nan, 0.25, scale], np.nan
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values).save(tmp_path / "f.tif", exif=exif)
+    whole = np.nan_to_num(values.astype(np.float64))
+    high = whole.max()
+    by = 255.0 if scale == 1 else 1.0 if high <= 255 else 255 / (65535 if scale == 65535 else high)
+    expected = np.clip(np.rint(whole * by), 0, 255).astype(np.uint8)
+    expected = np.rot90(expected, -1) if orientation == 6 else expected
+    picture = importlib.import_module(f"{PLUGIN}.operators.data.images").decode_image(
+        tmp_path / "f.tif"
+    )
+    np.testing.assert_array_equal(np.asarray(picture), np.dstack([expected] * 3))
+
+
+@pytest.mark.parametrize("workers", [0, 2, 6])
+def test_images_ahead_are_bounded_by_their_bytes(loader, tmp_path, monkeypatch, workers):
+    """Whatever the batch size: of 4,096 all of these would be decoded before the first is used."""
+    rows = rows_of(tmp_path, [(300, 200)] * 90)
+    size = 300 * 200 * 3 * 4
+    monkeypatch.setattr(loader, "_AHEAD_BYTES", 20 * size)
+    monkeypatch.setattr(loader, "_WAITING_BYTES", 10 * size)
+    lock, alive, most = threading.Lock(), 0, 0
+
+    def gone():
+        nonlocal alive
+        with lock:
+            alive -= 1
+
+    def decoded(picture):
+        nonlocal alive, most
+        image = T.ToTensor()(picture)
+        weakref.finalize(image, gone)
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        return image
+
+    seen = []
+    for batch in loader.Loader(rows, decoded, batch_size=4096, num_workers=workers):
+        time.sleep(0.05)  # a slow model, which the threads would run ahead of
+        assert batch.images.nbytes <= 11 * size
+        seen += [item.id for item in batch.items]
+    assert seen == [sample_id for sample_id, _ in rows]
+    assert most <= 20 + 11 + workers + 2
+
+
+def test_batches_do_not_depend_on_how_far_is_looked_ahead(loader, tmp_path, monkeypatch):
+    rows = rows_of(tmp_path, [(40, 30), (30, 40), (64, 64)] * 10)
+
+    def batches():
+        return [
+            [item.id for item in batch.items]
+            for batch in loader.Loader(rows, T.ToTensor(), batch_size=4, num_workers=3)
+        ]
+
+    first = batches()
+    monkeypatch.setattr(loader, "_AHEAD_BYTES", 1)
+    assert batches() == first
 
 
 def test_first_frame_of_an_animation(loader, tmp_path):

@@ -68,5 +68,5 @@ def test_samples_without_the_run_are_refused(photo_dataset):
     compute(dataset.limit(1))
     with pytest.raises(ValueError, match="none of them has heatmaps of the run 'run'"):
         show(dataset.skip(1), "run")
-    with pytest.raises(ValueError, match="n must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer between 1 and 200, got 0"):
         show(dataset, "run", n=0)

@@ -251,7 +251,7 @@ def test_document_too_large_costs_its_sample_only(ten, heatmaps):
 @pytest.fixture
 def away(monkeypatch):
     """A database that does not answer for the next ``n`` writes; returns how to set it."""
-    patience = importlib.import_module(f"{PLUGIN}.operators.runs.locking")
+    patience = importlib.import_module(f"{PLUGIN}.operators.runs.retry")
     monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
 
     def begin(heatmaps, times):

@@ -1,7 +1,9 @@
 """Tables of parameters: what a row gives, and how a form draws it."""
 
 import importlib
+import re
 import types as python_types
+from pathlib import Path
 
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
@@ -46,7 +48,7 @@ def table(params):
         ({"share": 1.5}, "share must be a share between 0 and 1, got 1.5"),
         ({"even": 1}, "even must be True or False, got 1"),
         ({"mode": "x"}, "mode: 'x' is unknown; choose from fast, slow"),
-        ({"batch": 0}, "batch must be an integer of at least 1, got 0"),
+        ({"batch": 0}, "batch must be an integer between 1 and 1000000000, got 0"),
     ],
 )
 def test_settings_are_checked(params, table, given, message):
@@ -98,3 +100,48 @@ def test_a_form_draws_rows(table):
     ]
     assert (drawn["even"].default, drawn["share"].type.int) == (True, False)
     assert isinstance(drawn["names"].type, types.List)
+
+
+@pytest.fixture
+def numbers(params):
+    """``(operator, row)`` of every number that an operator takes."""
+    tables = {
+        "compute_cams": inner("compute.params").ARGUMENTS,
+        "find_background_bias": inner("bias.params").ARGUMENTS,
+        "test_region": inner("bias.params").REGION_ARGUMENTS,
+        "compare_cams": inner("compare.params").ARGUMENTS,
+        "explain_sample": inner("sample.params").PARAMS,
+    }
+    kinds = (params.Integer, params.Number)
+    rows = [(o, p) for o, table in tables.items() for p in table if isinstance(p.kind, kinds)]
+    assert {p.name for _, p in rows} >= {"batch_size", "num_workers", "seed", "probe", "feather"}
+    return rows
+
+
+@pytest.mark.parametrize("value", [10**30, -(10**30), float("nan"), float("inf"), "7", [1]])
+def test_a_number_out_of_its_range_is_refused(numbers, value):
+    for _, row in numbers:
+        with pytest.raises(ValueError, match=f"^{row.name} must be "):
+            row.checked(value)
+
+
+def test_the_ranges_of_numbers_are_those_of_the_docs(numbers):
+    page = (Path(__file__).resolve().parents[3] / "docs" / "operators.md").read_text()
+    page = page.partition("## Ranges of numbers")[2].partition("## `compute_cams`")[0]
+    said = dict(re.findall(r"^\| `(\w+)` \| ([^|]+ \| [^|]+) \|$", page, re.MULTILINE))
+    for operator, row in numbers:
+        low, _, high = said[row.name].partition(" | ")
+        general, _, special = low.partition(f", of `{operator}` ")
+        edges = [(special or general).partition(",")[0], high]
+        named = {"2^63 - 1": 2**63 - 1, "-2^63": -(2**63)}
+        found = [re.sub("^(above|below) ", "", edge.strip()) for edge in edges]
+        limits = [named[edge] if edge in named else int(edge) for edge in found]
+        assert limits == [row.kind.low, row.kind.high], row.name
+
+
+def test_a_number_out_of_its_range_is_refused_by_the_form(params, table):
+    """Also one that a browser would not let through: a request need not come from one."""
+    schema = inner("forms.schema")
+    inputs = types.Object()
+    ctx = python_types.SimpleNamespace(params={"batch": 10**12})
+    assert schema.add(inputs, ctx, table, "batch").invalid

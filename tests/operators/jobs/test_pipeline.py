@@ -12,7 +12,7 @@ PLUGIN = "fiftyone.plugins.orgs.cam51.heatmaps"
 
 @pytest.fixture(scope="module")
 def rooms(plugin):
-    names = ("data.loader", "jobs.pipeline", "runs.locking")
+    names = ("data.loader", "jobs.pipeline", "runs.retry")
     return types.SimpleNamespace(
         **{n.rpartition(".")[2]: importlib.import_module(f"{PLUGIN}.operators.{n}") for n in names}
     )
@@ -131,17 +131,17 @@ class Flickering:
 
 def test_a_database_that_comes_back_costs_no_sample(rooms, monkeypatch):
     """A step may read labels or heatmaps: that the database was away is no fault of its sample."""
-    monkeypatch.setattr(rooms.locking, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(rooms.retry, "_FIRST_PAUSE", 0.01)
     step = Flickering(away=(2, 3))
     _, sink, failures, _ = drive(rooms, [2, 2, 2], step)
     assert (len(sink.results), failures, step.calls) == (6, [], 5)
 
 
 def test_a_database_that_stays_away_ends_the_run(rooms, monkeypatch):
-    monkeypatch.setattr(rooms.locking, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(rooms.locking, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(rooms.retry, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(rooms.retry, "_FIRST_PAUSE", 0.01)
     source, sink, failures = Source(rooms, [2, 2]), Sink(), []
     steps = rooms.pipeline.run(source, Flickering(range(2, 99)), sink, 4, failures)
-    with pytest.raises(rooms.locking.DatabaseAway, match="MongoDB did not answer for"):
+    with pytest.raises(rooms.retry.DatabaseAway, match="MongoDB did not answer for"):
         list(steps)
     assert (len(sink.results), failures) == (2, [])

@@ -1,13 +1,18 @@
 """A user's own models by name, and what a name may not do."""
 
+import http.server
 import importlib
 import json
 import os
 import pickle
+import re
 import stat
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import fiftyone as fo
 import fiftyone.operators as foo
 import models_common as nets
 import numpy as np
@@ -16,7 +21,7 @@ import torch
 import torchvision
 from operators_common import CLASSES, PLUGIN, operator, small_network, transforms
 from PIL import Image
-from processes_common import TESTS
+from processes_common import TESTS, run_python
 
 save_file = pytest.importorskip("safetensors.torch").save_file
 pytestmark = pytest.mark.usefixtures("plugin")
@@ -346,13 +351,108 @@ def test_code_and_pickles_only_where_the_server_allows_that_very_name(
             "torchvision:resnet18@/no/where.pt",
             "there is no checkpoint '/no/where.pt' on the server",
         ),
+        ("hf:http://127.0.0.1:9/net", "no id of Hugging Face.*addresses are not fetched"),
+        ("hf:https://evil.example/net", "addresses are not fetched"),
+        ("hf:file:///etc", "addresses are not fetched"),
+        ("hf:a/b/c", "no folder on this machine"),
+        ("hf:../../no/where", "no folder on this machine"),
+        ("hf:google/vit--base", "no id of Hugging Face"),
+        ("timm:../resnet50", "is no name of an architecture"),
+        ("timm:http://evil.example/net", "only names of timm's own list"),
+        ("torchvision:resnet18/../x", "is no name of an architecture"),
+        ("torchvision:resnet18@http://evil.example/w.pt", "there is no checkpoint 'http:"),
+        ("hf:google/vit\nbase", "all of them printable"),
     ],
 )
 def test_refused_names(name, message):
-    with pytest.raises(ValueError, match=f"model: {name!r} is refused: .*{message}"):
+    with pytest.raises(ValueError, match=f"model: {re.escape(repr(name))} is refused: .*{message}"):
         part("models.load").check_name(name)
     with pytest.raises(ValueError, match=message):
         part("models.load").load_model(name)
+
+
+def test_no_address_is_fetched_for_a_name(plugin, monkeypatch):
+    """A server that notes who comes: transformers 4 fetched what a name like this pointed at."""
+    came = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            came.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/secret"
+        for name in (
+            f"hf:{address}",
+            f"timm:{address}",
+            f"torchvision:resnet18@{address}",
+            address,
+        ):
+            with pytest.raises(ValueError, match="model: "):
+                part("models.load").load_model(name)
+            with pytest.raises(ValueError, match="model: "):
+                part("models.load").check_name(name)
+            part("models.preview").default_method(name)
+            with pytest.raises(ValueError, match=r"model: |architecture: "):
+                operator("register_model")("mine", architecture=name)
+        server.shutdown()
+    assert not came
+
+
+def test_from_the_app_a_name_leads_to_no_other_folder(plugin, tmp_path, monkeypatch):
+    models = part("models.load")
+    zoo_dir = tmp_path / "zoo"
+    monkeypatch.setattr(fo.config, "model_zoo_dir", str(zoo_dir))
+    inside, outside = nets.vit(zoo_dir / "net"), nets.vit(tmp_path / "net")
+    checkpoint(zoo_dir / "w.pt")
+    checkpoint(tmp_path / "w.pt")
+    (zoo_dir / "link").symlink_to(outside)
+    refused = [
+        f"hf:{outside}", f"hf:{zoo_dir / 'link'}", f"hf:{zoo_dir}/../net", "hf:.", "hf:/",
+        f"torchvision:resnet18@{tmp_path / 'w.pt'}", f"timm:resnet18@{zoo_dir}/../w.pt",
+    ]  # fmt: skip
+    for name in refused:
+        with pytest.raises(
+            ValueError, match="from the App only files in FiftyOne's folder of models"
+        ):
+            models.check_from_app(name)
+        with pytest.raises(ValueError, match="from the App only"):
+            models.check_from_app({"run": name})
+    for name in (f"hf:{inside}", f"torchvision:resnet18@{zoo_dir / 'w.pt'}", "hf:google/vit", None):
+        models.check_from_app(name)
+    models.check_name(f"hf:{outside}")  # from Python
+    monkeypatch.setenv("CAM51_ALLOWED_MODELS", f"hf:{outside}")
+    models.check_from_app(f"hf:{outside}")
+
+
+def test_the_list_of_allowed_models_holds_for_every_scheme(plugin, tmp_path, monkeypatch):
+    models = part("models.load")
+    checkpoint(tmp_path / "w.pt")
+    given = f"torchvision:resnet18@{tmp_path / 'w.pt'}"
+    names = ["timm:resnet18", "torchvision:resnet18", "hf:google/vit-base-patch16-224", given]
+    for name in names:
+        models.check_name(name)
+    monkeypatch.setenv("FIFTYONE_ZOO_ALLOWED_MODEL_NAMES", "resnet18-imagenet-torch, timm:resnet18")
+    models.check_name("timm:resnet18")
+    for name in names[1:]:
+        with pytest.raises(
+            ValueError, match="FIFTYONE_ZOO_ALLOWED_MODEL_NAMES lists; add it there"
+        ):
+            models.load_model(name)
+    assert part("models.by_name").listed() == ["timm:resnet18"]
+    monkeypatch.setenv("CAM51_ALLOWED_MODELS", given)
+    models.check_name(given)
+    operator("register_model")(
+        "mine", architecture="torchvision:resnet18", checkpoint=str(tmp_path / "w.pt")
+    )
+    assert models.load_model("mine").name == "mine"
+    monkeypatch.delenv("FIFTYONE_ZOO_ALLOWED_MODEL_NAMES")
+    monkeypatch.setenv("FIFTYONE_ZOO_ALLOWED_MODEL_LICENSES", "MIT")
+    with pytest.raises(ValueError, match="its license is not known and is not among those"):
+        models.check_name("timm:resnet18")
 
 
 @pytest.mark.parametrize(
@@ -401,3 +501,80 @@ def test_a_run_says_why_its_model_cannot_be_loaded(own, disc):
     assert "cannot be loaded here" in models.unregistered(named)
     new("RegisterModel")("disc", "disc.models:whole")
     assert models.is_reloadable(named)
+
+
+EIGHT = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import importlib, time
+from operators_common import PLUGIN, operator
+operator()
+registered = importlib.import_module(PLUGIN + ".operators.models.registered")
+registered.registered()
+begin = time.time() + 1
+children = []
+for child in range(8):
+    if not (pid := os.fork()):
+        time.sleep(max(0, begin - time.time()))
+        for number in range(5):
+            model = registered.OwnModel(f"model {child} {number}", loader="disc.models:best")
+            registered.register(model)
+            if number == 4:
+                registered.remove(f"model {child} 0")
+        os._exit(0)
+    children.append(pid)
+print([os.waitpid(pid, 0)[1] for pid in children])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_eight_processes_that_register_at_once_lose_none(own):
+    folder = Path(own.path()).parent
+    left = folder / f".{own.FILE}.of_one_that_was_killed"
+    left.touch()
+    assert run_python(EIGHT, str(TESTS)).split("\n")[-2] == str([0] * 8)
+    wanted = [f"model {child} {number}" for child in range(8) for number in range(1, 5)]
+    assert sorted(own.registered()) == wanted
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(f".{own.FILE}")]
+
+
+KILLED = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import importlib
+from operators_common import PLUGIN, operator
+operator()
+registered = importlib.import_module(PLUGIN + ".operators.models.registered")
+name, step = sys.argv[2], int(sys.argv[3])
+done = [0]
+for call in ("mkstemp", "fsync", "replace"):
+    module = registered.tempfile if call == "mkstemp" else os
+    def killed(*arguments, real=getattr(module, call), **options):
+        answer = real(*arguments, **options)
+        done[0] += 1
+        if done[0] == step:
+            os._exit(9)
+        return answer
+    setattr(module, call, killed)
+if name == "new":
+    registered.register(registered.OwnModel("new", loader="disc.models:best"))
+else:
+    registered.remove("old")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("name", ["new", "old"])
+def test_registering_and_removing_killed_after_any_step(own, name, step):
+    own.register(own.OwnModel("old", loader="disc.models:best"))
+    command = [sys.executable, "-c", KILLED, str(TESTS), name, str(step)]
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    before = {"old"} if name == "new" or step < 3 else set()
+    assert set(own.registered()) == before | ({"new"} if name == "new" and step == 3 else set())
+    if step < 3:
+        if name == "new":
+            own.register(own.OwnModel("new", loader="disc.models:best"))
+        else:
+            own.remove("old")
+    assert set(own.registered()) == ({"old", "new"} if name == "new" else set())
+    folder = Path(own.path()).parent
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(f".{own.FILE}")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import fiftyone as fo
 import fiftyone.operators as foo
 import pytest
+from fiftyone.operators.executor import ExecutionError
 from operators_common import PLUGIN, operator
 from processes_common import TESTS
 
@@ -306,6 +307,53 @@ def test_form_takes_another_name(photo_dataset):
     assert part("forms.compute").arguments_of(
         {"model": other, "other_model": " timm:resnet18 "}
     ) == {"model": "timm:resnet18"}
+
+
+def test_form_offers_what_the_list_of_allowed_models_names(photo_dataset, zoo, monkeypatch):
+    dataset, other = photo_dataset(1), part("forms.model").OTHER
+    monkeypatch.setenv(
+        zoo.NAMES_VARIABLE, "resnet18-imagenet-torch,timm:resnet18,torchvision:x/../y"
+    )
+    offered = [c.value for c in form(dataset)["model"].view.choices]
+    assert "timm:resnet18" in offered
+    assert "resnet18-imagenet-torch" in offered
+    assert not {other, "resnet50-imagenet-torch", "torchvision:x/../y"} & set(offered)
+    refused = form(dataset, model=other, other_model="timm:resnet50")["other_model"]
+    assert refused.invalid
+    assert zoo.NAMES_VARIABLE in refused.error_message
+    # out of a queue it comes as a choice that the form offers
+    assert part("forms.compute").params_of({"model": "timm:resnet18"})["model"] == "timm:resnet18"
+
+
+def test_form_takes_no_path_and_no_address(photo_dataset, tmp_path):
+    dataset, other = photo_dataset(1), part("forms.model").OTHER
+    for name, said in (
+        (f"hf:{tmp_path}", "from the App only files in FiftyOne's folder of models"),
+        ("hf:http://127.0.0.1/net", "addresses are not fetched"),
+    ):
+        refused = form(dataset, model=other, other_model=name)["other_model"]
+        assert refused.invalid
+        assert said in refused.error_message
+        with pytest.raises(ExecutionError, match=said):
+            foo.execute_operator(
+                "@cam51/heatmaps/compute_cams", {"dataset": dataset},
+                params={"model": other, "other_model": name, "cam_key": "x"},
+            )  # fmt: skip
+    assert not dataset.list_runs()
+
+
+def test_form_takes_a_name_that_is_typed(photo_dataset):
+    """A program gives it: of hundreds of choices it is told a few."""
+    dataset = photo_dataset(1)
+    typed = form(dataset, model="timm:resnet18")
+    assert not typed["model"].invalid
+    assert "resnet18" in typed["cam_key"].default
+    near = form(dataset, model="resnet-18-imagenet-torch")["model"]
+    assert near.invalid
+    assert "did you mean resnet18-imagenet-torch" in near.error_message
+    assert (
+        part("forms.compute").arguments_of({"model": " timm:resnet18"})["model"] == "timm:resnet18"
+    )
 
 
 def test_form_asks_what_to_look_for(photo_dataset):

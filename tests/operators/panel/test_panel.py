@@ -1,10 +1,14 @@
 """What the panel shows, against counts made by hand; and what its clicks select."""
 
 import base64
+import html
 import io
 import json
+import re
+import types
 
 import numpy as np
+import panel_common
 import pytest
 from bias_common import BACKGROUND, find, inner
 from bson import ObjectId
@@ -732,3 +736,79 @@ def test_who_is_listed(plugin):
         "free_model",
     }
     assert ours <= {i.name for i in plugin.instances} - listed
+
+
+# texts of others
+
+
+def said_in(found):
+    """Pairs (whether it is Markdown, text) of all that a drawn panel says."""
+    if isinstance(found, dict):
+        view = found.get("view") or {}
+        if view.get("name") == "MarkdownView":
+            yield True, found.get("default") or ""
+        if "name" in found and "componentsProps" in found and found["name"] != "Button":
+            for name in ("label", "description", "caption"):
+                yield True, found.get(name) or ""
+        for value in found.values():
+            yield from said_in(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from said_in(value)
+    elif isinstance(found, str):
+        yield False, found
+
+
+@pytest.fixture
+def hostile(make_dataset, photos, plugin, monkeypatch):
+    assert len(panel_common.HOSTILE) == len(CLASSES)
+    monkeypatch.setattr(panel_common, "CLASSES", panel_common.HOSTILE)
+    dataset = make_dataset()
+    make_run(dataset, [photo["path"] for photo in photos], COUNT)
+    for number, name in enumerate(panel_common.HOSTILE[:3]):
+        inner("panel.clusters_tab").name_cluster(run_of(dataset), number, name)
+    results = inner("runs.results")
+    compared = results.load_results(dataset, KEY)["compare"]
+    compared["recommendation"] = {"sentence": f"Use {panel_common.HOSTILE[0]}"}
+    compared["agreement"]["labels"] = panel_common.HOSTILE[:3]
+    results.save_results(dataset, KEY, compare=compared)
+    return dataset
+
+
+@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters"])
+def test_labels_with_markdown_in_them_are_drawn_as_they_read(hostile, tab):
+    renderer = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True})
+    frame = inner("panel.frame")
+    state, data = frame.fill(run_of(hostile), tab, {})
+    chosen = {"runs": [{"key": KEY, "label": KEY}], "key": KEY, "tab": tab, **state}
+    drawn = frame.draw(cam_panel().CamPanel(), chosen).to_json()
+    texts = list(said_in(drawn))
+    pages = [renderer.render(text) for is_markdown, text in texts if is_markdown]
+    assert not [
+        page for page in pages if "<img" in page or "<a " in page or "<b>" in page or "<h" in page
+    ]
+    read = html.unescape(" ".join(pages))
+    if tab == "methods":
+        assert f"Use {panel_common.HOSTILE[0]}" in read
+    elif tab == "clusters":
+        assert all(name in read for name in panel_common.HOSTILE[:3])
+    elif tab == "overview":
+        assert panel_common.HOSTILE[0] in read
+    charts = {name: value for name, value in data.items() if name in ("bars", "points", "matrix")}
+    for value in (text for _, text in said_in(charts)):
+        assert not re.search(r"<(?!br>|extra></extra>|/?extra)", value), value
+    if tab == "bias":
+        (bars,) = data["bars"]
+        assert {html.unescape(y) for y in bars["y"]} == set(panel_common.HOSTILE)
+
+
+def test_a_click_on_a_hostile_bar_shows_its_class(hostile):
+    (bars,) = inner("panel.frame").fill(run_of(hostile), "bias", {})[1]["bars"]
+    views, shown = inner("panel.views"), []
+    panel = cam_panel().CamPanel()
+    panel._show = lambda ctx, view: shown.append(view)
+    panel._run = lambda ctx: run_of(hostile)
+    for y in bars["y"]:
+        panel.on_class(types.SimpleNamespace(params={"y": y}))
+        expected = views.class_view(run_of(hostile), html.unescape(y))
+        assert len(shown[-1]) == len(expected) == COUNT // len(CLASSES)

@@ -219,7 +219,7 @@ def test_deletion_that_was_cut_short_can_be_called_again(photo_dataset, tmp_path
     before = everything(dataset, tmp_path)
     compute(dataset, storage="disk", output_dir=str(tmp_path))
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(dataset), "delete_sample_fields", killed)
@@ -362,26 +362,14 @@ def test_renaming_killed_after_the_record_has_its_new_key(photo_dataset, monkeyp
     assert compute(dataset, cam_key="new", resume=True).resumed == 2
 
 
-def test_deletion_killed_while_it_deletes_a_view_leaves_the_users(
-    photo_dataset, monkeypatch, rooms
-):
-    from fiftyone.core.odm.views import SavedViewDocument
-
+def test_deletion_with_a_lost_view_in_the_list_leaves_the_users(photo_dataset, rooms):
+    """As FiftyOne's own deletion of a view leaves the list when it is killed in its middle."""
     dataset = photo_dataset(3)
     compute(dataset)
     for name in ("run: one", "mine", "run: two", "mine too"):
         dataset.save_view(name, dataset.limit(2))
     rooms.keys.add_written(dataset, "run", saved_views=["run: one", "run: two"])
-    real = SavedViewDocument.delete
-
-    def killed(self, *arguments, **options):
-        real(self, *arguments, **options)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SavedViewDocument, "delete", killed)
-    with pytest.raises(KeyboardInterrupt):
-        operator("delete_cam_run")(dataset, "run")
-    monkeypatch.undo()
+    rooms.record.db().views.delete_one({"_dataset_id": dataset._doc.id, "name": "run: one"})
     dataset.reload()
     operator("delete_cam_run")(dataset, "run")
     dataset.reload()

@@ -1,0 +1,1 @@
+"""FiftyOne's own interface of a model: ``apply_model`` and the model zoo."""

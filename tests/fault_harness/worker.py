@@ -1,0 +1,78 @@
+"""A process that is killed: forks one per line of its input, so that imports are paid once.
+
+Each line is JSON: ``do`` and its arguments. Each fork says ``go PID`` right before the call and ``done``
+with what it returned after it, or ``error``; ``ended STATUS`` is said when it is gone.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+import fiftyone as fo
+import torch
+from operators_common import operator
+
+from fault_harness.cut import Cut
+from fault_harness.jobs import JOBS, make_dataset
+
+
+def make(name, folder, job, output=None):
+    """Makes the dataset of a job, with what there has to be before it."""
+    make_dataset(name, folder)
+    JOBS[job].prepare(fo.load_dataset(name), output)
+
+
+def run(name, job, again=False, output=None, cut_at=None, cut_sent=False):
+    """Runs a job to its end, if it is let; says how many messages it sent to the database."""
+    dataset, cut = fo.load_dataset(name), Cut(cut_at, cut_sent)
+    operator()  # the plugin is loaded before the call is timed
+    print("go", os.getpid(), flush=True)
+    with cut.applied():
+        JOBS[job].call(dataset, again, output)
+    return cut.count
+
+
+def delete(name, key):
+    """Deletes a run."""
+    operator("delete_cam_run")(fo.load_dataset(name), key)
+
+
+def delete_dataset(name):
+    """Deletes the dataset."""
+    fo.delete_dataset(name)
+
+
+def delete_field(name, field):
+    """Deletes a field of the dataset."""
+    fo.load_dataset(name).delete_sample_field(field)
+
+
+COMMANDS = {f.__name__: f for f in (make, run, delete, delete_dataset, delete_field)}
+
+
+def work(command):
+    """Carries one command out."""
+    torch.set_num_threads(1)
+    do = command.pop("do")
+    return COMMANDS[do](**command)
+
+
+def main():
+    """Reads commands until the input ends."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                print("done", work(json.loads(line)), flush=True)
+            except BaseException as error:
+                traceback.print_exc()
+                print("error", f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print("ended", status, flush=True)
+
+
+if __name__ == "__main__":
+    main()
