@@ -351,7 +351,7 @@ def test_same_scale_and_overwrite(make_dataset, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"every": 0}, "every must be an integer of at least 1, got 0"),
+        ({"every": 0}, "every must be an integer between 1 and .*, got 0"),
         ({"every": 2, "max_fps": 3}, "every and max_fps both choose frames"),
         ({"max_fps": -1}, "max_fps must be a rate in frames per second between"),
         ({"backend": "ray"}, "'ray' computes images, not frames of videos"),
