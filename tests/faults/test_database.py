@@ -9,14 +9,11 @@ import time
 from pathlib import Path
 
 import fiftyone as fo
-import pymongo
 import pytest
+from fault_harness.server import OwnServer
 from faults_common import compute_tiny, stored, write_pictures
 from operators_common import PLUGIN
 from pymongo.errors import AutoReconnect
-
-from tools.app_driver import free_port
-from tools.ensure_mongod import find_mongod
 
 COUNT = 60
 
@@ -104,30 +101,10 @@ if __name__ == "__main__":
 """
 
 
-class OwnServer:
-    """A mongod that can be taken away."""
-
-    def __init__(self, folder, port):
-        self.folder, self.port, self.process = folder, port, None
-
-    def start(self):
-        command = [
-            str(find_mongod()), "--dbpath", str(self.folder), "--port", str(self.port),
-            "--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet",
-        ]  # fmt: skip
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        )
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path):
     (tmp_path / "mongo").mkdir()
-    server = OwnServer(tmp_path / "mongo", free_port())
+    server = OwnServer(tmp_path / "mongo")
     server.start()
     yield server
     server.kill()
@@ -159,7 +136,7 @@ def lines_until(client, word):
 
 def wait_until_some_are_stored(server):
     """Waits until the run that is going to be disturbed has written its first samples."""
-    with pymongo.MongoClient(port=server.port) as client:
+    with server.client() as client:
         database = client[fo.config.database_name]  # which the client process inherits
         for _ in range(600):
             found = database.datasets.find_one({"name": "parts"})
