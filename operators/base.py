@@ -48,6 +48,10 @@ class JobOperator(foo.Operator):
 
     takes_videos = False
 
+    def takes_groups(self, ctx):
+        """Whether the samples of a form may be groups; else the slice is meant that the App shows."""
+        return ctx.params.get("group_slices") is not None
+
     def form(self, ctx):
         """Builds the form, a ``types.Property``."""
         raise NotImplementedError
@@ -182,7 +186,7 @@ class JobOperator(foo.Operator):
         job = None
         yield report_phase(ctx, STARTING)
         try:
-            samples = ctx.target_view(require_flat=True)
+            samples = ctx.target_view(require_flat=not self.takes_groups(ctx))
             origin = "delegated" if ctx.delegated else "app"
             arguments = self.arguments_of(ctx.params)
             check_from_app(arguments)

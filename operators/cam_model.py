@@ -130,8 +130,13 @@ class MakeCamModel(foo.Operator):
 
     def execute(self, ctx):
         """Makes the model and returns what it would give: its methods, layers, names and notes."""
+        from .base import check_from_app
+
+        asked = ("model", "methods", "targets", "layers")
+        given = {n: ctx.params[n] for n in asked if ctx.params.get(n) not in (None, "", [])}
+        check_from_app(given)
         samples = ctx.view if ctx.dataset is not None else None
-        made = self(**ctx.params, samples=samples)
+        made = self(**given, samples=samples)
         return {
             "model": made.config.name,
             "methods": made.methods,

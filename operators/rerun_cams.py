@@ -94,6 +94,13 @@ class RerunCams(HeatmapOperator):
         """
         return self.call(locals())
 
+    def takes_groups(self, ctx):
+        """Whether the run's samples were slices of groups."""
+        from .runs.run import Run
+
+        settings = Run.open(ctx.dataset, ctx.params["cam_key"]).settings
+        return settings.get("group_slices") is not None
+
     def arguments_of(self, params):
         """The arguments that a form's parameters stand for."""
         resume = bool(params.get("resume"))

@@ -49,10 +49,12 @@ class ShowHeatmaps(foo.Operator):
         Raises:
             ValueError: if there is no such run, or nothing of it in the samples
         """
+        from .data.written_paths import PYTHON, confined
         from .jobs.params import Integer
 
         Integer(1, 200).check("n", n)  # a row of pictures each
         self._check(samples, animation)
+        path = None if animation is None else confined("animation", animation, PYTHON)
         fields = _chosen_fields(samples, cam_key, methods)
         if not fields:
             raise ValueError(
@@ -66,7 +68,7 @@ class ShowHeatmaps(foo.Operator):
             return _figure(list(pictures), fields, cam_key)
         from .data.animation import write_gif
 
-        return write_gif(pictures, animation)
+        return write_gif(pictures, path)
 
     @staticmethod
     def _check(samples, animation):

@@ -98,7 +98,10 @@ class CamJob(Job):
             self._record = record.config_of(self.dataset, key)
             self._check_same()
             self._done = resume.done_ids(Run(self.dataset, key, self._record), whole=True)
-            self._lists = resume.covered(self.dataset, key)
+            moved = self.source.found_frames()
+            self._lists = [
+                [moved.get(i, i) for i in part] for part in resume.covered(self.dataset, key)
+            ]
             covered = {i for part in self._lists for i in part}
             new = [i for i in ids if i not in covered]
             self._lists += [new] if new else []
@@ -369,7 +372,7 @@ class CamJob(Job):
             failed=[dataclasses.asdict(f) for f in self.failures],
             fields=[self.source.level.path(field) for field in self.plan.all_fields],
             seconds=seconds,
-            images_per_second=written / seconds if seconds else 0.0,
+            images_per_second=self._images(written) / seconds if seconds else 0.0,
             settings=self.used,
             statuses=self._statuses,
             labels=self.plan.labels,
@@ -411,9 +414,15 @@ class CamJob(Job):
         if not self._lost:
             return "finished", None
         return "interrupted", (
-            f"{counted(self._lost, 'samples')} lack {words}, deleted while the run wrote them; resume=True "
-            "computes them again"
+            f"{counted(self._lost, self.source.level.noun)} lack {words}, deleted while the run wrote them; "
+            "resume=True computes them again"
         )
+
+    def _images(self, written):
+        """How many images were explained: of a run over objects each crop is one."""
+        if self.plan.patches is None:
+            return written
+        return self._now.done - self._now.failed
 
     def _beside(self, ids):
         """What was written beside heatmaps and prediction: ``{path: ids of samples}``."""

@@ -124,7 +124,7 @@ def make_plan(dataset, model, settings, rows, samples=None, origin=None):
         size = heatmap_writer.heatmap_size(*reversed(item.window.image), s.heatmap_size)
         checks.check_document_size(
             dataset,
-            [row.id for row in rows],
+            list(dict.fromkeys(row.id if row.crop is None else row.sample for row in rows)),
             lambda: _heats(trial, shown, size),
             len(plan.heatmap_fields),
             size,

@@ -54,6 +54,11 @@ class Source:
             pairs = zip(ids, paths, strict=True)
             self.rows, self.kind = [Row(*pair) for pair in pairs], "images"
             return
+        if self.dataset.media_type == "group":
+            raise ValueError(
+                "patches_field: crops are of objects of images, and these are slices of groups; give a dataset "
+                "of the slice, samples.select_group_slices('name').clone('name')"
+            )
         check_field(self.samples, self._patches_field)
         if settings.backend == "ray":
             raise ValueError(
@@ -130,6 +135,18 @@ class Source:
         if self.kind == "patches":
             return self.samples.to_patches(self._patches_field)
         return frames_with_labels(self.samples)
+
+    def found_frames(self):
+        """Frames that the dataset has and once had not: ``{the id that they were planned with: id}``.
+
+        A run plans frames that are not there; somebody else may have made them before it came to them.
+        """
+        return {
+            planned: row.id
+            for row in self.rows
+            if row.number is not None
+            and (planned := str(made_id(row.sample, row.number))) != row.id
+        }
 
     def made(self):
         """``{id: (id of the video, number)}`` of the frames that are made by writing on them."""

@@ -1,5 +1,7 @@
 """Heatmaps of a video as an animation."""
 
+import os
+
 import numpy as np
 from PIL import Image
 
@@ -37,5 +39,13 @@ def write_gif(frames, path):
         owed += 1000 * frame.seconds
         times.append(max(_LEAST_MS, 10 * round(owed / 10)))
         owed -= times[-1]
-    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=times, loop=0)
+    part = f"{path}.part"
+    try:
+        sheets[0].save(
+            part, format="GIF", save_all=True, append_images=sheets[1:], duration=times, loop=0
+        )
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
     return path

@@ -370,13 +370,11 @@ class Writer:
                 fod.bulk_write, operations, documents, ordered=False, batcher=False
             )
         except (DocumentTooLarge, OperationFailure, ValueError) as error:
-            if not _is_too_large(error):
+            reason = _refused(error)
+            if reason is None:
                 raise
             if len(rows) == 1:
-                self.refused[rows[0][0]] = (
-                    "its heatmaps and what it has already are larger than a MongoDB document may be; "
-                    "choose a smaller heatmap_size, or storage='disk'"
-                )
+                self.refused[rows[0][0]] = reason
                 return [], 0
             parts = [self._store([row], [op]) for row, op in zip(rows, operations, strict=True)]
             return [row for kept, _ in parts for row in kept], sum(n for _, n in parts)
@@ -407,10 +405,17 @@ def _update(sample_id, document, now, new=None):
     )
 
 
-def _is_too_large(error):
-    """Whether a document was too large: the client, the server and FiftyOne each say it in their way."""
+def _refused(error):
+    """Why a document was refused, where that is its own fault: client, server and FiftyOne say it in their ways."""
     said = f"{type(error).__name__} {error}"
-    return re.search(r"too ?large|BSONObj size|larger than", said) is not None
+    if re.search(r"too ?large|BSONObj size|larger than", said):
+        return (
+            "its heatmaps and what it has already are larger than a MongoDB document may be; choose a smaller "
+            "heatmap_size, or storage='disk'"
+        )
+    if "E11000" in said:
+        return "the frame was made by another process meanwhile; resume=True writes on it"
+    return None
 
 
 def _to_mongo(value):

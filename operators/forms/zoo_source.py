@@ -76,6 +76,7 @@ def parse(ctx, params):
         names = [n.strip() for n in str(entered.get("names") or "").split(";") if n.strip()]
         entered["targets"] = names[0] if len(names) == 1 else names
     entered["base"] = base_of(entered)
+    load.check_from_app(entered["base"])
     for name in ("names", "other_base"):
         entered.pop(name, None)
     if "methods" in entered:

@@ -255,7 +255,11 @@ def _samples_of(view, run, part):
         whole = isinstance(view, fo.DatasetView) and set(ids) == set(view.values("id"))
         return view if whole else view.select(ids, ordered=True)
     if part == "failed":
-        return view.select([failure["id"] for failure in info_of(run.dataset, run.key).failures])
+        failed = [failure["id"] for failure in info_of(run.dataset, run.key).failures]
+        objects = run.settings.get("patches_field")
+        if objects is not None:  # whose ids these are
+            return view.match_labels(ids=failed, fields=objects)
+        return view.select(failed)
     done = resume.done_ids(run)
     return view.select([i for i in ids if i not in done], ordered=True)
 

@@ -115,6 +115,8 @@ def _clear_results():
         age = (now - record.naive(row["uploadDate"])).total_seconds()
         if not (is_gone(row["metadata"][results.MARK]) or age > _NOBODY_TAKES_SECONDS):
             continue
+        if row["_id"] in results.BEING_WRITTEN:
+            continue
         if not db.runs.count_documents({"results": row["_id"]}, limit=1):
             record.stored_files().delete(row["_id"])
             count += 1
@@ -128,7 +130,7 @@ def _clear_chunks():
     steps = [{"$match": {"n": 0}}, {"$lookup": files}, {"$match": {"file": []}}]
     for row in db["fs.chunks"].aggregate([*steps, {"$project": {"files_id": 1, "data": 1}}]):
         whose = results.whose(bytes(row["data"]))
-        if whose is not None and is_gone(whose):
+        if row["files_id"] not in results.BEING_WRITTEN and whose is not None and is_gone(whose):
             db["fs.chunks"].delete_many({"files_id": row["files_id"]})
             count += 1
     return count

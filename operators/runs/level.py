@@ -64,10 +64,6 @@ class Level:
         """The schema of the documents, see :meth:`fiftyone.core.dataset.Dataset.get_field_schema`."""
         return self._dataset.get_field_schema(flat=flat)
 
-    def known(self):
-        """The names of the fields that the dataset in memory knows."""
-        return {field.name for field in getattr(self._dataset._doc, self.schema_entry)}
-
     def declare(self, schema):
         """Adds fields to the schema with one write."""
         self._dataset._merge_sample_field_schema(schema)

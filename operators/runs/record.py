@@ -82,14 +82,14 @@ def refresh(dataset):
 
     Only then: reloading also drops what the user changed on samples and has not saved.
     """
-    level = level_of(dataset)
-    known = {"runs": True, f"{level.schema_entry}.name": True}
+    schemas = ("sample_fields", "frame_fields")
+    known = {"runs": True, **{f"{schema}.name": True for schema in schemas}}
     stored = db().datasets.find_one({"_id": dataset._doc.id}, known)
     if stored is None:
         return  # deleted: the first use says so
-    runs = set(stored.get("runs") or {})
-    fields = {field["name"] for field in stored[level.schema_entry]}
-    if runs != set(dataset.list_runs()) or fields != level.known():
+    here = {schema: {f.name for f in getattr(dataset._doc, schema) or []} for schema in schemas}
+    there = {schema: {f["name"] for f in stored.get(schema) or []} for schema in schemas}
+    if set(stored.get("runs") or {}) != set(dataset.list_runs()) or here != there:
         dataset.reload()
 
 
@@ -214,7 +214,11 @@ def register(dataset, key, settings, fields, samples=None, **entries):
         view_stages=_stages(samples),
     )
     document.id = ObjectId()
-    _store(dataset, key, document)
+    ACTIVE.add(token)  # nobody's leftover before the dataset lists it
+    try:
+        _store(dataset, key, document)
+    finally:
+        ACTIVE.discard(token)
     return token
 
 

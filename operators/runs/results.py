@@ -17,6 +17,10 @@ MARK = "cam51"
 _BEGINS = f'{{"{MARK}": '.encode()
 
 
+#: files that a thread of this process writes, and no record points to yet
+BEING_WRITTEN = set()
+
+
 def save_results(dataset, key, **entries):
     """Stores results of a run beside those it has; a reader finds the old ones or the new ones.
 
@@ -47,10 +51,13 @@ def replace_results(dataset, key, entries, changes=None, where=None):
     values = {f"config.{path}": record.jsonable(v) for path, v in (changes or {}).items()}
     # every file that was read here or written: the record points to one of them at most
     files = set()
-    replaced = retry_on_disconnect(
-        _replace, dataset, key, record.jsonable(entries), values, where or {}, files
-    )
-    retry_on_disconnect(_delete_all_but, dataset, key, files)
+    try:
+        replaced = retry_on_disconnect(
+            _replace, dataset, key, record.jsonable(entries), values, where or {}, files
+        )
+        retry_on_disconnect(_delete_all_but, dataset, key, files)
+    finally:
+        BEING_WRITTEN.difference_update(files)
     record.sync(dataset, key)
     dataset._run_cache.pop(key, None)
     return replaced
@@ -64,6 +71,7 @@ def _replace(dataset, key, entries, values, where, files):
             return False
         old, new = stored.get("results"), ObjectId()
         files |= {old, new}  # first: whether it was stored is not always known
+        BEING_WRITTEN.add(new)
         values_now = {**_read(dataset, key, old), **entries}
         # First, so that it is in the first part of the file.
         text = {MARK: here(), "cls": "fiftyone.core.runs.RunResults", **values_now}

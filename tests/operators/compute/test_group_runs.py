@@ -96,6 +96,34 @@ def test_bad_slices(groups, given, message):
     assert not groups.list_runs()
 
 
+def test_objects_of_slices_are_refused(groups):
+    for samples, slices in ((groups, True), (groups.select_group_slices("right"), None)):
+        with pytest.raises(ValueError, match="patches_field: crops are of objects of images"):
+            compute_tiny(samples, patches_field="ground_truth", group_slices=slices)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_slices_go_through_the_app_and_the_queue(groups, again, monkeypatch):
+    """FiftyOne would give the operator one slice only."""
+    import fiftyone.operators as foo
+
+    register = operator("register_model")
+    register("tiny", "faults_common:registered")
+    try:
+        name, params = "compute_cams", {"model": "tiny", "cam_key": "run", "layers": ["3"]}
+        params.update(group_slices=["left", "right"], methods=["gradcam"])
+        if again:
+            foo.execute_operator(f"@cam51/heatmaps/{name}", {"dataset": groups, "params": params})
+            name, params = "rerun_cams", {"cam_key": "run", "new_key": "again"}
+        foo.execute_operator(f"@cam51/heatmaps/{name}", {"dataset": groups, "params": params})
+    finally:
+        operator("remove_model")("tiny")
+    groups.reload()
+    key = "again" if again else "run"
+    for slices in ("left", "right"):
+        assert len(groups.select_group_slices(slices).exists(f"{key}_gradcam")) == 4
+
+
 def test_slices_of_other_samples(groups, photo_dataset):
     for samples in (photo_dataset(1), groups.select_group_slices("left")):
         with pytest.raises(

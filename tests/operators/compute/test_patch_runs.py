@@ -196,6 +196,8 @@ def test_a_broken_image_is_tried_again(objects):
         file.write(good[:50])
     summary = run(objects)
     assert (summary.done, len(summary.failed)) == (4, 3)
+    failed = operator("load_cam_view")(objects, "run", "failed")
+    assert failed.values("filepath") == [path]
     with open(path, "wb") as file:
         file.write(good)
     assert run(objects, resume=True).done == 5

@@ -160,12 +160,7 @@ def test_more_frames_and_more_videos_join_a_run(videos):
 
 
 def test_what_is_missing_outside_of_the_view_keeps_a_run_unfinished(videos):
-    rooms = importlib.import_module(f"{PLUGIN}.operators.compute.job")
-    params = importlib.import_module(f"{PLUGIN}.operators.compute.params")
-    settings = params.Settings(cam_key="run", batch_size=2, methods=["gradcam"], layers="3")
-    job = prepared(rooms.CamJob, videos, settings, tiny_network(), picture_transforms(), TINY)
-    steps = job.run()
-    next(steps)
+    job, steps = interrupted(videos)
     steps.close()
     assert job.summary.status == "interrupted"
     given = {"methods": ["gradcam"], "batch_size": 2, "resume": True}
@@ -403,3 +398,64 @@ def test_rerun_takes_over_which_frames(videos):
     assert rerun(videos, "run", "again", **given).done == 5
     assert sorted(stored(videos)) == sorted(stored(videos, "again_gradcam"))
     assert stored(videos) == stored(videos, "again_gradcam")
+
+
+def interrupted(videos):
+    """A run that was stopped after its first batch; returns its job."""
+    rooms = importlib.import_module(f"{PLUGIN}.operators.compute.job")
+    params = importlib.import_module(f"{PLUGIN}.operators.compute.params")
+    settings = params.Settings(cam_key="run", batch_size=2, methods=["gradcam"], layers="3")
+    job = prepared(rooms.CamJob, videos, settings, tiny_network(), picture_transforms(), TINY)
+    steps = job.run()
+    next(steps)
+    return job, steps
+
+
+def test_frames_that_others_make_between_two_calls_are_those_of_the_run(videos):
+    _, steps = interrupted(videos)
+    steps.close()
+    for sample in videos:  # as a detector that is applied to the video
+        for number in range(1, 10 if sample.filepath.endswith("0.mp4") else 6):
+            sample.frames[number]["seen"] = fo.Classification(label="kind 1")
+        sample.save()
+    videos.reload()
+    summary = compute_tiny(videos, methods=["gradcam"], batch_size=2, resume=True)
+    info = operator("get_cam_run_info")(videos, "run")
+    assert (summary.status, info.status) == ("finished", "finished")
+    assert info.done == info.total == videos.count("frames.run_gradcam")
+    assert videos.count("frames") == info.total
+
+
+def test_a_frame_that_another_process_makes_while_the_run_writes_is_tried_again(videos):
+    job, steps = interrupted(videos)
+    last = videos.last()
+    own = {row.id: row.number for row in job.rows if row.sample == last.id}
+    made = {"_sample_id": ObjectId(last.id), "frame_number": max(own.values())}
+    videos._frame_collection.insert_one({**made, "_dataset_id": videos._doc.id})
+    for _ in steps:
+        pass
+    assert [f["reason"] for f in job.summary.failed] == [
+        f"frame {max(own.values())}: the frame was made by another process meanwhile; resume=True writes on it"
+    ]
+    videos.reload()
+    summary = compute_tiny(videos, methods=["gradcam"], batch_size=2, resume=True)
+    assert (summary.status, summary.failed) == ("finished", [])
+    assert videos.count("frames.run_gradcam") == videos.count("frames")
+
+
+def test_an_animation_goes_where_files_may_be_written(videos, tmp_path, monkeypatch):
+    compute_tiny(videos)
+    show = operator("show_heatmaps")
+    monkeypatch.setenv("CAM51_OUTPUT_ROOT", str(tmp_path / "allowed"))
+    (tmp_path / "allowed").mkdir()
+    with pytest.raises(ValueError, match="animation: files are written below"):
+        show(videos, "run", animation=str(tmp_path / "elsewhere.gif"))
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    link = tmp_path / "allowed" / "heat.gif"
+    monkeypatch.delenv("CAM51_OUTPUT_ROOT")
+    link.symlink_to(mine)
+    show(videos, "run", animation=str(link))
+    assert mine.read_text() == "mine"
+    assert not link.is_symlink()
+    assert os.listdir(link.parent) == ["heat.gif"]

@@ -1,5 +1,6 @@
 """The model of ``apply_model``: its maps are those of ``compute_cams``, and FiftyOne gets what it wants."""
 
+import importlib
 import shutil
 import subprocess
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectors_common import Letterbox, detector
-from operators_common import CLASSES, compute, operator, small_network, transforms
+from operators_common import CLASSES, PLUGIN, compute, operator, small_network, transforms
 from PIL import Image
 from processes_common import ROOT, TESTS, run_python
 
@@ -216,6 +217,21 @@ def test_a_detector_explains_its_own_detections(pictures):
         ValueError, match="labels, which apply_model cannot write to; use compute_cams"
     ):
         cam_model(**arguments, samples=pictures, targets="boxes")
+
+
+def test_programs_name_no_paths_and_no_addresses(plugin, tmp_path):
+    import fiftyone.operators as foo
+
+    for name, said in (
+        ("hf:http://127.0.0.1/net", "addresses are not fetched"),
+        (f"hf:{tmp_path}", "from the App only files in FiftyOne's folder of models"),
+    ):
+        with pytest.raises(foo.executor.ExecutionError, match=said):
+            foo.execute_operator("@cam51/heatmaps/cam_model", {"params": {"model": name}})
+        with pytest.raises(ValueError, match=said):
+            importlib.import_module(f"{PLUGIN}.operators.forms.zoo_source").parse(
+                None, {"base": name}
+            )
 
 
 def test_bad_input_is_refused_before_anything_is_applied(plugin, pictures):

@@ -118,6 +118,25 @@ def test_every_kind_of_a_process_that_is_gone(dataset, nobody, tmp_path):
     assert dataset.load_run_results("theirs").number == 1
 
 
+def test_what_another_thread_is_writing_stays(dataset, monkeypatch):
+    """The App's server runs operators in threads of one process."""
+    compute(dataset)
+    runs, found = inner("runs.results"), []
+    real = runs.record.db
+
+    def looking():  # between a file's writing and the record that points to it
+        if runs.BEING_WRITTEN:
+            monkeypatch.setattr(runs.record, "db", real)
+            found.append(operator("clear_leftovers")(dataset).values())
+        return real()
+
+    monkeypatch.setattr(runs.record, "db", looking)
+    runs.save_results(dataset, "run", more=1)
+    assert found
+    assert (found[0]["results"], found[0]["records"]) == (0, 0)
+    assert runs.load_results(dataset, "run")["more"] == 1
+
+
 def test_what_may_be_of_somebody_who_lives_stays(dataset, nobody):
     compute(dataset)
     db, record = fod.get_db_conn(), inner("runs.record")
