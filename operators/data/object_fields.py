@@ -86,9 +86,8 @@ def _confidence_path(samples, name, kind):
 
 def made_by_runs(samples):
     """Field -> which run says that a model made it."""
-    dataset = (
-        samples._root_dataset
-    )  # a view of frames or patches has a dataset of its own, without runs
+    # a view of frames or patches has a dataset of its own, without runs
+    dataset = samples._root_dataset
     made = {}
     for key in dataset.list_runs():
         fields = getattr(dataset.get_run_info(key).config, "fields", None)

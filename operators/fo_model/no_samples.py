@@ -15,6 +15,10 @@ class NoSamples:
     def _dataset(self):
         return self
 
+    @property
+    def _root_dataset(self):
+        return self
+
     def get_field(self, path):
         """None, as there is no such field."""
         self.asked = True
