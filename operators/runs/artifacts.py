@@ -208,6 +208,13 @@ def delete_unlisted_views(run):
     return db.views.delete_many({"_id": {"$in": left}}).deleted_count if left else 0
 
 
+def delete_views_of_nobody(dataset):
+    """Deletes the saved views of a dataset that was deleted, as one that was stored at that moment."""
+    db, number = record.db(), dataset._doc.id
+    if not db.datasets.count_documents({"_id": number}, limit=1):
+        db.views.delete_many({"_dataset_id": number})
+
+
 def _delete_views(dataset, names):
     """Takes views off the dataset's list first: FiftyOne takes a list that names lost ones for corrupt.
 

@@ -142,6 +142,8 @@ class JobRecords:
             held (None): what :meth:`register` returned; nothing is changed if the record is another's now
         """
         run = self._run(dataset, key)
+        if run is None:
+            artifacts.delete_views_of_nobody(dataset)
         if run is None or (held is not None and not held.holds()):
             return  # somebody deleted the run meanwhile, or works on it
         ended = {f"{self._part}.status": status, f"{self._part}.ended": record.now()}

@@ -45,7 +45,7 @@ def db():
 
 def stored_files():
     """The files of results in the database, by their numbers; FiftyOne keeps them like this."""
-    return gridfs.GridFS(fod.get_db_conn())
+    return gridfs.GridFS(db())
 
 
 @retried
