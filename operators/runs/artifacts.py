@@ -208,11 +208,15 @@ def delete_unlisted_views(run):
     return db.views.delete_many({"_id": {"$in": left}}).deleted_count if left else 0
 
 
-def delete_views_of_nobody(dataset):
-    """Deletes the saved views of a dataset that was deleted, as one that was stored at that moment."""
-    db, number = record.db(), dataset._doc.id
-    if not db.datasets.count_documents({"_id": number}, limit=1):
-        db.views.delete_many({"_dataset_id": number})
+def delete_views_of_nobody(dataset, names):
+    """Deletes views that a job saved while somebody deleted the dataset, who does not know of them.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`, which may be gone
+        names: of the views
+    """
+    query = {"_dataset_id": dataset._doc.id, "name": {"$in": list(names)}}
+    record.db().views.delete_many(query)
 
 
 def _delete_views(dataset, names):

@@ -122,6 +122,8 @@ class JobRecords:
             held (None): what :meth:`register` returned; nothing is changed if the record is another's now
             **changes: JSON-able
         """
+        if held is not None:
+            held.views += changes.get("views") or []
         values = {f"{self._part}.{name}": value for name, value in changes.items()}
         views = {"saved_views": changes["views"]} if changes.get("views") else None
         record.change(dataset, key, values, add=views, where=self._query(held))
@@ -142,8 +144,8 @@ class JobRecords:
             held (None): what :meth:`register` returned; nothing is changed if the record is another's now
         """
         run = self._run(dataset, key)
-        if run is None:
-            artifacts.delete_views_of_nobody(dataset)
+        if run is None and held is not None:
+            artifacts.delete_views_of_nobody(dataset, held.views)
         if run is None or (held is not None and not held.holds()):
             return  # somebody deleted the run meanwhile, or works on it
         ended = {f"{self._part}.status": status, f"{self._part}.ended": record.now()}
