@@ -6,6 +6,7 @@ import datetime
 import fiftyone as fo
 import fiftyone.core.odm as fod
 from bson import ObjectId
+from mongoengine.errors import DoesNotExist
 from pymongo import UpdateOne, WriteConcern
 
 from ..text import one_line
@@ -143,9 +144,16 @@ class JobRecords:
             error (None): why it failed, one line
             held (None): what :meth:`register` returned; nothing is changed if the record is another's now
         """
-        run = self._run(dataset, key)
-        if run is None and held is not None:
+        try:
+            self._finish(dataset, key, status, found, error, held)
+        except (ValueError, DoesNotExist):  # from FiftyOne or from us: the run, or the dataset, is gone
+            if key in record.list_runs(dataset):
+                raise
+        if held is not None and key not in record.list_runs(dataset):
             artifacts.delete_views_of_nobody(dataset, held.views)
+
+    def _finish(self, dataset, key, status, found, error, held):
+        run = self._run(dataset, key)
         if run is None or (held is not None and not held.holds()):
             return  # somebody deleted the run meanwhile, or works on it
         ended = {f"{self._part}.status": status, f"{self._part}.ended": record.now()}
