@@ -162,6 +162,22 @@ def everything(dataset, folder=None):
 
 def leftovers(dataset):
     """What nobody points to: ``{kind: how many}``."""
+    found = {
+        name: fod.get_db_conn()[collection].count_documents(query)
+        for name, (collection, query) in _of_nobody().items()
+    }
+    return {name: count for name, count in found.items() if count}
+
+
+def clear_all_leftovers():
+    """Deletes what tests before this one left behind: they killed processes, too."""
+    for collection, query in _of_nobody().values():
+        fod.get_db_conn()[collection].delete_many(query)
+    for collection, query in _of_nobody().values():  # the parts of the files just deleted
+        fod.get_db_conn()[collection].delete_many(query)
+
+
+def _of_nobody():
     db = fod.get_db_conn()
     runs = [
         n for row in db.datasets.find({}, {"runs": 1}) for n in (row.get("runs") or {}).values()
@@ -171,14 +187,13 @@ def leftovers(dataset):
     ]
     results = [row.get("results") for row in db.runs.find({"_id": {"$in": runs}}, {"results": 1})]
     files = [row["_id"] for row in db["fs.files"].find({}, {"_id": 1})]
-    found = {
-        "runs": db.runs.count_documents({"_id": {"$nin": runs}}),
-        "views": db.views.count_documents({"_id": {"$nin": views}}),
-        "results": db["fs.files"].count_documents({"_id": {"$nin": results}}),
-        "chunks": db["fs.chunks"].count_documents({"files_id": {"$nin": files}}),
-        "locks": db["cam51_locks"].count_documents({}),
+    return {
+        "runs": ("runs", {"_id": {"$nin": runs}}),
+        "views": ("views", {"_id": {"$nin": views}}),
+        "results": ("fs.files", {"_id": {"$nin": results}}),
+        "chunks": ("fs.chunks", {"files_id": {"$nin": files}}),
+        "locks": ("cam51_locks", {}),
     }
-    return {name: count for name, count in found.items() if count}
 
 
 def _run(db, number):

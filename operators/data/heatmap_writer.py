@@ -10,6 +10,7 @@ import datetime
 import errno
 import os
 import re
+import time
 import uuid
 
 import cv2
@@ -27,6 +28,8 @@ from ..runs.level import level_of
 from ..runs.retry import retry_on_disconnect
 from ..runs.schema import declare_fields
 
+# How often a file is tried while its folder is being removed.
+_ATTEMPTS = 20
 LONGEST_SIDE = 192
 # On real maps the median is 3.6 kB for 7 x 7 cells and 4.6 kB for 14 x 14 (benchmarks/storage.py),
 # with 256 levels more than twice that. From one level to the next the App's colour changes by 2 of
@@ -287,7 +290,6 @@ class Writer:
         if self._output_dir is None or label.map is None:
             return 0
         folder = os.path.join(self._output_dir, field)
-        os.makedirs(folder, exist_ok=True)
         if os.path.islink(folder):
             raise OSError(
                 f"heatmaps cannot be written to {folder!r}: it is a link, and links are not followed out of "
@@ -299,11 +301,7 @@ class Writer:
             raise OSError(f"the heatmap of sample {sample_id} could not be encoded as PNG")
         part = f"{path}.part"
         try:
-            try:
-                _write_file(png.tobytes(), part, path)
-            except FileNotFoundError:  # somebody removed the folder this moment
-                os.makedirs(folder, exist_ok=True)
-                _write_file(png.tobytes(), part, path)
+            _write_file(png.tobytes(), part, path)
         except OSError as error:
             with contextlib.suppress(OSError):  # it may be what could not be made
                 os.remove(part)
@@ -383,9 +381,17 @@ class Writer:
 
 def _write_file(data, part, path):
     """Writes a file under another name first, so that nobody finds half of it."""
-    with open(part, "xb") as file:  # nothing that is there, not even a link
-        file.write(data)
-    os.replace(part, path)
+    for attempt in range(_ATTEMPTS):
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(part, "xb") as file:  # nothing that is there, not even a link
+                file.write(data)
+            os.replace(part, path)
+            return
+        except FileNotFoundError:  # somebody removes the folder this moment
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            time.sleep(0.01)
 
 
 def _update(sample_id, document, now, new=None):

@@ -5,6 +5,7 @@ import json
 
 import gridfs
 from bson import ObjectId, json_util
+from pymongo import WriteConcern
 
 # Differ from one call to the next, and say nothing of what was computed.
 _OF_A_CALL = {
@@ -35,6 +36,8 @@ class Kept:
         Args:
             database: the same one, by a connection that is open now
         """
+        # on disk, as the server may be killed the moment after
+        database = database.with_options(write_concern=WriteConcern(j=True))
         for name in database.list_collection_names():
             if name not in self._rows:
                 database.drop_collection(name)

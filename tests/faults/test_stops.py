@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -148,7 +149,8 @@ class Disk:
         return subprocess.run(command, capture_output=True).returncode
 
     def change(self, options):
-        assert self._mount(f"remount,{options}") == 0
+        # it is refused while a file is open for writing
+        assert any(self._mount(f"remount,{options}") == 0 or time.sleep(0.05) for _ in range(100))
 
     def close(self):
         if self.there:

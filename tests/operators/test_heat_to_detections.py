@@ -149,7 +149,8 @@ def test_from_the_app(heated):
 
     async def collect():
         ctx = context(heated, cam_key="run", field="run_gradcam", threshold=0.4, tags=["draft"])
-        return [message async for message in op.execute(ctx)]
+        ctx.request_params.update(operator_uri=op.uri, prompt_id="1")  # as the App asks
+        return [message async for message in await op.execute(ctx)]
 
     asyncio.run(collect())
     assert len(heated.first().run_gradcam_boxes.detections) >= 2

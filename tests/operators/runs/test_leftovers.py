@@ -15,6 +15,7 @@ from bias_common import BACKGROUND, CLASSES, Cues, agreeing, find, inner, to_ten
 from operators_common import operator
 from redo_common import (
     State,
+    clear_all_leftovers,
     count_steps,
     difference,
     everything,
@@ -41,7 +42,11 @@ def new_file():
 
 
 @pytest.fixture
-def dataset(make_dataset, tmp_path):
+def dataset(make_dataset, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # of processes that are started
+    clear_all_leftovers()
     dataset = make_dataset(*agreeing(tmp_path, 8))
     dataset.persistent = True
     dataset.save_view("run: mine", dataset.limit(1))

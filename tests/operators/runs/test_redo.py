@@ -8,6 +8,7 @@ from bias_common import BACKGROUND, CLASSES, Cues, agreeing, find, inner, to_ten
 from operators_common import operator, prepared
 from redo_common import (
     State,
+    clear_all_leftovers,
     count_steps,
     difference,
     everything,
@@ -66,6 +67,7 @@ def folder(tmp_path):
 @pytest.fixture
 def fresh(make_dataset, tmp_path):
     """A dataset of the user's with one run on it."""
+    clear_all_leftovers()
     dataset = make_dataset(*agreeing(tmp_path, 8))
     of_the_user(dataset)
     compute(dataset, "earlier")
