@@ -183,8 +183,14 @@ def plan_model(model, settings, samples, key, item):
     )
     plan.trial_image, plan.trial_item = item.image[None], item
     trial = _first_trial(plan, model, s)
-    plan.repeatable = answers_alike(model, item.image[None])
-    if not plan.repeatable:
+    failed = None
+    try:
+        plan.repeatable = answers_alike(model, item.image[None])
+    except Exception as error:  # it has answered once: the run finds out what it does with the others
+        plan.repeatable, failed = False, one_line(error)
+    if failed is not None:
+        plan.notes.append(f"model: asked once more about the first image it failed: {failed}")
+    elif not plan.repeatable:
         plan.notes.append(
             "model: it answers differently when it is asked twice about one image, as with dropout that is "
             "never switched off; maps and scores are those of one draw, and another run gives others"

@@ -10,6 +10,7 @@ import os
 import re
 import typing
 
+from fiftyone.core.odm.views import SavedViewDocument
 from pymongo.errors import OperationFailure
 
 from . import label_attributes, record, results
@@ -229,7 +230,8 @@ def _delete_views(dataset, names):
     there = {row["_id"] for row in db.views.find({"_id": {"$in": listed}}, {"_id": True})}
     gone = [*views, *(number for number in listed if number not in there)]
     db.datasets.update_one({"_id": dataset._doc.id}, {"$pull": {"saved_views": {"$in": gone}}})
-    db.views.delete_many({"_id": {"$in": views}})
+    for view in SavedViewDocument.objects(id__in=views):
+        view.delete()
     dataset._doc.reload("saved_views")
 
 
