@@ -40,7 +40,8 @@ class DraftJob(Job):
         self.cam_key, self.field = choose_field(self.dataset, s.cam_key, s.field)
         check_values(s.threshold, s.min_area, s.tags)
         self.out = check_out(self.samples, self.cam_key, self.field, s.out, s.overwrite)
-        if not len(self.samples):
+        # not by their number: after MongoDB was killed its count of a collection may be wrong
+        if not read_values(self.samples.limit(1), "id"):
             raise ValueError("samples: the view is empty")
         return self
 
