@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
 # comes with FiftyOne, which requires it
 WITH_FIFTYONE = {
     "anyio", "eta", "matplotlib", "pymongo", "bson", "pyyaml", "plotly", "scipy", "scikit-learn",
-    "jinja2", "psutil", "starlette",
+    "jinja2", "mongoengine", "psutil", "starlette",
 }  # fmt: skip
 
 
