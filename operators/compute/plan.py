@@ -186,7 +186,9 @@ def plan_model(model, settings, samples, key, item):
     failed = None
     try:
         plan.repeatable = answers_alike(model, item.image[None])
-    except Exception as error:  # it has answered once: the run finds out what it does with the others
+    except (
+        Exception
+    ) as error:  # it has answered once: the run finds out what it does with the others
         plan.repeatable, failed = False, one_line(error)
     if failed is not None:
         plan.notes.append(f"model: asked once more about the first image it failed: {failed}")
