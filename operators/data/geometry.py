@@ -1,12 +1,12 @@
 """Which part of an image transforms show to the model, so that heat can be laid back on it."""
 
 import os
-import tempfile
 import threading
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..runs.leftovers import temporary_folder
 from ..text import one_line
 from .images import decode_image, open_image
 
@@ -194,7 +194,7 @@ class TransformGeometry:
 
     def _file_show(self, low, high):
         def show(pattern):
-            with tempfile.TemporaryDirectory(prefix="cam51-probe-") as folder:
+            with temporary_folder() as folder:
                 return self._transforms.from_path(
                     self._kind.write(pattern.paint(low, high), folder)
                 )
@@ -298,7 +298,7 @@ def _turns_upright(transforms, turn):
     stored = Image.fromarray(blocks.repeat(16, 0).repeat(16, 1))
     exif = Image.Exif()
     exif[0x0112] = turn
-    with tempfile.TemporaryDirectory(prefix="cam51-exif-") as folder:
+    with temporary_folder() as folder:
         turned, upright = (os.path.join(folder, name) for name in ("turned.jpg", "upright.jpg"))
         stored.save(turned, exif=exif, quality=95)
         with open_image(turned) as image:

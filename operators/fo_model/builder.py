@@ -1,7 +1,6 @@
 """Makes a :class:`CamModel` of the arguments of its operator: everything wrong is refused here."""
 
 import os
-import tempfile
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from ..compute.plan import first_image, plan_model
 from ..compute.recorded_model import GivenModel
 from ..data.samples import check_samples
 from ..models import load
+from ..runs.leftovers import temporary_folder
 from ..targets.spec import items_of, texts_of
 from .cam_model import CamModel
 from .no_samples import NoSamples
@@ -84,7 +84,7 @@ def _trial_item(model, samples):
             "samples: preprocess= reads files itself, and where it shows them to the model is measured with a "
             "file like theirs; give samples=, all that the model will be applied to"
         )
-    with tempfile.TemporaryDirectory(prefix="cam51-") as folder:
+    with temporary_folder() as folder:
         path = os.path.join(folder, "trial.png")
         _shapes().save(path)
         return first_image([(None, path)], model.transforms, model.geometry)

@@ -216,8 +216,7 @@ def delete_views_of_nobody(dataset, names):
         dataset: a :class:`fiftyone.core.dataset.Dataset`, which may be gone
         names: of the views
     """
-    query = {"_dataset_id": dataset._doc.id, "name": {"$in": list(names)}}
-    record.db().views.delete_many(query)
+    record.db().views.delete_many({"_id": {"$in": _views_of(dataset, names)}})
 
 
 def _delete_views(dataset, names):

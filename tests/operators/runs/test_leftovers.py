@@ -169,7 +169,7 @@ def test_what_may_be_of_somebody_who_lives_stays(dataset, nobody):
         assert own.exists()
         assert db.runs.count_documents({"_id": {"$in": [number, copy]}}) == 2
         assert db["cam51_locks"].count_documents({"token": "theirs"}) == 1
-        # as its last sign of life grows old
+        # as its last heartbeat grows old
         old = record.clock() - datetime.timedelta(seconds=200)
         db.runs.update_one({"_id": number}, {"$set": {"config.heartbeat": old}})
         db["cam51_locks"].update_one({"token": "theirs"}, {"$set": {"since": old}})
