@@ -27,7 +27,7 @@ from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import change_schema
 from ..runs.predictions import prediction_type
-from ..runs.retry import DatabaseAway, retry_on_disconnect, without_waiting
+from ..runs.retry import DatabaseAway, retried, retry_on_disconnect, without_waiting
 from ..runs.run import Run
 from ..targets.spec import texts_of
 from ..text import counted, one_line
@@ -146,7 +146,7 @@ class CamJob(Job):
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(load.on_device(self.model))
-            loader, team = retry_on_disconnect(self._loader), None
+            loader, team = self._loader(), None
             if self.settings.backend == "ray":
                 stack.close()  # the network is the workers' now
                 team = stack.enter_context(ray_driver.Team(self))
@@ -159,16 +159,14 @@ class CamJob(Job):
             status, error = "interrupted", None
             try:
                 with lease.RunLease(self.dataset, self.plan.cam_key, token, self._state) as held:
-                    retry_on_disconnect(self._declare)
+                    self._declare()
                     states = team.run(loader, writer, token) if team else self._here(loader, writer)
                     with contextlib.closing(states):
                         for now in states:
                             self._now = now
                             held.check()
                             yield now
-                    retry_on_disconnect(
-                        self._declare
-                    )  # another run may have written over the schema it did not know
+                    self._declare()  # another run may have written over the schema it did not know
                 status = "finished"
             except lease.Stopped as stopped:
                 error = str(stopped)  # that is what was asked for
@@ -206,6 +204,7 @@ class CamJob(Job):
         with writer:
             yield from run_pipeline(loader, step, writer, self.total, self.failures, still_works)
 
+    @retried
     def _loader(self):
         """The batches that are to be computed: of a run that goes on, the same ones as in its first call."""
         used, then = self.used, self._record.settings if self._record else None
@@ -299,6 +298,7 @@ class CamJob(Job):
         }
         return progress, [dataclasses.asdict(f) for f in self.failures[: lease.FAILURES_KEPT]]
 
+    @retried
     def _declare(self):
         """Declares the schema and makes the fields look like heat, unless that is so already."""
         heatmaps, patches = self.plan.heatmap_fields, self.plan.patches
@@ -364,7 +364,7 @@ class CamJob(Job):
         """Makes the summary and stores it; the record is only touched while it is this run's."""
         resumed = len(self.source.ids) - len(self.todo)
         if status == "finished":
-            status, error = retry_on_disconnect(self._check_written)
+            status, error = self._check_written()
         seconds, written = self._now.seconds, self._writer.samples_written
         self.summary = Summary(
             cam_key=self.plan.cam_key,
@@ -394,6 +394,7 @@ class CamJob(Job):
         except (PyMongoError, DatabaseAway) as failed:
             self.summary.error = f"{self.summary.error or ''}; not recorded: {one_line(failed)}"
 
+    @retried
     def _check_written(self):
         """Asks the samples whether they have what was written: a field may have been deleted meanwhile.
 
@@ -433,8 +434,8 @@ class CamJob(Job):
         key, s = self.plan.cam_key, self.summary
         if not record.holds(self.dataset, key, token):
             return
-        counted = self._record is None and self.settings.backend == "local"
-        if not counted or self.plan.patches:
+        seen_here = self._record is None and self.settings.backend == "local"
+        if not seen_here or self.plan.patches:
             s.statuses = resume.statuses(self.dataset, key, self.plan.heatmap_fields)
         progress, failures = self._state()
         if s.status == "finished" and self._leaves_some():

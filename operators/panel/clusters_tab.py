@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from ..data.drawn import overlaid
 from ..runs import results
-from ..runs.locking import schema_lock
+from ..runs.locking import change_schema
 from ..runs.run import Run
 from ..text import in_markdown
 from . import layout
@@ -105,11 +105,14 @@ def _checked(run, number):
 
 def _change(run, number, **changes):
     _checked(run, number)
-    # a name and a click right after it arrive in two threads; each writes all notes
-    with schema_lock(run.dataset):
+
+    def change():
         notes = _notes(Run.open(run.dataset, run.key))
         notes[str(number)] = {**notes.get(str(number), {}), **changes}
         run.update({"bias.clusters": notes}, where={"config.bias.status": {"$exists": True}})
+
+    # a name and a click right after it arrive in two threads; each writes all notes
+    change_schema(run.dataset, change)
 
 
 def accepted_ids(run):

@@ -146,10 +146,7 @@ class JobRecords:
         """
         try:
             self._finish(dataset, key, status, found, error, held)
-        except (
-            ValueError,
-            DoesNotExist,
-        ):  # from FiftyOne or from us: the run, or the dataset, is gone
+        except (ValueError, DoesNotExist):  # the run or the dataset is gone
             if key in record.list_runs(dataset):
                 raise
         if held is not None and key not in record.list_runs(dataset):

@@ -111,7 +111,11 @@ def _is_left(row):
 def _clear_results():
     db = record.db()
     now, mark, count = record.clock(), f"metadata.{results.MARK}", 0
-    for row in db["fs.files"].find({mark: {"$exists": True}}):
+    rows = list(db["fs.files"].find({mark: {"$exists": True}}))
+    used = set(db.runs.distinct("results"))
+    for row in rows:
+        if row["_id"] in used:
+            continue
         age = (now - record.naive(row["uploadDate"])).total_seconds()
         if not (is_gone(row["metadata"][results.MARK]) or age > _NOBODY_TAKES_SECONDS):
             continue

@@ -83,13 +83,13 @@ def refresh(dataset):
     Only then: reloading also drops what the user changed on samples and has not saved.
     """
     schemas = ("sample_fields", "frame_fields")
-    known = {"runs": True, **{f"{schema}.name": True for schema in schemas}}
-    stored = db().datasets.find_one({"_id": dataset._doc.id}, known)
+    wanted = {"runs": True, **{f"{schema}.name": True for schema in schemas}}
+    stored = db().datasets.find_one({"_id": dataset._doc.id}, wanted)
     if stored is None:
         return  # deleted: the first use says so
-    here = {schema: {f.name for f in getattr(dataset._doc, schema) or []} for schema in schemas}
-    there = {schema: {f["name"] for f in stored.get(schema) or []} for schema in schemas}
-    if set(stored.get("runs") or {}) != set(dataset.list_runs()) or here != there:
+    known = {schema: {f.name for f in getattr(dataset._doc, schema) or []} for schema in schemas}
+    now = {schema: {f["name"] for f in stored.get(schema) or []} for schema in schemas}
+    if set(stored.get("runs") or {}) != set(dataset.list_runs()) or known != now:
         dataset.reload()
 
 

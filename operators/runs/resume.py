@@ -172,7 +172,7 @@ def present(dataset, key, ids):
     Returns:
         a set
     """
-    of_videos = videos(dataset, key)
+    of_videos = videos(dataset, key) if level_of(dataset).place else None
     if not of_videos:
         return {str(row["_id"]) for row in rows_of(dataset, ids, {"_id": True})}
     query = {"_id": {"$in": [ObjectId(i) for i in set(of_videos.values())]}}

@@ -1,19 +1,16 @@
-"""A process that is killed: forks one per line of its input, so that imports are paid once.
+"""A process that is killed, see :mod:`fault_harness.forks`: each line has ``do`` and its arguments.
 
-Each line is JSON: ``do`` and its arguments. Each fork says ``go PID`` right before the call and ``done``
-with what it returned after it, or ``error``; ``ended STATUS`` is said when it is gone.
+A fork says ``go PID`` right before the call.
 """
 
-import json
 import os
-import sys
-import traceback
 
 import fiftyone as fo
 import torch
 from operators_common import operator
 
 from fault_harness.cut import Cut
+from fault_harness.forks import serve
 from fault_harness.jobs import JOBS, make_dataset
 
 
@@ -58,21 +55,5 @@ def work(command):
     return COMMANDS[do](**command)
 
 
-def main():
-    """Reads commands until the input ends."""
-    print("ready", flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                print("done", work(json.loads(line)), flush=True)
-            except BaseException as error:
-                traceback.print_exc()
-                print("error", f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print("ended", status, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(work)

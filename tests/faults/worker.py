@@ -1,22 +1,20 @@
-"""A process that is killed: forks one per line of its input, so that imports are paid once.
+"""A process that is killed, see :mod:`fault_harness.forks`: each line has ``dataset`` and arguments of a run.
 
-Each line is JSON: ``dataset``, and arguments of ``compute_cams``. Each fork says ``go PID`` right before
-the call and ``done SECONDS`` after it; ``ended STATUS`` is said when it is gone.
+A fork says ``go PID`` right before the call and ``done SECONDS`` after it.
 """
 
-import json
 import os
-import sys
 import time
 
 import fiftyone as fo
 import torch
+from fault_harness.forks import serve
 from faults_common import CLASSES, picture_transforms, tiny_network
 from operators_common import operator
 
 
 def work(job):
-    """Runs one job to its end, if it is let."""
+    """Runs one job to its end, if it is let; returns its seconds."""
     torch.set_num_threads(1)
     dataset = fo.load_dataset(job["dataset"])
     compute = operator()
@@ -30,23 +28,8 @@ def work(job):
         progress=False,
         **job["arguments"],
     )
-    print("done", time.perf_counter() - start, flush=True)
-
-
-def main():
-    """Reads jobs until the input ends."""
-    print("ready", flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                work(json.loads(line))
-            except BaseException as error:
-                print("error", repr(error).replace("\n", " "), flush=True)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print("ended", status, flush=True)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    main()
+    serve(work)

@@ -199,7 +199,7 @@ def test_the_next_run_clears_what_the_last_one_left(dataset, tmp_path):
         # its process lives on here, and is gone for whoever looks
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inner("runs.process"), "here", lambda: {"host": "x", "pid": 1})
-            for room in ("leftovers", "record"):
+            for room in ("leftovers", "record", "locking"):
                 patch.setattr(inner(f"runs.{room}"), "is_gone", lambda whose: whose["pid"] != 1)
             run(dataset, resume=True)
         dataset = forget(dataset)
