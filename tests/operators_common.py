@@ -6,6 +6,8 @@ import torch
 import torchvision
 import torchvision.transforms as T
 
+from tools.app_driver import wait_for
+
 PLUGIN = "fiftyone.plugins.orgs.cam51.heatmaps"
 CLASSES = [f"kind {i}" for i in range(10)]
 
@@ -41,3 +43,18 @@ def compute(samples, **arguments):
     if arguments["model"] is None:
         arguments.update(model=small_network(), transforms=transforms(), classes=CLASSES)
     return operator()(samples, **arguments)
+
+
+def leases_of(monkeypatch):
+    """The leases of the computations that begin from now on."""
+    lease = importlib.import_module(f"{PLUGIN}.operators.runs.lease").RunLease
+    found, real = [], lease.__enter__
+    monkeypatch.setattr(lease, "__enter__", lambda self: found.append(self) or real(self))
+    return found
+
+
+def stop_and_wait(dataset, lease):
+    """Asks the run "run" to stop, and waits until the computation has read that."""
+    operator("stop_cam_run")(dataset, "run")
+    lease.send_now()
+    wait_for(lambda: lease._stop, 20, "it has read that it is to stop")

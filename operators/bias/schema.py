@@ -171,11 +171,8 @@ def save_views(dataset, cam_key, labelled, held=None):
         outside.sort_by(f"{bias}.suspicion", reverse=True),
         "The heat is suspicious; the swap was not run, or found no effect",
     )
-    names = [f"{cam_key}: {name}" for name in views]
-    RECORDS.update(dataset, cam_key, held, views=names)  # first: a rollback goes by the record
-    for name, (view, description) in views.items():
-        dataset.save_view(f"{cam_key}: {name}", view, description=description, overwrite=True)
-    return names
+    named = {f"{cam_key}: {name}": entry for name, entry in views.items()}
+    return RECORDS.save_views(dataset, cam_key, named, held)
 
 
 def save_tags(dataset, cam_key, verdicts, held=None):

@@ -376,7 +376,7 @@ class ModelComparison(Job):
                 self.dataset, compared.views_of(first, last, predictions, background)
             )
         )
-        return store.save_views(self.dataset, self.cam_key, views, self.held)
+        return store.RECORDS.save_views(self.dataset, self.cam_key, views, self.held)
 
 
 class _Flat:

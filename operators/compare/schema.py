@@ -125,7 +125,7 @@ def save_disagreement_view(dataset, cam_key, values, held=None):
     least = ordered[max(0, round(_MOST * len(ordered)) - 1)]
     view = dataset.match(F(field) >= least).sort_by(field, reverse=True)
     text = f"The quarter of the {len(ordered)} compared samples on which methods disagree most"
-    return save_views(dataset, cam_key, {name: (view, text)}, held)
+    return RECORDS.save_views(dataset, cam_key, {name: (view, text)}, held)
 
 
 def moved_view(dataset, first, last, values):
@@ -164,25 +164,6 @@ def views_by_ids(dataset, views):
         for name, (ids, description) in views.items()
         if ids
     }
-
-
-def save_views(dataset, cam_key, views, held=None):
-    """Saves views, which the record of the run has before.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        cam_key: the key of the run that the comparison is stored with
-        views: ``{name: (view, description)}``
-        held (None): what :func:`register` returned
-
-    Returns:
-        their names
-    """
-    names = list(views)
-    RECORDS.update(dataset, cam_key, held, views=names)  # first: a rollback goes by the record
-    for name, (view, description) in views.items():
-        dataset.save_view(name, view, description=description, overwrite=True)
-    return names
 
 
 def number_or_none(value):

@@ -41,6 +41,8 @@ from .source import Source
 from .step import ExplainStep
 from .summary import Summary
 
+_AGAIN = "resume=True computes them again"
+
 
 class CamJob(Job):
     """One call of ``compute_cams``, see :class:`~operators.jobs.base.Job`.
@@ -386,6 +388,7 @@ class CamJob(Job):
             return  # nothing is left to record it in; the error on its way says so
         if status == "finished":
             retry_on_disconnect(self._store_end, token)
+            self._check_ended(token)
             return
         try:
             # Another error is on its way: it is not to wait for a database that may be gone.
@@ -401,10 +404,7 @@ class CamJob(Job):
         Returns:
             the run's status, and what is wrong
         """
-        run = Run.open(self.dataset, self.plan.cam_key)
-        whole = {row.id: row.sample for row in self.rows if row.crop is not None}
-        # a sample of which an object failed is not written
-        ids = self.todo.difference(whole.get(f.id, f.id) for f in self.failures)
+        run, ids = Run.open(self.dataset, self.plan.cam_key), self._written_ids()
         lost, again, words = resume.lacking(run, ids, self._beside(ids))
         kept = set(run_results.ids_to_redo(self.dataset, run.key)) - self.todo
         if again or kept or getattr(run.record, "redo", 0):
@@ -415,9 +415,40 @@ class CamJob(Job):
         if not self._lost:
             return "finished", None
         return "interrupted", (
-            f"{counted(self._lost, self.source.level.noun)} lack {words}, deleted while the run wrote them; "
-            "resume=True computes them again"
+            f"{counted(self._lost, self.source.level.noun)} lack {words}, deleted while the run wrote them; {_AGAIN}"
         )
+
+    def _written_ids(self):
+        whole = {row.id: row.sample for row in self.rows if row.crop is not None}
+        # a sample of which an object failed is not written
+        return self.todo.difference(whole.get(f.id, f.id) for f in self.failures)
+
+    def _check_ended(self, token):
+        """Notices a field that somebody deleted between the check and the moment the record said finished.
+
+        Who deletes a field begins with the first samples and ends with the schema, so these are asked.
+        """
+        if self.summary.status != "finished" or self._still_there():
+            return
+        lost_before = self._lost
+        status, error = self._check_written()
+        self.summary.done -= self._lost - lost_before
+        self.summary.status, self.summary.error = (
+            "interrupted",
+            error
+            if status == "interrupted"
+            else f"a field of the run was deleted while it ended; {_AGAIN}",
+        )
+        retry_on_disconnect(self._store_end, token)
+
+    @retried
+    def _still_there(self):
+        if record.lacks_fields(self.dataset, self.plan.all_fields, ()):
+            return False
+        ids = self._written_ids()
+        first = {min(ids)} if ids else set()
+        run = Run.open(self.dataset, self.plan.cam_key)
+        return not any(resume.lacking(run, first, self._beside(first))[:2])
 
     def _images(self, written):
         """How many images were explained: of a run over objects each crop is one."""

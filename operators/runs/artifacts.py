@@ -10,10 +10,9 @@ import os
 import re
 import typing
 
-from fiftyone.core.odm.views import SavedViewDocument
 from pymongo.errors import OperationFailure
 
-from . import label_attributes, record, results
+from . import label_attributes, record, results, saved_views
 from .app_style import activate_fields, drop_groups, forget_fields, rename_fields, shown_of
 from .lease import check_unread
 from .level import level_of
@@ -194,50 +193,10 @@ class Kind(typing.NamedTuple):
     rename: typing.Callable
 
 
-def _views_of(dataset, names):
-    """The saved views of some names, also those that a process left that died before it listed them."""
-    query = {"_dataset_id": dataset._doc.id, "name": {"$in": list(names)}}
-    return [row["_id"] for row in record.db().views.find(query, {"_id": True})]
-
-
 def delete_unlisted_views(run):
     """Deletes the saved views of a run that its dataset does not list; returns how many."""
-    dataset, db = run.dataset, record.db()
     names = _owned(run, "view", [*run.record.saved_views, *of_jobs("view", run)])
-    listed = (db.datasets.find_one({"_id": dataset._doc.id}) or {}).get("saved_views") or []
-    left = [number for number in _views_of(dataset, names) if number not in listed]
-    return db.views.delete_many({"_id": {"$in": left}}).deleted_count if left else 0
-
-
-def delete_views_of_nobody(dataset, names):
-    """Deletes views that a job saved while somebody deleted the dataset, who does not know of them.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`, which may be gone
-        names: of the views
-    """
-    record.db().views.delete_many({"_id": {"$in": _views_of(dataset, names)}})
-
-
-def _delete_views(dataset, names):
-    """Takes views off the dataset's list first: FiftyOne takes a list that names lost ones for corrupt.
-
-    Its own deletion looks for a view in the list without the lost ones, and deletes another one.
-    """
-    views, db = _views_of(dataset, names), record.db()
-    listed = (db.datasets.find_one({"_id": dataset._doc.id}) or {}).get("saved_views") or []
-    there = {row["_id"] for row in db.views.find({"_id": {"$in": listed}}, {"_id": True})}
-    gone = [*views, *(number for number in listed if number not in there)]
-    db.datasets.update_one({"_id": dataset._doc.id}, {"$pull": {"saved_views": {"$in": gone}}})
-    for view in SavedViewDocument.objects(id__in=views):
-        view.delete()
-    dataset._doc.reload("saved_views")
-
-
-def _rename_views(dataset, moves):
-    for old, new in moves.items():
-        if dataset.has_saved_view(old):
-            dataset.update_saved_view_info(old, {"name": new})
+    return saved_views.delete_unlisted(run.dataset, names)
 
 
 def _has_tag(dataset, tag):
@@ -339,7 +298,9 @@ _FIELD = Kind(_has_field, _delete_fields, _rename_fields)
 #: kind -> :class:`Kind`, in the order in which they are deleted
 KINDS = {
     "view": Kind(
-        lambda dataset, name: bool(_views_of(dataset, [name])), _delete_views, _rename_views
+        lambda dataset, name: bool(saved_views.ids_of(dataset, [name])),
+        saved_views.delete,
+        saved_views.rename,
     ),
     "tag": Kind(_has_tag, _delete_tags, _rename_tags),
     "attribute": _FIELD,

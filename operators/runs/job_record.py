@@ -10,7 +10,7 @@ from mongoengine.errors import DoesNotExist
 from pymongo import UpdateOne, WriteConcern
 
 from ..text import one_line
-from . import artifacts, leftovers, record, results
+from . import artifacts, leftovers, record, results, saved_views
 from .lease import JobLease, check_free
 from .retry import DatabaseAway, retried
 from .run import Run
@@ -123,11 +123,27 @@ class JobRecords:
             held (None): what :meth:`register` returned; nothing is changed if the record is another's now
             **changes: JSON-able
         """
-        if held is not None:
-            held.views += changes.get("views") or []
         values = {f"{self._part}.{name}": value for name, value in changes.items()}
         views = {"saved_views": changes["views"]} if changes.get("views") else None
         record.change(dataset, key, values, add=views, where=self._query(held))
+
+    def save_views(self, dataset, key, views, held=None):
+        """Saves views, which the record has before.
+
+        Args:
+            dataset: a :class:`fiftyone.core.dataset.Dataset`
+            key: the run's key
+            views: ``{name: (view, description)}``
+            held (None): what :meth:`register` returned
+
+        Returns:
+            their names
+        """
+        names = list(views)
+        self.update(dataset, key, held, views=names)  # first: a rollback goes by the record
+        for name, (view, description) in views.items():
+            saved_views.save(dataset, name, view, description)
+        return names
 
     @retried
     def finish(self, dataset, key, status, found=None, error=None, held=None):
@@ -150,7 +166,7 @@ class JobRecords:
             if key in record.list_runs(dataset):
                 raise
         if held is not None and key not in record.list_runs(dataset):
-            artifacts.delete_views_of_nobody(dataset, held.views)
+            saved_views.delete_of_nobody()
 
     def _finish(self, dataset, key, status, found, error, held):
         run = self._run(dataset, key)

@@ -159,9 +159,6 @@ class JobLease(Heartbeat):
         part: ``"bias"`` or ``"compare"``
         cam_keys (None): the keys of all runs that the job reads; None for that one
 
-    Attributes:
-        views: names of the views that the job saves
-
     Raises:
         ValueError: if one of the runs is running, or another job holds the part
     """
@@ -176,7 +173,7 @@ class JobLease(Heartbeat):
         # by their ids: under the key of one that was deleted there may be another
         self._runs = {name: record.document_id(dataset, name) for name in self.cam_keys}
         self._stop, self._lost, self._written = False, False, time.monotonic()
-        self._declared, self.views = [], []
+        self._declared = []
 
     def entries(self):
         """What the part says of it, as JSON-able values."""

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 
 from ..text import counted
-from . import artifacts, lease, locking, record, results
+from . import artifacts, lease, locking, record, results, saved_views
 from .level import level_of
 from .plain_data import PlainData
 from .process import here, is_gone
@@ -32,7 +32,7 @@ class Leftovers(PlainData):
         locks: of processes that died while they changed a dataset's schema
         records: of runs that no dataset lists
         results: files of results that no record points to
-        views: saved views of runs that their dataset does not list
+        views: saved views of runs that their dataset does not list, or whose dataset is gone
         files: of maps that no sample points to, also half-written ones
         folders: temporary ones
     """
@@ -67,17 +67,18 @@ def clear(dataset):
     idle = [run for run in runs if not lease.running_on(dataset, run.key)]
     found = clear_database()
     found.results += _clear_chunks()
-    found.views = sum(artifacts.delete_unlisted_views(run) for run in idle)
+    found.views += sum(artifacts.delete_unlisted_views(run) for run in idle)
     found.files = sum(clear_files(run) for run in idle)
     found.folders = _clear_folders()
     return found
 
 
 def clear_database():
-    """Deletes locks, records and results that nobody points to; returns :class:`Leftovers`."""
+    """Deletes locks, records, results and views that nobody points to; returns :class:`Leftovers`."""
     return Leftovers(
-        locks=locking.drop_left_locks(), records=_clear_records(), results=_clear_results()
-    )
+        locks=locking.drop_left_locks(), records=_clear_records(), results=_clear_results(),
+        views=saved_views.delete_of_nobody(),
+    )  # fmt: skip
 
 
 def _clear_records():

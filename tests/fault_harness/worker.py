@@ -7,6 +7,7 @@ import os
 
 import fiftyone as fo
 import torch
+from bias_common import inner
 from operators_common import operator
 
 from fault_harness.cut import Cut
@@ -45,7 +46,15 @@ def delete_field(name, field):
     fo.load_dataset(name).delete_sample_field(field)
 
 
-COMMANDS = {f.__name__: f for f in (make, run, delete, delete_dataset, delete_field)}
+def clear_database():
+    """What each job does before it begins."""
+    operator()
+    inner("runs.leftovers").clear_database()
+
+
+COMMANDS = {
+    f.__name__: f for f in (make, run, delete, delete_dataset, delete_field, clear_database)
+}
 
 
 def work(command):

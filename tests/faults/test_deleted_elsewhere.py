@@ -130,6 +130,28 @@ def test_a_field_of_a_run(dataset, opened, make_dataset, field, tmp_path):
     assert stored(dataset) == stored(reference)
 
 
+def test_a_field_that_goes_while_the_end_is_recorded(dataset, opened, monkeypatch):
+    """After the samples were asked whether they have everything, before the record says finished."""
+    other, results = opened(dataset), inner("runs.results")
+    real, calls = results.save_results, []
+
+    def save_results(dataset, key, **values):
+        if "summary" in values:
+            calls.append(values["summary"]["status"])
+            if len(calls) == 1:
+                other.delete("field run_layercam")
+        real(dataset, key, **values)
+
+    monkeypatch.setattr(results, "save_results", save_results)
+    summary = compute_tiny(dataset, batch_size=2)
+    assert calls == ["finished", "interrupted"]
+    assert (summary.status, summary.done) == ("interrupted", 0)
+    assert summary.error.startswith(f"{COUNT} samples lack 'run_layercam', deleted while")
+    assert inner("runs.record").status_of(dataset, "run") == "interrupted"
+    summary = compute_tiny(dataset, batch_size=2, resume=True)
+    assert (summary.status, summary.done, summary.resumed) == ("finished", COUNT, 0)
+
+
 def test_an_attribute_of_a_detectors_run(opened, make_dataset, tmp_path):
     dataset = make_dataset(
         *(
@@ -278,6 +300,27 @@ def test_a_dataset_that_a_job_works_on(jobs, opened, kind, when):
     assert dataset.name not in fo.list_datasets()
     db = fod.get_db_conn()
     assert dataset._sample_collection_name not in db.list_collection_names()
+
+
+@pytest.mark.parametrize("kind", ["comparison", "analysis"])
+def test_a_dataset_that_is_deleted_by_who_does_not_know_the_views(jobs, opened, kind):
+    """The job has come to its end, and cannot know; the next one finds its views by their mark."""
+    dataset, first, make = jobs(kind)
+    first()
+    other = opened(dataset)
+    for _ in make().run():
+        pass
+    saved = len(dataset.list_saved_views())
+    clone = dataset.clone()
+    other.delete("dataset")
+    try:
+        assert leftovers(dataset)["views"] == saved > 0
+        found = inner("runs.leftovers").clear_database()
+        assert found.views == saved
+        assert not leftovers(dataset)
+        assert len(clone.list_saved_views()) == saved, "those of a copy stay"
+    finally:
+        clone.delete()
 
 
 def test_a_dataset_that_boxes_are_drafted_on(jobs, opened):

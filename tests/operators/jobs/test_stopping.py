@@ -9,7 +9,7 @@ import pytest
 from bias_common import BACKGROUND, Cues, agreeing, find, inner
 from bias_common import to_tensor as to_tensor_of_cues
 from compare_common import CLASSES, Planted, cams, compare, inverse, perfect, planted, to_tensor
-from operators_common import operator, prepared
+from operators_common import leases_of, operator, prepared, stop_and_wait
 
 from tools.app_driver import wait_for
 
@@ -135,7 +135,10 @@ def test_an_analysis_is_stopped(make_dataset, tmp_path, phase, monkeypatch):
     assert find(dataset).tested == 12
 
 
-def test_heatmaps_that_are_computed_first_are_stopped_with_the_analysis(make_dataset, tmp_path):
+def test_heatmaps_that_are_computed_first_are_stopped_with_the_analysis(
+    make_dataset, tmp_path, monkeypatch
+):
+    leases = leases_of(monkeypatch)
     dataset = make_dataset(*agreeing(tmp_path, 12))
     settings = inner("bias.params").BiasSettings(
         cam_key="run", num_workers=0, batch_size=2, layers="features", methods="hirescam"
@@ -148,7 +151,7 @@ def test_heatmaps_that_are_computed_first_are_stopped_with_the_analysis(make_dat
         for state in job.run():
             assert state.name == "computing heatmaps"
             if state.done == 2:
-                operator("stop_cam_run")(dataset, "run")
+                stop_and_wait(dataset, leases[0])
     assert inner("bias.schema").RECORDS.record_of(dataset, "run") is None
     assert 0 < dataset.count("run_hirescam.map") < 12
 
