@@ -1,7 +1,9 @@
 """Pictures with their heatmaps, to be drawn: of samples, or of the frames of a video."""
 
+import base64
 import contextlib
 import dataclasses
+import io
 import itertools
 import os
 
@@ -106,3 +108,10 @@ def overlaid(photo, heat):
     share = 0.7 * np.clip(np.asarray(big), 0, 1)[..., None]
     mixed = (1 - share) * np.asarray(photo, np.float32) + share * np.array([255, 61, 0], np.float32)
     return Image.fromarray(mixed.astype(np.uint8))
+
+
+def data_uri(image):
+    """A PIL image as the ``data:`` URI of a JPEG."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

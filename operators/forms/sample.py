@@ -2,10 +2,9 @@
 
 import fiftyone.operators.types as types
 
-from ..data.drawn import overlaid
+from ..data.drawn import data_uri, overlaid
 from ..data.samples import check_images
 from ..jobs import params as tables
-from ..panel.clusters_tab import data_uri
 from ..runs import record
 from ..sample.explain import usable_runs
 from ..sample.params import PARAMS

@@ -1,13 +1,10 @@
 """Clusters of heatmaps for the panel: pictures of each, a name, and accepted ones."""
 
-import base64
-import io
-
 import fiftyone.operators.types as types
 import numpy as np
 from bson import ObjectId
 
-from ..data.drawn import overlaid
+from ..data.drawn import data_uri, overlaid
 from ..runs import results
 from ..runs.locking import change_schema
 from ..runs.run import Run
@@ -146,13 +143,6 @@ def strip(run, cluster):
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i * (TILE + _GAP), 0))
     return data_uri(sheet)
-
-
-def data_uri(image):
-    """A PIL image as the ``data:`` URI of a JPEG."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _coloured(heat):
