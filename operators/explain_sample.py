@@ -113,7 +113,7 @@ class ExplainSample(foo.Operator):
         if ctx.params.get("in_panel"):
             from .sample_panel import explained
 
-            return explained.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+            return explained.hold(found, arguments.get("cam_key"), arguments.get("model"))
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.

@@ -2,42 +2,52 @@
 
 import fiftyone.operators.types as types
 
-#: least width of a card in pixels: two fit into a panel of 360
-_LEAST = 140
+# two beside each other in a panel of 360 pixels
 _ROW = {
-    "display": "grid", "gap": "12px", "alignItems": "start",
-    "gridTemplateColumns": f"repeat(auto-fill, minmax({_LEAST}px, 1fr))",
+    "display": "flex", "flexWrap": "wrap", "gap": "12px",
+    "& > *": {"flex": "1 1 150px", "minWidth": 0, "maxWidth": "260px"},
+}  # fmt: skip
+# the text beside the picture, below it where the panel is narrow
+_BESIDE = {
+    "display": "flex", "flexWrap": "wrap", "gap": "12px",
+    "& > *": {"flex": "1 1 200px", "minWidth": 0, "maxWidth": "520px"},
+    "& > *:first-of-type": {"maxWidth": "260px"},
 }  # fmt: skip
 
-#: a picture with its text beside it, below it where the panel is narrow
-BESIDE = {
-    "display": "grid", "gap": "12px", "alignItems": "start",
-    "gridTemplateColumns": "repeat(auto-fit, minmax(200px, 1fr))",
-}  # fmt: skip
 
-
-def row(panel, name, texts, on_click=None, params=None):
+def row(panel, name, cards, on_click=None, params=None):
     """Adds a row of cards.
+
+    A picture is part of the drawing, not of the panel's data: the App sends that along with every event
+    once a field of the panel was touched.
 
     Args:
         panel: where to add it
-        name: of the row; its pictures are the panel's data, see :func:`data`
-        texts: of each card, in Markdown
+        name: of the row
+        cards: list of (picture as a ``data:`` URI, text in Markdown)
         on_click (None): a handler of clicks on a picture
         params (None): of each card what the handler is given
     """
     grid = panel.grid(name, gap=2, componentsProps={"grid": {"sx": _ROW}})
-    for i, text in enumerate(texts):
+    for i, (picture, text) in enumerate(cards):
         card = types.Object()
         options = {"on_click": on_click, "params": params[i]} if on_click else {}
-        card.img("picture", width="100%", alt_text=_plain(text), **options)
+        image(card, "picture", picture, _plain(text), **options)
         card.md(text, name="text")
         grid.define_property(f"card_{i}", card, view=types.GridView(orientation="vertical", gap=0))
 
 
-def data(name, pictures):
-    """The panel's data of a row: ``{path: data URI}``."""
-    return {f"{name}.card_{i}.picture": picture for i, picture in enumerate(pictures)}
+def beside(panel, name, picture, alt, side):
+    """Adds a picture with an object of further properties beside it."""
+    line = panel.grid(name, gap=2, componentsProps={"grid": {"sx": _BESIDE}})
+    image(line, "picture", picture, alt)
+    line.define_property("side", side, view=types.GridView(orientation="vertical", gap=1))
+
+
+def image(panel, name, picture, alt, on_click=None, **options):
+    """Adds a picture as wide as there is room."""
+    view = types.ImageView(width="100%", alt=alt, operator=on_click, **options)
+    panel.str(name, default=picture, view=view)
 
 
 def _plain(text):

@@ -3,11 +3,15 @@
 from ..data.drawn import data_uri, overlaid
 from ..text import in_markdown, lines_in_markdown, number
 from . import cards, drawing
+from .held import Held
 
 #: shown in this order, each beside what it explains
 _TITLES = ("the prediction", "{beside}", "for the prediction", "against it")
 #: pictures of the other backgrounds that are shown
 _MOST = 8
+#: samples of which it is kept
+HELD = 12
+_HELD = Held(HELD)
 
 
 def results_of(found, cam_key, model):
@@ -29,14 +33,9 @@ def results_of(found, cam_key, model):
         text = f"**{title.format(beside=beside)}**  \n{in_markdown(label.target)}"
         if label.status != "ok":
             text += f"  \nno heat: the map is {label.status}"
-        maps.append({"picture": _small(overlaid(found.photo, heat)), "text": text})
+        maps.append((_small(overlaid(found.photo, heat)), text))
     swaps = [
-        {
-            "picture": _small(drawing.image(swap["picture"])),
-            "text": f"{'' if _kept(swap, found) else '**changed:** '}"
-            f"{in_markdown(swap['prediction'])} {number(swap['score'])}",
-        }
-        for swap in found.swaps[:_MOST]
+        (_small(drawing.image(swap["picture"])), _said(swap, found)) for swap in found.swaps[:_MOST]
     ]
     return {
         "sample_id": found.id, "prediction": found.prediction, "score": found.score,
@@ -45,6 +44,12 @@ def results_of(found, cam_key, model):
         "lines": found.lines()[1:], "maps": maps, "swaps": swaps,
         "no_peers": found.no_peers, "cam_key": cam_key, "model": model,
     }  # fmt: skip
+
+
+def _said(swap, found):
+    """What the model says of the object on another background."""
+    text = f"{in_markdown(swap['prediction'])} {number(swap['score'])}"
+    return text if _kept(swap, found) else f"**changed:** {text}"
 
 
 def _kept(swap, found):
@@ -57,63 +62,57 @@ def _small(picture):
     return data_uri(small)
 
 
-def split(results):
-    """What of the results is the panel's state, and what its data.
+def hold(found, cam_key, model):
+    """Keeps what was found; returns what ``explain_sample`` answers to the panel: its name, and the model.
 
     Args:
-        results: of :func:`results_of`
-
-    Returns:
-        (state, data)
+        found: the :class:`~operators.sample.summary.Explained`
+        cam_key: the CAM run that it was explained with, or None
+        model: the name of another model, or None
     """
-    state = {**results, "maps": None, "swaps": None}
-    data = {}
-    for row in ("maps", "swaps"):
-        state[row] = [card["text"] for card in results[row]]
-        data |= cards.data(f"explained_{row}", [card["picture"] for card in results[row]])
-    return state, data
+    return {"held": _HELD.put(results_of(found, cam_key, model)), "model": model}
 
 
-def draw(panel, handlers, state):
+def of_sample(names, sample_id):
+    """What was found of a sample last, a dict of :func:`results_of`; None if nothing is held."""
+    found = [_HELD.get(name) for name in names or []]
+    return next((one for one in found if one is not None and one["sample_id"] == sample_id), None)
+
+
+def draw(panel, handlers, shown):
     """Draws the page."""
-    found = state.get("explained") or {}
-    if found.get("sample_id") != state["sample_id"]:
+    found = shown["found"]
+    if found is None:
+        slow = (
+            "" if shown["model_held"] else " Loading the model takes some seconds the first time."
+        )
         panel.md(
-            "Tries the model on this photo: where it looked for its prediction and for the second or true class, "
-            "what tells the two apart, and what it says of the object on other backgrounds. "
-            f"{_first_time(state)}",
+            "Asks the model about this photo: where it looked for its prediction and for the second or true "
+            f"class, what tells the two apart, and what it says of the object on other backgrounds.{slow}",
             name="explain_about",
         )
     menu = panel.menu("explain_menu", gap=2)
-    if state.get("model_from"):
+    if shown["model_from"]:
         menu.btn(
             "explain", label="Explain this sample", icon="psychology_alt", variant="contained",
-            on_click=handlers.on_explain, title="With the model of the run on show",
+            on_click=handlers.on_explain, title="With the model of the run, or the one named last",
         )  # fmt: skip
     menu.btn(
         "other", label="With another model", icon="tune", variant="outlined",
         on_click=handlers.on_explain_other, title="Choose a model, and how many backgrounds",
     )  # fmt: skip
-    if found.get("sample_id") != state["sample_id"]:
+    if found is None:
         return
     cards.row(panel, "explained_maps", found["maps"])
     if found["swaps"]:
-        panel.md("**The object on other backgrounds**", name="explained_swaps_head")
+        panel.md("**The object on other backgrounds**", name="swaps_head")
         cards.row(panel, "explained_swaps", found["swaps"])
     panel.md(lines_in_markdown("\n".join(found["lines"])), name="explained_lines")
-    if found.get("no_peers"):
-        panel.md(in_markdown(found["no_peers"]), name="explained_no_peers")
-    elif found.get("cam_key"):
+    if found["no_peers"]:
+        panel.md(in_markdown(found["no_peers"]), name="no_peers_text")
+    elif found["cam_key"]:
         panel.menu("peers_menu").btn(
             "peers", label="Show peers in the grid", icon="groups", variant="outlined",
             on_click=handlers.on_peers,
             title="Samples of this class that the model predicts right, the most alike first",
         )  # fmt: skip
-
-
-def _first_time(state):
-    return (
-        ""
-        if state.get("model_held")
-        else "The first time the model is loaded, which takes some seconds."
-    )

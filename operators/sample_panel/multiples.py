@@ -58,8 +58,8 @@ def agreements(stored, fields):
     heats = {field: heat_in(stored.labels[field]) for field in fields}
     if len(fields) < 2 or heats[fields[0]] is None:
         return found
-    target = _target(stored.labels[fields[0]])
-    names = [f for f in fields if heats[f] is not None and _target(stored.labels[f]) == target]
+    first = stored.labels[fields[0]]
+    names = [f for f in fields if heats[f] is not None and _comparable(first, stored.labels[f])]
     maps = [torch.from_numpy(heats[f]).float()[None, None] for f in names]
     small = torch.cat([F.adaptive_avg_pool2d(one, GRID) for one in maps], 1)
     values = agreement(small).spearman[0, 0].tolist()
@@ -69,6 +69,11 @@ def agreements(stored, fields):
 
 def _target(label):
     return getattr(label, "target", None)
+
+
+def _comparable(one, other):
+    """Whether two maps explain the same; one without a target is the same for every class."""
+    return None in (_target(one), _target(other)) or _target(one) == _target(other)
 
 
 def text_of(stored, field, agreed, reference, of_methods):
@@ -87,7 +92,10 @@ def text_of(stored, field, agreed, reference, of_methods):
     label = stored.labels[field]
     method, layer = _method(label) or field, getattr(label, "layer", None)
     head = method if of_methods else f"{method}, {layer}"
-    lines = [f"**{in_markdown(head)}**", f"{in_markdown(_target(label) or 'no target')}"]
+    lines = [
+        f"**{in_markdown(head)}**",
+        f"{in_markdown(_target(label) or 'the same for every class')}",
+    ]
     status = getattr(label, "status", "ok")
     if status != "ok":
         lines.append(f"no heat: the map is {in_markdown(status)}")
@@ -99,10 +107,10 @@ def text_of(stored, field, agreed, reference, of_methods):
     ]
     lines += [" · ".join(numbers)] if numbers else []
     if field == reference:
-        lines.append("*the others are compared with this one*")
+        lines.append("*agreement is with this one*")
     elif agreed is not None:
         lines.append(f"agreement {number(agreed)}")
-    elif status == "ok" and _target(label) != _target(stored.labels[reference]):
+    elif status == "ok" and not _comparable(label, stored.labels[reference]):
         lines.append("another target: not compared")
     return "  \n".join(lines)
 

@@ -95,17 +95,20 @@ def _interval(changed, tried):
 
 def _analysed(head, stored):
     """Of the bias analysis of the run."""
-    said = _RESTS.get(stored.verdict)
+    said, reason = _RESTS.get(stored.verdict), _capital(stored.bias_number("reason"))
+    if said is None:
+        return f"{_UNKNOWN.format(name=head)}, although other backgrounds were tried", reason
+    text = f"The score of {head} {said}"
     loss, control = stored.bias_number("swap_drop"), stored.bias_number("same_drop")
-    text = f"The score of {head} {said}" if said else _UNKNOWN.format(name=head)
     if loss is not None:
         text += f": on backgrounds of other classes it {_moves(loss)}"
         text += "" if control is None else f", on those of its own class it {_moves(control)}"
     tried = len(stored.bias_number("donors") or [])
-    sure = stored.bias_number("reason") or ""
-    if tried:
-        sure = f"{counted(tried, 'backgrounds')} tried. {sure}".strip()
-    return text, sure
+    return text, f"{counted(tried, 'backgrounds')} tried. {reason}" if tried else reason
+
+
+def _capital(text):
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _moves(loss):
