@@ -39,8 +39,8 @@ class SamplePanel(foo.Panel):
         return types.RiskLevel.MEDIUM
 
     def on_load(self, ctx):
-        """Shows the open sample."""
-        ctx.panel.set_state(_FIRST)
+        """Shows the open sample; a panel that was moved begins again, and its fields show what is so."""
+        self._begin(ctx)
         self._measure(ctx)
 
     def on_change_current_sample(self, ctx):
@@ -50,7 +50,16 @@ class SamplePanel(foo.Panel):
     def on_change_dataset(self, ctx):
         """Begins again."""
         ctx.panel.state.clear()
-        ctx.panel.set_state(_FIRST)
+        self._begin(ctx)
+
+    def _begin(self, ctx):
+        """The first choices, as the state knows them and as the fields do."""
+        from . import frame
+
+        key = frame.key_of(ctx.dataset, ctx.panel.get_state("key"))
+        first = {n: ctx.panel.get_state(n) or v for n, v in _FIRST.items()}
+        fields = {"top": {"run": key}, "what_if_menu": {"replace": first["region"], "by": first["fill"]}}
+        ctx.panel.set_state({**first, "key": key, **fields})
 
     def render(self, ctx):
         """The panel's layout."""
