@@ -4,7 +4,16 @@ import fiftyone.operators.types as types
 
 from ..runs import lease
 from ..text import escape_labels
-from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
+from . import (
+    bias_tab,
+    clusters_tab,
+    job_status,
+    layout,
+    look_bar,
+    methods_tab,
+    overview_tab,
+    samples_tab,
+)
 
 TABS = {
     "overview": "Overview",
@@ -56,6 +65,7 @@ def draw(handlers, state):
         _no_runs(panel, handlers, state)
     else:
         _menu(panel, handlers, state)
+        look_bar.draw(panel, handlers, state.get("look"))
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
     view = types.GridView(

@@ -3,6 +3,9 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from . import look_bar
+from .look_bar import LookBar
+
 _URI = "@cam51/heatmaps"
 _HELP = (
     "Everything here is about the whole dataset; clicks change the grid only. "
@@ -15,7 +18,7 @@ _CHOICES = {
 }  # fmt: skip
 
 
-class CamPanel(foo.Panel):
+class CamPanel(LookBar, foo.Panel):
     """Runs of the dataset: overview, background bias, methods, clusters, samples."""
 
     @property
@@ -38,11 +41,13 @@ class CamPanel(foo.Panel):
 
     def on_load(self, ctx):
         """Chooses the newest run and fills the first tab."""
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def on_change_dataset(self, ctx):
         """Begins again."""
         ctx.panel.state.clear()
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def render(self, ctx):

@@ -37,24 +37,25 @@ def _photo(path, changed, side):
     return picture
 
 
-def heat_picture(path, heat):
-    """A small photo under a map in [0, 1], or without one, as a ``data:`` URI."""
-    return data_uri(overlaid(photo(path, SMALL), heat))
+def heat_picture(path, heat, look):
+    """A small photo under a map in [0, 1], or without one, in the dataset's look; a ``data:`` URI."""
+    return data_uri(overlaid(photo(path, SMALL), heat, look))
 
 
-def kept_picture(path, heat, kept):
+def kept_picture(path, heat, kept, look):
     """A photo with the heat that is kept, and its outline.
 
     Args:
         path: of the photo
         heat: (h, w) in [0, 1]
         kept: (h, w) bool on the same grid
+        look: the dataset's look, see :mod:`operators.runs.look`
 
     Returns:
         a ``data:`` URI
     """
     below = photo(path)
-    shown = np.array(overlaid(below, np.where(kept, heat, 0)))
+    shown = np.array(overlaid(below, np.where(kept, heat, 0), look))
     mask = cv2.resize(
         kept.astype(np.float32), (shown.shape[1], shown.shape[0]), interpolation=cv2.INTER_LINEAR
     )

@@ -14,13 +14,14 @@ HELD = 12
 _HELD = Held(HELD)
 
 
-def results_of(found, cam_key, model):
+def results_of(found, cam_key, model, look):
     """What the panel is sent of an ``Explained``: plain values, pictures as ``data:`` URIs.
 
     Args:
         found: the :class:`~operators.sample.summary.Explained`
         cam_key: the CAM run that it was explained with, or None
         model: the name of another model, or None
+        look: the dataset's look
 
     Returns:
         a dict
@@ -33,7 +34,7 @@ def results_of(found, cam_key, model):
         text = f"**{title.format(beside=beside)}**  \n{in_markdown(label.target)}"
         if label.status != "ok":
             text += f"  \nno heat: the map is {label.status}"
-        maps.append((_small(overlaid(found.photo, heat)), text))
+        maps.append((_small(overlaid(found.photo, heat, look)), text))
     swaps = [
         (_small(drawing.image(swap["picture"])), _said(swap, found)) for swap in found.swaps[:_MOST]
     ]
@@ -62,15 +63,16 @@ def _small(picture):
     return data_uri(small)
 
 
-def hold(found, cam_key, model):
+def hold(found, cam_key, model, look):
     """Keeps what was found; returns what ``explain_sample`` answers to the panel: its name, and the model.
 
     Args:
         found: the :class:`~operators.sample.summary.Explained`
         cam_key: the CAM run that it was explained with, or None
         model: the name of another model, or None
+        look: the dataset's look
     """
-    return {"held": _HELD.put(results_of(found, cam_key, model)), "model": model}
+    return {"held": _HELD.put(results_of(found, cam_key, model, look)), "model": model}
 
 
 def of_sample(names, sample_id):

@@ -5,6 +5,8 @@ import sys
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from ..panel import look_bar
+
 _URI = "@cam51/heatmaps"
 _HELP = (
     "The run's maps on the open sample. *Explain* asks the model about it, *What if* asks about the photo with a "
@@ -18,7 +20,7 @@ _CHOICES = {
 }  # fmt: skip
 
 
-class SamplePanel(foo.Panel):
+class SamplePanel(look_bar.LookBar, foo.Panel):
     """Maps of the open sample side by side, what its score rests on, and what if."""
 
     @property
@@ -58,8 +60,12 @@ class SamplePanel(foo.Panel):
 
         key = frame.key_of(ctx.dataset, ctx.panel.get_state("key"))
         first = {n: ctx.panel.get_state(n) or v for n, v in _FIRST.items()}
-        fields = {"top": {"run": key}, "what_if_menu": {"replace": first["region"], "by": first["fill"]}}
+        fields = {
+            "top": {"run": key},
+            "what_if_menu": {"replace": first["region"], "by": first["fill"]},
+        }
         ctx.panel.set_state({**first, "key": key, **fields})
+        look_bar.show(ctx)
 
     def render(self, ctx):
         """The panel's layout."""
