@@ -150,11 +150,18 @@ def draw(handlers, shown):
     else:
         _head(panel, handlers, shown)
         _PAGES[shown["page"]](panel, handlers, shown)
-    sx = {"pb": 6, "minWidth": 0}
+    sx = {"pb": 6, **_NARROW}
     view = types.GridView(
         orientation="vertical", gap=1, pad=2, componentsProps={"grid": {"sx": sx}}
     )
     return escape_labels(types.Property(panel, view=view))
+
+
+# nothing makes the panel wider than its place; menus go on in the next line
+_NARROW = {
+    "gridTemplateColumns": "minmax(0, 1fr)", "& > *": {"minWidth": 0},
+    "& .MuiGrid-container, & .MuiStack-root": {"flexWrap": "wrap"},
+}  # fmt: skip
 
 
 # Names of properties are no names of the state: what the state says would be drawn instead.
@@ -226,7 +233,7 @@ def _draw_kept(panel, handlers, shown):
     head = f"**{in_markdown(shown['field'])}** in large; click a picture above for another one"
     panel.md(head, name="kept_head")
     panel.float(
-        "share", label="Heat kept, in percent", default=shown["share"], min=threshold.LEAST,
+        "heat_kept", label="Heat kept, in percent", default=shown["share"], min=threshold.LEAST,
         max=threshold.MOST, on_change=handlers.on_share,
         view=types.SliderView(
             value_precision=0, label_position="top", view_multiple_of=threshold.STEP,

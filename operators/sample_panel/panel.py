@@ -63,6 +63,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         fields = {
             "top": {"run": key},
             "what_if_menu": {"replace": first["region"], "by": first["fill"]},
+            "heat_kept": first["share"],
         }
         ctx.panel.set_state({**first, "key": key, **fields})
         look_bar.show(ctx)
@@ -203,8 +204,9 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         """Replaces the region and asks the model."""
         from . import frame, what_if
 
-        state = dict(ctx.panel.state._data)
-        ctx.panel.set_state("work", None)
+        # the App tells of a choice a moment after it was made, so the fields are asked what it is
+        state = what_if.with_fields(dict(ctx.panel.state._data))
+        ctx.panel.set_state({"work": None, **{n: state[n] for n in what_if.FIELDS}})
         named = self._model(ctx)
         field = frame.shown_field(ctx.dataset, ctx.current_sample, state)
         try:

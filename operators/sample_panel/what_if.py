@@ -12,9 +12,18 @@ from .held import Held
 from .stored import heat_of_sample, objects_on
 
 _BOX = "box"
+#: what of the panel's state says what is asked
+FIELDS = ("region", "fill", "box")
 #: trials that are listed, the newest first
 LISTED = 6
 _HELD = Held(48)
+
+
+def with_fields(state):
+    """The panel's state with what its fields hold now: ``region``, ``fill`` and ``box``."""
+    menu = state.get("what_if_menu") or {}
+    now = {"region": menu.get("replace"), "fill": menu.get("by"), "box": state.get("numbers")}
+    return {**state, **{name: now[name] or state.get(name) for name in FIELDS}}
 
 
 def choices_of(dataset, sample_id):
