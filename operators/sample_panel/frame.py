@@ -157,11 +157,8 @@ def draw(handlers, shown):
     return escape_labels(types.Property(panel, view=view))
 
 
-# nothing makes the panel wider than its place; menus go on in the next line
-_NARROW = {
-    "gridTemplateColumns": "minmax(0, 1fr)", "& > *": {"minWidth": 0},
-    "& .MuiGrid-container, & .MuiStack-root": {"flexWrap": "wrap"},
-}  # fmt: skip
+# nothing makes the panel wider than its place
+_NARROW = {"gridTemplateColumns": "minmax(0, 1fr)"}
 
 
 # Names of properties are no names of the state: what the state says would be drawn instead.
@@ -174,14 +171,14 @@ def _head(panel, handlers, shown):
     if shown.get("sure"):
         panel.md(in_markdown(shown["sure"]), name="how_sure")
     if shown["runs"]:
-        menu = panel.menu("top", gap=2, align_y="center")
+        menu = panel.menu("top", **cards.MENU)
         choices = types.DropdownView(label="Run")
         for run in shown["runs"]:
             choices.add_choice(run["key"], label=run["label"])
         menu.enum(
             "run", choices.values(), default=shown["key"], view=choices, on_change=handlers.on_run
         )
-    row = panel.menu("pages", gap=1, align_y="center")
+    row = panel.menu("pages", **cards.MENU)
     for value, label in PAGES.items():
         row.btn(
             f"page_{value}", label=label, on_click=handlers.on_page, params={"page": value},
@@ -203,7 +200,7 @@ def _draw_maps(panel, handlers, shown):
             panel, "no_runs", "No heatmaps yet",
             "Compute class activation maps for the dataset, or explain this one sample.",
         )  # fmt: skip
-        panel.menu("start_menu").btn(
+        panel.menu("start_menu", **cards.MENU).btn(
             "compute", label="Compute class activation maps", icon="local_fire_department",
             variant="contained", on_click=handlers.on_compute,
         )  # fmt: skip
