@@ -146,12 +146,13 @@ class CamJob(Job):
         Yields:
             a :class:`Progress` after each batch
         """
+        dataset, key = self.dataset, self.plan.cam_key
         try:
             yield from self._run()
         except Exception:
             # the error on its way says what is wrong, also where the database is away
             with contextlib.suppress(PyMongoError), pymongo.timeout(10):
-                record.forget_deleted(self.dataset)
+                leftovers.clear_deleted(dataset, key)
             raise
 
     def _run(self):

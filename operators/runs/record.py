@@ -486,16 +486,6 @@ def delete_document(number):
     db().runs.delete_one({"_id": number})
 
 
-def forget_deleted(dataset):
-    """Deletes the records of runs of a dataset that is gone: who deleted it knew none that came after."""
-    if is_there(dataset):
-        return
-    for row in db().runs.find(
-        {"_dataset_id": dataset._doc.id, "config.method": METHOD}, {"_id": 1}
-    ):
-        delete_document(row["_id"])
-
-
 def jsonable(value):
     """Returns a value as JSON has it.
 
