@@ -116,6 +116,7 @@ def is_listed(dataset, key, document):
     return db().datasets.count_documents(query, limit=1) > 0
 
 
+@retried
 def stored_paths(dataset):
     """The paths of a dataset's stored schema, nested ones too; empty if the dataset is gone."""
     schema = level_of(dataset).schema_entry
