@@ -4,7 +4,16 @@ import fiftyone.operators.types as types
 
 from ..runs import lease
 from ..text import escape_labels
-from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
+from . import (
+    bias_tab,
+    clusters_tab,
+    job_status,
+    layout,
+    methods_tab,
+    overview_tab,
+    samples_tab,
+    watch,
+)
 
 TABS = {
     "overview": "Overview",
@@ -58,6 +67,7 @@ def draw(handlers, state):
         _menu(panel, handlers, state)
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
+    watch.draw(panel, handlers)
     view = types.GridView(
         orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
     )

@@ -55,8 +55,9 @@ class CamPanel(foo.Panel):
         """Reads what the tab in front shows; what was chosen is kept."""
         from ..runs import record
         from ..runs.run import Run
-        from . import frame, overview_tab
+        from . import frame, overview_tab, watch
 
+        seen = watch.stamp(ctx.dataset)  # first: what changes while this reads is noticed next time
         state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
         state.update(chosen)
         record.refresh(ctx.dataset)
@@ -64,7 +65,7 @@ class CamPanel(foo.Panel):
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "overview"
-        values = {"runs": runs, "key": key, "tab": tab}
+        values = {"runs": runs, "key": key, "tab": tab, "seen": seen}
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
@@ -88,6 +89,10 @@ class CamPanel(foo.Panel):
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
+        if method == "on_watch":
+            from . import watch
+
+            return not watch.has_changed(ctx)
         if method == "on_cluster_name":
             from . import clusters_tab
 
@@ -96,6 +101,10 @@ class CamPanel(foo.Panel):
             return names.get(_cluster_number(ctx), "") == clusters_tab.tidy(value)
         name = _CHOICES.get(method)
         return name is not None and value == ctx.panel.get_state(name)
+
+    def on_watch(self, ctx):
+        """Something changed since the panel was filled: in another tab, by a run, from Python."""
+        self._fill(ctx)
 
     # choices
 
@@ -119,7 +128,7 @@ class CamPanel(foo.Panel):
 
     def on_compute(self, ctx):
         """Opens the form of ``compute_cams``."""
-        ctx.prompt(f"{_URI}/compute_cams")
+        self._prompt(ctx, "compute_cams")
 
     def on_examine(self, ctx):
         """Opens the form of ``find_background_bias`` for this run."""
