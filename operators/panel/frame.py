@@ -5,6 +5,7 @@ import fiftyone.operators.types as types
 from ..runs import lease
 from ..text import escape_labels
 from . import (
+    background,
     bias_tab,
     clusters_tab,
     job_status,
@@ -61,13 +62,14 @@ def draw(handlers, state):
         a ``types.Property``
     """
     panel = types.Object()
+    background.draw(panel, handlers, state.get("work"))
     if not state.get("runs"):
         _no_runs(panel, handlers, state)
     else:
         _menu(panel, handlers, state)
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
-    watch.draw(panel, handlers)
+    watch.draw(panel, handlers, state.get("work"))
     view = types.GridView(
         orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
     )

@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .background import WorkEvents, work_on
+
 _URI = "@cam51/heatmaps"
 _HELP = (
     "Everything here is about the whole dataset; clicks change the grid only. "
@@ -15,7 +17,7 @@ _CHOICES = {
 }  # fmt: skip
 
 
-class CamPanel(foo.Panel):
+class CamPanel(WorkEvents, foo.Panel):
     """Runs of the dataset: overview, background bias, methods, clusters, samples."""
 
     @property
@@ -66,6 +68,7 @@ class CamPanel(foo.Panel):
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "overview"
         values = {"runs": runs, "key": key, "tab": tab, "seen": seen}
+        values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
@@ -92,7 +95,7 @@ class CamPanel(foo.Panel):
         if method == "on_watch":
             from . import watch
 
-            return not watch.has_changed(ctx)
+            return watch.changes(ctx) is None
         if method == "on_cluster_name":
             from . import clusters_tab
 
@@ -104,7 +107,12 @@ class CamPanel(foo.Panel):
 
     def on_watch(self, ctx):
         """Something changed since the panel was filled: in another tab, by a run, from Python."""
-        self._fill(ctx)
+        from . import watch
+
+        if watch.changes(ctx) == "work":
+            self.show_work(ctx)
+        else:
+            self._fill(ctx)
 
     # choices
 

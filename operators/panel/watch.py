@@ -7,10 +7,11 @@ import json
 import fiftyone.operators.types as types
 
 from ..runs import lease, record
+from .background import is_busy, work_on
 
-# Between two looks. Each asks the database for some entries of the records, and draws nothing where they
-# are the same.
-_SECONDS = 5
+# Between two looks, while nothing and while something is being computed. Each asks the database for some
+# entries of the records, and draws nothing where they are the same.
+_SECONDS, _BUSY_SECONDS = 5, 2
 _JOBS = ("bias", "compare")
 _WHOSE = ("status", "token", "dataset_id", "host", "pid", "space", "heartbeat")
 _SHOWN = ("started", "ended", "stop", "error")
@@ -35,16 +36,23 @@ def stamp(dataset):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def has_changed(ctx):
-    """Whether the dataset is another than the panel shows; False too where it cannot be told now.
+def changes(ctx):
+    """What the panel has to draw again.
 
     Args:
-        ctx: the execution context of the panel, whose state has the text of the last look, ``seen``
+        ctx: the execution context of the panel, whose state has the text of the last look, ``seen``, and what
+            was being computed then, ``work``
+
+    Returns:
+        ``"all"``, ``"work"`` or None, which is also returned where it cannot be told now
     """
     # whatever is wrong here, such as a dataset that was deleted, is no reason to put an error in the panel's place
     with contextlib.suppress(Exception):
-        return stamp(ctx.dataset) != ctx.panel.get_state("seen")
-    return False
+        if stamp(ctx.dataset) != ctx.panel.get_state("seen"):
+            return "all"
+        if work_on(ctx.dataset) != (ctx.panel.get_state("work") or []):
+            return "work"
+    return None
 
 
 def _entries():
@@ -58,7 +66,8 @@ def _job(dataset, stored):
     return [lease.job_status_of(dataset, stored), *(stored.get(name) for name in _SHOWN)]
 
 
-def draw(panel, handlers):
-    """Lets the App ask every few seconds whether something changed."""
-    view = types.TimerView(interval=1000 * _SECONDS, on_interval=handlers.on_watch)
+def draw(panel, handlers, work):
+    """Lets the App ask every few seconds whether something changed, more often while something is computed."""
+    seconds = _BUSY_SECONDS if is_busy(work) else _SECONDS
+    view = types.TimerView(interval=1000 * seconds, on_interval=handlers.on_watch)
     panel.view("watch", view)
