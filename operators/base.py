@@ -133,9 +133,20 @@ class JobOperator(foo.Operator):
 
     def _prepared(self, samples, arguments, origin):
         """The prepared job; made anew where the database goes away meanwhile."""
+        from fiftyone.core.dataset import DatasetNotFoundError
+        from mongoengine.errors import DoesNotExist
+
+        from .runs.record import is_there
         from .runs.retry import retry_on_disconnect
 
-        return retry_on_disconnect(self.make_job, samples, arguments, origin)
+        try:
+            return retry_on_disconnect(self.make_job, samples, arguments, origin)
+        except (DoesNotExist, DatasetNotFoundError) as gone:
+            if is_there(samples._root_dataset):
+                raise
+            raise ValueError(
+                f"samples: the dataset {samples._root_dataset.name!r} was deleted while the call was prepared"
+            ) from gone
 
     def run_here(self, job, progress):
         """Runs a job with one progress bar per phase; returns its summary.

@@ -146,6 +146,15 @@ class CamJob(Job):
         Yields:
             a :class:`Progress` after each batch
         """
+        try:
+            yield from self._run()
+        except Exception:
+            # the error on its way says what is wrong, also where the database is away
+            with contextlib.suppress(PyMongoError), pymongo.timeout(10):
+                record.forget_deleted(self.dataset)
+            raise
+
+    def _run(self):
         with contextlib.ExitStack() as stack:
             stack.enter_context(load.on_device(self.model))
             loader, team = self._loader(), None

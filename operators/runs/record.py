@@ -105,6 +105,11 @@ def lacks_fields(dataset, fields, coloured):
     return not (set(fields) <= schema and set(map(level.path, coloured)) <= colours)
 
 
+def is_there(dataset):
+    """Whether a dataset exists, whatever its copy in memory says."""
+    return db().datasets.count_documents({"_id": dataset._doc.id}, limit=1) > 0
+
+
 def is_listed(dataset, key, document):
     """Whether a dataset exists and has a run's document under its key."""
     query = {"_id": dataset._doc.id, f"runs.{key}": document}
@@ -497,6 +502,16 @@ def delete_document(number):
     if stored.get("results") is not None:
         stored_files().delete(stored["results"])
     db().runs.delete_one({"_id": number})
+
+
+def forget_deleted(dataset):
+    """Deletes the records of runs of a dataset that is gone: who deleted it knew none that came after."""
+    if is_there(dataset):
+        return
+    for row in db().runs.find(
+        {"_dataset_id": dataset._doc.id, "config.method": METHOD}, {"_id": 1}
+    ):
+        delete_document(row["_id"])
 
 
 def jsonable(value):
