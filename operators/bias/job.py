@@ -31,7 +31,7 @@ from . import findings as analysis
 from . import schema as store
 from .boxes import analyse_boxes, detect_one, object_field
 from .images import analyse_images
-from .params import check_plain_field, make_folder
+from .params import NOISY, PROBE, check_plain_field, make_folder
 from .report import check_report
 from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
@@ -127,6 +127,38 @@ class BiasJob(Job):
             self.plan.explain(self.model, image)
             explain = partial(self.plan.explain, self.model)
             check_batch(self.settings.batch_size, self.model, image, explain)
+
+    def planned(self):
+        """Its phases, and how many items each has."""
+        from ...cam_core.bias.noise_sensitivity import TRIALS
+
+        s, count = self.settings, len(self.rows)
+        tested = min(count, PROBE if s.probe == "auto" else s.probe)
+        first = {} if self._existing else {"computing heatmaps": count}
+        swapped = tested * (2 + s.donors * (1 + s.control))
+        if self.object_field is not None:
+            own = {
+                "looking for objects": count,
+                "preparing pictures": tested,
+                "swapping surroundings": swapped,
+            }
+        elif self.objects:
+            own = {
+                "measuring heat": count,
+                "preparing pictures": 2 * tested,
+                "swapping backgrounds": swapped,
+                "removing hot pixels": 2 * tested,
+            }
+            own.update({"adding noise": 2 * TRIALS * min(tested, NOISY)} if s.noise else {})
+        else:
+            regions = tested * (1 + 2 * s.donors)
+            own = {
+                "measuring heat": count,
+                "preparing pictures": 2 * tested,
+                "replacing the border": regions,
+                "replacing the hottest": regions,
+            }
+        return {**first, **own, "writing": count}
 
     def before(self):
         """Computes the heatmaps of a new run."""

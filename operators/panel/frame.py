@@ -4,7 +4,17 @@ import fiftyone.operators.types as types
 
 from ..runs import lease
 from ..text import escape_labels
-from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
+from . import (
+    background,
+    bias_tab,
+    clusters_tab,
+    job_status,
+    layout,
+    methods_tab,
+    overview_tab,
+    samples_tab,
+    watch,
+)
 
 TABS = {
     "overview": "Overview",
@@ -52,12 +62,14 @@ def draw(handlers, state):
         a ``types.Property``
     """
     panel = types.Object()
+    background.draw(panel, handlers, state.get("work"))
     if not state.get("runs"):
         _no_runs(panel, handlers, state)
     else:
         _menu(panel, handlers, state)
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
+    watch.draw(panel, handlers, state.get("work"))
     view = types.GridView(
         orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
     )

@@ -3,6 +3,8 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .background import WorkEvents, work_on
+
 _URI = "@cam51/heatmaps"
 _HELP = (
     "Everything here is about the whole dataset; clicks change the grid only. "
@@ -15,7 +17,7 @@ _CHOICES = {
 }  # fmt: skip
 
 
-class CamPanel(foo.Panel):
+class CamPanel(WorkEvents, foo.Panel):
     """Runs of the dataset: overview, background bias, methods, clusters, samples."""
 
     @property
@@ -55,8 +57,9 @@ class CamPanel(foo.Panel):
         """Reads what the tab in front shows; what was chosen is kept."""
         from ..runs import record
         from ..runs.run import Run
-        from . import frame, overview_tab
+        from . import frame, overview_tab, watch
 
+        seen = watch.stamp(ctx.dataset)  # first: what changes while this reads is noticed next time
         state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
         state.update(chosen)
         record.refresh(ctx.dataset)
@@ -64,7 +67,8 @@ class CamPanel(foo.Panel):
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "overview"
-        values = {"runs": runs, "key": key, "tab": tab}
+        values = {"runs": runs, "key": key, "tab": tab, "seen": seen}
+        values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
@@ -88,6 +92,10 @@ class CamPanel(foo.Panel):
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
+        if method == "on_watch":
+            from . import watch
+
+            return watch.changes(ctx) is None
         if method == "on_cluster_name":
             from . import clusters_tab
 
@@ -96,6 +104,15 @@ class CamPanel(foo.Panel):
             return names.get(_cluster_number(ctx), "") == clusters_tab.tidy(value)
         name = _CHOICES.get(method)
         return name is not None and value == ctx.panel.get_state(name)
+
+    def on_watch(self, ctx):
+        """Something changed since the panel was filled: in another tab, by a run, from Python."""
+        from . import watch
+
+        if watch.changes(ctx) == "work":
+            self.show_work(ctx)
+        else:
+            self._fill(ctx)
 
     # choices
 
@@ -119,7 +136,7 @@ class CamPanel(foo.Panel):
 
     def on_compute(self, ctx):
         """Opens the form of ``compute_cams``."""
-        ctx.prompt(f"{_URI}/compute_cams")
+        self._prompt(ctx, "compute_cams")
 
     def on_examine(self, ctx):
         """Opens the form of ``find_background_bias`` for this run."""

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from ..text import counted
-from . import artifacts, lease, locking, record, results, saved_views
+from . import artifacts, background, lease, locking, record, results, saved_views
 from .level import level_of
 from .plain_data import PlainData
 from .process import here, is_gone
@@ -33,7 +33,7 @@ class Leftovers(PlainData):
 
     Attributes:
         locks: of processes that died while they changed a dataset's schema
-        records: of runs that no dataset lists
+        records: of runs that no dataset lists, and of runs in the background of datasets that are gone
         results: files of results that no record points to
         views: saved views of runs that their dataset does not list, or whose dataset is gone
         files: of maps that no sample points to, also half-written ones
@@ -79,7 +79,8 @@ def clear(dataset):
 def clear_database():
     """Deletes locks, records, results and views that nobody points to; returns :class:`Leftovers`."""
     return Leftovers(
-        locks=locking.drop_left_locks(), records=_clear_records(), results=_clear_results(),
+        locks=locking.drop_left_locks(), records=_clear_records() + background.delete_of_nobody(),
+        results=_clear_results(),
         views=saved_views.delete_of_nobody(),
     )  # fmt: skip
 

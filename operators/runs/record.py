@@ -160,6 +160,24 @@ def config_of(dataset, key):
     return complete(stored["config"], stored["config"].get("dataset_id") == str(dataset._doc.id))
 
 
+@retried
+def read_entries(dataset, names):
+    """Reads some entries of the records of all of a dataset's CAM runs, in two queries.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        names: of entries, or paths in them
+
+    Returns:
+        a list of pairs (key, dict of what the record has of these); none of a dataset that was deleted
+    """
+    listed = db().datasets.find_one({"_id": dataset._doc.id}, {"runs": True}) or {}
+    keys = {number: key for key, number in (listed.get("runs") or {}).items()}
+    query = {"_id": {"$in": list(keys)}, "config.method": METHOD}
+    rows = db().runs.find(query, {f"config.{name}": True for name in names})
+    return [(keys[row["_id"]], row.get("config") or {}) for row in rows]
+
+
 def complete(stored, own):
     """What :func:`config_of` returns of a stored record.
 

@@ -630,10 +630,10 @@ def test_clicks_tell_the_app(analysed, relies):
     assert "No samples were stored" in sent["notify"]["message"]
     _, _, sent = call("on_leader", dataset, {"row": 3}, state)
     assert "set_active_fields" not in sent, "a floor has no field"
-    for method in ("on_examine", "on_compare"):
+    for method in ("on_examine", "on_compare", "on_compute"):
         _, _, sent = call(method, dataset, {}, state)
         prompted = sent["prompt_user_for_operation"]
-        assert KEY in str(prompted["params"])
+        assert (KEY in str(prompted["params"])) == (method != "on_compute")
         for end in ("on_success", "on_error"):  # the panel shows what became of it
             assert prompted[end].endswith("on_changed")
     _, _, sent = call("on_leader", dataset, {"row": 0}, state)
@@ -736,6 +736,40 @@ def test_who_is_listed(plugin):
         "free_model",
     }
     assert ours <= {i.name for i in plugin.instances} - listed
+
+
+# what others do
+
+
+def test_what_others_do_is_noticed_and_nothing_else_is_drawn(make_dataset, photos, plugin):
+    dataset = make_dataset()
+    state, _, _ = call("on_load", dataset)
+    same, _, sent = call("on_watch", dataset, {}, state)
+    assert (same, sent) == (state, {})
+    make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
+    state, _, sent = call("on_watch", dataset, {}, state)
+    assert [run["key"] for run in state["runs"]] == [KEY]
+    assert "show_panel_output" in sent
+    store = inner("bias.schema")
+    with store.register(dataset, KEY, {"samples": 5}) as held:
+        state, _, sent = call("on_watch", dataset, {}, state)
+        assert state["bias_work"]["running"]
+        assert call("on_watch", dataset, {}, state)[2] == {}
+        store.RECORDS.finish(dataset, KEY, "failed", error="it is broken", held=held)
+    state, _, _ = call("on_watch", dataset, {}, state)
+    assert "it is broken" in state["bias_work"]["text"]
+    inner("runs.record").update(dataset, KEY, heartbeat="a later one")
+    assert call("on_watch", dataset, {}, state)[2] == {}, "that it is alive is no news"
+    dataset.delete()
+    assert call("on_watch", make_dataset(), {}, {"seen": state["seen"]})[2] != {}
+
+
+def test_a_dataset_that_was_deleted_is_no_error_in_the_panel(make_dataset, plugin):
+    dataset = make_dataset()
+    state, _, _ = call("on_load", dataset)
+    dataset.delete()
+    gone = types.SimpleNamespace(name=dataset.name)
+    assert call("on_watch", gone, {}, state)[2] == {}
 
 
 # texts of others
