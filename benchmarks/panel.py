@@ -40,7 +40,7 @@ TABS = [
     ("Bias", "Score lost on other backgrounds, per class", 3),
     ("Methods", "Faithfulness", 1),
     ("Clusters", "Where heatmaps look alike", 0),
-    ("Samples", "Heat on object", 0),
+    ("Samples", "What to look at first", 0),
 ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..bias.findings import interval_of
 from ..bias.schema import field_names
-from ..text import in_chart, in_markdown
+from ..text import counted, in_chart, in_markdown
 from . import charts, clusters_tab, layout, overview_tab
 from .views import BACKGROUND, OBJECT
 
@@ -218,7 +218,7 @@ def fill(run, chosen, analysed):
         if len(bars) > len(shown)
         else "",
         "has_evidence": evidence is not None,
-        "unsure": (evidence or {}).get("unknown", 0),
+        "evidence_sum": evidence_sum(evidence, summary.unit),
         "has_points": bool(points["ids"]),
         "bins": [[b["low"], b["high"]] for b in bins],
         "calibration": f"{reason[0].upper()}{reason[1:]}." if reason else "",
@@ -228,6 +228,20 @@ def fill(run, chosen, analysed):
     data = {"bars": charts.bars_chart(shown, summary.unit), "evidence": evidence_rows(evidence)}
     data.update(points=charts.heat_chart(points), calibration=charts.calibration_chart(bins))
     return state, data
+
+
+def evidence_sum(counts, unit="samples"):
+    """How the numbers of the table add up, in a sentence."""
+    if counts is None:
+        return ""
+    listed = sum(n for name, n in counts.items() if name != "unknown")
+    unsure = counts["unknown"]
+    if not unsure:
+        return f"The four numbers add up to the {counted(listed, f'tested {unit}')}."
+    return (
+        f"{counted(listed + unsure, f'tested {unit}')}: {listed:,} in the table, {unsure:,} undecided, as "
+        "the test could not tell what their score rests on."
+    )
 
 
 def evidence_rows(counts):
@@ -291,16 +305,9 @@ def draw(panel, handlers, state):
 def _evidence(panel, handlers, state):
     if not state.get("has_evidence"):
         return
-    unsure = state.get("unsure") or 0
-    left_out = (
-        f" {unsure:,} tested samples are in neither column: their verdict is another one."
-        if unsure
-        else ""
-    )
     layout.heading(
         panel, "evidence_head", "Right, and for the right reason?",
-        "Predictions against what their score rests on. Click a number to see its samples."
-        + left_out,
+        f"{state.get('evidence_sum') or ''} Click a number to see its samples.".strip(),
     )  # fmt: skip
     columns = {
         "prediction": "Prediction",

@@ -168,9 +168,22 @@ def _coloured(heat):
 
 def _photos(run, ids):
     """Square tiles of samples, their heat of the run's first field laid over."""
+    return list(tiles(run, ids).values())
+
+
+def tiles(run, ids):
+    """Square pictures of samples, their heat of the run's first field laid over.
+
+    Args:
+        run: the :class:`~operators.runs.run.Run`
+        ids: of samples of images
+
+    Returns:
+        ``{id: PIL image}`` in the order of the ids, None where the file cannot be read
+    """
     fields = run.heatmap_fields[:1]
     view = run.dataset.select(list(ids), ordered=True).select_fields(fields)
-    return [_photo(sample, sample[fields[0]] if fields else None) for sample in view]
+    return {s.id: _photo(s, s[fields[0]] if fields else None) for s in view}
 
 
 def _photo(sample, label):

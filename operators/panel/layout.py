@@ -4,6 +4,9 @@ import fiftyone.operators.types as types
 
 from . import charts, job_status
 
+# of what is in a row: as wide as it needs to be
+_FREE = {"item": {"sx": {"width": "auto", "maxWidth": "100%"}}}
+
 
 def note(panel, name, label, text, kind=types.Notice):
     """Adds a notice, or an error."""
@@ -13,6 +16,64 @@ def note(panel, name, label, text, kind=types.Notice):
 def heading(panel, name, label, text=None):
     """Adds a heading."""
     panel.view(name, types.HeaderView(label=label, description=text))
+
+
+def row(panel, name):
+    """Adds a row of buttons and choices, of several lines where the panel is narrow."""
+    sx = {"display": "flex", "flexWrap": "wrap", "alignItems": "center"}
+    return panel.menu(name, gap=1, pad=0, componentsProps={"grid": {"sx": sx}})
+
+
+def button(menu, name, label, icon, on_click, **options):
+    """Adds a button as wide as its text to a :func:`row`."""
+    menu.btn(name, label=label, icon=icon, on_click=on_click, componentsProps=_FREE, **options)
+
+
+def choice(menu, name, label, values, chosen, on_change):
+    """Adds a choice to a :func:`row`.
+
+    What it shows is the panel's state of its path, ``<row>.<name>``: the App takes the default only
+    until somebody chose.
+
+    Args:
+        menu: of :func:`row`
+        name: of the choice
+        label: what it is about
+        values: a dict value -> text
+        chosen: the value that is chosen
+        on_change: called when another is
+    """
+    view = types.DropdownView(label=label, componentsProps=_FREE)
+    for value, text in values.items():
+        view.add_choice(value, label=text)
+    menu.enum(name, view.values(), default=chosen, view=view, on_change=on_change)
+
+
+def card(panel, name, text, pictured, label, on_click, params):
+    """Adds a picture that can be clicked, a text beside it, and a button that does the same.
+
+    Args:
+        panel: where to add it
+        name: of the card; the picture is the panel's data ``<name>.picture``
+        text: as Markdown
+        pictured: whether there is a picture
+        label: of the button
+        on_click: called by a click on the picture and on the button
+        params: what it is called with
+    """
+    columns = f"{'auto ' * pictured}minmax(0, 1fr) auto"
+    sx = {"gridTemplateColumns": columns, "alignItems": "center"}
+    view = types.GridView(
+        orientation="horizontal", gap=2, componentsProps={"grid": {"sx": sx}}
+    )  # fmt: skip
+    content = types.Object()
+    panel.define_property(name, content, view=view)
+    if pictured:
+        content.img(
+            "picture", on_click=on_click, params=params, width="76px", height="76px", alt_text=label
+        )
+    content.md(text, name="text")
+    content.btn("do", label=label, on_click=on_click, params=params, variant="outlined")
 
 
 def todo(panel, name, label, text, button, icon, on_click):

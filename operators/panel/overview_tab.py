@@ -7,7 +7,7 @@ import fiftyone.operators.types as types
 from ..bias.schema import field_names
 from ..bias.summary import BiasSummary
 from ..runs.run import Run
-from ..text import lines_in_markdown
+from ..text import counted, lines_in_markdown
 from . import clusters_tab, layout
 from .views import BACKGROUND, OBJECT
 
@@ -191,7 +191,7 @@ def verdict_rows(counts):
             "bar": "━" * max(1, round(_BAR * n / most)),
         }
         for verdict, n in counts.items()
-    ]
+    ] + [{"verdict": "in all", "samples": f"{total:,}", "share": "", "bar": ""}] * (len(counts) > 1)
 
 
 def draw(panel, handlers, state):
@@ -205,6 +205,12 @@ def draw(panel, handlers, state):
         )  # fmt: skip
         columns = {"verdict": "Verdict", "samples": "Samples", "share": "Share", "bar": ""}
         layout.table(panel, "verdict_rows", columns, on_click_row=handlers.on_verdict)
+    elif state.get("accepted"):
+        layout.note(
+            panel, "all_accepted", "No verdict is left to count",
+            f"All {counted(state['accepted'], 'tested samples')} are in clusters that were accepted as "
+            "context. Clusters > Count again takes that back.",
+        )  # fmt: skip
     layout.heading(panel, "facts_head", "The run")
     layout.table(panel, "facts", {"what": "", "value": ""})
     _run_menu(panel, handlers, state)

@@ -15,6 +15,15 @@ _CHOICES = {
 }  # fmt: skip
 
 
+_UNKNOWN = object()
+
+# what needs no run; everything else acts on the one that the selector shows
+_ANY_RUN = (
+    "on_load", "on_unload", "on_change_dataset", "on_run", "on_changed", "on_renamed", "on_compute",
+    "on_reset", "on_tab",
+)  # fmt: skip
+
+
 class CamPanel(foo.Panel):
     """Runs of the dataset: overview, background bias, methods, clusters, samples."""
 
@@ -57,22 +66,23 @@ class CamPanel(foo.Panel):
         from ..runs.run import Run
         from . import frame, overview_tab
 
-        state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
-        state.update(chosen)
+        names = ("tab", "kind", "measure")
+        state = {name: ctx.panel.get_state(name) for name in names}
+        state.update({"key": self._key(ctx), **chosen})
         record.refresh(ctx.dataset)
         runs = overview_tab.run_choices(ctx.dataset)
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "overview"
-        values = {"runs": runs, "key": key, "tab": tab}
+        # the selector's own value: the App takes its default only until somebody chose
+        values = {"runs": runs, "key": key, "tab": tab, "top.run": key}
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
             more, data = frame.fill(Run.open(ctx.dataset, key), tab, state)
             values.update(more)
-        known = dict(ctx.panel.state._data)
         # a late answer must not set back what was chosen meanwhile, such as the tab
-        changed = {k: v for k, v in values.items() if k not in known or known[k] != v}
+        changed = {k: v for k, v in values.items() if ctx.panel.get_state(k, _UNKNOWN) != v}
         # at once: the App draws the panel again for every call
         if changed:
             ctx.panel.set_state(changed)
@@ -83,7 +93,21 @@ class CamPanel(foo.Panel):
         """Handles an event; one that says what is so already changes and draws nothing."""
         if self._known(ctx):
             return None
+        if ctx.params.get("__method__") not in _ANY_RUN and self._is_gone(ctx):
+            return None
         return super().execute(ctx)
+
+    def _is_gone(self, ctx):
+        """Whether the run that an event is about was deleted or renamed elsewhere; says so then."""
+        from ..runs import record
+
+        record.refresh(ctx.dataset)
+        key = self._key(ctx)
+        if key is None or key in record.list_runs(ctx.dataset):
+            return False
+        ctx.ops.notify(f"The run {key} is gone; nothing was done", variant="warning")
+        self.on_changed(ctx)
+        return True
 
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
@@ -100,8 +124,9 @@ class CamPanel(foo.Panel):
     # choices
 
     def on_run(self, ctx):
-        """Another run was chosen."""
+        """Another run was chosen: the panel and the grid show it."""
         self._fill(ctx, key=ctx.params.get("value"))
+        self._show_run(ctx)
 
     def on_tab(self, ctx):
         """Another tab was chosen."""
@@ -147,7 +172,9 @@ class CamPanel(foo.Panel):
 
     def on_run_rename(self, ctx):
         """Opens the form of ``rename_cam_run``."""
-        self._prompt_run(ctx, "rename_cam_run")
+        params = {"cam_key": self._key(ctx)}
+        ended = {"on_success": self.on_renamed, "on_error": self.on_changed}
+        ctx.prompt(f"{_URI}/rename_cam_run", params=params, **ended)
 
     def on_run_delete(self, ctx):
         """Opens the form of ``delete_cam_run``, which says what goes."""
@@ -183,7 +210,14 @@ class CamPanel(foo.Panel):
 
     def on_changed(self, ctx):
         """A form that was opened here changed something, or failed, which is told too."""
+        before = ctx.panel.get_state("key")
         self._fill(ctx)
+        if ctx.panel.get_state("key") not in (None, before):
+            self._show_run(ctx)
+
+    def on_renamed(self, ctx):
+        """The run has another key: it stays the one that is shown."""
+        self._fill(ctx, key=(ctx.params.get("result") or {}).get("cam_key"))
 
     def on_reset(self, ctx):
         """Shows all samples again, and what is true by now."""
@@ -237,7 +271,7 @@ class CamPanel(foo.Panel):
     def on_point(self, ctx):
         """A point: its sample."""
         if ctx.params.get("id"):
-            ctx.ops.open_sample(id=ctx.params["id"])
+            self._open(ctx, ctx.params["id"])
 
     def on_bin(self, ctx):
         """A bar of the calibration: its samples."""
@@ -259,6 +293,9 @@ class CamPanel(foo.Panel):
         field = methods_tab.field_of_row(comparison, row)
         if field is not None:
             self._activate(ctx, [field])
+        else:
+            said = "A floor is made up while methods are compared; it has no heatmaps to show"
+            ctx.ops.notify(said, variant="info")
 
     def on_pair(self, ctx):
         """A cell of the matrix: the samples where two methods split most, with both heatmaps."""
@@ -309,10 +346,10 @@ class CamPanel(foo.Panel):
         ctx.panel.set_state("clusters", rows)
 
     def on_sample(self, ctx):
-        """A row of the table: opens its sample."""
+        """A picture of the queue: opens its sample."""
         ids, row = ctx.panel.get_state("sample_ids") or [], ctx.params.get("row")
-        if isinstance(row, int) and row < len(ids):
-            ctx.ops.open_sample(id=ids[row])
+        if isinstance(row, int) and 0 <= row < len(ids):
+            self._open(ctx, ids[row])
 
     def on_listed(self, ctx):
         """All samples of the table, in its order."""
@@ -322,7 +359,10 @@ class CamPanel(foo.Panel):
         self._show(ctx, views.chosen_view(ctx.dataset, ids))
 
     def _key(self, ctx):
-        return ctx.panel.get_state("key")
+        """The run that the selector shows, which the App knows a moment before the panel does."""
+        shown = (ctx.panel.get_state("top") or {}).get("run")
+        listed = [run["key"] for run in ctx.panel.get_state("runs") or []]
+        return shown if shown in listed else ctx.panel.get_state("key")
 
     def _run(self, ctx):
         from ..runs.run import Run
@@ -331,12 +371,26 @@ class CamPanel(foo.Panel):
 
     def _show(self, ctx, view):
         """Lets the grid show a view, with the run's first heatmaps and its verdicts."""
+        self._show_run(ctx)
+        ctx.ops.set_view(view)
+
+    def _open(self, ctx, sample_id):
+        """Opens a sample with what the grid shows of the run: it has a list of fields of its own."""
+        self._show_run(ctx)
+        ctx.ops.open_sample(id=sample_id)
+        self._show_run(ctx)
+
+    def _show_run(self, ctx):
+        """Shows the run's first heatmaps and its verdicts, instead of another run's."""
         from ..bias.schema import field_names
 
+        if self._key(ctx) is None:
+            return
         run = self._run(ctx)
         verdict, fields = field_names(run.key)[0], run.heatmap_fields[:1]
-        self._activate(ctx, [*fields, *([verdict] if ctx.dataset.get_field(verdict) else [])])
-        ctx.ops.set_view(view)
+        fields += [verdict] if ctx.dataset.get_field(verdict) else []
+        if fields:
+            self._activate(ctx, fields)
 
     def _activate(self, ctx, fields):
         """Shows these of our fields, and of the others what was shown before."""

@@ -97,7 +97,7 @@ def test_it_fits_beside_the_grid_of_a_laptop(app, analysed):
         ("Bias", "Score lost on other backgrounds, per class"),
         ("Methods", "Faithfulness"),
         ("Clusters", "Where heatmaps look alike"),
-        ("Samples", "Heat on object"),
+        ("Samples", "What to look at first"),
     ):
         app.tab(name, text)
         assert app.panel.evaluate(wide) == [], name
@@ -179,11 +179,11 @@ def test_samples_and_scale(panel_app, analysed):
     wait_for(paler, 30, "the grid shows it")
     app.picture("scaled")
 
-    app.tab("Samples", "Heat on object")
+    app.tab("Samples", "What to look at first")
     app.picture("samples")
-    app.page.get_by_role("button", name="Show in grid").click()
+    app.page.get_by_role("button", name="Show all 25 in the grid").click()
     app.wait_for_samples(25)
-    app.page.get_by_role("button", name="Open", exact=True).first.click()
+    app.panel.locator("img[src^='data:image/jpeg']").first.click()
     app.page.locator("[data-cy=modal]").wait_for()
     app.picture("sample")
 
@@ -295,7 +295,8 @@ def test_labels_of_others_fetch_nothing(panel_app, make_dataset, photos, plugin,
         app.panel.locator("strong", has_text=name).first.wait_for()
     assert app.page.locator("img[src*='evil']").count() == 0
     app.picture("clusters")
-    app.tab("Samples", panel_common.HOSTILE[0])
+    app.tab("Samples", "What to look at first")
+    app.panel.get_by_text(panel_common.HOSTILE[0]).first.wait_for()
     app.picture("samples")
     assert asked
     assert not [url for url in asked if "evil" in url]

@@ -115,7 +115,8 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     app.picture("details")
     app.page.keyboard.press("Escape")
     dialog = app.press("Delete", "Delete a CAM run")
-    dialog.get_by_text("Deletes renamed_gradcam, renamed_prediction").wait_for()
+    dialog.get_by_text("Deletes the run renamed").wait_for()
+    dialog.get_by_text("the fields renamed_gradcam, renamed_prediction").wait_for()
     app.execute(dialog, "delete")
     wait_for(lambda: status(dataset, "renamed") is None, 30, "it is gone", step=0.3)
     assert not [f for f in dataset.get_field_schema() if f.startswith("renamed")]

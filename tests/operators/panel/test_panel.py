@@ -114,16 +114,21 @@ def test_evidence_table(analysed, relies):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("unsure", "said"), [(0, False), (7, True)])
-def test_samples_of_neither_column_are_said(plugin, unsure, said):
+@pytest.mark.parametrize("unsure", [0, 7])
+def test_counts_of_the_evidence_add_up(plugin, unsure):
+    counts = {
+        "right_object": 24, "right_background": 22, "wrong_object": 21, "wrong_background": 3,
+        "unknown": unsure,
+    }  # fmt: skip
+    said = inner("panel.bias_tab").evidence_sum(counts)
+    assert f"{70 + unsure} tested samples" in said
+    assert ("7 undecided" in said) == bool(unsure)
     draw = inner("panel.frame").draw
     state = {
         "runs": [{"key": "run", "label": "run"}], "key": "run", "tab": "bias",
-        "bias_status": "finished", "has_evidence": True, "unsure": unsure,
+        "bias_status": "finished", "has_evidence": True, "evidence_sum": said,
     }  # fmt: skip
-    panel = cam_panel().CamPanel()
-    text = json.dumps(draw(panel, state).to_json())
-    assert ("7 tested samples are in neither column" in text) == said
+    assert said in json.dumps(draw(cam_panel().CamPanel(), state).to_json())
 
 
 def test_blind_spots_name_what_was_not_tested(analysed):
@@ -150,6 +155,7 @@ def test_an_analysis_of_objects_says_what_it_counts(analysed, relies):
     state, data = fill(run_of(dataset), "overview", {})
     assert "of 50 tested objects" in state["sentences"][0]
     counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
+    assert counts.pop("in all") == sum(counts.values())
     assert state["verdicts"] == list(counts)
     assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
     for verdict, count in counts.items():
@@ -402,8 +408,29 @@ def test_most_telling_samples(analysed, relies):
     surest = samples.table(run_of(dataset), "surest", 1)[0]["id"]
     assert surest == ids[int(columns["score"].argmax())]
     assert samples.table(run_of(dataset), "weakest", 1)[0]["id"] == ids[int(drop.argmin())]
-    assert not {"verdict", "label"} & set(samples.columns_of("wrong_reason", True))
-    assert set(samples.columns_of("weakest", False)) == {"file", "prediction", "score"}
+    assert [r["order"] for r in rows] == drop[expected].tolist()
+    said = samples.card_text(3, rows[0], "wrong_reason")
+    assert said.startswith(f"**3. {rows[0]['file']}** · dependence {drop[first]:.2f}")
+    assert f"Loses {drop[first]:.2f} of its score" in said
+    assert RELIES not in said, "all of the queue have it"
+    assert RELIES in samples.card_text(3, rows[0], "dependent")
+
+
+def test_the_queue_has_pictures(analysed, tmp_path):
+    dataset, _, _ = analysed
+    state, data = inner("panel.samples_tab").fill(run_of(dataset), {"kind": "weakest"}, True)
+    assert state["pictured"] == [True] * 12
+    assert len(state["sample_ids"]) == 25
+    assert opened(data["card_0.picture"]).shape == (104, 104, 3)
+    gone = {state["sample_ids"][1]: str(tmp_path / "gone.png")}
+    dataset.set_values("filepath", gone, key_field="id")
+    state, data = inner("panel.samples_tab").fill(run_of(dataset), {"kind": "weakest"}, True)
+    assert state["pictured"][:3] == [True, False, True]
+    drawn = elements(
+        dataset, {"runs": [{"key": KEY, "label": KEY}], "key": KEY, "tab": "samples", **state}
+    )
+    assert "picture" in drawn["card_0"]["type"]["properties"]
+    assert "picture" not in drawn["card_1"]["type"]["properties"]
 
 
 # the panel itself
@@ -427,6 +454,7 @@ def call(method, dataset, params=None, state=None, active=()):
     sent = []
     ctx.trigger = lambda name, params=None: sent.append((name, params))
     panel.execute(ctx)
+    call.told = [name for name, _ in sent]
     data = {}
     for name, told in sent:
         if name == "patch_panel_data":
@@ -506,6 +534,64 @@ def test_a_fresh_server_opens_it_without_torch(analysed):
     assert run_python(OPENED, dataset.name).split()[-1] == "False"
 
 
+@pytest.fixture
+def two(analysed):
+    """Two runs, the newer one without results: (dataset, state of a panel that shows the newer)."""
+    dataset, _, _ = analysed
+    record = inner("runs.record")
+    record.register(dataset, "later", {"model": "m"}, ["later_gradcam"])
+    record.update(dataset, "later", started="2999-01-01T00:00:00+00:00", status="finished")
+    state, _, _ = call("on_load", dataset)
+    assert state["key"] == state["top"]["run"] == "later"
+    return dataset, state
+
+
+def test_a_button_acts_on_the_run_that_the_selector_shows(two):
+    """The App has what was chosen at once, the panel when it was told."""
+    dataset, state = two
+    _, _, sent = call("on_run_delete", dataset, {}, {**state, "top": {"run": KEY}})
+    assert sent["prompt_user_for_operation"]["params"] == {"cam_key": KEY}
+    _, _, sent = call("on_run_delete", dataset, {}, state)
+    assert sent["prompt_user_for_operation"]["params"] == {"cam_key": "later"}
+
+
+def test_the_selector_follows_a_run_that_is_gone_or_renamed(two):
+    dataset, state = two
+    inner("runs.info").delete(dataset, "later")
+    after, _, sent = call("on_changed", dataset, {}, state)
+    assert after["key"] == after["top"]["run"] == KEY
+    assert FIELDS[0] in sent["set_active_fields"]["fields"], "the grid shows what the panel shows"
+    inner("runs.rename").rename_run(dataset, KEY, "other", {})
+    result = {"result": {"cam_key": "other", "fields": {}}}
+    after, _, _ = call("on_renamed", dataset, result, after)
+    assert after["key"] == after["top"]["run"] == "other"
+
+
+def test_nothing_is_done_to_another_run_than_the_one_shown(two):
+    dataset, state = two
+    inner("runs.info").delete(dataset, "later")
+    after, _, sent = call("on_run_delete", dataset, {}, state)
+    assert "prompt_user_for_operation" not in sent
+    assert "The run later is gone" in sent["notify"]["message"]
+    assert after["key"] == KEY
+    import fiftyone.operators as foo
+
+    ctx = foo.executor.ExecutionContext(
+        {"dataset_name": dataset.name, "params": {"cam_key": "later"}}
+    )
+    form = foo.get_operator("@cam51/heatmaps/delete_cam_run").resolve_input(ctx).to_json()
+    assert form["type"]["properties"]["cam_key"]["invalid"]
+    assert "notice" not in form["type"]["properties"]
+
+
+def test_choosing_a_run_switches_the_grid(two):
+    dataset, state = two
+    shown = ["label", "later_gradcam"]
+    after, _, sent = call("on_run", dataset, {"value": KEY}, {**state, "top": {"run": KEY}}, shown)
+    assert after["key"] == KEY
+    assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
+
+
 def test_a_heading_is_no_row(analysed):
     dataset, _, _ = analysed
     state, _, _ = call("on_load", dataset)
@@ -517,9 +603,10 @@ def test_a_heading_is_no_row(analysed):
 
 def test_shares_of_verdicts_are_drawn_and_written():
     rows = inner("panel.overview_tab").verdict_rows({RELIES: 900, ON_OBJECT: 99, "cannot say": 1})
-    assert [row["share"] for row in rows] == ["90 %", "10 %", "< 1 %"]
+    assert [row["share"] for row in rows] == ["90 %", "10 %", "< 1 %", ""]
     # what is there shows
-    assert [len(row["bar"]) for row in rows] == [16, 2, 1]
+    assert [len(row["bar"]) for row in rows] == [16, 2, 1, 0]
+    assert rows[-1]["samples"] == "1,000"
 
 
 def test_a_name_is_what_somebody_typed(analysed):
@@ -630,6 +717,7 @@ def test_clicks_tell_the_app(analysed, relies):
     assert "No samples were stored" in sent["notify"]["message"]
     _, _, sent = call("on_leader", dataset, {"row": 3}, state)
     assert "set_active_fields" not in sent, "a floor has no field"
+    assert "has no heatmaps" in sent["notify"]["message"]
     for method in ("on_examine", "on_compare"):
         _, _, sent = call(method, dataset, {}, state)
         prompted = sent["prompt_user_for_operation"]
@@ -645,8 +733,12 @@ def test_clicks_tell_the_app(analysed, relies):
     assert "were deleted" in sent["notify"]["message"]
     dataset.rename_sample_field("elsewhere", field)
     state, _, _ = call("on_tab", dataset, {"tab": "samples"})
-    _, _, sent = call("on_sample", dataset, {"row": 1}, state)
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
+    # for the grid, and again for the open sample, which has a list of fields of its own
+    told = [name for name in call.told if name in ("set_active_fields", "open_sample")]
+    assert told == ["set_active_fields", "open_sample", "set_active_fields"]
+    assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
     state, _, _ = call("on_tab", dataset, {"tab": "bias"})
     _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
     assert "set_view" not in sent, "a heading"
@@ -666,7 +758,7 @@ def test_an_analysis_as_the_operator_stores_it(agree, plugin):
     assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
     assert all(x > 0.5 for x in data["bars"][0]["x"])
     assert data["evidence"][0]["background"] == "48"
-    assert state["unsure"] == 0
+    assert "48 tested samples" in state["evidence_sum"]
     assert data["evidence"][0]["object"] == "0"
     _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 1}, {"key": "run"})
     assert "set_view" not in sent, "an empty grid says less than a word"
