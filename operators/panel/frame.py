@@ -4,25 +4,17 @@ import fiftyone.operators.types as types
 
 from ..runs import lease
 from ..text import escape_labels
-from . import bias_tab, clusters_tab, job_status, layout, methods_tab, overview_tab, samples_tab
+from . import bias_tab, job_status, layout, methods_tab, overview_tab, samples_tab
 
-TABS = {
-    "overview": "Overview",
-    "bias": "Bias",
-    "methods": "Methods",
-    "clusters": "Clusters",
-    "samples": "Samples",
-}
+#: pages, named by what one does on them
+TABS = {"see": "See", "test": "Test", "compare": "Compare", "samples": "Samples"}
 # each has fill(run, chosen, analysed) and draw(panel, handlers, state)
 _FILES = {
-    "overview": overview_tab,
-    "bias": bias_tab,
-    "methods": methods_tab,
-    "clusters": clusters_tab,
+    "see": overview_tab,
+    "test": bias_tab,
+    "compare": methods_tab,
     "samples": samples_tab,
 }
-
-
 # what is wide is made narrower, not the panel wider
 _FIT = {
     "container": {"sx": {"containerType": "inline-size"}},
@@ -36,7 +28,7 @@ def fill(run, tab, chosen):
     Args:
         run: the :class:`~operators.runs.run.Run`
         tab: the name of a tab
-        chosen: a dict of what was chosen on it: ``kind``, ``measure``
+        chosen: a dict of what was chosen on it: ``kind``, ``measure``, ``open`` (the parts that are)
 
     Returns:
         (state, data): state is small and comes back with every event, data is what charts, tables
@@ -64,7 +56,7 @@ def draw(handlers, state):
     else:
         _menu(panel, handlers, state)
         _tabs(panel, handlers, state)
-        _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
+        _FILES[state.get("tab") or "see"].draw(panel, handlers, state)
     view = types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=_FIT)
     return escape_labels(types.Property(panel, view=view))
 
@@ -112,7 +104,7 @@ def _menu(panel, handlers, state):
 
 def _tabs(panel, handlers, state):
     """A row of buttons: the App reports a tab of its own half a second late, and twice."""
-    front, row = state.get("tab") or "overview", layout.row(panel, "tabs")
+    front, row = state.get("tab") or "see", layout.row(panel, "tabs")
     for value, label in TABS.items():
         variant = "contained" if value == front else None
         params = {"tab": value}

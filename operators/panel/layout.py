@@ -4,8 +4,8 @@ import fiftyone.operators.types as types
 
 from . import charts, job_status
 
-# of what is in a row: as wide as it needs to be
-_FREE = {"item": {"sx": {"width": "auto", "maxWidth": "100%"}}}
+#: of what is in a row: as wide as it needs to be
+FREE = {"item": {"sx": {"width": "auto", "maxWidth": "100%"}}}
 
 
 def note(panel, name, label, text, kind=types.Notice):
@@ -26,7 +26,7 @@ def row(panel, name):
 
 def button(menu, name, label, icon, on_click, **options):
     """Adds a button as wide as its text to a :func:`row`."""
-    menu.btn(name, label=label, icon=icon, on_click=on_click, componentsProps=_FREE, **options)
+    menu.btn(name, label=label, icon=icon, on_click=on_click, componentsProps=FREE, **options)
 
 
 def choice(menu, name, label, values, chosen, on_change):
@@ -43,7 +43,7 @@ def choice(menu, name, label, values, chosen, on_change):
         chosen: the value that is chosen
         on_change: called when another is
     """
-    view = types.DropdownView(label=label, componentsProps=_FREE)
+    view = types.DropdownView(label=label, componentsProps=FREE)
     for value, text in values.items():
         view.add_choice(value, label=text)
     menu.enum(name, view.values(), default=chosen, view=view, on_change=on_change)
@@ -76,11 +76,31 @@ def card(panel, name, text, pictured, label, on_click, params):
     content.btn("do", label=label, on_click=on_click, params=params, variant="outlined")
 
 
-def todo(panel, name, label, text, button, icon, on_click):
+def fold(panel, handlers, state, name, label, menu=None):
+    """Adds a button that opens or closes a part of the page; returns whether it is open.
+
+    Args:
+        panel: where to add it
+        handlers: the panel
+        state: a dict; ``open`` lists the parts that are
+        name: of the part
+        label: what it is called
+        menu (None): a :func:`row` that the button stands in; by default one of its own
+    """
+    opened = name in (state.get("open") or [])
+    button(
+        menu or row(panel, f"{name}_fold"), f"{name}_button", label,
+        "expand_less" if opened else "expand_more", handlers.on_fold, params={"part": name},
+        icon_position="right",
+    )  # fmt: skip
+    return opened
+
+
+def todo(panel, name, label, text, label_of_button, icon, on_click):
     """An empty state: what is missing, why one would want it, and the button that does it."""
     note(panel, name, label, text)
-    menu = panel.menu(f"{name}_menu")
-    menu.btn(f"{name}_button", label=button, icon=icon, variant="contained", on_click=on_click)
+    menu = row(panel, f"{name}_menu")
+    button(menu, f"{name}_button", label_of_button, icon, on_click, variant="contained")
 
 
 def needs_bias(panel, handlers, state):

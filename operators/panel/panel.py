@@ -25,7 +25,7 @@ _ANY_RUN = (
 
 
 class CamPanel(foo.Panel):
-    """Runs of the dataset: overview, background bias, methods, clusters, samples."""
+    """Runs of the dataset: what they show, what was tested, compared, and which samples to look at."""
 
     @property
     def config(self):
@@ -66,16 +66,17 @@ class CamPanel(foo.Panel):
         from ..runs.run import Run
         from . import frame, overview_tab
 
-        names = ("tab", "kind", "measure")
+        names = ("tab", "kind", "measure", "open")
         state = {name: ctx.panel.get_state(name) for name in names}
         state.update({"key": self._key(ctx), **chosen})
         record.refresh(ctx.dataset)
         runs = overview_tab.run_choices(ctx.dataset)
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
-        tab = state["tab"] or "overview"
+        tab = state["tab"] or "see"
         # the selector's own value: the App takes its default only until somebody chose
         values = {"runs": runs, "key": key, "tab": tab, "top.run": key}
+        values["open"] = state["open"] or []
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
@@ -140,6 +141,16 @@ class CamPanel(foo.Panel):
         """Another measure of agreement was chosen."""
         self._fill(ctx, measure=ctx.params.get("value"))
 
+    def on_fold(self, ctx):
+        """A part of the page is opened, or closed."""
+        part, opened = ctx.params.get("part"), ctx.panel.get_state("open") or []
+        left = [name for name in opened if name != part]
+        self._fill(ctx, open=left if part in opened else [*opened, part])
+
+    def on_queue(self, ctx):
+        """The queue of samples of a kind."""
+        self._fill(ctx, tab="samples", kind=ctx.params.get("kind"))
+
     # operators
 
     def on_compute(self, ctx):
@@ -153,6 +164,10 @@ class CamPanel(foo.Panel):
     def on_compare(self, ctx):
         """Opens the form of ``compare_cams`` for this run."""
         self._prompt(ctx, "compare_cams", cam_keys=[self._key(ctx)])
+
+    def on_region(self, ctx):
+        """Opens the form of ``test_region`` for this run."""
+        self._prompt_run(ctx, "test_region")
 
     def on_run_view(self, ctx):
         """Opens the form of ``load_cam_view``."""
@@ -236,6 +251,12 @@ class CamPanel(foo.Panel):
         self._fill(ctx)
 
     # clicks
+
+    def on_portrait(self, ctx):
+        """A portrait of a class: its samples."""
+        from . import views
+
+        self._show(ctx, views.explained_view(self._run(ctx), ctx.params.get("label")))
 
     def on_verdict(self, ctx):
         """A row of the verdicts: its samples."""
