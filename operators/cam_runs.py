@@ -290,7 +290,7 @@ class RenameCamRun(foo.Operator):
         moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
         ctx.ops.reload_dataset()
         ctx.ops.set_active_fields([moves.get(field, field) for field in shown])
-        return {"fields": moves}
+        return {"cam_key": ctx.params["new_key"], "fields": moves}
 
 
 class DeleteCamRun(foo.Operator):
@@ -309,22 +309,16 @@ class DeleteCamRun(foo.Operator):
     def resolve_input(self, ctx):
         """Which run; what goes is said."""
         from .forms import runs
-        from .runs import keys
-        from .runs import record as run_record
 
         inputs = types.Object()
         key = runs.choose_run(inputs, ctx)
         if key is not None:
-            fields = ", ".join(keys.fields_of(ctx.dataset, key))
-            views = ", ".join(run_record.config_of(ctx.dataset, key).saved_views)
-            views = f"the saved views {views}" if views else "its saved views"
-            inputs.view(
-                "notice",
-                types.Warning(
-                    label=f"Deletes {fields}",
-                    description=f"and {views}, the files and the record of the run",
-                ),
+            goes = "; ".join(runs.what_goes(ctx.dataset, key))
+            warning = types.Warning(
+                label=f"Deletes the run {key}",
+                description=f"What goes: {goes}. This cannot be undone.",
             )
+            inputs.view("notice", warning)
         return runs.form(inputs, self.config.label)
 
     def __call__(self, samples, cam_key):
