@@ -112,6 +112,7 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
         from .forms import sample
+        from .runs import look
         from .runs.plain_data import answer
 
         arguments = sample.arguments_of(ctx)
@@ -121,10 +122,9 @@ class ExplainSample(foo.Operator):
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()
-        # of the scheme of this session, only the fields' colours are replaced
-        colours = ctx.dataset.app_config.color_scheme.fields
-        ctx.trigger("set_color_scheme", {"fields": colours})
-        shown = sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        named = arguments.get("cam_key"), arguments.get("model")
+        shown = sample.results_of(found, look.look_of(ctx.dataset), *named)
         return {**shown, "explained": answer(found)}
 
     def resolve_output(self, ctx):

@@ -7,6 +7,7 @@ from .compute_cams import ComputeCams, ReopenComputeCams
 from .explain_sample import ExplainSample, FreeModel, ShowPeers
 from .find_background_bias import FindBackgroundBias
 from .heat_to_detections import HeatToDetections
+from .heatmap_look import SetHeatmapLook, ShowHeatmapLook
 from .list_layers import ListLayers
 from .panel.panel import CamPanel, OpenCamPanel
 from .region import TestRegion
@@ -19,6 +20,6 @@ OPERATORS = [
     ComputeCams, FindBackgroundBias, TestRegion, ShowHeatmaps, ListLayers, *cam_runs.OPERATORS, RerunCams,
     ReopenComputeCams, RegisterModel, RemoveModel, ListModels,
     CompareCams, OpenCamPanel, SameScale, ExplainSample, ShowPeers, FreeModel,
-    HeatToDetections, MakeCamModel,
+    HeatToDetections, MakeCamModel, SetHeatmapLook, ShowHeatmapLook,
 ]  # fmt: skip
 PANELS = [CamPanel]

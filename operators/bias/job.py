@@ -182,11 +182,6 @@ class BiasJob(Job):
         yield from self._write(found)
         return self._summarise(found)
 
-    @property
-    def colours(self):
-        """The colours of heatmap fields that this job made, for the App; None if it made none."""
-        return None if self._cams is None else self._cams.colours
-
     def used(self):
         """What the record says of the settings."""
         return {
@@ -244,13 +239,14 @@ class BiasJob(Job):
             verdicts: ``{sample id: verdict}``
             labelled: whether it is known which predictions are right
         """
-        from ..runs.app_style import activate_fields
+        from ..runs.app_style import activate_fields, colour_values
 
         s, verdict = self.settings, store.field_names(self.cam_key)[0]
 
         def change():
             self.held.check("nothing more")
             store.add_index(self.dataset, self.cam_key)
+            colour_values(self.dataset, verdict, store.VERDICT_COLOURS)
             self.active_fields = activate_fields(self.dataset, [verdict])
             self.views = []
             if s.views:

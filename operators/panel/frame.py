@@ -9,6 +9,7 @@ from . import (
     bias_tab,
     job_status,
     layout,
+    look_bar,
     methods_tab,
     overview_tab,
     samples_tab,
@@ -65,6 +66,7 @@ def draw(handlers, state):
         _no_runs(panel, handlers, state)
     else:
         _menu(panel, handlers, state)
+        look_bar.draw(panel, handlers, state.get("look"))
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "see"].draw(panel, handlers, state)
     watch.draw(panel, handlers, state.get("work"))

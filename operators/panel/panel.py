@@ -3,7 +3,9 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from . import look_bar
 from .background import WorkEvents, work_on
+from .look_bar import LookBar
 
 _URI = "@cam51/heatmaps"
 _HELP = (
@@ -22,10 +24,11 @@ _UNKNOWN = object()
 _ANY_RUN = (
     "on_load", "on_unload", "on_change_dataset", "on_run", "on_changed", "on_renamed", "on_compute",
     "on_reset", "on_tab", "on_watch", "on_work_stop", "on_work_dismiss", "on_work_show",
+    "on_look_ramp", "on_look_opacity", "on_look_hidden",
 )  # fmt: skip
 
 
-class CamPanel(WorkEvents, foo.Panel):
+class CamPanel(LookBar, WorkEvents, foo.Panel):
     """Runs of the dataset: what they show, what was tested, compared, and which samples to look at."""
 
     @property
@@ -48,11 +51,13 @@ class CamPanel(WorkEvents, foo.Panel):
 
     def on_load(self, ctx):
         """Chooses the newest run and fills the first tab."""
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def on_change_dataset(self, ctx):
         """Begins again."""
         ctx.panel.state.clear()
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def render(self, ctx):
