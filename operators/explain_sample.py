@@ -24,13 +24,6 @@ class ExplainSample(foo.Operator):
             risk_level=types.RiskLevel.MEDIUM,
         )
 
-    def resolve_placement(self, ctx):
-        """A button beside an open sample."""
-        return types.Placement(
-            types.Places.SAMPLES_VIEWER_ACTIONS,
-            types.Button(label="Explain this sample", icon="psychology_alt", prompt=True),
-        )
-
     def resolve_input(self, ctx):
         """Run or model: nothing has to be chosen where there is a run."""
         from .forms import sample
@@ -118,6 +111,11 @@ class ExplainSample(foo.Operator):
         arguments = sample.arguments_of(ctx)
         check_from_app(arguments)
         found = self(ctx.dataset, **arguments)
+        if ctx.params.get("in_panel"):
+            from .sample_panel import explained
+
+            named = arguments.get("cam_key"), arguments.get("model")
+            return explained.hold(found, *named, look.look_of(ctx.dataset))
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.
@@ -131,7 +129,7 @@ class ExplainSample(foo.Operator):
         """The sentence, the composites with their predictions, and what can be done next."""
         from .forms import sample
 
-        return sample.output(ctx)
+        return None if ctx.params.get("in_panel") else sample.output(ctx)
 
 
 class ShowPeers(foo.Operator):

@@ -14,12 +14,13 @@ from .region import TestRegion
 from .register_model import ListModels, RegisterModel, RemoveModel
 from .rerun_cams import RerunCams
 from .same_scale import SameScale
+from .sample_panel.panel import OpenSamplePanel, SamplePanel
 from .show_heatmaps import ShowHeatmaps
 
 OPERATORS = [
     ComputeCams, FindBackgroundBias, TestRegion, ShowHeatmaps, ListLayers, *cam_runs.OPERATORS, RerunCams,
     ReopenComputeCams, RegisterModel, RemoveModel, ListModels,
-    CompareCams, OpenCamPanel, SameScale, ExplainSample, ShowPeers, FreeModel,
+    CompareCams, OpenCamPanel, OpenSamplePanel, SameScale, ExplainSample, ShowPeers, FreeModel,
     HeatToDetections, MakeCamModel, SetHeatmapLook, ShowHeatmapLook,
 ]  # fmt: skip
-PANELS = [CamPanel]
+PANELS = [CamPanel, SamplePanel]

@@ -96,13 +96,14 @@ def _frames(video, numbers, shown, fields):
             yield Drawn(f"{name}, frame {number}", picture, labels, seconds)
 
 
-def overlaid(photo, heat, look):
+def overlaid(photo, heat, look=None):
     """A photo under its heat, as the App shows it.
 
     Args:
         photo: a PIL image
         heat: (h, w) in [0, 1] over the same image, or None
-        look: the dataset's :class:`~cam_core.spatial.overlay.Look`, see :mod:`operators.runs.look`
+        look (None): the dataset's :class:`~cam_core.spatial.overlay.Look`, see :mod:`operators.runs.look`; fire
+            over the upper two thirds by default
 
     Returns:
         a PIL image of the photo's size
