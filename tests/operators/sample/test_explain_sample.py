@@ -452,15 +452,11 @@ def test_captions_are_broken_and_none_is_cut():
 
 
 def test_many_backgrounds_are_shown_in_rows_of_four():
-    import base64
-    import io
-
     from PIL import Image
 
     def size(count):
         tile = (Image.new("RGB", (512, 384)), "a class of several words", "0.50", False)
-        data = inner("forms.sample").sheet([tile] * count).partition(",")[2]
-        return Image.open(io.BytesIO(base64.b64decode(data))).size
+        return inner("forms.sample").sheet([tile] * count).size
 
     one, four, five = size(1), size(4), size(5)
     assert one == four

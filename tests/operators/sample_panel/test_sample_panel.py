@@ -63,12 +63,12 @@ def test_every_method_is_a_picture_of_its_own(dataset):
     texts = [text for _, text in shown["method_cards"]]
     assert pictures[0].shape == pictures[1].shape
     assert abs(pictures[0] - pictures[2]).max() > 60
-    # hot where its map is hot: the red of the overlay rises there against another map's picture
+    # hot where its map is hot: fire is bright there, and another map's picture is not
     height, width = pictures[0].shape[:2]
     spot = np.s_[
         int(0.3 * height) - 3 : int(0.3 * height) + 3, int(0.2 * width) - 3 : int(0.2 * width) + 3
     ]
-    assert (pictures[0] - pictures[2])[spot][..., 2].mean() < 0, "less blue under the heat"
+    assert (pictures[0] - pictures[2])[spot].mean() > 20
     label = dataset.first()[FIELDS[0]]
     assert "**gradcam**" in texts[0]
     assert label.target in texts[0]
