@@ -4,6 +4,8 @@ import fiftyone.operators.types as types
 
 from . import charts, job_status
 
+#: a panel in which tables become lists; the frame is the container
+NARROW = "@container (max-width: 500px)"
 #: of what is in a row: as wide as it needs to be
 FREE = {"item": {"sx": {"width": "auto", "maxWidth": "100%"}}}
 
@@ -137,7 +139,8 @@ def table(panel, name, columns, help_of=None, rows=0, actions=(), **options):
         **options: of ``types.TableView``
     """
     # the App's own least width is more than a panel beside the grid has
-    table = types.TableView(componentsProps={"table": {"sx": {"minWidth": 0}}}, **options)
+    sx = {"minWidth": 0, NARROW: _as_list(list(columns.values()))}
+    table = types.TableView(componentsProps={"table": {"sx": sx}}, **options)
     for number, (key, label) in enumerate(columns.items()):
         table.add_column(key, label=label)
         for row in range(rows if key in (help_of or {}) else 0):
@@ -146,6 +149,24 @@ def table(panel, name, columns, help_of=None, rows=0, actions=(), **options):
         table.add_row_action(**action)
     # the last step: what is added afterwards would not be seen
     panel.obj(name, view=table)
+
+
+def _as_list(labels):
+    """The styles of a table that is a list: each row a block, each number with its column's label."""
+    styles = {
+        "& thead": {"display": "none"},
+        "& tr": {"display": "block", "borderBottom": "1px solid rgba(128, 128, 128, 0.3)", "py": 1},
+        "& td": {"display": "inline-block", "border": 0, "py": 0.25, "overflowWrap": "anywhere"},
+        "& td:first-of-type": {"fontWeight": "bold"},
+    }
+    for number, label in enumerate(labels[1:], 2):
+        if label:
+            said = label.replace("\\", "\\\\").replace('"', '\\"')
+            styles[f"& td:nth-of-type({number})::before"] = {
+                "content": f'"{said}: "',
+                "opacity": 0.7,
+            }
+    return styles
 
 
 def plot(panel, name, layout, on_click):
