@@ -227,7 +227,7 @@ def fill(run, chosen, analysed):
         "evidence": evidence_rows(evidence),
         **strips,
     }
-    if "heat" in (chosen.get("open") or []):
+    if (chosen.get("open") or {}).get("heat"):
         points, bins = heat_points(run), calibration_bins(run)
         reason = (summary.calibration or {}).get("reason")
         state.update({

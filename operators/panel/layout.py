@@ -84,12 +84,12 @@ def fold(panel, handlers, state, name, label, menu=None):
     Args:
         panel: where to add it
         handlers: the panel
-        state: a dict; ``open`` lists the parts that are
+        state: a dict; its ``open`` says of parts whether they are
         name: of the part
         label: what it is called
         menu (None): a :func:`row` that the button stands in; by default one of its own
     """
-    opened = name in (state.get("open") or [])
+    opened = bool((state.get("open") or {}).get(name))
     button(
         menu or row(panel, f"{name}_fold"), f"{name}_button", label,
         "expand_less" if opened else "expand_more", handlers.on_fold, params={"part": name},
@@ -158,6 +158,7 @@ def _as_list(labels):
         "& tr": {"display": "block", "borderBottom": "1px solid rgba(128, 128, 128, 0.3)", "py": 1},
         "& td": {"display": "inline-block", "border": 0, "py": 0.25, "overflowWrap": "anywhere"},
         "& td:first-of-type": {"fontWeight": "bold"},
+        "& td:empty": {"display": "none"},
     }
     for number, label in enumerate(labels[1:], 2):
         if label:
