@@ -286,9 +286,12 @@ class RenameCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Renames it and reloads the dataset; what was shown is shown under its new name."""
+        from .runs import look
+
         shown = ctx.active_fields or []
         moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
         ctx.ops.reload_dataset()
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
         ctx.ops.set_active_fields([moves.get(field, field) for field in shown])
         return {"cam_key": ctx.params["new_key"], "fields": moves}
 
@@ -344,10 +347,13 @@ class DeleteCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Deletes it, says what went, and reloads the dataset."""
+        from .runs import look
         from .runs.plain_data import answer
 
+        looked = look.is_set(ctx.dataset)
         deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset, whole=looked))
         ctx.ops.notify(str(deleted), variant="info")
         return answer(deleted)
 

@@ -1,15 +1,14 @@
 """Clusters of heatmaps for the panel: pictures of each, a name, and accepted ones."""
 
-import base64
-import io
-
 import fiftyone.operators.types as types
 import numpy as np
 from bson import ObjectId
 
-from ..data.drawn import overlaid
+from ...cam_core.spatial.overlay import heat_picture
+from ..data.drawn import data_uri, overlaid, with_scale
 from ..runs import results
 from ..runs.locking import change_schema
+from ..runs.look import look_of
 from ..runs.run import Run
 from ..text import in_markdown
 from . import layout
@@ -21,8 +20,7 @@ CLUSTERS = 6
 #: pixels of a tile, and pictures beside the mean map
 TILE, PICTURES = 104, 9
 _GAP = 4
-# black-body colours: readable for everyone, dark where there is no heat
-_COLOURS = np.array([[20, 20, 24], [120, 20, 10], [230, 80, 0], [255, 190, 40], [255, 250, 220]])
+_PAPER = (28, 28, 28)
 
 
 def clusters_of(run):
@@ -128,7 +126,7 @@ def accepted_ids(run):
 
 
 def strip(run, cluster, pictures=PICTURES):
-    """One picture of a cluster: its mean map, then typical photos under their heat.
+    """One picture of a cluster: its mean map, then typical photos under their heat; below them the scale.
 
     Args:
         run: the :class:`~operators.runs.run.Run`
@@ -140,36 +138,15 @@ def strip(run, cluster, pictures=PICTURES):
     """
     from PIL import Image
 
-    tiles = [_coloured(np.array(cluster["mean_map"]))]
-    tiles += [tile for tile in _photos(run, cluster["typical"]) if tile is not None]
+    now = look_of(run.dataset)
+    mean = np.float32(cluster["mean_map"])
+    row = [Image.fromarray(heat_picture(mean, (TILE, TILE), now, _PAPER))]
+    row += [tile for tile in tiles(run, cluster["typical"]).values() if tile is not None]
     width = (TILE + _GAP) * (1 + pictures) - _GAP
-    sheet = Image.new("RGB", (width, TILE), (28, 28, 28))
-    for i, tile in enumerate(tiles):
+    sheet = Image.new("RGB", (width, TILE), _PAPER)
+    for i, tile in enumerate(row):
         sheet.paste(tile, (i * (TILE + _GAP), 0))
-    return data_uri(sheet)
-
-
-def data_uri(image):
-    """A PIL image as the ``data:`` URI of a JPEG."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _coloured(heat):
-    """A map (h, w) in [0, 1] as a square picture in the colours of heat."""
-    from PIL import Image
-
-    steps = np.linspace(0, 1, len(_COLOURS))
-    big = Image.fromarray(np.float32(heat)).resize((TILE, TILE), Image.Resampling.BICUBIC)
-    values = np.clip(np.asarray(big), 0, 1)
-    rgb = np.stack([np.interp(values, steps, _COLOURS[:, c]) for c in range(3)], -1)
-    return Image.fromarray(rgb.astype(np.uint8))
-
-
-def _photos(run, ids):
-    """Square tiles of samples, their heat of the run's first field laid over."""
-    return list(tiles(run, ids).values())
+    return data_uri(with_scale(sheet, now, _PAPER))
 
 
 def tiles(run, ids):
@@ -184,10 +161,11 @@ def tiles(run, ids):
     """
     fields = run.heatmap_fields[:1]
     view = run.dataset.select(list(ids), ordered=True).select_fields(fields)
-    return {s.id: _photo(s, s[fields[0]] if fields else None) for s in view}
+    now = look_of(run.dataset)
+    return {s.id: _photo(s, s[fields[0]] if fields else None, now) for s in view}
 
 
-def _photo(sample, label):
+def _photo(sample, label, now):
     """One tile; None where the picture cannot be read."""
     from PIL import Image
 
@@ -199,7 +177,7 @@ def _photo(sample, label):
     except OSError:
         return None  # the file is gone: the others are shown
     photo = photo.resize((TILE, TILE), Image.Resampling.BILINEAR)
-    return overlaid(photo, heat_of(label))
+    return overlaid(photo, heat_of(label), now)
 
 
 def fill(run, chosen, analysed):

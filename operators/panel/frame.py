@@ -4,7 +4,17 @@ import fiftyone.operators.types as types
 
 from ..runs import lease
 from ..text import escape_labels
-from . import bias_tab, job_status, layout, methods_tab, overview_tab, samples_tab
+from . import (
+    background,
+    bias_tab,
+    job_status,
+    layout,
+    look_bar,
+    methods_tab,
+    overview_tab,
+    samples_tab,
+    watch,
+)
 
 #: pages, named by what one does on them
 TABS = {"see": "See", "test": "Test", "compare": "Compare", "samples": "Samples"}
@@ -51,12 +61,15 @@ def draw(handlers, state):
         a ``types.Property``
     """
     panel = types.Object()
+    background.draw(panel, handlers, state.get("work"))
     if not state.get("runs"):
         _no_runs(panel, handlers, state)
     else:
         _menu(panel, handlers, state)
+        look_bar.draw(panel, handlers, state.get("look"))
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "see"].draw(panel, handlers, state)
+    watch.draw(panel, handlers, state.get("work"))
     view = types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=_FIT)
     return escape_labels(types.Property(panel, view=view))
 

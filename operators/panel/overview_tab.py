@@ -4,6 +4,7 @@ import os
 
 import fiftyone.operators.types as types
 
+from ..data.drawn import data_uri
 from ..runs.run import Run
 from ..text import in_markdown, lines_in_markdown
 from . import analysis, clusters_tab, layout, methods_tab, portraits, story
@@ -90,7 +91,7 @@ def fill(run, chosen, analysed):
     data.update({f"portrait_{i}": p["picture"] for i, p in enumerate(shown)})
     for i, row in enumerate(weakest):
         if tiles.get(row["id"]) is not None:
-            data[f"weak_{i}.picture"] = clusters_tab.data_uri(tiles[row["id"]])
+            data[f"weak_{i}.picture"] = data_uri(tiles[row["id"]])
     return state, data
 
 

@@ -3,6 +3,10 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from . import look_bar
+from .background import WorkEvents, work_on
+from .look_bar import LookBar
+
 _URI = "@cam51/heatmaps"
 _HELP = (
     "Everything here is about the whole dataset; clicks change the grid only. "
@@ -14,17 +18,17 @@ _CHOICES = {
     "on_run": "key", "on_kind": "kind", "on_measure": "measure", "on_same_scale": "scaled",
 }  # fmt: skip
 
-
 _UNKNOWN = object()
 
 # what needs no run; everything else acts on the one that the selector shows
 _ANY_RUN = (
     "on_load", "on_unload", "on_change_dataset", "on_run", "on_changed", "on_renamed", "on_compute",
-    "on_reset", "on_tab",
+    "on_reset", "on_tab", "on_watch", "on_work_stop", "on_work_dismiss", "on_work_show",
+    "on_look_ramp", "on_look_opacity", "on_look_hidden",
 )  # fmt: skip
 
 
-class CamPanel(foo.Panel):
+class CamPanel(LookBar, WorkEvents, foo.Panel):
     """Runs of the dataset: what they show, what was tested, compared, and which samples to look at."""
 
     @property
@@ -47,11 +51,13 @@ class CamPanel(foo.Panel):
 
     def on_load(self, ctx):
         """Chooses the newest run and fills the first tab."""
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def on_change_dataset(self, ctx):
         """Begins again."""
         ctx.panel.state.clear()
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def on_change_current_sample(self, ctx):
@@ -69,8 +75,9 @@ class CamPanel(foo.Panel):
         """Reads what the tab in front shows; what was chosen is kept."""
         from ..runs import record
         from ..runs.run import Run
-        from . import frame, overview_tab
+        from . import frame, overview_tab, watch
 
+        seen = watch.stamp(ctx.dataset)  # first: what changes while this reads is noticed next time
         names = ("tab", "kind", "measure", "open")
         state = {name: ctx.panel.get_state(name) for name in names}
         state.update({"key": self._key(ctx), **chosen})
@@ -80,7 +87,8 @@ class CamPanel(foo.Panel):
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
         tab = state["tab"] or "see"
         # the selector's own value: the App takes its default only until somebody chose
-        values = {"runs": runs, "key": key, "tab": tab, "top.run": key}
+        values = {"runs": runs, "key": key, "tab": tab, "top.run": key, "seen": seen}
+        values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
@@ -120,6 +128,10 @@ class CamPanel(foo.Panel):
         if method == "on_change_current_sample":  # of others than those opened from here, nothing
             opening = ctx.panel.get_state("opening")
             return opening is None or ctx.current_sample != opening
+        if method == "on_watch":
+            from . import watch
+
+            return watch.changes(ctx) is None
         if method == "on_cluster_name":
             from . import clusters_tab
 
@@ -128,6 +140,15 @@ class CamPanel(foo.Panel):
             return names.get(_cluster_number(ctx), "") == clusters_tab.tidy(value)
         name = _CHOICES.get(method)
         return name is not None and value == ctx.panel.get_state(name)
+
+    def on_watch(self, ctx):
+        """Something changed since the panel was filled: in another tab, by a run, from Python."""
+        from . import watch
+
+        if watch.changes(ctx) == "work":
+            self.show_work(ctx)
+        else:
+            self._fill(ctx)
 
     # choices
 
@@ -163,7 +184,7 @@ class CamPanel(foo.Panel):
 
     def on_compute(self, ctx):
         """Opens the form of ``compute_cams``."""
-        ctx.prompt(f"{_URI}/compute_cams")
+        self._prompt(ctx, "compute_cams")
 
     def on_examine(self, ctx):
         """Opens the form of ``find_background_bias`` for this run."""

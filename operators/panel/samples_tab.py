@@ -3,6 +3,7 @@
 import os
 
 from ..bias.schema import field_names
+from ..data.drawn import data_uri
 from ..runs.level import Level, level_of
 from ..text import in_markdown
 from . import clusters_tab, layout
@@ -165,7 +166,7 @@ def _pictures(run, rows):
         return ["" for _ in rows]
     found = clusters_tab.tiles(run, [row["id"] for row in rows])
     pictures = [found.get(row["id"]) for row in rows]
-    return ["" if picture is None else clusters_tab.data_uri(picture) for picture in pictures]
+    return ["" if picture is None else data_uri(picture) for picture in pictures]
 
 
 def draw(panel, handlers, state):

@@ -422,8 +422,12 @@ def test_a_strip_shows_the_mean_map_and_the_photos(analysed, tmp_path):
         clusters.strip(run_of(dataset), {"mean_map": mean.tolist(), "typical": [ids[0], ids[8]]})
     )
     tile = clusters.TILE
-    assert picture.shape == (tile, 10 * (tile + 4) - 4, 3)
-    assert picture[10, 10].min() > 200, "hot where the mean map is"
+    scale = picture[tile:]
+    assert scale.shape == (22, 10 * (tile + 4) - 4, 3)
+    assert scale.max() > 200, "the scale of the heat is below"
+    picture = picture[:tile]
+    hottest = np.abs(picture[10, 10].astype(int) - [255, 243, 184])
+    assert hottest.max() < 15, "hot where the mean map is"
     assert picture[-10, tile - 10].max() < 60, "dark where it is not"
     # the photo without heat in its lower right corner, then nothing: the second file is gone
     assert picture[-5, 2 * tile - 2].tolist()[0] > 240
@@ -432,12 +436,19 @@ def test_a_strip_shows_the_mean_map_and_the_photos(analysed, tmp_path):
 
 
 def test_overlaid_mixes_by_the_heat():
-    photo = Image.new("RGB", (4, 2), (0, 0, 0))
-    mixed = np.asarray(
-        inner("panel.clusters_tab").overlaid(photo, np.array([[0, 1.0]]).repeat(2, 0))
-    )
+    photo, drawn = Image.new("RGB", (4, 2), (0, 0, 0)), inner("data.drawn")
+    heat = np.array([[0, 1.0]]).repeat(2, 0)
+    mixed = np.asarray(drawn.overlaid(photo, heat, drawn_look("fade")))
     assert mixed[0, 0].tolist() == [0, 0, 0]
-    assert mixed[0, 3].tolist() == [178, 42, 0]
+    assert mixed[0, 3].tolist() == [178, 43, 0]
+    mixed = np.asarray(drawn.overlaid(photo, heat, drawn_look("fire")))
+    assert mixed[0, 0].tolist() == [0, 0, 0]
+    assert mixed[0, 3].tolist() == [178, 170, 129]
+
+
+def drawn_look(ramp):
+    """A look as the plugin's own copy of the code knows it."""
+    return inner("runs.look").Look(ramp, 0.7, 0.33)
 
 
 # methods
@@ -835,10 +846,10 @@ def test_clicks_tell_the_app(analysed, relies):
     _, _, sent = call("on_leader", dataset, {"row": 3}, state)
     assert "set_active_fields" not in sent, "a floor has no field"
     assert "has no heatmaps" in sent["notify"]["message"]
-    for method in ("on_examine", "on_compare"):
+    for method in ("on_examine", "on_compare", "on_compute"):
         _, _, sent = call(method, dataset, {}, state)
         prompted = sent["prompt_user_for_operation"]
-        assert KEY in str(prompted["params"])
+        assert (KEY in str(prompted["params"])) == (method != "on_compute")
         for end in ("on_success", "on_error"):  # the panel shows what became of it
             assert prompted[end].endswith("on_changed")
     _, _, sent = call("on_leader", dataset, {"row": 0}, state)
@@ -910,13 +921,13 @@ def test_same_scale_rewrites_the_ranges_only(analysed):
     found = scale.set_scale(dataset, KEY)
     assert found[FIELDS[0]] == pytest.approx(expected)
     ranges = np.array(dataset.values(f"{FIELDS[0]}.range"))
-    np.testing.assert_allclose(ranges[:, 0], 0)
+    np.testing.assert_allclose(ranges[:, 0], 0.33 * ranges[:, 1])  # what is hidden moves with it
     np.testing.assert_allclose(ranges[:, 1], np.maximum(255, 255 * expected / peaks))
     assert (dataset.first()[FIELDS[0]].map == before).all()
     assert inner("runs.record").config_of(dataset, KEY).same_scale == pytest.approx(found)
 
     assert scale.set_scale(dataset, KEY, on=False) == {}
-    assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0, 255)}
+    assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0.33 * 255, 255)}
     assert inner("runs.record").config_of(dataset, KEY).same_scale is None
 
 
@@ -954,6 +965,40 @@ def test_who_is_listed(plugin):
         "free_model",
     }
     assert ours <= {i.name for i in plugin.instances} - listed
+
+
+# what others do
+
+
+def test_what_others_do_is_noticed_and_nothing_else_is_drawn(make_dataset, photos, plugin):
+    dataset = make_dataset()
+    state, _, _ = call("on_load", dataset)
+    same, _, sent = call("on_watch", dataset, {}, state)
+    assert (same, sent) == (state, {})
+    make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
+    state, _, sent = call("on_watch", dataset, {}, state)
+    assert [run["key"] for run in state["runs"]] == [KEY]
+    assert "show_panel_output" in sent
+    store = inner("bias.schema")
+    with store.register(dataset, KEY, {"samples": 5}) as held:
+        state, _, sent = call("on_watch", dataset, {}, state)
+        assert state["bias_work"]["running"]
+        assert call("on_watch", dataset, {}, state)[2] == {}
+        store.RECORDS.finish(dataset, KEY, "failed", error="it is broken", held=held)
+    state, _, _ = call("on_watch", dataset, {}, state)
+    assert "it is broken" in state["bias_work"]["text"]
+    inner("runs.record").update(dataset, KEY, heartbeat="a later one")
+    assert call("on_watch", dataset, {}, state)[2] == {}, "that it is alive is no news"
+    dataset.delete()
+    assert call("on_watch", make_dataset(), {}, {"seen": state["seen"]})[2] != {}
+
+
+def test_a_dataset_that_was_deleted_is_no_error_in_the_panel(make_dataset, plugin):
+    dataset = make_dataset()
+    state, _, _ = call("on_load", dataset)
+    dataset.delete()
+    gone = types.SimpleNamespace(name=dataset.name)
+    assert call("on_watch", gone, {}, state)[2] == {}
 
 
 # texts of others

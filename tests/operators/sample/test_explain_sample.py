@@ -201,7 +201,8 @@ def test_two_classes_of_one_name_keep_their_maps(dataset_of):
         for i in (0, 1)
     )
     assert [found.labels[f].target_index for f in FIELDS[:2]] in ([0, 1], [1, 0])
-    assert inner("forms.sample").heatmaps_of(found).startswith("data:image/")
+    look = inner("runs.look").look_of(dataset)
+    assert inner("forms.sample").heatmaps_of(found, look).startswith("data:image/")
 
 
 def test_peers_are_right_and_near(dataset_of):
@@ -256,7 +257,12 @@ def test_no_peers_are_offered_to_the_only_sample_of_its_class(dataset_of):
     why = "No peers: there is no other sample of class 'plus' that the model predicts right."
     assert found.no_peers == why
     form = inner("forms.sample")
-    shown = form.output(context(dataset, results=form.results_of(found, "run", None)))
+    shown = form.output(
+        context(
+            dataset,
+            results=form.results_of(found, inner("runs.look").look_of(dataset), "run", None),
+        )
+    )
     assert "peers" not in shown.type.properties
     assert "no_peers_text" in shown.type.properties
     assert operator("show_peers")._find(dataset, mine.id, "run", Cues(**OBJECT), **given)[1] == why
@@ -421,7 +427,7 @@ def test_the_output_shows_sentence_pictures_and_peers(dataset_of):
         dataset, dataset.first().id, "run", Cues(**OBJECT), transforms=to_tensor, classes=CLASSES
     )
     form = inner("forms.sample")
-    results = form.results_of(found, "run", None)
+    results = form.results_of(found, inner("runs.look").look_of(dataset), "run", None)
     assert results["composites"].startswith("data:image/jpeg;base64,")
     assert results["heatmaps"].startswith("data:image/jpeg;base64,")
     shown = form.output(context(dataset, results=results)).type.properties
