@@ -151,6 +151,9 @@ def test_a_part_of_the_page_opens_and_closes(analysed):
     state, data, _ = call("on_fold", dataset, {"part": "heat"}, state)
     assert "points" in data
     assert "points" in elements(dataset, state)
+    # two clicks, the second sent before the first was answered
+    late, _, _ = call("on_fold", dataset, {"part": "details"}, {**state, "open": {}})
+    assert late["open"] == {"details": True}, "which says nothing of the other"
     state, _, _ = call("on_fold", dataset, {"part": "heat"}, state)
     assert "points" not in elements(dataset, state)
 
@@ -244,7 +247,7 @@ def test_an_analysis_of_objects_says_what_it_counts(analysed, relies):
     state, _ = fill(run_of(dataset), "see", {})
     assert state["sentences"][1].startswith("On 45 of the 50 objects tested the score depends")
     assert "too few objects per class" in state["sentences"][2]
-    state, data = fill(run_of(dataset), "test", {"open": ["heat"]})
+    state, data = fill(run_of(dataset), "test", {"open": {"heat": True}})
     counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
     assert counts.pop("in all") == sum(counts.values())
     assert state["verdicts"] == list(counts)
@@ -275,8 +278,7 @@ def test_nothing_left_to_count_says_so(analysed):
     dataset._sample_collection.update_many({"_id": {"$in": left}}, every)
     state, _, _ = call("on_tab", dataset, {"tab": "test"})
     assert "verdict_rows" in elements(dataset, state)
-    call("on_accept", dataset, {"number": 0, "accepted": True}, state)
-    state, _, _ = call("on_tab", dataset, {"tab": "test"}, state)
+    state, _, _ = call("on_accept", dataset, {"number": 0, "accepted": True}, state)
     drawn = elements(dataset, state)
     assert "verdict_rows" not in drawn
     assert "All 20 tested samples are in groups" in drawn["all_accepted"]["view"]["description"]
@@ -562,7 +564,7 @@ def test_the_queue_has_pictures(analysed, tmp_path):
 # the panel itself
 
 
-def call(method, dataset, params=None, state=None, active=()):
+def call(method, dataset, params=None, state=None, active=(), current=None):
     """One event of the panel: (state afterwards, data, what the App is told)."""
     from fiftyone.operators.executor import ExecutionContext
 
@@ -573,6 +575,7 @@ def call(method, dataset, params=None, state=None, active=()):
             "dataset_name": dataset.name,
             "params": {**(params or {}), **event},
             "active_fields": list(active),
+            "current_sample": current,
         },
         operator_uri="@cam51/heatmaps/cam_panel",
         required_secrets=[],
@@ -861,9 +864,13 @@ def test_clicks_tell_the_app(analysed, relies):
     state, _, _ = call("on_tab", dataset, {"tab": "samples"})
     _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
-    # for the grid, and again for the open sample, which has a list of fields of its own
-    told = [name for name in call.told if name in ("set_active_fields", "open_sample")]
-    assert told == ["set_active_fields", "open_sample", "set_active_fields"]
+    assert call.told.index("set_active_fields") < call.told.index("open_sample")
+    # again once it is open, as it has a list of fields of its own; not for others
+    state["opening"] = opened_id = state["sample_ids"][1]
+    for current, count in (("f" * 24, 0), (opened_id, 1)):
+        call("on_change_current_sample", dataset, {}, state, ["label", "net_layercam"], current)
+        assert call.told.count("set_active_fields") == count
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
     state, _, _ = call("on_tab", dataset, {"tab": "test"})
     _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
