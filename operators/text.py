@@ -60,6 +60,20 @@ def duration(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
+def about(seconds):
+    """A duration that is an estimate: ``about 3 min``, to what it can mean."""
+    if seconds < 10:
+        return "a few seconds"
+    if seconds < 90:
+        return f"about {5 * round(seconds / 5)} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    hours = seconds / 3600
+    if hours < 48:
+        return f"about {hours:.0f} h" if hours >= 10 else f"about {hours:.1f} h"
+    return f"about {hours / 24:,.0f} days"
+
+
 def one_line(error, most=300):
     """Returns ``Type: message`` of an exception, on one line, valid, and not too long."""
     return f"{type(error).__name__}: {message_of(error)}"[:most]

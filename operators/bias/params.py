@@ -13,6 +13,8 @@ from ..jobs.params import Boolean, Choice, Field, Integer, Number, Param, anythi
 PROBE = 2000
 #: of which so many get noise on object and background, spread over the classes
 NOISY = 200
+#: other backgrounds of a sample, at first
+DONORS = 4
 
 
 def _checked_report(folder):
@@ -38,7 +40,7 @@ _LABELS = Param("labels", "auto", none="none")
 _PROBE = params.PROBE.but(
     field=Field("Samples to test", f"spread over the classes; 0 for all, at most {PROBE:,}")
 )
-_DONORS = Param("donors", 4, Integer(1, 64))
+_DONORS = Param("donors", DONORS, Integer(1, 64))
 _FEATHER = Param("feather", 2, Number(0, 64, "number of pixels"))
 _SCENES = Param("scenes")
 

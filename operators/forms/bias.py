@@ -3,7 +3,7 @@
 import fiftyone.operators.types as types
 
 from ..bias import schema as store
-from ..bias.params import ARGUMENTS, NOISY, PROBE, check_plain_field
+from ..bias.params import ARGUMENTS, DONORS, NOISY, PROBE, check_plain_field
 from ..bias.report import check_report
 from ..compute import recorded_model
 from ..compute.recorded_model import to_give
@@ -14,9 +14,12 @@ from ..models import load
 from ..runs import keys
 from ..runs import record as run_record
 from ..targets.true_labels import Labels
+from ..text import counted
 from . import model
+from .cost import add_cost, model_name, seconds_of
 from .runs import mark_key
 from .schema import add, add_plain, invalid, is_wrong, mark, refuse
+from .snippet import add_snippet
 
 NEW = "a new run"
 _NONE = "none"
@@ -141,15 +144,20 @@ def _notice(inputs, ctx, view):
         refuse(inputs, "problem", "The view is empty", error="the view is empty")
         return
     given = arguments_of(ctx.params)
+    given.setdefault("cam_key", _default_key(ctx, given))
     tested = min(count, given.get("probe", PROBE))
-    donors = given.get("donors", 4)
-    forwards = tested * (4 + 2 * donors) + 6 * min(tested, NOISY)
+    donors = given.get("donors", DONORS)
+    forwards = count + tested * (4 + 2 * donors) + 6 * min(tested, NOISY)
     new = " after computing heatmaps" if "model" in given else ""
-    inputs.view(
-        "notice",
-        types.Notice(
-            label=f"{count:,} samples explained once, {tested:,} of them tested{new}",
-            description=f"about {forwards + count:,} forwards of the model, more where {donors} backgrounds leave "
-            "a verdict open; the progress bar says how far",
-        ),
-    )
+    label = f"Explains {counted(count, 'samples')} and tests {tested:,} of them{new}"
+    name = model_name(ctx, given)
+    why = "Fewer samples to test or fewer backgrounds take less."
+    add_cost(inputs, ctx, label, seconds_of(forwards, name), why)
+    add_snippet(inputs, ctx, "find_background_bias", given, view, [name])
+
+
+def _default_key(ctx, given):
+    """The key that stands in the form until another is chosen."""
+    if "model" in given:
+        return keys.next_key(ctx.dataset, load.default_key(given["model"]))
+    return run_record.list_runs(ctx.dataset)[-1]

@@ -2,6 +2,7 @@
 
 import fiftyone.operators.types as types
 
+from ..compute.cost import times_of
 from ..compute.params import ARGUMENTS, parse_methods
 from ..jobs.params import labels_of
 from .schema import choose, choose_several, invalid
@@ -76,7 +77,7 @@ def _list(inputs, transformer):
     same = {True: "", False: " (the same for every class)"}
     values = {
         info.name: (
-            f"{info.name}  {times_text(info.times)}",
+            f"{info.name}  (≈ {times_text(info.times)})",
             f"{info.summary}{same[info.class_discriminative]}",
         )
         for info in _fitting(transformer)
@@ -91,17 +92,14 @@ def _list(inputs, transformer):
 
 
 def times_text(times):
-    """Says a cost as a multiple of a prediction: ``≈ ×20``."""
-    return f"≈ ×{times:.0f}" if times >= 1.5 else "≈ ×1"
+    """Says a cost in predictions: ``20 predictions``."""
+    times = round(times) if times < 100 else int(float(f"{times:.2g}"))
+    return f"{times:,} predictions" if times >= 2 else "1 prediction"
 
 
 def cost_text(methods):
     """Says what methods cost together; those of the one pass cost hardly more than a prediction."""
-    passes = {"aug": 6, "noise": 8, "multiscale": 6}  # larger images cost more than their number
-    total = 1.0
-    for method in methods:
-        around = 1
-        for name in method.smooth:
-            around *= passes.get(name, 1)
-        total += method.info.times * around if around > 1 else method.info.times - 1
-    return f"{times_text(total)} a prediction's time"
+    times = times_of(methods)
+    if times < 1.5:
+        return "about as long as one prediction per image"
+    return f"about as long as {times_text(times)} per image"

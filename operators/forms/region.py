@@ -5,13 +5,16 @@ import dataclasses
 import fiftyone.operators.types as types
 
 from ..bias import region_text as words
-from ..bias.params import PROBE, REGION_ARGUMENTS
+from ..bias.params import DONORS, PROBE, REGION_ARGUMENTS
 from ..data.object_reader import find_object_fields
 from ..jobs import params as tables
-from ..text import in_markdown, lines_in_markdown
+from ..runs import record
+from ..text import counted, in_markdown, lines_in_markdown
 from .bias import NEW, add_run
+from .cost import add_cost, model_name, seconds_of
 from .model import given_model
 from .schema import add, add_plain, is_wrong, mark
+from .snippet import add_snippet
 
 _BOX = "a box"
 
@@ -69,15 +72,15 @@ def _notice(inputs, ctx, view):
     if is_wrong(inputs):
         return
     given = arguments_of(ctx.params)
+    if "model" not in given:
+        given.setdefault("cam_key", record.list_runs(ctx.dataset)[-1])
     tested = min(len(view), given.get("probe", PROBE))
-    forwards = len(view) + tested * (1 + 2 * given.get("donors", 4))
-    inputs.view(
-        "notice",
-        types.Notice(
-            label=f"{tested:,} of {len(view):,} samples tested",
-            description=f"about {forwards:,} forwards of the model; nothing is written",
-        ),
-    )
+    forwards = len(view) + tested * (1 + 2 * given.get("donors", DONORS))
+    label = f"Tests {tested:,} of {counted(len(view), 'samples')} and writes nothing"
+    name = model_name(ctx, given)
+    why = "Fewer samples take less."
+    add_cost(inputs, ctx, label, seconds_of(forwards, name), why)
+    add_snippet(inputs, ctx, "test_region", given, view, [name])
 
 
 def output_of(summary):
