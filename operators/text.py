@@ -51,6 +51,12 @@ def counted(count, nouns):
     return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
+def few(names, most=8):
+    """Names with commas between; of many the first ones, and how many more there are."""
+    shown = names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    return ", ".join(shown)
+
+
 def duration(seconds):
     """Seconds as text."""
     if seconds < 90:
@@ -72,6 +78,17 @@ def about(seconds):
     if hours < 48:
         return f"about {hours:.0f} h" if hours >= 10 else f"about {hours:.1f} h"
     return f"about {hours / 24:,.0f} days"
+
+
+def change(value, of=""):
+    """What replacing something does to a score: ``costs 0.12``, ``gains 0.07``.
+
+    Args:
+        value: what the score loses, negative where it grows
+        of (""): what follows the number, such as ``" of the score"``
+    """
+    text = number(value)
+    return f"gains {text[1:]}{of}" if text.startswith("-") else f"costs {text}{of}"
 
 
 def one_line(error, most=300):

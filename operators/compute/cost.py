@@ -80,11 +80,11 @@ def seconds_per_prediction(model, device=None):
     newest = record.db().runs.find_one(query, {"config.progress": True}, sort=[("_id", -1)])
     if newest is not None:
         return newest["config"]["progress"]["prediction_seconds"]
-    return None if device else _tried(model)
+    return _tried(model, str(device) if device else None)
 
 
 @functools.lru_cache(maxsize=64)
-def _tried(model):
+def _tried(model, device):
     """Seconds of a forward of a network without its weights; None where it cannot be tried."""
     import copy
     import time
@@ -96,7 +96,7 @@ def _tried(model):
         return None
     if sum(p.numel() for p in adapted.module.parameters()) > _MOST_PARAMETERS:
         return None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         module = copy.deepcopy(adapted.module).to_empty(device=device).eval()
         with torch.inference_mode():
@@ -106,7 +106,7 @@ def _tried(model):
             for _ in range(2):  # the first one warms up
                 start = time.perf_counter()
                 module(image)
-                if device == "cuda":
+                if device.startswith("cuda"):
                     torch.cuda.synchronize()
                 seconds = time.perf_counter() - start
     except Exception:  # an architecture of others with another input: its cost is not known then

@@ -7,7 +7,7 @@ from ..bias.params import ARGUMENTS, DONORS, NOISY, PROBE, check_plain_field
 from ..bias.report import check_report
 from ..compute import recorded_model
 from ..compute.recorded_model import to_give
-from ..data.object_reader import find_object_fields
+from ..data.object_fields import choose_object_field, find_object_fields
 from ..data.objects import AnnotatedObjects
 from ..jobs import params as tables
 from ..models import load
@@ -18,7 +18,7 @@ from ..text import counted
 from . import model
 from .cost import add_cost, model_name, seconds_of
 from .runs import mark_key
-from .schema import add, add_plain, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse, titled
 from .snippet import add_snippet
 
 NEW = "a new run"
@@ -57,7 +57,7 @@ def find_background_bias_form(ctx):
         _add_test(inputs, ctx, view)
         _add_output(inputs, ctx, view)
         _notice(inputs, ctx, view)
-    return types.Property(inputs, view=types.View(label="Find background bias"))
+    return titled(inputs, "Find background bias", "Test")
 
 
 def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
@@ -79,12 +79,15 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
     prop = inputs.view(
         "from_python",
         types.Warning(
-            label=f"What this run was computed with ({used.get('model')}) was given from Python",
+            label=f"The model of this run ({used.get('model')}) was given in Python",
             description=f"{recorded_model.unregistered(used)}. From Python: "
             f"find_background_bias(view, {key!r}, {again})",
         ),
     )
-    return not invalid(prop, "the model of this run cannot be built from the run's record")
+    return not invalid(
+        prop,
+        "the model of this run was given in Python; run this from Python, or register the model",
+    )
 
 
 def _add_model(inputs, ctx):
@@ -92,14 +95,17 @@ def _add_model(inputs, ctx):
     if name is None:
         return False
     default = keys.next_key(ctx.dataset, load.default_key(name))
-    prop = inputs.str("new_key", default=default, label="Key", description="names the new run")
+    prop = inputs.str(
+        "new_key", default=default, label="Key", description="The name of the new run"
+    )
     mark_key(prop, ctx, ctx.params.get("new_key") or default, "Key")
     return True
 
 
 def _add_objects(inputs, ctx, view):
-    values = {"auto": "The one that is no prediction"}
-    for field in find_object_fields(view):
+    found = find_object_fields(view)
+    values = {"auto": f"Automatic ({_automatic(view)})"}
+    for field in found:
         kind = f"{field.kind}, predicted: {field.reason}" if field.predicted else field.kind
         values[field.name] = (field.name, kind)
     values[_NONE] = "None: test the border and the hottest place"
@@ -109,6 +115,14 @@ def _add_objects(inputs, ctx, view):
     if objects is not None:
         inputs.view("objects_note", types.Notice(label=objects.note))
     add(inputs, ctx, ARGUMENTS, "object_classes")
+
+
+def _automatic(view):
+    """What ``"auto"`` stands for, in words."""
+    try:
+        return choose_object_field(view) or "no field has objects"
+    except ValueError:
+        return "several fields have objects"
 
 
 def _add_test(inputs, ctx, view):

@@ -13,7 +13,7 @@ from ..runs import keys as run_keys
 from ..runs import record
 from ..text import counted, lines_in_markdown
 from .cost import add_cost, seconds_of
-from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse, titled
 from .snippet import add_snippet
 
 _METHODS, _MODELS = "methods", "models"
@@ -47,7 +47,7 @@ def compare_cams_form(ctx):
         refuse(inputs, "problem", "This dataset has no heatmaps yet: compute them first")
     else:
         _add_all(inputs, ctx, runs)
-    return types.Property(inputs, view=types.View(label="Compare heatmaps"))
+    return titled(inputs, "Compare heatmaps", "Compare")
 
 
 def _add_all(inputs, ctx, runs):
@@ -71,8 +71,8 @@ def _add_what(inputs, ctx, runs):
     if len(runs) < 2:
         return _METHODS
     values = {
-        _METHODS: ("Methods", "of one model: which can be believed"),
-        _MODELS: ("Models", "or checkpoints: where the evidence moved"),
+        _METHODS: ("Methods", "Of one model: which heatmaps can be trusted"),
+        _MODELS: ("Models", "Or checkpoints: where the evidence moved"),
     }
     choose(inputs, "what", values, types.TabsView(), default=_METHODS, label="Compare")
     return ctx.params.get("what") or _METHODS
@@ -83,10 +83,10 @@ def _add_keys(inputs, ctx, view, runs, what):
     values = {}
     for key in runs:
         used = record.config_of(ctx.dataset, key).settings
-        values[key] = (key, f"all heatmaps of {used.get('model')}")
+        values[key] = (key, f"All heatmaps of {used.get('model')}")
     for key in runs:
         for field in run_keys.heatmap_fields_of(ctx.dataset, key):
-            values[field] = (field, f"one method of the run {key}")
+            values[field] = (field, f"One method of the run {key}")
     default = _default_keys(runs, what)
     prop = add(inputs, ctx, ARGUMENTS, "cam_keys", values=values, default=default)
     names = ctx.params.get("cam_keys", default)
@@ -138,7 +138,7 @@ def _add_limits(inputs, ctx, what):
     most = MODELS_PROBE if what == _MODELS else PROBE
     add(
         inputs, ctx, ARGUMENTS, "probe",
-        description=f"drawn by a seed, spread over the classes; 0 for at most {most:,}",
+        description=f"Drawn at random, spread over the classes. 0: up to {most:,}",
     )  # fmt: skip
     if what != _MODELS:
         add(inputs, ctx, ARGUMENTS, "budget")
@@ -177,9 +177,7 @@ def _notice(inputs, ctx, view, columns, what):
         each = _forwards(settings.metrics, maps)
         one = seconds_of(each, names[0])
         # of an unknown speed, the job finds out how many samples the time allows
-        chosen = mark(
-            inputs.properties["budget"], choose_count, settings, usable, each, one or 0.0
-        )
+        chosen = mark(inputs.properties["budget"], choose_count, settings, usable, each, one or 0.0)
         if chosen is None:
             return
         count, _ = chosen

@@ -9,12 +9,12 @@ from ..jobs import params as tables
 from ..models import load as model_load
 from ..models import preview, zoo
 from ..runs import keys, record
-from ..text import about, counted
+from ..text import about, counted, few
 from .cost import add_cost
 from .methods import add_methods, methods_of
 from .model import add_model, given_model, model_of, model_params
 from .objects import add_object_maps, object_fields
-from .schema import add, add_plain, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse, titled
 from .snippet import add_snippet
 from .targets import add_targets, given_targets, tags_of, target_params
 
@@ -66,10 +66,10 @@ def compute_cams_form(ctx):
         _key(inputs, ctx, model)
         _advanced(inputs, ctx, model)
         _notice(inputs, ctx, view, model)
-    return types.Property(inputs, view=types.View(label="Compute class activation maps"))
+    return titled(inputs, "Compute class activation maps", "Compute")
 
 
-_PROBED = "chosen when the run starts, the last layer with a spatial map"
+_PROBED = "the last layer with a spatial map, found when the run starts"
 
 
 def _finds_objects(model):
@@ -81,7 +81,7 @@ def _layers(inputs, ctx, model):
     prop = add(
         inputs, ctx, ARGUMENTS, "layers", values=names,
         view=types.AutocompleteView(multiple=True, allow_user_input=True),
-        description=f"leave empty for the default of this network: {default or _PROBED}",
+        description=f"Empty: the default of this network, {default or _PROBED}",
     )  # fmt: skip
     chosen = _expanded(ctx.params.get("layers") or [], names)
     # Of a model that is not loaded yet the run will say which layers it has.
@@ -155,12 +155,12 @@ def _notice(inputs, ctx, view, model):
     count = len(view)
     of = "frames of " if ctx.dataset.media_type == "video" else ""
     over = f"{of}{counted(count, 'videos' if of else 'samples')}"
-    text = f"{counted(len(fields), 'heatmap fields')} over {over}: {', '.join(fields)}"
+    text = f"{counted(len(fields), 'heatmap fields')} over {over}: {few(fields)}"
     if not count:
         refuse(inputs, "problem", "The view is empty", error="the view is empty")
         return
     if len(fields) > int(arguments.get("max_fields", 12)):
-        advice = "raise Most fields in Advanced"
+        advice = 'Choose fewer methods, or raise "Most new fields" under Advanced'
         refuse(inputs, "problem", f"{len(fields)} fields", advice, "too many fields")
         return
     seconds, why = _seconds(arguments, view, len({tag for _, _, tag in planned}), len(layers))
@@ -179,7 +179,9 @@ def _seconds(arguments, view, targets, layers):
     methods = resolve_methods(arguments["methods"])
     seconds = each * images * cost.times_of(methods, targets, layers)
     own = {m.key: each * images * targets * cost.extra_of(m, layers) for m in methods}
-    slow = [f"{k} {about(own[k])}" for k in sorted(own, key=own.get, reverse=True)[:3] if own[k] > 60]
+    slow = [
+        f"{k} {about(own[k])}" for k in sorted(own, key=own.get, reverse=True)[:3] if own[k] > 60
+    ]
     why = f"Most of it: {', '.join(slow)}. " if slow and len(methods) > 1 else ""
     return seconds, f"{why}Fewer methods or a smaller view take less."
 

@@ -13,7 +13,7 @@ from ..text import counted, in_markdown, lines_in_markdown
 from .bias import NEW, add_run
 from .cost import add_cost, model_name, seconds_of
 from .model import given_model
-from .schema import add, add_plain, is_wrong, mark
+from .schema import add, add_plain, is_wrong, mark, titled
 from .snippet import add_snippet
 
 _BOX = "a box"
@@ -48,7 +48,7 @@ def test_region_form(ctx):
         add(inputs, ctx, REGION_ARGUMENTS, "donors")
         add_plain(inputs, ctx, REGION_ARGUMENTS)
         _notice(inputs, ctx, view)
-    return types.Property(inputs, view=types.View(label="Test a region of the images"))
+    return titled(inputs, "Test a region of the images", "Test")
 
 
 def _add_region(inputs, ctx, view):
@@ -63,7 +63,7 @@ def _add_region(inputs, ctx, view):
         return
     prop = inputs.str(
         "box", required=True, label="Box",
-        description="left, top, width, height as shares of the image, such as 0.8, 0.9, 0.2, 0.1",
+        description="Left, top, width, height as shares of the image, such as 0.8, 0.9, 0.2, 0.1",
     )  # fmt: skip
     mark(prop, lambda: validated_region(view, _numbers(ctx.params.get("box") or "")))
 
@@ -96,7 +96,7 @@ def output_of(summary):
         table.add_tooltip(number, 0, row.pop("tip"))
     outputs.str("said", view=types.MarkdownView(read_only=True))
     if rows:
-        outputs.list("rows", cells, label="Hover over a row for how it is measured", view=table)
+        outputs.list("rows", cells, label="Hover over a row to see how it is measured", view=table)
     outputs.str("notes", view=types.MarkdownView(read_only=True))
     shown = types.Property(outputs, view=types.View(label="Test a region of the images"))
     said = f"**{in_markdown(words.said(region))}**"

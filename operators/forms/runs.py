@@ -1,11 +1,9 @@
 """Inputs of the operators that handle CAM runs."""
 
-import fiftyone.operators.types as types
-
 from ..runs import keys as run_keys
 from ..runs import record
 from ..text import escape_labels
-from .schema import choose, mark, refuse
+from .schema import choose, mark, refuse, titled
 
 
 def choose_run(inputs, ctx, keys=None, none="This dataset has no CAM run"):
@@ -33,7 +31,7 @@ def new_key(inputs, ctx, name, default=None, required=True):
         default=default,
         required=required,
         label="New key",
-        description="begins the name of every field",
+        description="Every field of the run begins with it",
     )
     value = ctx.params.get(name) or default
     if value:
@@ -47,6 +45,6 @@ def mark_key(prop, ctx, key, name):
         prop.error_message = prop.error_message.replace("cam_key", name)
 
 
-def form(inputs, label):
-    """The form's property."""
-    return escape_labels(types.Property(inputs, view=types.View(label=label)))
+def form(inputs, label, button="Show"):
+    """The form's property; ``button`` is what the button that sends it is called."""
+    return escape_labels(titled(inputs, label, button))

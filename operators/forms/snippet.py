@@ -104,7 +104,9 @@ def _folder_of(module):
         return None
     depth = module.count(".") + (Path(spec.origin).name == "__init__.py")
     folder = Path(spec.origin).resolve().parents[depth]
-    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
+    installed = {
+        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
+    }
     return None if folder in installed else str(folder)
 
 
@@ -116,7 +118,10 @@ def _loaded(view):
         return "dataset", lines
     codes = [_stage_code(stage) for stage in stages]
     if None in codes or sum(map(len, codes)) > _LONGEST_VIEW:
-        return "view", [*lines, "view = dataset.load_saved_view(...)  # save the view in the App first"]
+        return "view", [
+            *lines,
+            "view = dataset.load_saved_view(...)  # save the view in the App first",
+        ]
     lines += [f"view = dataset.add_stage({codes[0]})"]
     return "view", lines + [f"view = view.add_stage({code})" for code in codes[1:]]
 

@@ -198,7 +198,7 @@ def _say_other_weights(dataset, cam_key, model, notes):
     """Says if the model is no longer what the run's heatmaps were made with."""
     then = cam_key and record.config_of(dataset, cam_key).settings.get("weights")
     if then and then != provenance.fingerprint(model.module):
-        notes.append(f"The heatmaps of {cam_key!r} are of other weights than this model's.")
+        notes.append(f"The heatmaps of {cam_key!r} were made with other weights.")
 
 
 def _photo(path):
@@ -255,7 +255,7 @@ def _several(sample_id, labels, scores, model, label, other, notes):
         f"{model.label(i)} {scores[i]:.2f}" for i in sorted(given, key=lambda i: -scores[i])
     )
     least = f"{model.adapted.threshold:g}"
-    notes.append(f"Predicted from {least} on: {names or 'no class'}.")
+    notes.append(f"Predicted ({least} or more): {names or 'no class'}.")
     shown = labels.members([sample_id])[0] if labels.field is not None else None
     if shown is None:
         return None, None, other, {"several": True}

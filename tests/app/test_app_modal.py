@@ -47,7 +47,7 @@ def test_a_sample_with_a_run(modal_app, photo_dataset, plugin):
     wait_for(app.execute_button.is_enabled, 20, "the form can be executed")
     app.execute_button.click()
     said = app.page.get_by_text(
-        re.compile(r"\.\d\d vs .* of the heat on the object .uniform .* other backgrounds? ")
+        re.compile(r"Predicted .* of the heat is on the object, .* other backgrounds? ")
     )
     said.first.wait_for(timeout=120_000)
     app.picture("said")
@@ -92,7 +92,7 @@ def test_a_sample_without_a_run_and_bad_input(modal_app, photo_dataset, plugin):
     app.field("Other backgrounds").fill("0")
     wait_for(app.execute_button.is_enabled, 20, "the form can be executed")
     app.execute_button.click()
-    app.page.get_by_text(re.compile(r"\.\d\d vs .*of the heat")).first.wait_for(timeout=120_000)
+    app.page.get_by_text(re.compile(r"Predicted .*of the heat")).first.wait_for(timeout=120_000)
     assert app.page.locator("img[src^='data:image/jpeg']").count() == 1, "heatmaps alone"
     app.picture("said")
 

@@ -10,7 +10,7 @@ from panel_app import COUNT, PanelApp
 from panel_common import CLASSES, FIELDS, RELIES, make_run
 from playwright import sync_api as playwright
 
-from tools.app_driver import wait_for
+from tools.app_driver import SEND, wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
@@ -197,7 +197,7 @@ def test_forms_start_filled_in(panel_app, analysed):
     # the run of the panel is chosen, and the form says what is in the way
     form.get_by_text('was analysed already; switch on "Overwrite"').wait_for()
     app.picture("analyse")
-    assert form.get_by_role("button", name="Execute", exact=True).is_disabled()
+    assert form.get_by_role("button", name=SEND).is_disabled()
     app.page.keyboard.press("Escape")
     app.page.get_by_role("button", name="Compute", exact=True).click()
     form = app.page.get_by_role("dialog").filter(has_text="Compute class activation maps")
