@@ -7,7 +7,7 @@ from ..data.samples import check_images
 from ..jobs import params as tables
 from ..panel.clusters_tab import data_uri
 from ..runs import record
-from ..sample.explain import usable_runs
+from ..sample.explain import usable_runs, warm_up
 from ..sample.params import PARAMS
 from ..text import escape_labels, in_markdown, lines_in_markdown
 from .model import add_model, given_model
@@ -26,6 +26,7 @@ def form(ctx):
         check_images(ctx.dataset)
     except ValueError as error:
         return refused("Explain this sample", str(error))
+    warm_up()
     inputs = types.Object()
     record.refresh(ctx.dataset)
     keys = usable_runs(ctx.dataset)

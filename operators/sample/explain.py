@@ -78,6 +78,21 @@ class _Cache:
 CACHE = _Cache()
 
 
+def warm_up():
+    """Imports what explaining takes, in a thread: seconds that a person spends on the form.
+
+    Returns:
+        the thread
+    """
+    thread = threading.Thread(target=_import, name="cam51-warm-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _import():
+    from ...cam_core.adapters import adapt  # noqa: F401 - and torch with it
+
+
 def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}

@@ -80,7 +80,7 @@ def check_page(text, summary):
         assert "its score is 0.00, was 1.00" in page.text
         other = next(name for name in CLASSES if name != row["label"])
         assert f"found there: {other}" in page.text
-        assert "0 of 24 tested objects do not depend on theirs" in page.text
+        assert "0 of 24 tested objects do not depend on their surroundings" in page.text
         pictures = [
             np.asarray(Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))), float)
             for p in page.pictures
