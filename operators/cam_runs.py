@@ -286,11 +286,14 @@ class RenameCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Renames it and reloads the dataset; what was shown is shown under its new name."""
+        from .runs import look
+
         shown = ctx.active_fields or []
         moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
         ctx.ops.reload_dataset()
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
         ctx.ops.set_active_fields([moves.get(field, field) for field in shown])
-        return {"fields": moves}
+        return {"cam_key": ctx.params["new_key"], "fields": moves}
 
 
 class DeleteCamRun(foo.Operator):
@@ -309,22 +312,16 @@ class DeleteCamRun(foo.Operator):
     def resolve_input(self, ctx):
         """Which run; what goes is said."""
         from .forms import runs
-        from .runs import keys
-        from .runs import record as run_record
 
         inputs = types.Object()
         key = runs.choose_run(inputs, ctx)
         if key is not None:
-            fields = ", ".join(keys.fields_of(ctx.dataset, key))
-            views = ", ".join(run_record.config_of(ctx.dataset, key).saved_views)
-            views = f"the saved views {views}" if views else "its saved views"
-            inputs.view(
-                "notice",
-                types.Warning(
-                    label=f"Deletes {fields}",
-                    description=f"and {views}, the files and the record of the run",
-                ),
+            goes = "; ".join(runs.what_goes(ctx.dataset, key))
+            warning = types.Warning(
+                label=f"Deletes the run {key}",
+                description=f"What goes: {goes}. This cannot be undone.",
             )
+            inputs.view("notice", warning)
         return runs.form(inputs, self.config.label, "Delete")
 
     def __call__(self, samples, cam_key):
@@ -350,10 +347,13 @@ class DeleteCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Deletes it, says what went, and reloads the dataset."""
+        from .runs import look
         from .runs.plain_data import answer
 
+        looked = look.is_set(ctx.dataset)
         deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset, whole=looked))
         ctx.ops.notify(str(deleted), variant="info")
         return answer(deleted)
 

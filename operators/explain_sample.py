@@ -24,13 +24,6 @@ class ExplainSample(foo.Operator):
             risk_level=types.RiskLevel.MEDIUM,
         )
 
-    def resolve_placement(self, ctx):
-        """A button beside an open sample."""
-        return types.Placement(
-            types.Places.SAMPLES_VIEWER_ACTIONS,
-            types.Button(label="Explain this sample", icon="psychology_alt", prompt=True),
-        )
-
     def resolve_input(self, ctx):
         """Run or model: nothing has to be chosen where there is a run."""
         from .forms import sample
@@ -112,26 +105,31 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
         from .forms import sample
+        from .runs import look
         from .runs.plain_data import answer
 
         arguments = sample.arguments_of(ctx)
         check_from_app(arguments)
         found = self(ctx.dataset, **arguments)
+        if ctx.params.get("in_panel"):
+            from .sample_panel import explained
+
+            named = arguments.get("cam_key"), arguments.get("model")
+            return explained.hold(found, *named, look.look_of(ctx.dataset))
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()
-        # of the scheme of this session, only the fields' colours are replaced
-        colours = ctx.dataset.app_config.color_scheme.fields
-        ctx.trigger("set_color_scheme", {"fields": colours})
-        shown = sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        named = arguments.get("cam_key"), arguments.get("model")
+        shown = sample.results_of(found, look.look_of(ctx.dataset), *named)
         return {**shown, "explained": answer(found)}
 
     def resolve_output(self, ctx):
         """The sentence, the composites with their predictions, and what can be done next."""
         from .forms import sample
 
-        return sample.output(ctx)
+        return None if ctx.params.get("in_panel") else sample.output(ctx)
 
 
 class ShowPeers(foo.Operator):

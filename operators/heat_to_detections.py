@@ -144,6 +144,11 @@ class HeatToDetections(JobOperator):
         return DraftJob(samples, DraftSettings(**arguments), origin=origin).prepare()
 
     def finished(self, ctx, job):
-        """The boxes in the grid, and how many they are."""
+        """The boxes in the grid, beside what it shows, and how many they are."""
+        from .runs.app_style import activate_fields
+
+        field = job.summary.field
+        paths = activate_fields(ctx.dataset, [field])
         yield ctx.ops.reload_dataset()
+        yield ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or paths), field])))
         yield ctx.ops.notify(str(job.summary), variant="success")

@@ -31,7 +31,7 @@ from . import findings as analysis
 from . import schema as store
 from .boxes import analyse_boxes, detect_one, object_field
 from .images import analyse_images
-from .params import check_plain_field, make_folder
+from .params import NOISY, PROBE, check_plain_field, make_folder
 from .report import check_report
 from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
@@ -128,6 +128,38 @@ class BiasJob(Job):
             explain = partial(self.plan.explain, self.model)
             check_batch(self.settings.batch_size, self.model, image, explain)
 
+    def planned(self):
+        """Its phases, and how many items each has."""
+        from ...cam_core.bias.noise_sensitivity import TRIALS
+
+        s, count = self.settings, len(self.rows)
+        tested = min(count, PROBE if s.probe == "auto" else s.probe)
+        first = {} if self._existing else {"computing heatmaps": count}
+        swapped = tested * (2 + s.donors * (1 + s.control))
+        if self.object_field is not None:
+            own = {
+                "looking for objects": count,
+                "preparing pictures": tested,
+                "swapping surroundings": swapped,
+            }
+        elif self.objects:
+            own = {
+                "measuring heat": count,
+                "preparing pictures": 2 * tested,
+                "swapping backgrounds": swapped,
+                "removing hot pixels": 2 * tested,
+            }
+            own.update({"adding noise": 2 * TRIALS * min(tested, NOISY)} if s.noise else {})
+        else:
+            regions = tested * (1 + 2 * s.donors)
+            own = {
+                "measuring heat": count,
+                "preparing pictures": 2 * tested,
+                "replacing the border": regions,
+                "replacing the hottest": regions,
+            }
+        return {**first, **own, "writing": count}
+
     def before(self):
         """Computes the heatmaps of a new run."""
         if self._cams is None:
@@ -149,11 +181,6 @@ class BiasJob(Job):
         found = yield from analyse(self)
         yield from self._write(found)
         return self._summarise(found)
-
-    @property
-    def colours(self):
-        """The colours of heatmap fields that this job made, for the App; None if it made none."""
-        return None if self._cams is None else self._cams.colours
 
     def used(self):
         """What the record says of the settings."""
@@ -212,13 +239,14 @@ class BiasJob(Job):
             verdicts: ``{sample id: verdict}``
             labelled: whether it is known which predictions are right
         """
-        from ..runs.app_style import activate_fields
+        from ..runs.app_style import activate_fields, colour_values
 
         s, verdict = self.settings, store.field_names(self.cam_key)[0]
 
         def change():
             self.held.check("nothing more")
             store.add_index(self.dataset, self.cam_key)
+            colour_values(self.dataset, verdict, store.VERDICT_COLOURS)
             self.active_fields = activate_fields(self.dataset, [verdict])
             self.views = []
             if s.views:

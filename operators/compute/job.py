@@ -22,7 +22,17 @@ from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
-from ..runs import artifacts, keys, label_attributes, lease, leftovers, provenance, record, resume
+from ..runs import (
+    artifacts,
+    keys,
+    label_attributes,
+    lease,
+    leftovers,
+    look,
+    provenance,
+    record,
+    resume,
+)
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import change_schema
@@ -52,7 +62,7 @@ class CamJob(Job):
 
     def __init__(self, samples, settings, given, origin=None):
         super().__init__(samples, settings, given, origin)
-        self.colours = self.active_fields = self.source = None
+        self.active_fields = self.source = None
         self._statuses, self._lost = {}, 0
 
     @property
@@ -146,6 +156,16 @@ class CamJob(Job):
         Yields:
             a :class:`Progress` after each batch
         """
+        dataset, key = self.dataset, self.plan.cam_key
+        try:
+            yield from self._run()
+        except Exception:
+            # the error on its way says what is wrong, also where the database is away
+            with contextlib.suppress(PyMongoError), pymongo.timeout(10):
+                leftovers.clear_deleted(dataset, key)
+            raise
+
+    def _run(self):
         with contextlib.ExitStack() as stack:
             stack.enter_context(load.on_device(self.model))
             loader, team = self._loader(), None
@@ -250,7 +270,7 @@ class CamJob(Job):
         retry_on_disconnect(leftovers.clear_database)
         if self._record is None:
             if self.settings.overwrite:
-                retry_on_disconnect(artifacts.clear, dataset, key)
+                retry_on_disconnect(artifacts.clear, dataset, key, replaced=True)
                 plan.made_folders = checks.missing_folders(plan.map_dir)  # which went with it
             token = record.register(
                 dataset,
@@ -309,8 +329,7 @@ class CamJob(Job):
         if patches:
             label_attributes.declare(self.dataset, patches.path, patches.attributes)
         if not record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
-            if self.colours is None:
-                self.colours = self.dataset.app_config.color_scheme.fields
+            if self.active_fields is None:
                 self.active_fields = self._activate(heatmaps)
             return
         colours = {  # what speaks against has a colour of its own
@@ -324,7 +343,7 @@ class CamJob(Job):
                 self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
                 prediction_type(self.model),
             )  # fmt: skip
-            self.colours = heatmap_writer.colour_fields(self.dataset, colours)
+            heatmap_writer.colour_fields(self.dataset, colours)
             self.active_fields = self._activate(heatmaps)
 
         change_schema(self.dataset, change)
@@ -487,6 +506,7 @@ class CamJob(Job):
         )
         # Last: of a run that failed the record is worth more, and there is little time for both.
         same_scale.renew_scale(self.dataset, key)
+        look.renew_ranges(self.dataset)
 
     def _leaves_some(self):
         """Whether samples of the run that are not in this call's view still lack something."""

@@ -6,6 +6,7 @@ import fiftyone.operators.types as types
 
 from ..bias import region_text as words
 from ..bias.params import DONORS, PROBE, REGION_ARGUMENTS
+from ..bias.regions import A_BOX
 from ..data.object_reader import find_object_fields
 from ..jobs import params as tables
 from ..runs import record
@@ -16,15 +17,13 @@ from .model import given_model
 from .schema import add, add_plain, is_wrong, mark, titled
 from .snippet import add_snippet
 
-_BOX = "a box"
-
 
 def arguments_of(params):
     """Turns a form's parameters into the arguments of ``test_region`` that were given."""
     given = {**tables.arguments_of(REGION_ARGUMENTS, params), **given_model(params)}
     if given.get("cam_key") == NEW:
         del given["cam_key"]
-    if given.get("region") == _BOX:
+    if given.get("region") == A_BOX:
         given["region"] = _numbers(params.get("box") or "")
     return given
 
@@ -55,11 +54,11 @@ def _add_region(inputs, ctx, view):
     from ..bias.region_job import validated_region
 
     values = {
-        "hottest": "The hottest tenth of each image", "border": "The border", _BOX: "A box",
+        "hottest": "The hottest tenth of each image", "border": "The border", A_BOX: "A box",
         **{field.name: (field.name, field.kind) for field in find_object_fields(view)},
     }  # fmt: skip
     add(inputs, ctx, REGION_ARGUMENTS, "region", values=values)
-    if ctx.params.get("region") != _BOX:
+    if ctx.params.get("region") != A_BOX:
         return
     prop = inputs.str(
         "box", required=True, label="Box",

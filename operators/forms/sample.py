@@ -2,10 +2,9 @@
 
 import fiftyone.operators.types as types
 
-from ..data.drawn import overlaid
+from ..data.drawn import data_uri, overlaid, with_scale
 from ..data.samples import check_images
 from ..jobs import params as tables
-from ..panel.clusters_tab import data_uri
 from ..runs import record
 from ..sample.explain import usable_runs, warm_up
 from ..sample.params import PARAMS
@@ -69,18 +68,19 @@ def arguments_of(ctx):
     return {**given, **given_model(ctx.params)}
 
 
-def results_of(found, cam_key, model):
+def results_of(found, look, cam_key, model):
     """What the App is sent: text and pictures.
 
     Args:
         found: an ``Explained``
+        look: how heat is drawn in its dataset
         cam_key: the CAM run that it was explained with, or None
         model: the name of another model, or None
     """
     return {
         "sentence": found.sentence,
         "notes": "\n".join(found.notes),
-        "heatmaps": heatmaps_of(found),
+        "heatmaps": heatmaps_of(found, look),
         "composites": composites_of(found) if found.swaps else None,
         "fields": ", ".join(found.fields),
         "no_peers": found.no_peers,
@@ -94,17 +94,19 @@ def composites_of(found):
     """The object on other backgrounds, each with its prediction below, as a ``data:`` URI."""
     from PIL import Image
 
-    return sheet(
-        [
-            (Image.fromarray(s["picture"]), s["prediction"], f"{s['score']:.2f}",
-             s["prediction"] != found.prediction)
-            for s in found.swaps
-        ]
+    return data_uri(
+        sheet(
+            [
+                (Image.fromarray(s["picture"]), s["prediction"], f"{s['score']:.2f}",
+                 s["prediction"] != found.prediction)
+                for s in found.swaps
+            ]
+        )
     )  # fmt: skip
 
 
-def heatmaps_of(found):
-    """The sample under each of its new heatmaps, as a ``data:`` URI."""
+def heatmaps_of(found, look):
+    """The sample under each of its new heatmaps, with their scale, as a ``data:`` URI."""
     wrong = found.missed if found.several else found.right is False
     beside = "true class" if wrong else "second class"
     notes = ("predicted class", beside, "contrast for", "contrast against")
@@ -112,8 +114,8 @@ def heatmaps_of(found):
     for label, note in zip(found.labels.values(), notes, strict=True):
         heat = None if label.map is None else label.map / 255
         shown = note if label.status == "ok" else f"{note}: no heat"
-        tiles.append((overlaid(found.photo, heat), str(label.target), shown, False))
-    return sheet(tiles)
+        tiles.append((overlaid(found.photo, heat, look), str(label.target), shown, False))
+    return data_uri(with_scale(sheet(tiles), look, _PAPER))
 
 
 def sheet(tiles):
@@ -123,7 +125,7 @@ def sheet(tiles):
         tiles: a list of (PIL image, first line, second line, whether it stands out)
 
     Returns:
-        a ``data:`` URI
+        a PIL image
     """
     from PIL import Image, ImageFont
 
@@ -136,7 +138,7 @@ def sheet(tiles):
     for row in drawn:
         page.paste(row, (0, top))
         top += row.height + _GAP
-    return data_uri(page)
+    return page
 
 
 def _row(tiles, font):

@@ -5,6 +5,8 @@ from ..text import in_chart
 WARM, COOL, GREY = "#ff6d04", "#4dabf5", "#8d8d8d"
 #: of the charts' own buttons nothing is needed
 CONFIG = {"displayModeBar": False}
+# of the App's own, grey on grey, neither theme makes a readable one
+_HOVER = {"bgcolor": "#1b1b1b", "bordercolor": "#8d8d8d", "font": {"color": "#ffffff", "size": 13}}
 
 
 def bars_chart(rows, unit="samples"):
@@ -45,6 +47,7 @@ def _or(value, other):
 def bars_layout(count, longest=10):
     """Layout of :func:`bars_chart`."""
     return {
+        "hoverlabel": _HOVER,
         "xaxis": {"title": {"text": "score lost on other backgrounds"}, "rangemode": "tozero"},
         "yaxis": {"type": "category", "dtick": 1, "ticksuffix": " ", "tickfont": {"size": 12}},
         "margin": {"l": min(220, 20 + 7 * longest), "r": 16, "t": 8, "b": 46},
@@ -90,6 +93,7 @@ def heat_chart(points):
 def heat_layout():
     """Layout of :func:`heat_chart`."""
     return {
+        "hoverlabel": _HOVER,
         "xaxis": {"title": {"text": "object's share of the image"}, "range": [0, 1], "tickformat": ".0%"},
         "yaxis": {"title": {"text": "heat on the object"}, "range": [0, 1.02], "tickformat": ".0%",
                   "ticksuffix": " "},
@@ -124,6 +128,7 @@ def calibration_chart(bins):
 def calibration_layout():
     """Layout of :func:`calibration_chart`."""
     return {
+        "hoverlabel": _HOVER,
         "xaxis": {"title": {"text": "chance of dependence by the heat alone"}, "type": "category"},
         "yaxis": {"title": {"text": "rests on background"}, "range": [0, 1.05], "tickformat": ".0%",
                   "ticksuffix": " "},
@@ -155,6 +160,7 @@ def agreement_layout(matrix):
     """Layout of :func:`agreement_chart`."""
     longest = max(map(len, matrix["labels"]), default=8)
     return {
+        "hoverlabel": _HOVER,
         "xaxis": {"type": "category", "showgrid": False, "tickangle": 0 if longest < 14 else -30},
         "yaxis": {"type": "category", "showgrid": False, "ticksuffix": " "},
         "margin": {"l": min(220, 20 + 8 * longest), "r": 16, "t": 8, "b": 40},

@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from ..compute.params import describe
 from ..compute.plan import Plan
-from ..compute.recorded_model import check_same, completed, is_function, is_reloadable
+from ..compute.recorded_model import check_same, completed, is_function, unregistered
 from ..compute.recorded_plan import check_kind, check_scores, plan_of_run
 from ..compute.step import ExplainStep
 from ..data import heatmap_writer
@@ -97,13 +97,17 @@ def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}
     order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
-    return [
-        key
-        for key in order
-        if is_reloadable(configs[key].settings)
-        and _classifies(dataset, key)
-        and not configs[key].settings.get("patches_field")
-    ]
+    return [key for key in order if why_not(dataset, key) is None]
+
+
+def why_not(dataset, cam_key):
+    """Why the model of a run cannot be asked about single images, in a few words; None if it can."""
+    used = record.config_of(dataset, cam_key).settings
+    if used.get("patches_field"):
+        return f"the run {cam_key!r} explains crops of objects, not whole images"
+    if not _classifies(dataset, cam_key):
+        return f"the run {cam_key!r} is of a detector, and whole images are asked of classifiers"
+    return unregistered(used)
 
 
 def _classifies(dataset, cam_key):
@@ -170,7 +174,7 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     Raises:
         ValueError: if the sample cannot be read, or an argument does not fit
     """
-    path = _path_of(dataset, sample_id)
+    path = path_of(dataset, sample_id)
     notes = []
     try:
         item = load_item(sample_id, path, model.transforms, model.geometry)
@@ -228,7 +232,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
 
     The true class where the dataset says it, else the predicted one.
     """
-    item = load_item(sample_id, _path_of(dataset, sample_id), model.transforms, model.geometry)
+    item = load_item(sample_id, path_of(dataset, sample_id), model.transforms, model.geometry)
     with model_load.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
     _, indices = labels_of(dataset, cam_key, model).read([sample_id], [best])
@@ -236,7 +240,8 @@ def class_and_layer(dataset, sample_id, model, cam_key):
     return model.label(int(indices[0]) if indices[0] >= 0 else best), (layers or [None])[-1]
 
 
-def _path_of(dataset, sample_id):
+def path_of(dataset, sample_id):
+    """The file of a sample; raises a ValueError if there is no such sample."""
     known = ObjectId.is_valid(str(sample_id))
     found = dataset.select([sample_id]).values("filepath") if known else []
     if not found:

@@ -117,7 +117,7 @@ def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset
     app.open_grid(dataset)
     wait_for(lambda: status(dataset) == "interrupted", 30, "it is interrupted", step=0.3)
     app.open_panel("The run")
-    app.tab("Methods", "The methods were not compared yet")
+    app.tab("Compare", "The methods were not compared yet")
     app.page.get_by_text(re.compile("The last comparison was interrupted after")).wait_for()
     app.page.get_by_text(re.compile("Its tab was closed or reloaded")).wait_for()
     app.picture("interrupted")
@@ -132,7 +132,7 @@ def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset
     other.open_grid(dataset)
     other.picture("other")
     other.page.get_by_role(
-        "button", name="Methods", exact=True
+        "button", name="Compare", exact=True
     ).click()  # the tabs share what is open
     other.page.get_by_text(re.compile("Being compared, started")).wait_for()
     other.picture("at_work")
@@ -147,7 +147,7 @@ def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset
     app.picture("own_tab")
     assert status(dataset) == "interrupted"
     assert "run_disagreement" not in dataset.get_field_schema()
-    other.tab("Methods", "The methods were not compared yet")
+    other.tab("Compare", "The methods were not compared yet")
     other.page.get_by_text(re.compile("The last comparison was stopped after")).wait_for()
     other.picture("told")
     other.page.close()

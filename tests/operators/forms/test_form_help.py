@@ -127,8 +127,9 @@ def sent(dataset, **params):
 
 def test_input_that_cannot_run_opens_the_form_again_as_it_was(photo_dataset, named):
     filled = {"model": named, "layers": ["layr4"], "cam_key": "mine"}
-    (bar, _), (_, said), (uri, params) = sent(photo_dataset(1), **filled)
+    (bar, _), (_, said), (_, ended), (uri, params) = sent(photo_dataset(1), **filled)
     assert bar.endswith("set_progress")
+    assert ended["label"] == f"Not started: {said['message']}"
     assert said["message"].startswith("Layers: the model has no layer 'layr4'; did you mean")
     assert (uri, params) == ("@cam51/heatmaps/reopen_compute_cams", {"filled": filled})
 

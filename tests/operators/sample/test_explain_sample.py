@@ -203,7 +203,8 @@ def test_two_classes_of_one_name_keep_their_maps(dataset_of):
         for i in (0, 1)
     )
     assert [found.labels[f].target_index for f in FIELDS[:2]] in ([0, 1], [1, 0])
-    assert inner("forms.sample").heatmaps_of(found).startswith("data:image/")
+    look = inner("runs.look").look_of(dataset)
+    assert inner("forms.sample").heatmaps_of(found, look).startswith("data:image/")
 
 
 def test_peers_are_right_and_near(dataset_of):
@@ -258,7 +259,12 @@ def test_no_peers_are_offered_to_the_only_sample_of_its_class(dataset_of):
     why = "No peers: no other sample of class 'plus' is predicted right."
     assert found.no_peers == why
     form = inner("forms.sample")
-    shown = form.output(context(dataset, results=form.results_of(found, "run", None)))
+    shown = form.output(
+        context(
+            dataset,
+            results=form.results_of(found, inner("runs.look").look_of(dataset), "run", None),
+        )
+    )
     assert "peers" not in shown.type.properties
     assert "no_peers_text" in shown.type.properties
     assert operator("show_peers")._find(dataset, mine.id, "run", Cues(**OBJECT), **given)[1] == why
@@ -423,7 +429,7 @@ def test_the_output_shows_sentence_pictures_and_peers(dataset_of):
         dataset, dataset.first().id, "run", Cues(**OBJECT), transforms=to_tensor, classes=CLASSES
     )
     form = inner("forms.sample")
-    results = form.results_of(found, "run", None)
+    results = form.results_of(found, inner("runs.look").look_of(dataset), "run", None)
     assert results["composites"].startswith("data:image/jpeg;base64,")
     assert results["heatmaps"].startswith("data:image/jpeg;base64,")
     shown = form.output(context(dataset, results=results)).type.properties
@@ -448,15 +454,11 @@ def test_captions_are_broken_and_none_is_cut():
 
 
 def test_many_backgrounds_are_shown_in_rows_of_four():
-    import base64
-    import io
-
     from PIL import Image
 
     def size(count):
         tile = (Image.new("RGB", (512, 384)), "a class of several words", "0.50", False)
-        data = inner("forms.sample").sheet([tile] * count).partition(",")[2]
-        return Image.open(io.BytesIO(base64.b64decode(data))).size
+        return inner("forms.sample").sheet([tile] * count).size
 
     one, four, five = size(1), size(4), size(5)
     assert one == four
