@@ -509,9 +509,7 @@ def test_a_comparison_stored_with_another_run(analysed):
 
 def test_a_sample_of_which_nothing_can_be_said_says_why():
     cell = inner("panel.samples_tab")._verdict
-    reason = (
-        "unsure (0.09): hardly a prediction, so that what it loses says nothing; the score stays"
-    )
+    reason = "unsure (0.09): the score is too low to judge; the score stays"
     assert cell("cannot say", reason) == "cannot say: unsure (0.09)"
     assert len(cell("cannot say", "x" * 500)) < 80
     assert cell("cannot say", None) == "cannot say"
