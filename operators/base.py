@@ -6,6 +6,8 @@ import threading
 import fiftyone as fo
 import fiftyone.operators as foo
 
+from .jobs.caller import is_app
+
 # arguments that name a folder which is written to
 _FOLDERS = ("output_dir", "report")
 # of a call's arguments those that are not the job's
@@ -97,13 +99,16 @@ class JobOperator(foo.Operator):
         """The form, in the words of the App."""
         from .data.samples import check_images
         from .forms import messages, schema
+        from .forms.background import add_background
 
         try:
             if not self.takes_videos:
                 check_images(ctx.dataset)
         except ValueError as error:
             return schema.refused(self.config.label, str(error))
-        return messages.put(self.form(ctx), self.config.name)
+        form = self.form(ctx)
+        add_background(form.type, ctx)
+        return messages.put(form, self.config.name)
 
     def call(self, given):
         """Runs what a call from Python asks for, or schedules it.
@@ -130,9 +135,20 @@ class JobOperator(foo.Operator):
 
     def _prepared(self, samples, arguments, origin):
         """The prepared job; made anew where the database goes away meanwhile."""
+        from fiftyone.core.dataset import DatasetNotFoundError
+        from mongoengine.errors import DoesNotExist
+
+        from .runs.record import is_there
         from .runs.retry import retry_on_disconnect
 
-        return retry_on_disconnect(self.make_job, samples, arguments, origin)
+        try:
+            return retry_on_disconnect(self.make_job, samples, arguments, origin)
+        except (DoesNotExist, DatasetNotFoundError) as gone:
+            if is_there(samples._root_dataset):
+                raise
+            raise ValueError(
+                f"samples: the dataset {samples._root_dataset.name!r} was deleted while the call was prepared"
+            ) from gone
 
     def run_here(self, job, progress):
         """Runs a job with one progress bar per phase; returns its summary.
@@ -177,40 +193,93 @@ class JobOperator(foo.Operator):
         Returns:
             what a program is told
         """
-        from .forms import messages
+        from .background import MARK
         from .jobs.base import STARTING
         from .jobs.planning import stoppable
+        from .jobs.whole import WholeBar
         from .runs.lease import Stopped
         from .runs.plain_data import answer
 
-        job = None
+        if not ctx.delegated and ctx.params.get("in_background"):
+            return (yield from self._start_in_background(ctx))
+        job, fraction = None, 0.0
         yield report_phase(ctx, STARTING)
         try:
             samples = ctx.target_view(require_flat=not self.takes_groups(ctx))
-            origin = "delegated" if ctx.delegated else "app"
+            queued = "background" if MARK in ctx.request_params else "delegated"
+            origin = queued if ctx.delegated else "app"
             arguments = self.arguments_of(ctx.params)
             check_from_app(arguments)
             with stoppable():
                 job = self._prepared(samples, arguments, origin)
-            for state in job.run():
+            bar = WholeBar(job.planned())
+            for state in map(bar.of, job.run()):
+                fraction = share_of(state)
                 yield self.report(ctx, state)
-        except ValueError as error:
-            yield ctx.ops.notify(messages.in_app(error, self.config.name), variant="error")
-            again = self.refused(ctx) if job is None else None
-            if again is not None:
-                yield again
-            raise
         except Stopped as stopped:
             if not is_app(ctx):
                 raise  # a queue's operation is not to look complete
             text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}"
-            # the dialog stays until it is closed
-            yield ctx.ops.set_progress(progress=0.0, label=text)
+            yield move_bar(ctx, fraction, text, ends=True)
             yield ctx.ops.reload_dataset()
             yield ctx.ops.notify(text, variant="info")
             return
+        except Exception as error:
+            started = job is not None
+            yield from self._failed(ctx, error, fraction if started else None)
+            again = self.refused(ctx) if isinstance(error, ValueError) and not started else None
+            if again is not None:
+                yield again
+            raise
+        status, why = (getattr(job.summary, name, None) for name in ("status", "error"))
+        done = status in (None, "finished")
+        # the dialog stays until it is closed
+        text = "Finished" if done else f"{status.capitalize()}: {why or 'it can be resumed'}"
+        yield move_bar(ctx, 1.0 if done else fraction, text, ends=True)
         yield from self.finished(ctx, job)
         return answer(job.summary)
+
+    def _failed(self, ctx, error, fraction):
+        """Says in the dialog, which stays, and in a message, which does not, why a job came to nothing.
+
+        Args:
+            ctx: the execution context
+            error: the exception
+            fraction: of the work that was done; None of a job that was not begun
+        """
+        from .forms import messages
+        from .text import message_of
+
+        text = messages.in_app(message_of(error), self.config.name)
+        yield ctx.ops.notify(text, variant="error")
+        how = "Not started" if fraction is None else "Failed"
+        yield move_bar(ctx, fraction or 0.0, f"{how}: {text}", ends=True)
+
+    def _start_in_background(self, ctx):
+        """Lets a process of its own do what the form asks for; yields messages, returns what a program is told."""
+        from . import background
+
+        try:
+            check_from_app(self.arguments_of(ctx.params))
+            number = background.start(self, ctx)
+        except Exception as error:
+            yield from self._failed(ctx, error, None)
+            raise
+        text = "Started in the background; its progress and Stop are in the panel"
+        # no bar: the dialog closes, and the panel is seen
+        yield ctx.ops.open_panel("cam_panel", is_active=True, layout="horizontal")
+        yield ctx.ops.notify(text, variant="info")
+        return {"kind": "background_run", "version": 1, "number": str(number), "text": text}
+
+    def run_background(self, number):
+        """Executes a job in the process that was started for it.
+
+        Args:
+            number: of its record
+        """
+        from . import background
+
+        background.run(self, number)
 
 
 def check_from_app(arguments):
@@ -250,7 +319,15 @@ def report_phase(ctx, phase):
         label += f": {min(phase.done, phase.total):,} of {phase.total:,}"
     if phase.failed:
         label += f", {phase.failed:,} failed"
-    return move_bar(ctx, phase.fraction, label)
+    if phase.left is not None:
+        label += f"; {phase.left}"
+    return move_bar(ctx, share_of(phase), label)
+
+
+def share_of(state):
+    """How much of a job is done, in [0, 1], by what its ``run()`` yields."""
+    whole = getattr(state, "whole", None)
+    return state.fraction if whole is None else whole
 
 
 def move_bar(ctx, fraction, label, ends=False):
@@ -269,21 +346,6 @@ def move_bar(ctx, fraction, label, ends=False):
         return ctx.set_progress(progress=fraction, label=label)
     label += "" if ends else "; closing this tab stops it"
     return ctx.ops.set_progress(progress=fraction, label=label)
-
-
-# Of a request, what the App says of itself and a program has no reason to.
-_OF_THE_APP = ("prompt_id", "selected_samples", "sample_selection_style", "extended", "filters")
-
-
-def is_app(ctx):
-    """Whether the App shows what an operator yields; FiftyOne drops what such an operator returns.
-
-    Args:
-        ctx: the execution context
-    """
-    request = ctx.request_params
-    asked = "operator_uri" in request and any(name in request for name in _OF_THE_APP)
-    return asked and not ctx.delegated
 
 
 async def returned(messages):

@@ -31,7 +31,7 @@ from . import findings as analysis
 from . import schema as store
 from .boxes import analyse_boxes, detect_one, object_field
 from .images import analyse_images
-from .params import check_plain_field, make_folder
+from .params import NOISY, PROBE, check_plain_field, make_folder
 from .report import check_report
 from .rows import add_heat, labels_of, rows_of
 from .summary import BiasSummary, undecided_of
@@ -127,6 +127,38 @@ class BiasJob(Job):
             self.plan.explain(self.model, image)
             explain = partial(self.plan.explain, self.model)
             check_batch(self.settings.batch_size, self.model, image, explain)
+
+    def planned(self):
+        """Its phases, and how many items each has."""
+        from ...cam_core.bias.noise_sensitivity import TRIALS
+
+        s, count = self.settings, len(self.rows)
+        tested = min(count, PROBE if s.probe == "auto" else s.probe)
+        first = {} if self._existing else {"computing heatmaps": count}
+        swapped = tested * (2 + s.donors * (1 + s.control))
+        if self.object_field is not None:
+            own = {
+                "looking for objects": count,
+                "preparing pictures": tested,
+                "swapping surroundings": swapped,
+            }
+        elif self.objects:
+            own = {
+                "measuring heat": count,
+                "preparing pictures": 2 * tested,
+                "swapping backgrounds": swapped,
+                "removing hot pixels": 2 * tested,
+            }
+            own.update({"adding noise": 2 * TRIALS * min(tested, NOISY)} if s.noise else {})
+        else:
+            regions = tested * (1 + 2 * s.donors)
+            own = {
+                "measuring heat": count,
+                "preparing pictures": 2 * tested,
+                "replacing the border": regions,
+                "replacing the hottest": regions,
+            }
+        return {**first, **own, "writing": count}
 
     def before(self):
         """Computes the heatmaps of a new run."""
@@ -306,8 +338,8 @@ class BiasJob(Job):
             return reason
         if found.scan.heat is None:
             return (
-                "the run did not explain these boxes by class, so nothing is claimed from heat; "
-                "compute_cams with targets={'field': ...} does"
+                "heat is not used, as the run did not explain these boxes by class (compute_cams with "
+                "targets={'field': ...} does)"
             )
         return reason.replace("tested sample", "tested object")
 
@@ -324,18 +356,16 @@ class BiasJob(Job):
         else:
             notes += [self.labels.note, *self.plan.notes, *found.classes.notes]
             if self.objects and not swapped and not first:
-                notes.append(
-                    "None of these objects could be cut out, so no background was swapped."
-                )
+                notes.append("No background was swapped: none of these objects could be cut out.")
         if self._near:
             notes.append(
                 f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
                 f"{self._near[0]!r}, should that one have been meant."
             )
         if not self.settings.control:
-            notes.append("The paste control was not run, so drops may be owed to pasting.")
+            notes.append("No same-class control was run, so pasting itself may cause the drops.")
         if found.of_boxes and found.tested.check is None:
-            notes.append("None of these objects is found by the detector, so nothing was swapped.")
+            notes.append("Nothing was swapped: the detector finds none of these objects.")
         return [n for n in notes if n]
 
     def _one_class(self, found):

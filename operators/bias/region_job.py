@@ -23,7 +23,7 @@ from . import findings as analysis
 from . import region_text as words
 from .images import ABSENT, open_probe
 from .membership import SCORED, ClassMembership
-from .params import check_plain_field
+from .params import PROBE, check_plain_field
 from .pictures import Masks, working_side
 from .scan import Scan, ScanStep
 
@@ -144,6 +144,13 @@ class RegionJob(Job):
             key = next(iter(plan.explain(self.model, image).maps))
             plan = dataclasses.replace(plan, primary=key, fields={key: None}, ranks=[{key: None}])
         return plan
+
+    def planned(self):
+        """Its phases, and how many items each has."""
+        s, count = self.settings, len(self.rows)
+        tested = min(count, PROBE if s.probe == "auto" else s.probe)
+        region = tested * (1 + 2 * s.donors)
+        return {"scoring": count, "preparing pictures": 2 * tested, "replacing the region": region}
 
     def steps(self):
         """Scores the samples, replaces the regions, and judges."""

@@ -177,6 +177,10 @@ class MethodComparison(Job):
             f"{self.predicted_forwards:,} forwards, {duration(self.predicted_seconds)}"
         )
 
+    def planned(self):
+        """Its phases, and how many items each has."""
+        return {self.forecast(): self.predicted_forwards, "writing": len(self.rows)}
+
     def register(self):
         """Registers the comparison in the record of its first run."""
         return store.register(

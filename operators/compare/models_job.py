@@ -183,6 +183,10 @@ class ModelComparison(Job):
             f"{self.predicted_forwards:,} forwards"
         )
 
+    def planned(self):
+        """Its phases, and how many items each has."""
+        return {self.forecast(): len(self.rows) * len(self.keys), "writing": len(self.rows)}
+
     def register(self):
         """Registers the comparison in the record of its first run."""
         return store.register(

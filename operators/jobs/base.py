@@ -28,7 +28,8 @@ class Job:
         samples: a dataset or view of images
         settings: the checked arguments of the operator
         given (None): the :class:`~operators.compute.recorded_model.GivenModel` of the call
-        origin (None): where the job was started, for the record: ``"python"``, ``"app"``, ``"delegated"``
+        origin (None): where the job was started, for the record: ``"python"``, ``"app"``,
+            ``"delegated"``, ``"background"``
 
     Attributes:
         model: the :class:`LoadedModel` that is on its device while the job runs; None for none
@@ -67,6 +68,10 @@ class Job:
 
     def register(self):
         """Registers the job in the record of its run; returns its lease, None if it writes nothing."""
+
+    def planned(self):
+        """What its phases will be, in order, as far as that is known: ``{name: how many items}``."""
+        return {}
 
     def steps(self):
         """The work; yields :class:`Phase` and returns the summary."""
@@ -143,6 +148,8 @@ class Phase:
         done, total: images, composites or samples of this phase; the total is None where none is known
         seconds: since the phase began
         failed: samples that failed so far
+        whole (None): of the job, from 0 to 1, and
+        left (None): how long the rest takes, in words: see :class:`~operators.jobs.whole.WholeBar`
     """
 
     name: str
@@ -150,6 +157,8 @@ class Phase:
     total: int | None
     seconds: float
     failed: int = 0
+    whole: float | None = None
+    left: str | None = None
 
     @property
     def fraction(self):

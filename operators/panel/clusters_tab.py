@@ -125,12 +125,13 @@ def accepted_ids(run):
     return [ObjectId(i) for i in sorted(texts)]
 
 
-def strip(run, cluster):
+def strip(run, cluster, pictures=PICTURES):
     """One picture of a cluster: its mean map, then typical photos under their heat; below them the scale.
 
     Args:
         run: the :class:`~operators.runs.run.Run`
-        cluster: one of :func:`clusters_of`
+        cluster: one of :func:`clusters_of`, or a dict ``mean_map, typical``
+        pictures (9): how many photos there is room for
 
     Returns:
         a ``data:`` URI of a JPEG
@@ -139,20 +140,29 @@ def strip(run, cluster):
 
     now = look_of(run.dataset)
     mean = np.float32(cluster["mean_map"])
-    tiles = [Image.fromarray(heat_picture(mean, (TILE, TILE), now, _PAPER))]
-    tiles += [tile for tile in _photos(run, cluster["typical"], now) if tile is not None]
-    width = (TILE + _GAP) * (1 + PICTURES) - _GAP
+    row = [Image.fromarray(heat_picture(mean, (TILE, TILE), now, _PAPER))]
+    row += [tile for tile in tiles(run, cluster["typical"]).values() if tile is not None]
+    width = (TILE + _GAP) * (1 + pictures) - _GAP
     sheet = Image.new("RGB", (width, TILE), _PAPER)
-    for i, tile in enumerate(tiles):
+    for i, tile in enumerate(row):
         sheet.paste(tile, (i * (TILE + _GAP), 0))
     return data_uri(with_scale(sheet, now, _PAPER))
 
 
-def _photos(run, ids, now):
-    """Square tiles of samples, their heat of the run's first field laid over."""
+def tiles(run, ids):
+    """Square pictures of samples, their heat of the run's first field laid over.
+
+    Args:
+        run: the :class:`~operators.runs.run.Run`
+        ids: of samples of images
+
+    Returns:
+        ``{id: PIL image}`` in the order of the ids, None where the file cannot be read
+    """
     fields = run.heatmap_fields[:1]
     view = run.dataset.select(list(ids), ordered=True).select_fields(fields)
-    return [_photo(sample, sample[fields[0]] if fields else None, now) for sample in view]
+    now = look_of(run.dataset)
+    return {s.id: _photo(s, s[fields[0]] if fields else None, now) for s in view}
 
 
 def _photo(sample, label, now):
@@ -201,18 +211,16 @@ def cluster_text(cluster):
 
 
 def draw(panel, handlers, state):
-    """Draws the tab."""
-    if not layout.needs_bias(panel, handlers, state):
-        return
+    """Draws them."""
     shown = state.get("clusters") or []
     if not shown:
-        layout.note(
-            panel, "no_clusters", "No clusters",
-            "Fewer than eight tested samples have a heatmap with a place, so there is nothing to group.",
-        )  # fmt: skip
+        panel.md(
+            "No shortcuts to show: fewer than eight tested samples have a heatmap with a place.",
+            name="no_clusters",
+        )
         return
     layout.heading(
-        panel, "clusters_head", "Where heatmaps look alike",
+        panel, "clusters_head", "Shortcuts: where heatmaps look alike",
         "Small tight groups off the object first: the mean map, then typical samples. Click a strip to "
         "see its samples. What is fair context can be accepted; its samples no longer count.",
     )  # fmt: skip
@@ -223,18 +231,17 @@ def draw(panel, handlers, state):
             f"strip_{number}", on_click=handlers.on_cluster, params={"number": number},
             width="100%", alt_text=f"heatmaps of cluster {number + 1}",
         )  # fmt: skip
-        line = panel.menu(f"cluster_{number}", gap=2, align_y="center")
+        line = layout.row(panel, f"cluster_{number}")
         line.str(
-            "name", default=cluster["name"], label="Name", view=types.TextFieldView(),
-            on_change=handlers.on_cluster_name,
+            "name", default=cluster["name"], label="Name", on_change=handlers.on_cluster_name,
+            view=types.TextFieldView(componentsProps=layout.FREE),
         )  # fmt: skip
-        line.btn(
-            "show", label="Show samples", icon="visibility", variant="outlined",
-            on_click=handlers.on_cluster, params={"number": number},
+        layout.button(
+            line, "show", "Show samples", "visibility", handlers.on_cluster, variant="outlined",
+            params={"number": number},
         )  # fmt: skip
-        line.btn(
-            "accept", label="Count again" if cluster["accepted"] else "Accept as context",
-            icon="undo" if cluster["accepted"] else "check", variant="outlined",
-            on_click=handlers.on_accept,
+        layout.button(
+            line, "accept", "Undo" if cluster["accepted"] else "Accept as context",
+            "undo" if cluster["accepted"] else "check", handlers.on_accept, variant="outlined",
             params={"number": number, "accepted": not cluster["accepted"]},
         )  # fmt: skip

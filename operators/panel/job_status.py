@@ -9,6 +9,10 @@ from ..runs import record as run_record
 from ..text import duration
 
 _FOUND = {"compare": "The leaderboard", "bias": "The findings"}
+_WHY = {
+    "app": "Its tab was closed or reloaded, or the App ended. ",
+    "background": "It was stopped, or the App's server ended. ",
+}
 _BEING = {"compare": "Being compared", "bias": "Being analysed"}
 
 
@@ -61,8 +65,8 @@ def _ended(record, part, status, asked):
     if record.get("error"):
         return label, f"{record['error']}. Nothing of it was kept."
     origin = (record.get("settings") or {}).get("origin")
-    closed = origin == "app" and status == "interrupted" and not asked
-    why = "Its tab was closed or reloaded, or the App ended. " if closed else ""
+    ended_from_outside = status == "interrupted" and not asked
+    why = _WHY.get(origin, "") if ended_from_outside else ""
     return label, f"{why}Nothing of it was kept."
 
 

@@ -105,12 +105,18 @@ def lacks_fields(dataset, fields, coloured):
     return not (set(fields) <= schema and set(map(level.path, coloured)) <= colours)
 
 
+def is_there(dataset):
+    """Whether a dataset exists, whatever its copy in memory says."""
+    return db().datasets.count_documents({"_id": dataset._doc.id}, limit=1) > 0
+
+
 def is_listed(dataset, key, document):
     """Whether a dataset exists and has a run's document under its key."""
     query = {"_id": dataset._doc.id, f"runs.{key}": document}
     return db().datasets.count_documents(query, limit=1) > 0
 
 
+@retried
 def stored_paths(dataset):
     """The paths of a dataset's stored schema, nested ones too; empty if the dataset is gone."""
     schema = level_of(dataset).schema_entry
@@ -152,6 +158,24 @@ def config_of(dataset, key):
         known = f"it has: {', '.join(runs)}" if runs else "it has none yet; compute_cams makes one"
         raise ValueError(f"cam_key: the dataset has no CAM run {key!r}; {known}")
     return complete(stored["config"], stored["config"].get("dataset_id") == str(dataset._doc.id))
+
+
+@retried
+def read_entries(dataset, names):
+    """Reads some entries of the records of all of a dataset's CAM runs, in two queries.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        names: of entries, or paths in them
+
+    Returns:
+        a list of pairs (key, dict of what the record has of these); none of a dataset that was deleted
+    """
+    listed = db().datasets.find_one({"_id": dataset._doc.id}, {"runs": True}) or {}
+    keys = {number: key for key, number in (listed.get("runs") or {}).items()}
+    query = {"_id": {"$in": list(keys)}, "config.method": METHOD}
+    rows = db().runs.find(query, {f"config.{name}": True for name in names})
+    return [(keys[row["_id"]], row.get("config") or {}) for row in rows]
 
 
 def complete(stored, own):
@@ -306,8 +330,8 @@ def check_idle(config, key):
             "this process" if config.token in ACTIVE else f"process {config.pid} on {config.host}"
         )
         raise ValueError(
-            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait for it, or "
-            "stop it with stop_cam_run"
+            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait, or press Stop in "
+            "the panel (from Python: stop_cam_run)"
         )
 
 

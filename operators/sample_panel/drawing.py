@@ -1,5 +1,6 @@
 """Pictures of the panel: a photo under its heat, the heat that is kept with its outline, a trial."""
 
+import dataclasses
 import functools
 import os
 
@@ -49,17 +50,16 @@ def kept_picture(path, heat, kept, look):
         path: of the photo
         heat: (h, w) in [0, 1]
         kept: (h, w) bool on the same grid
-        look: the dataset's look, see :mod:`operators.runs.look`
+        look: the dataset's look, see :mod:`operators.runs.look`; what is kept is drawn whatever it hides
 
     Returns:
         a ``data:`` URI
     """
     below = photo(path)
-    shown = np.array(overlaid(below, np.where(kept, heat, 0), look))
-    mask = cv2.resize(
-        kept.astype(np.float32), (shown.shape[1], shown.shape[0]), interpolation=cv2.INTER_LINEAR
-    )
-    return _outlined(shown, mask >= 0.5)
+    whole = dataclasses.replace(look, hide_below=0.0)
+    heated = np.array(overlaid(below, heat, whole))
+    mask = cv2.resize(kept.astype(np.float32), below.size, interpolation=cv2.INTER_LINEAR) >= 0.5
+    return _outlined(np.where(mask[..., None], heated, np.array(below.convert("RGB"))), mask)
 
 
 def trial_picture(picture, mask):

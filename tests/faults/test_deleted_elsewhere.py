@@ -107,6 +107,22 @@ def up_to(steps, phase, count=1):
     raise AssertionError(f"there was no {phase!r}")
 
 
+def test_a_dataset_that_goes_while_a_call_is_prepared(dataset, opened, monkeypatch):
+    other, job = opened(dataset), inner("compute.job").CamJob
+    real = job.prepare
+
+    def prepare(self):
+        other.delete("dataset")
+        self.dataset.reload()
+        return real(self)
+
+    monkeypatch.setattr(job, "prepare", prepare)
+    with pytest.raises(
+        ValueError, match=f"samples: the dataset '{dataset.name}' was deleted while"
+    ):
+        compute_tiny(dataset)
+
+
 @pytest.mark.parametrize("field", ["run_gradcam", "run_layercam", "run_prediction"])
 def test_a_field_of_a_run(dataset, opened, make_dataset, field, tmp_path):
     paths = write_pictures(tmp_path / "pictures", COUNT)
@@ -128,6 +144,22 @@ def test_a_field_of_a_run(dataset, opened, make_dataset, field, tmp_path):
     summary = compute_tiny(dataset, batch_size=2, resume=True)
     assert (summary.status, summary.done, summary.resumed) == ("finished", COUNT, COUNT - lost)
     assert stored(dataset) == stored(reference)
+
+
+def test_a_dataset_that_goes_while_a_run_is_registered(dataset, opened, monkeypatch):
+    """Whoever deletes it has read it before: nothing of the run is left nevertheless."""
+    other, resume = opened(dataset), inner("runs.resume")
+    real = resume.save_covered
+
+    def save_covered(*given):
+        real(*given)
+        other.delete("dataset")
+        dataset.reload()
+
+    monkeypatch.setattr(resume, "save_covered", save_covered)
+    with pytest.raises(Exception, match="does not exist|is deleted|not found"):
+        compute_tiny(dataset)
+    assert not leftovers(dataset)
 
 
 def test_a_field_that_goes_while_the_end_is_recorded(dataset, opened, monkeypatch):
@@ -300,6 +332,25 @@ def test_a_dataset_that_a_job_works_on(jobs, opened, kind, when):
     assert dataset.name not in fo.list_datasets()
     db = fod.get_db_conn()
     assert dataset._sample_collection_name not in db.list_collection_names()
+
+
+def test_a_dataset_that_goes_before_an_index_is_made(jobs, opened, monkeypatch):
+    """An index that is made on a collection that is gone makes it again."""
+    dataset, first, make = jobs("analysis")
+    other, schema = opened(dataset), inner("bias.schema")
+    first()
+    real, db, name = schema.add_index, fod.get_db_conn(), dataset._sample_collection_name
+
+    def add_index(*given):
+        other.delete("dataset")
+        real(*given)
+        assert name in db.list_collection_names()
+
+    monkeypatch.setattr(schema, "add_index", add_index)
+    with pytest.raises(RuntimeError, match="'run' was deleted, renamed or analysed again"):
+        list(make().run())
+    assert name not in db.list_collection_names()
+    assert not leftovers(dataset)
 
 
 @pytest.mark.parametrize("kind", ["comparison", "analysis"])

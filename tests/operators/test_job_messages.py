@@ -39,6 +39,9 @@ def test_something_is_said_before_the_model_is_loaded(name, photo_dataset, monke
     # the form of a comparison has no field for the model
     said = "model" if name == "compare_cams" else "Model"
     assert second.params["message"] == f"{said}: nothing is built here"
+    third = next(messages).body  # the dialog stays after the message has gone
+    assert third.operator_uri.endswith("set_progress")
+    assert third.params["label"] == f"Not started: {said}: nothing is built here"
     with pytest.raises(ValueError, match="nothing is built here"):
         next(messages)
 
@@ -53,6 +56,9 @@ def test_a_queue_is_told_too(name, photo_dataset, monkeypatch):
 
 class Asked:
     """A job that is asked to stop after its first step."""
+
+    def planned(self):
+        return {"measuring": 4}
 
     def run(self):
         yield inner("jobs.base").Phase("measuring", 1, 4, 0.0)
@@ -73,6 +79,27 @@ def test_who_waits_is_told_that_it_was_stopped(name, delegated, photo_dataset, m
     assert bars[-1] == "The comparison of 'run' was asked to stop"
     assert bodies[-1].operator_uri.endswith("notify")
     assert bodies[-1].params["message"] == "The comparison of 'run' was asked to stop"
+
+
+class Failing(Asked):
+    """A job that fails after its first step, as one whose dataset is deleted."""
+
+    def run(self):
+        yield inner("jobs.base").Phase("measuring", 1, 4, 0.0)
+        raise RuntimeError("the run 'run' was deleted meanwhile")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dialog_of_a_job_that_fails_says_why(name, photo_dataset, monkeypatch):
+    monkeypatch.setattr(type(operator(name)), "make_job", lambda *_: Failing())
+    messages, bodies = operator(name).messages(context(photo_dataset(2))), []
+    with pytest.raises(RuntimeError):
+        while True:
+            bodies.append(next(messages).body)
+    bars = [b.params for b in bodies if b.operator_uri.endswith("set_progress")]
+    assert bars[-1] == {"label": "Failed: the run 'run' was deleted meanwhile", "progress": 0.25}
+    (said,) = [b.params for b in bodies if b.operator_uri.endswith("notify")]
+    assert (said["message"], said["variant"]) == ("the run 'run' was deleted meanwhile", "error")
 
 
 def test_a_run_says_it_before_its_model_is_loaded_too(photo_dataset, monkeypatch):
