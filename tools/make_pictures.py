@@ -54,11 +54,17 @@ def make(home, options):
     dataset = demo_data.demo_dataset(NAME, persistent=False)
     operators = {
         name: foo.get_operator(f"@cam51/heatmaps/{name}")
-        for name in ("compute_cams", "find_background_bias", "compare_cams", "register_model")
+        for name in (
+            "compute_cams",
+            "find_background_bias",
+            "compare_cams",
+            "register_model",
+            "get_cam_run_info",
+        )
     }
     model = lite0.lite0_model()
     print(operators["compute_cams"](dataset, model=model, methods=METHODS, cam_key="lite0"))
-    used = dataset.get_run_info("lite0").config.settings["model"]
+    used = operators["get_cam_run_info"](dataset, "lite0").settings["model"]
     # so that the App's server can ask it
     operators["register_model"](used, "examples.lite0:lite0_model")
     print(operators["find_background_bias"](dataset, "lite0", model, labels="imagenet_names"))
