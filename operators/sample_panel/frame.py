@@ -27,7 +27,8 @@ def read(dataset, sample_id, chosen):
         a dict of everything that :func:`draw` draws
     """
     shown = {**chosen, "sample_id": sample_id, "page": chosen.get("page") or "maps"}
-    if not sample_id:
+    shown["images"] = dataset is None or dataset.media_type != "video"
+    if not sample_id or not shown["images"]:
         return shown
     record.refresh(dataset)
     shown["runs"] = run_choices(dataset)
@@ -147,6 +148,11 @@ def draw(handlers, shown):
             "No sample is open",
             "Open a sample of the grid; this panel follows it.",
         )
+    elif not shown["images"]:
+        _note(
+            panel, "video", "This panel shows images",
+            "The heatmaps of a video are on its frames: play it, with the run's fields chosen in the sidebar.",
+        )  # fmt: skip
     else:
         _head(panel, handlers, shown)
         _PAGES[shown["page"]](panel, handlers, shown)

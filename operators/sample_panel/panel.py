@@ -10,7 +10,8 @@ from ..panel import look_bar
 _URI = "@cam51/heatmaps"
 _HELP = (
     "The run's maps on the open sample. *Explain* asks the model about it, *What if* asks about the photo with a "
-    "part replaced. The arrow keys lead to the next sample, the choice stays."
+    "part replaced. The two-column icon beside the tab puts the panel beside the photo; the arrow keys lead to the "
+    "next sample, and the choice stays."
 )
 _FIRST = {"page": "maps", "share": 50, "region": "hottest", "fill": "other"}
 _LOADING = "The model is loaded; this takes some seconds the first time."

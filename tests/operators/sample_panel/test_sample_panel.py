@@ -265,6 +265,13 @@ def test_what_is_missing_is_said_with_what_to_do(make_dataset, photos, plugin, t
     assert "gone.jpg" in drawn(dataset, 1)
 
 
+def test_a_video_has_its_heatmaps_on_frames(make_dataset, plugin):
+    video = make_dataset(fo.Sample(filepath="film.mp4"))
+    assert video.media_type == "video"
+    for page in ("maps", "explain", "what_if"):
+        assert "The heatmaps of a video are on its frames" in drawn(video, page=page)
+
+
 def test_a_model_given_from_python_says_how_to_register_it(dataset):
     inner("runs.record").update(
         dataset, KEY, settings={"model": "mine", "model_source": "module", "methods": ["gradcam"]}
