@@ -36,7 +36,7 @@ def read(dataset, sample_id, chosen):
     shown["share"] = chosen.get("share") or threshold.DEFAULT
     shown |= model_of(dataset, key, chosen)
     shown["found"] = explained.of_sample(chosen.get("explained"), sample_id)
-    shown["model_held"] = explain.CACHE.name is not None
+    shown["model_held"] = explain.is_held(dataset, key, chosen.get("model"))
     if shown["page"] == "what_if":
         shown["regions"] = what_if.choices_of(dataset, sample_id)
     one = stored.read(Run.open(dataset, key), sample_id) if key is not None else None

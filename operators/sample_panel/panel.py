@@ -137,10 +137,11 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
 
     def on_explain(self, ctx):
         """Explains the sample with the model of the run, or with the one that was named last."""
-        params = {**self._model(ctx), "sample_id": ctx.current_sample, "in_panel": True}
+        named = {name: value for name, value in self._model(ctx).items() if value}
+        params = {**named, "sample_id": ctx.current_sample, "in_panel": True}
         from ..sample import explain
 
-        said = "" if explain.CACHE.name else f" {_LOADING}"
+        said = "" if explain.is_held(ctx.dataset, **self._model(ctx)) else f" {_LOADING}"
         ctx.panel.set_state("work", f"Explaining this sample.{said}")
         ctx.prompt(
             f"{_URI}/explain_sample", params=params, skip_prompt=True, on_success=self.on_explained,
@@ -187,7 +188,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
 
         if ctx.panel.get_state("model"):
             return {"model": ctx.panel.get_state("model"), "cam_key": None}
-        return {"cam_key": frame.key_of(ctx.dataset, ctx.panel.get_state("key"))}
+        return {"model": None, "cam_key": frame.key_of(ctx.dataset, ctx.panel.get_state("key"))}
 
     # what if
 
@@ -195,7 +196,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         """Asks at once where the model is in memory, else says that it is loaded, and then asks."""
         from ..sample import explain
 
-        if explain.CACHE.name is not None:
+        if explain.is_held(ctx.dataset, **self._model(ctx)):
             self.on_ask_now(ctx)
         else:
             ctx.panel.set_state("work", _LOADING)
