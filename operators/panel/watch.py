@@ -11,7 +11,7 @@ from .background import is_busy, work_on
 
 # Between two looks, while nothing and while something is being computed. Each asks the database for some
 # entries of the records, and draws nothing where they are the same.
-_SECONDS, _BUSY_SECONDS = 5, 2
+_SECONDS, _BUSY_SECONDS = 8, 2
 _JOBS = ("bias", "compare")
 _WHOSE = ("status", "token", "dataset_id", "host", "pid", "space", "heartbeat")
 _SHOWN = ("started", "ended", "stop", "error")
