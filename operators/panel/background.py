@@ -85,7 +85,8 @@ def _running(panel, handlers, row, name):
             f"{name}_stop", label="Stop", icon="stop", variant="outlined", on_click=handlers.on_work_stop,
             params=params,
         )  # fmt: skip
-    _show_button(menu, handlers, name, "Show its heatmaps so far")
+    if row["fraction"]:
+        _show_button(menu, handlers, name, "Show its heatmaps so far")
 
 
 def _ended(panel, handlers, row, name):

@@ -63,12 +63,14 @@ def draw(handlers, state):
     """
     panel = types.Object()
     background.draw(panel, handlers, state.get("work"))
-    if not state.get("runs"):
-        _no_runs(panel, handlers, state)
-    else:
+    if state.get("runs"):
         _menu(panel, handlers, state)
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
+    elif not background.is_busy(
+        state.get("work")
+    ):  # else the first run has begun, and is drawn above
+        _no_runs(panel, handlers, state)
     watch.draw(panel, handlers, state.get("work"))
     view = types.GridView(
         orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
