@@ -37,10 +37,9 @@ _QUIET_SECONDS = 2.0
 _LONGEST_SECONDS = 60.0
 # tab, a text of it, and how many charts it has
 TABS = [
-    ("Bias", "Score lost on other backgrounds, per class", 3),
-    ("Methods", "Faithfulness", 1),
-    ("Clusters", "Where heatmaps look alike", 0),
-    ("Samples", "Heat on object", 0),
+    ("Test", "Score lost on other backgrounds, per class", 1),
+    ("Compare", "Faithfulness", 1),
+    ("Samples", "What to look at first", 0),
 ]
 
 
@@ -78,7 +77,7 @@ def open_once(context, url: str, dataset: fo.Dataset) -> dict:
         start = time.perf_counter()
         app.open_panel("The run")
         seconds["facts"] = time.perf_counter() - start
-        page.get_by_role("button", name="Delete", exact=True).wait_for()  # the last thing drawn
+        page.get_by_role("button", name="Details of the run").wait_for()  # the last thing drawn
         seconds["open"] = time.perf_counter() - start
         for name, text, charts in TABS:
             quiet()

@@ -1,34 +1,39 @@
 """One picture of all photos and their heatmaps, to look at."""
 
+from cam_core.spatial.overlay import overlay, scale_bar
 from examples.measure import load_image
 
 THUMB = 150
 CAPTION = 18
 GAP = 4
-OPACITY = 0.75
+SCALE = 420
 INK, RIGHT, WRONG, PAPER = (30, 30, 30), (20, 120, 50), (170, 40, 30), (255, 255, 255)
 
 
-def contact_sheet(samples, fields, path, columns=2):
+def contact_sheet(samples, fields, path, prediction, columns=2):
     """Draws the photos, each followed by its stored heatmaps, and saves them as a PNG.
 
     Under each photo stands what the model predicted: green where ``imagenet_names`` has it, red
-    where it has not, followed by the subject; dark where the sample has no such names.
+    where it has not, followed by the subject; dark where the sample has no such names. At the bottom is the
+    scale of the heat.
 
     Args:
-        samples: a FiftyOne collection with a ``model_prediction`` field
+        samples: a FiftyOne collection
         fields: the names of the heatmap fields
         path: where to save the picture
+        prediction: the name of the field of the model's predictions
         columns (2): how many photos side by side
     """
     from PIL import Image, ImageDraw
 
     cell = THUMB + GAP
     block = cell * (len(fields) + 1) + GAP
-    strips = [_strip(sample, fields, block) for sample in samples]
+    strips = [_strip(sample, fields, prediction, block) for sample in samples]
     rows = [strips[start : start + columns] for start in range(0, len(strips), columns)]
     heights = [max(strip.height for strip in row) for row in rows]
-    sheet = Image.new("RGB", (block * columns, CAPTION + sum(heights)), PAPER)
+    scale = Image.fromarray(scale_bar(min(SCALE, block * columns), paper=PAPER, ink=INK))
+    height = CAPTION + sum(heights) + scale.height
+    sheet = Image.new("RGB", (block * columns, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column in range(columns):
         _titles(pen, column * block, cell, fields)
@@ -39,20 +44,21 @@ def contact_sheet(samples, fields, path, columns=2):
             sheet.paste(strip, (column * block, top))
         top += height
 
+    sheet.paste(scale, (0, top))
     sheet.save(path)
 
 
-def _strip(sample, fields, width):
+def _strip(sample, fields, prediction, width):
     """A photo and its heatmaps side by side, with what was predicted below."""
     from PIL import Image, ImageDraw
 
     photo = _thumb(sample.filepath)
-    pictures = [photo, *(overlay(photo, _stored_map(sample[field])) for field in fields)]
+    pictures = [photo, *(overlaid(photo, _stored_map(sample[field])) for field in fields)]
     strip = Image.new("RGB", (width, photo.height + CAPTION + GAP), PAPER)
     for index, picture in enumerate(pictures):
         strip.paste(picture, (index * (THUMB + GAP), 0))
 
-    text, ink = _verdict(sample)
+    text, ink = _verdict(sample, sample[prediction])
     ImageDraw.Draw(strip).text((1, photo.height + 1), text, fill=ink, font=font())
     return strip
 
@@ -68,7 +74,7 @@ def _thumb(path):
     return photo
 
 
-def overlay(photo, heat):
+def overlaid(photo, heat):
     """Draws heat over a photo; crossed out where there is none.
 
     Args:
@@ -79,7 +85,6 @@ def overlay(photo, heat):
         a PIL image
     """
     import numpy as np
-    from matplotlib import colormaps
     from PIL import Image, ImageDraw
 
     if heat is None:
@@ -87,12 +92,7 @@ def overlay(photo, heat):
         ImageDraw.Draw(crossed).line((0, 0, *crossed.size), fill=WRONG, width=3)
         return crossed
 
-    heat = Image.fromarray(heat).resize(photo.size, Image.Resampling.BILINEAR)
-    heat = np.asarray(heat)[..., None]
-    colours = colormaps["inferno"](heat[..., 0])[..., :3]
-    alpha = OPACITY * heat
-    mixed = (1 - alpha) * np.asarray(photo) / 255 + alpha * colours
-    return Image.fromarray((mixed * 255).round().astype("uint8"))
+    return Image.fromarray(overlay(np.asarray(photo), heat))
 
 
 def _stored_map(heatmap):
@@ -108,12 +108,12 @@ def _stored_map(heatmap):
         with Image.open(heatmap.map_path) as image:
             heat = np.asarray(image)
 
-    low, high = heatmap.range or ((0, 1) if heat.dtype.kind == "f" else (0, 255))
-    return ((heat.astype("float32") - low) / (high - low)).clip(0, 1)
+    # the lower end of a range says what the App hides
+    high = heatmap.range[1] if heatmap.range else 1 if heat.dtype.kind == "f" else 255
+    return (heat.astype("float32") / high).clip(0, 1)
 
 
-def _verdict(sample):
-    prediction = sample.model_prediction
+def _verdict(sample, prediction):
     if prediction is None:
         return "no prediction", WRONG
 

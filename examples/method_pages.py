@@ -9,7 +9,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from examples.contact_sheet import GAP, INK, PAPER, font, overlay
+from examples.contact_sheet import GAP, INK, PAPER, font, overlaid
 from examples.lite0 import lite0_classes, lite0_module, lite0_tensor
 from examples.measure import load_image
 
@@ -75,7 +75,7 @@ def draw(photo, tiles, title):
     for index, (caption, heat) in enumerate([("the photo", None), *tiles]):
         left = (index % COLUMNS) * (CELL + GAP)
         top = 24 + (index // COLUMNS) * (CELL + TEXT)
-        page.paste(photo if index == 0 else overlay(photo, heat), (left, top))
+        page.paste(photo if index == 0 else overlaid(photo, heat), (left, top))
         text = "\n".join(textwrap.wrap(caption.replace("_", " "), 29)[:3])
         pen.text((left + 1, top + CELL), text, fill=INK, font=font())
     return page

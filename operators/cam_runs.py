@@ -34,7 +34,7 @@ class ListCamRuns(foo.Operator):
         return _config(
             "list_cam_runs",
             "List CAM runs",
-            "The CAM runs of this dataset: how far they are, of which model",
+            "The CAM runs of this dataset, their progress and model",
             types.RiskLevel.LOW,
         )
 
@@ -83,7 +83,7 @@ class GetCamRunInfo(foo.Operator):
         return _config(
             "get_cam_run_info",
             "Look at a CAM run",
-            "How a CAM run was made, how far it is and what failed",
+            "Settings, progress and failures of a CAM run",
             types.RiskLevel.LOW,
         )
 
@@ -137,7 +137,7 @@ class LoadCamView(foo.Operator):
         return _config(
             "load_cam_view",
             "Show the samples of a CAM run",
-            "All samples that a CAM run covers, or those that are done, missing or failed",
+            "All samples of a CAM run, or those that are done, missing or failed",
             types.RiskLevel.LOW,
         )
 
@@ -191,7 +191,7 @@ class StopCamRun(foo.Operator):
         return _config(
             "stop_cam_run",
             "Stop a CAM run",
-            "A running CAM run, comparison or analysis, also in a queue's process, stops after two batches",
+            "Stops a running computation, comparison or analysis after at most two batches, wherever it runs",
             types.RiskLevel.MEDIUM,
         )
 
@@ -211,7 +211,7 @@ class StopCamRun(foo.Operator):
             inputs.enum(
                 "what", choices.values(), default=running[key][0], label="What", view=choices
             )
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, "Stop")
 
     def __call__(self, samples, cam_key, what=None):
         """Asks a CAM run to stop: it does after two batches at most, and can be resumed.
@@ -251,7 +251,7 @@ class RenameCamRun(foo.Operator):
         return _config(
             "rename_cam_run",
             "Rename a CAM run",
-            "Gives a CAM run another key: its fields, attributes, files and record",
+            "Gives a CAM run, its fields and its files another key",
             types.RiskLevel.MEDIUM,
         )
 
@@ -262,7 +262,7 @@ class RenameCamRun(foo.Operator):
         inputs = types.Object()
         if runs.choose_run(inputs, ctx) is not None:
             runs.new_key(inputs, ctx, "new_key")
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, "Rename")
 
     def __call__(self, samples, cam_key, new_key):
         """Renames a CAM run: its fields, the attribute ``cam_key``, its files, colours and record.
@@ -286,11 +286,14 @@ class RenameCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Renames it and reloads the dataset; what was shown is shown under its new name."""
+        from .runs import look
+
         shown = ctx.active_fields or []
         moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
         ctx.ops.reload_dataset()
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
         ctx.ops.set_active_fields([moves.get(field, field) for field in shown])
-        return {"fields": moves}
+        return {"cam_key": ctx.params["new_key"], "fields": moves}
 
 
 class DeleteCamRun(foo.Operator):
@@ -309,23 +312,17 @@ class DeleteCamRun(foo.Operator):
     def resolve_input(self, ctx):
         """Which run; what goes is said."""
         from .forms import runs
-        from .runs import keys
-        from .runs import record as run_record
 
         inputs = types.Object()
         key = runs.choose_run(inputs, ctx)
         if key is not None:
-            fields = ", ".join(keys.fields_of(ctx.dataset, key))
-            views = ", ".join(run_record.config_of(ctx.dataset, key).saved_views)
-            views = f"the saved views {views}" if views else "its saved views"
-            inputs.view(
-                "notice",
-                types.Warning(
-                    label=f"Deletes {fields}",
-                    description=f"and {views}, the files and the record of the run",
-                ),
+            goes = "; ".join(runs.what_goes(ctx.dataset, key))
+            warning = types.Warning(
+                label=f"Deletes the run {key}",
+                description=f"What goes: {goes}. This cannot be undone.",
             )
-        return runs.form(inputs, self.config.label)
+            inputs.view("notice", warning)
+        return runs.form(inputs, self.config.label, "Delete")
 
     def __call__(self, samples, cam_key):
         """Deletes a CAM run and everything that it wrote, and nothing else.
@@ -350,10 +347,13 @@ class DeleteCamRun(foo.Operator):
 
     def execute(self, ctx):
         """Deletes it, says what went, and reloads the dataset."""
+        from .runs import look
         from .runs.plain_data import answer
 
+        looked = look.is_set(ctx.dataset)
         deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset, whole=looked))
         ctx.ops.notify(str(deleted), variant="info")
         return answer(deleted)
 
@@ -367,7 +367,7 @@ class ClearLeftovers(foo.Operator):
         return _config(
             "clear_leftovers",
             "Clear what killed runs left behind",
-            "Locks, records, results, views and files of CAM runs that nothing points to any more",
+            "Deletes locks, records, views and files of killed CAM runs that nothing uses any more",
             types.RiskLevel.MEDIUM,
         )
 

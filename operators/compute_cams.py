@@ -38,10 +38,10 @@ class HeatmapOperator(JobOperator):
     def finished(self, ctx, job):
         """The fields in the grid, and the summary."""
         from .forms import messages
+        from .runs import look
 
         yield ctx.ops.reload_dataset()
-        # Of the scheme of this session, only the fields' colours are replaced.
-        yield ctx.trigger("set_color_scheme", {"fields": job.colours})
+        yield ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
         yield ctx.ops.set_active_fields(job.active_fields)
         unfinished = job.summary.failed or job.summary.status != "finished"
         said = messages.in_app(job.summary, self.config.name)
@@ -54,7 +54,7 @@ class ComputeCams(HeatmapOperator):
     config = job_config(
         "compute_cams",
         "Compute class activation maps",
-        "Stores heatmaps of where a model looked, such as Grad-CAM, for every image; all tests need its run",
+        "Stores heatmaps of where a model looked, such as Grad-CAM, for every image; the other tools build on it",
         types.RiskLevel.MEDIUM,
         icon="local_fire_department",
     )

@@ -17,18 +17,11 @@ class ExplainSample(foo.Operator):
         return foo.OperatorConfig(
             name="explain_sample",
             label="Explain this sample",
-            description="Where the model looked on this sample, and whether it is right for the reason",
+            description="Where the model looked on this sample, and what its score depends on",
             icon="psychology_alt",
             dynamic=True,
             unlisted=True,
             risk_level=types.RiskLevel.MEDIUM,
-        )
-
-    def resolve_placement(self, ctx):
-        """A button beside an open sample."""
-        return types.Placement(
-            types.Places.SAMPLES_VIEWER_ACTIONS,
-            types.Button(label="Explain this sample", icon="psychology_alt", prompt=True),
         )
 
     def resolve_input(self, ctx):
@@ -112,26 +105,31 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx):
         """Explains the open sample and shows its new heatmaps."""
         from .forms import sample
+        from .runs import look
         from .runs.plain_data import answer
 
         arguments = sample.arguments_of(ctx)
         check_from_app(arguments)
         found = self(ctx.dataset, **arguments)
+        if ctx.params.get("in_panel"):
+            from .sample_panel import explained
+
+            named = arguments.get("cam_key"), arguments.get("model")
+            return explained.hold(found, *named, look.look_of(ctx.dataset))
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()
-        # of the scheme of this session, only the fields' colours are replaced
-        colours = ctx.dataset.app_config.color_scheme.fields
-        ctx.trigger("set_color_scheme", {"fields": colours})
-        shown = sample.results_of(found, arguments.get("cam_key"), arguments.get("model"))
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        named = arguments.get("cam_key"), arguments.get("model")
+        shown = sample.results_of(found, look.look_of(ctx.dataset), *named)
         return {**shown, "explained": answer(found)}
 
     def resolve_output(self, ctx):
         """The sentence, the composites with their predictions, and what can be done next."""
         from .forms import sample
 
-        return sample.output(ctx)
+        return None if ctx.params.get("in_panel") else sample.output(ctx)
 
 
 class ShowPeers(foo.Operator):
@@ -143,7 +141,7 @@ class ShowPeers(foo.Operator):
         return foo.OperatorConfig(
             name="show_peers",
             label="Show peers of a sample",
-            description="Rightly predicted samples of the same class that are nearest to one in the network",
+            description="The most similar samples of the same class that are predicted right",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -222,7 +220,7 @@ class FreeModel(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="free_model", label="Free the model of Explain this sample",
+            name="free_model", label="Release the model of Explain this sample",
             description="Releases the model that explaining single samples keeps in memory", unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )  # fmt: skip
@@ -241,5 +239,5 @@ class FreeModel(foo.Operator):
     def execute(self, ctx):
         """Frees the model of the App's server."""
         name = self()
-        ctx.ops.notify(f"{name} was let go" if name else "No model was kept", variant="info")
+        ctx.ops.notify(f"{name} was released" if name else "No model was in memory", variant="info")
         return {"freed": name}

@@ -11,7 +11,7 @@ class FindBackgroundBias(JobOperator):
     config = job_config(
         "find_background_bias",
         "Find background bias",
-        "Tests by swapping backgrounds which samples and classes rest on them; needs to know where objects are",
+        "Swaps backgrounds to find samples and classes whose score depends on them; needs to know where objects are",
         types.RiskLevel.MEDIUM,
         icon="wallpaper",
     )
@@ -187,9 +187,9 @@ class FindBackgroundBias(JobOperator):
 
     def finished(self, ctx, job):
         """The verdicts in the grid, and the summary."""
+        from .runs import look
+
         yield ctx.ops.reload_dataset()
-        if job.colours is not None:
-            # Of the scheme of this session, only the fields' colours are replaced.
-            yield ctx.trigger("set_color_scheme", {"fields": job.colours})
+        yield ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
         yield ctx.ops.set_active_fields(job.active_fields)
         yield ctx.ops.notify(" ".join(job.summary.lines()[:2]), variant="success")

@@ -5,6 +5,7 @@ import os
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from .data.drawn import overlaid
 from .data.heatmap_reader import heat_of
 
 
@@ -51,6 +52,7 @@ class ShowHeatmaps(foo.Operator):
         """
         from .data.written_paths import PYTHON, confined
         from .jobs.params import Integer
+        from .runs.look import look_of
 
         Integer(1, 200).check("n", n)  # a row of pictures each
         self._check(samples, animation)
@@ -65,10 +67,10 @@ class ShowHeatmaps(foo.Operator):
         if pictures is None:
             raise ValueError(f"samples: none of them has heatmaps of the run {cam_key!r}")
         if animation is None:
-            return _figure(list(pictures), fields, cam_key)
+            return _figure(list(pictures), fields, cam_key, look_of(samples._root_dataset))
         from .data.animation import write_gif
 
-        return write_gif(pictures, path)
+        return write_gif(pictures, path, look_of(samples._root_dataset))
 
     @staticmethod
     def _check(samples, animation):
@@ -136,11 +138,13 @@ def _chosen_fields(samples, cam_key, methods):
     return [field for field, names in offer.items() if names and names[0] in methods]
 
 
-def _figure(rows, fields, cam_key):
+def _figure(rows, fields, cam_key, look):
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from ..cam_core.spatial.overlay import scale_bar
 
     class HeatmapFigure(Figure):
         """A figure that a notebook shows whatever its plotting backend is."""
@@ -151,32 +155,25 @@ def _figure(rows, fields, cam_key):
             return buffer.getvalue()
 
     columns = len(fields) + 1
-    figure = HeatmapFigure(figsize=(2.6 * columns, 2.7 * len(rows)), layout="constrained")
+    figure = HeatmapFigure(figsize=(2.6 * columns, 2.7 * len(rows) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, row in zip(axes, rows, strict=True):
-        _draw_row(line, row, fields, cam_key)
+    grid = figure.add_gridspec(len(rows) + 1, columns, height_ratios=[2.7] * len(rows) + [0.3])
+    for number, row in enumerate(rows):
+        line = [figure.add_subplot(grid[number, column]) for column in range(columns)]
+        _draw_row(line, row, fields, cam_key, look)
+    scale = figure.add_subplot(grid[len(rows), :])
+    scale.imshow(scale_bar(480, look, paper=(255, 255, 255), ink=(40, 40, 40)))
+    scale.axis("off")
     return figure
 
 
-def _draw_row(line, row, fields, cam_key):
+def _draw_row(line, row, fields, cam_key, look):
     photo = row.picture
     photo.thumbnail((400, 400))
-    width, height = photo.size
     line[0].imshow(photo)
     line[0].set_title(row.name, fontsize=8, parse_math=False)
     for axis, field, label in zip(line[1:], fields, row.labels, strict=True):
-        axis.imshow(photo)
-        heat = heat_of(label)
-        if heat is not None:
-            axis.imshow(
-                heat,
-                cmap="inferno",
-                alpha=0.75 * heat,
-                extent=(0, width, height, 0),
-                vmin=0,
-                vmax=1,
-            )
+        axis.imshow(overlaid(photo, heat_of(label), look))
         axis.set_title(
             _caption(label, field.removeprefix(f"{cam_key}_")), fontsize=8, parse_math=False
         )

@@ -13,6 +13,7 @@ from sources_common import imports, sources
 OPERATORS = [
     ["operators"],
     ["operators.forms"],
+    ["operators.sample_panel"],
     ["operators.panel"],
     ["operators.sample"],
     ["operators.bias", "operators.compare", "operators.drafts", "operators.fo_model"],

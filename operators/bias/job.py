@@ -182,11 +182,6 @@ class BiasJob(Job):
         yield from self._write(found)
         return self._summarise(found)
 
-    @property
-    def colours(self):
-        """The colours of heatmap fields that this job made, for the App; None if it made none."""
-        return None if self._cams is None else self._cams.colours
-
     def used(self):
         """What the record says of the settings."""
         return {
@@ -244,13 +239,14 @@ class BiasJob(Job):
             verdicts: ``{sample id: verdict}``
             labelled: whether it is known which predictions are right
         """
-        from ..runs.app_style import activate_fields
+        from ..runs.app_style import activate_fields, colour_values
 
         s, verdict = self.settings, store.field_names(self.cam_key)[0]
 
         def change():
             self.held.check("nothing more")
             store.add_index(self.dataset, self.cam_key)
+            colour_values(self.dataset, verdict, store.VERDICT_COLOURS)
             self.active_fields = activate_fields(self.dataset, [verdict])
             self.views = []
             if s.views:
@@ -342,8 +338,8 @@ class BiasJob(Job):
             return reason
         if found.scan.heat is None:
             return (
-                "the run did not explain these boxes by class, so nothing is claimed from heat; "
-                "compute_cams with targets={'field': ...} does"
+                "heat is not used, as the run did not explain these boxes by class (compute_cams with "
+                "targets={'field': ...} does)"
             )
         return reason.replace("tested sample", "tested object")
 
@@ -360,18 +356,16 @@ class BiasJob(Job):
         else:
             notes += [self.labels.note, *self.plan.notes, *found.classes.notes]
             if self.objects and not swapped and not first:
-                notes.append(
-                    "None of these objects could be cut out, so no background was swapped."
-                )
+                notes.append("No background was swapped: none of these objects could be cut out.")
         if self._near:
             notes.append(
                 f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
                 f"{self._near[0]!r}, should that one have been meant."
             )
         if not self.settings.control:
-            notes.append("The paste control was not run, so drops may be owed to pasting.")
+            notes.append("No same-class control was run, so pasting itself may cause the drops.")
         if found.of_boxes and found.tested.check is None:
-            notes.append("None of these objects is found by the detector, so nothing was swapped.")
+            notes.append("Nothing was swapped: the detector finds none of these objects.")
         return [n for n in notes if n]
 
     def _one_class(self, found):

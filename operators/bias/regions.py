@@ -10,6 +10,8 @@ from ...cam_core.bias.composites import border_ring
 
 #: share of the image that counts as its hottest place
 HOTTEST = 0.1
+#: what the form calls a region whose four numbers are typed beside it
+A_BOX = "a box"
 
 
 class Regions(collections.abc.Sequence):
@@ -62,12 +64,7 @@ class BoxRegions(Regions):
 
     def draw(self, index, size):
         """Draws the region of one picture; (h, w) bool."""
-        left, top, width, height = self._box
-        region = np.zeros(size, bool)
-        rows = slice(int(np.floor(top * size[0])), int(np.ceil((top + height) * size[0])))
-        columns = slice(int(np.floor(left * size[1])), int(np.ceil((left + width) * size[1])))
-        region[rows, columns] = True
-        return region
+        return box_region(self._box, size)
 
 
 class MapRegions(Regions):
@@ -106,9 +103,39 @@ class HottestRegions(Regions):
         row = self._rows[index]
         if self._scan.heat_status[row] != "ok":
             return np.zeros(size, bool)
-        heat = self._scan.maps[row].astype(np.float32)
-        heat = cv2.resize(heat, size[::-1], interpolation=cv2.INTER_LINEAR)
-        count = max(1, round(HOTTEST * heat.size))
-        region = np.zeros(heat.size, bool)
-        region[np.argsort(-heat.ravel(), kind="stable")[:count]] = True
-        return region.reshape(size)
+        return hottest_region(self._scan.maps[row], size)
+
+
+def box_region(box, size):
+    """A box on the pixels of a picture.
+
+    Args:
+        box: left, top, width, height as shares of the image
+        size: (h, w)
+
+    Returns:
+        (h, w) bool
+    """
+    left, top, width, height = box
+    region = np.zeros(size, bool)
+    rows = slice(int(np.floor(top * size[0])), int(np.ceil((top + height) * size[0])))
+    columns = slice(int(np.floor(left * size[1])), int(np.ceil((left + width) * size[1])))
+    region[rows, columns] = True
+    return region
+
+
+def hottest_region(heat, size):
+    """The hottest tenth of a picture.
+
+    Args:
+        heat: a map over the image, of any size
+        size: (h, w) of the picture
+
+    Returns:
+        (h, w) bool
+    """
+    heat = cv2.resize(np.asarray(heat, np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    count = max(1, round(HOTTEST * heat.size))
+    region = np.zeros(heat.size, bool)
+    region[np.argsort(-heat.ravel(), kind="stable")[:count]] = True
+    return region.reshape(size)

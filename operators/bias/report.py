@@ -8,17 +8,22 @@ import os
 
 import numpy as np
 
+from ...cam_core.spatial.overlay import overlay, scale_bar
+from ..data.drawn import data_uri
 from ..data.written_paths import PYTHON, confined, whole_file
 from ..runs.keys import heatmap_fields_of
+from ..runs.look import look_of
 from ..text import number, percent, with_interval
 from .summary import region_sentence
 from .tables import entries_of, write_classes, write_json, write_units
-from .thumbnails import data_uri, map_picture, overlay, shrunk, with_box
+from .thumbnails import map_picture, shrunk, with_box
 
 _TEMPLATE = "report.html.j2"
 _ENDINGS = (".html", ".json", "_classes.csv", "_samples.csv", "_objects.csv")
 #: of a class or of all of them: photos, composites; classes in the table; maps of each kind
 _PICTURES, _COMPOSITES, _ROWS, _MAPS = 4, 2, 200, 12
+# the scale of the heat: its width in pixels, and the page's colours
+_SCALE, _PAPER, _INK = 420, (245, 246, 248), (80, 86, 100)
 
 
 def write_report(folder, summary, found, model, dataset):
@@ -110,19 +115,16 @@ def _page(summary, found, figures):
         ],
         "strongest": _shown(found, figures),
         "classes": s.classes[:_ROWS],
-        "portraits": [{**p, "src": _map(p["portrait"])} for p in s.portraits[:_MAPS]],
-        "clusters": [{**c, "src": _map(c["mean_map"])} for c in s.clusters[:8]],
+        "scale": data_uri(scale_bar(_SCALE, figures.look, paper=_PAPER, ink=_INK)),
+        "portraits": [{**p, "src": figures.map(p["portrait"])} for p in s.portraits[:_MAPS]],
+        "clusters": [{**c, "src": figures.map(c["mean_map"])} for c in s.clusters[:8]],
         "groups": [
-            {**row, "src": _map(row["mean_map"])}
+            {**row, "src": figures.map(row["mean_map"])}
             for row in (s.groups or {"groups": []})["groups"][:_MAPS]
             if row["mean_map"] is not None
         ],
         "regions": [region_sentence(region) for region in s.regions],
     }
-
-
-def _map(values):
-    return data_uri(map_picture(values))
 
 
 def _worst(found, label=None):
@@ -169,8 +171,13 @@ class _Figures:
 
     def __init__(self, summary, found, model, dataset):
         self._found, self._model, self._dataset = found, model, dataset
+        self.look = look_of(dataset)
         self._feather = summary.settings["feather"]
         self._heat_field = next(iter(heatmap_fields_of(dataset, summary.cam_key)), None)
+
+    def map(self, values):
+        """A map alone."""
+        return data_uri(map_picture(values, self.look))
 
     def photo(self, i):
         """A photo, above its heat where there is heat."""
@@ -178,7 +185,7 @@ class _Figures:
         photo, heat = shrunk(f.tested.pictures[self._picture(i)]), self._heat(i)
         pictures = [("photo", self._source(i, photo))]
         if heat is not None:
-            pictures.append(("heat", self._source(i, overlay(photo, heat))))
+            pictures.append(("heat", self._source(i, overlay(photo, heat, self.look))))
         explained = f.of_boxes or f.multi_label
         return {
             "pictures": pictures,

@@ -6,6 +6,7 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 from pymongo.errors import OperationFailure
 
+from ...cam_core.bias import verdicts
 from ..runs import keys, label_attributes
 from ..runs.app_style import group_fields
 from ..runs.job_record import JobRecords
@@ -15,6 +16,16 @@ from .attributes import ATTRIBUTES, LABEL_ATTRIBUTES, OBJECT_ATTRIBUTES
 logger = logging.getLogger(__name__)
 
 RECORDS = JobRecords("bias")
+#: orange where the score may rest on the background, green where it does not, grey where nothing is known
+VERDICT_COLOURS = {
+    verdicts.RELIES: "#ff6d00",
+    verdicts.HIDDEN: "#ff9e40",
+    verdicts.UNTESTED: "#ffcc80",
+    verdicts.HARMLESS: "#9ccc65",
+    verdicts.OBJECT: "#43a047",
+    verdicts.UNSTABLE: "#b39ddb",
+    verdicts.CANNOT_SAY: "#9e9e9e",
+}
 
 
 def field_names(cam_key):

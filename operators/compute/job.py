@@ -22,7 +22,17 @@ from ..jobs.pipeline import run as run_pipeline
 from ..models import load, preview
 from ..models.classes import read_classes
 from ..models.unwrap import given_transforms
-from ..runs import artifacts, keys, label_attributes, lease, leftovers, provenance, record, resume
+from ..runs import (
+    artifacts,
+    keys,
+    label_attributes,
+    lease,
+    leftovers,
+    look,
+    provenance,
+    record,
+    resume,
+)
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
 from ..runs.locking import change_schema
@@ -31,7 +41,7 @@ from ..runs.retry import DatabaseAway, retried, retry_on_disconnect, without_wai
 from ..runs.run import Run
 from ..targets.spec import texts_of
 from ..text import counted, one_line
-from . import checks, objects, ray_driver, ray_settings
+from . import checks, cost, objects, ray_driver, ray_settings
 from .blocks import plan_blocks
 from .params import DECISIVE
 from .patches import PatchStep, PatchWriter
@@ -52,7 +62,7 @@ class CamJob(Job):
 
     def __init__(self, samples, settings, given, origin=None):
         super().__init__(samples, settings, given, origin)
-        self.colours = self.active_fields = self.source = None
+        self.active_fields = self.source = None
         self._statuses, self._lost = {}, 0
 
     @property
@@ -146,12 +156,13 @@ class CamJob(Job):
         Yields:
             a :class:`Progress` after each batch
         """
+        dataset, key = self.dataset, self.plan.cam_key
         try:
             yield from self._run()
         except Exception:
             # the error on its way says what is wrong, also where the database is away
             with contextlib.suppress(PyMongoError), pymongo.timeout(10):
-                record.forget_deleted(self.dataset)
+                leftovers.clear_deleted(dataset, key)
             raise
 
     def _run(self):
@@ -259,7 +270,7 @@ class CamJob(Job):
         retry_on_disconnect(leftovers.clear_database)
         if self._record is None:
             if self.settings.overwrite:
-                retry_on_disconnect(artifacts.clear, dataset, key)
+                retry_on_disconnect(artifacts.clear, dataset, key, replaced=True)
                 plan.made_folders = checks.missing_folders(plan.map_dir)  # which went with it
             token = record.register(
                 dataset,
@@ -318,8 +329,7 @@ class CamJob(Job):
         if patches:
             label_attributes.declare(self.dataset, patches.path, patches.attributes)
         if not record.lacks_fields(self.dataset, self.plan.all_fields, heatmaps):
-            if self.colours is None:
-                self.colours = self.dataset.app_config.color_scheme.fields
+            if self.active_fields is None:
                 self.active_fields = self._activate(heatmaps)
             return
         colours = {  # what speaks against has a colour of its own
@@ -333,7 +343,7 @@ class CamJob(Job):
                 self.dataset, heatmaps, self.plan.prediction_field, self.plan.scored,
                 prediction_type(self.model),
             )  # fmt: skip
-            self.colours = heatmap_writer.colour_fields(self.dataset, colours)
+            heatmap_writer.colour_fields(self.dataset, colours)
             self.active_fields = self._activate(heatmaps)
 
         change_schema(self.dataset, change)
@@ -478,6 +488,9 @@ class CamJob(Job):
         if not seen_here or self.plan.patches:
             s.statuses = resume.statuses(self.dataset, key, self.plan.heatmap_fields)
         progress, failures = self._state()
+        if self.settings.backend == "local":  # what a form's estimate rests on
+            images = self._images(self._writer.samples_written)
+            progress["prediction_seconds"] = cost.measured(self._now.seconds, images, self.plan)
         if s.status == "finished" and self._leaves_some():
             s.status = "interrupted"
         run_results.save_results(self.dataset, key, summary=s.to_dict())
@@ -493,6 +506,7 @@ class CamJob(Job):
         )
         # Last: of a run that failed the record is worth more, and there is little time for both.
         same_scale.renew_scale(self.dataset, key)
+        look.renew_ranges(self.dataset)
 
     def _leaves_some(self):
         """Whether samples of the run that are not in this call's view still lack something."""

@@ -1,7 +1,9 @@
 """Pictures with their heatmaps, to be drawn: of samples, or of the frames of a video."""
 
+import base64
 import contextlib
 import dataclasses
+import io
 import itertools
 import os
 
@@ -9,9 +11,13 @@ import numpy as np
 from fiftyone import ViewField as F
 from PIL import Image
 
+from ...cam_core.spatial.overlay import overlay, scale_bar
 from .frame_rows import is_frames_view
 from .images import decode_image
 from .videos import FrameReader
+
+# pixels of the scale below a picture
+_WIDEST_SCALE = 420
 
 
 @dataclasses.dataclass
@@ -90,19 +96,35 @@ def _frames(video, numbers, shown, fields):
             yield Drawn(f"{name}, frame {number}", picture, labels, seconds)
 
 
-def overlaid(photo, heat):
-    """A photo under its heat, as the App shows it: warm, more opaque where it is hotter.
+def overlaid(photo, heat, look):
+    """A photo under its heat, as the App shows it.
 
     Args:
         photo: a PIL image
         heat: (h, w) in [0, 1] over the same image, or None
+        look: the dataset's :class:`~cam_core.spatial.overlay.Look`, see :mod:`operators.runs.look`
 
     Returns:
         a PIL image of the photo's size
     """
     if heat is None:
         return photo
-    big = Image.fromarray(np.float32(heat)).resize(photo.size, Image.Resampling.BILINEAR)
-    share = 0.7 * np.clip(np.asarray(big), 0, 1)[..., None]
-    mixed = (1 - share) * np.asarray(photo, np.float32) + share * np.array([255, 61, 0], np.float32)
-    return Image.fromarray(mixed.astype(np.uint8))
+    return Image.fromarray(overlay(np.asarray(photo.convert("RGB")), heat, look))
+
+
+def with_scale(picture, look, paper):
+    """A PIL image with the scale of its heat below it, on paper of a colour."""
+    bar = Image.fromarray(scale_bar(min(picture.width, _WIDEST_SCALE), look, paper=paper))
+    page = Image.new("RGB", (picture.width, picture.height + bar.height), paper)
+    page.paste(picture, (0, 0))
+    page.paste(bar, (0, picture.height))
+    return page
+
+
+def data_uri(picture):
+    """A picture, PIL's or an (h, w, 3) uint8 array, as the ``data:`` URI of a JPEG."""
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

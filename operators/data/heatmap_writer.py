@@ -25,6 +25,7 @@ from pymongo.write_concern import WriteConcern
 from ..runs.app_style import activate_fields, colour_fields, forget_fields  # noqa: F401 - also from here
 from ..runs.label_attributes import LabelAttributes
 from ..runs.level import level_of
+from ..runs.look import hidden_of, range_of
 from ..runs.retry import retry_on_disconnect
 from ..runs.schema import declare_fields
 
@@ -317,6 +318,7 @@ class Writer:
     def _write(self, encoded):
         """Stores a batch; returns the ids that were found."""
         rows = [future.result() for future in encoded]
+        self._hide(rows)
         now = datetime.datetime.now(datetime.timezone.utc)
         rows = self._with_videos(rows)
         operations = [_update(sid, document, now, self._new(sid, now)) for sid, document, _ in rows]
@@ -332,6 +334,16 @@ class Writer:
         self.samples_written += len(ids)
         self.bytes_written += sum(size for _, _, size in rows)
         return ids
+
+    def _hide(self, rows):
+        """Gives labels the ``range`` that hides what the dataset's look hides."""
+        hidden = retry_on_disconnect(hidden_of, self._dataset)
+        if not hidden:
+            return
+        for _, document, _ in rows:
+            for value in document.values():
+                if isinstance(value, dict) and value.get("_cls") == "Heatmap" and value["range"]:
+                    value["range"] = range_of(value["range"][1], hidden)
 
     def _new(self, frame_id, now):
         """What a frame has that is made by writing on it; None of what must be there already."""

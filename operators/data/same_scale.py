@@ -1,7 +1,8 @@
 """One scale for all heatmaps of a field, so that weak evidence looks weak.
 
 A stored map is normalised: its 255 is its own peak. The App scales colours by the label's ``range``, so
-widening it to what 255 would be on the common scale dims the weak ones. No map is touched.
+widening it to what 255 would be on the common scale dims the weak ones; its lower end, below which heat is
+hidden, moves with it. No map is touched.
 
 Maps of single pixels (layer ``"input"``) keep their own scale: they are cut off at a quantile, so that
 their 255 is not their peak, and what it stands for is not stored.
@@ -11,6 +12,7 @@ import math
 
 from ..runs import keys, record
 from ..runs.level import level_of
+from ..runs.look import hidden_of
 
 #: share of the heatmaps whose peak may lie above the scale: one outlier would make all others dark
 OUTLIERS = 0.01
@@ -79,16 +81,15 @@ def renew_scale(dataset, cam_key):
 
 
 def _apply(dataset, cam_key, on):
-    scales = {}
+    scales, hidden = {}, hidden_of(dataset)
     for field in keys.heatmap_fields_of(dataset, cam_key):
         scale = scale_of(dataset, field) if on else None
-        if scale is None:
-            ends = [0, _TOP]
-        else:
+        top = _TOP
+        if scale is not None:
             scales[field] = scale
             # what 255 stands for on the common scale; a map above it saturates
-            wide = {"$divide": [_TOP * scale, f"${field}.peak"]}
-            ends = [0, {"$max": [_TOP, wide]}]
+            top = {"$max": [_TOP, {"$divide": [_TOP * scale, f"${field}.peak"]}]}
+        ends = [{"$multiply": [hidden, top]} if hidden else {"$literal": 0}, top]
         change = {"$set": {f"{field}.range": ends, "last_modified_at": "$$NOW"}}
         level_of(dataset).collection.update_many(_with_map(field), [change])
     record.update(dataset, cam_key, same_scale=scales or None)

@@ -2,16 +2,15 @@
 
 import fiftyone.operators.types as types
 
-from ..data.drawn import overlaid
+from ..data.drawn import data_uri, overlaid, with_scale
 from ..data.samples import check_images
 from ..jobs import params as tables
-from ..panel.clusters_tab import data_uri
 from ..runs import record
-from ..sample.explain import usable_runs
+from ..sample.explain import usable_runs, warm_up
 from ..sample.params import PARAMS
 from ..text import escape_labels, in_markdown, lines_in_markdown
 from .model import add_model, given_model
-from .schema import add, choose, invalid, refused
+from .schema import add, choose, invalid, refused, titled
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
@@ -26,13 +25,14 @@ def form(ctx):
         check_images(ctx.dataset)
     except ValueError as error:
         return refused("Explain this sample", str(error))
+    warm_up()
     inputs = types.Object()
     record.refresh(ctx.dataset)
     keys = usable_runs(ctx.dataset)
     if sample_of(ctx) is None:
         prop = inputs.view(
             "no_sample",
-            types.Error(label="No sample is open", description="open or select one sample"),
+            types.Error(label="No sample is open", description="Open or select one sample"),
         )
         invalid(prop, "no sample is open or selected")
     models = [record.config_of(ctx.dataset, key).settings.get("model") for key in keys]
@@ -40,12 +40,12 @@ def form(ctx):
     default = keys[0] if keys else _OTHER
     choose(
         inputs, "cam_key", {**runs, _OTHER: "Another model"}, default=default, required=True,
-        label="Explain with", description="the model, method and findings of a CAM run",
+        label="Explain with", description="The model and method of a CAM run",
     )  # fmt: skip
     if (ctx.params.get("cam_key") or default) == _OTHER:
         add_model(inputs, ctx)
     add(inputs, ctx, PARAMS, "donors")
-    return escape_labels(types.Property(inputs, view=types.View(label="Explain this sample")))
+    return escape_labels(titled(inputs, "Explain this sample", "Explain"))
 
 
 def sample_of(ctx):
@@ -68,18 +68,19 @@ def arguments_of(ctx):
     return {**given, **given_model(ctx.params)}
 
 
-def results_of(found, cam_key, model):
+def results_of(found, look, cam_key, model):
     """What the App is sent: text and pictures.
 
     Args:
         found: an ``Explained``
+        look: how heat is drawn in its dataset
         cam_key: the CAM run that it was explained with, or None
         model: the name of another model, or None
     """
     return {
         "sentence": found.sentence,
         "notes": "\n".join(found.notes),
-        "heatmaps": heatmaps_of(found),
+        "heatmaps": heatmaps_of(found, look),
         "composites": composites_of(found) if found.swaps else None,
         "fields": ", ".join(found.fields),
         "no_peers": found.no_peers,
@@ -93,17 +94,19 @@ def composites_of(found):
     """The object on other backgrounds, each with its prediction below, as a ``data:`` URI."""
     from PIL import Image
 
-    return sheet(
-        [
-            (Image.fromarray(s["picture"]), s["prediction"], f"{s['score']:.2f}",
-             s["prediction"] != found.prediction)
-            for s in found.swaps
-        ]
+    return data_uri(
+        sheet(
+            [
+                (Image.fromarray(s["picture"]), s["prediction"], f"{s['score']:.2f}",
+                 s["prediction"] != found.prediction)
+                for s in found.swaps
+            ]
+        )
     )  # fmt: skip
 
 
-def heatmaps_of(found):
-    """The sample under each of its new heatmaps, as a ``data:`` URI."""
+def heatmaps_of(found, look):
+    """The sample under each of its new heatmaps, with their scale, as a ``data:`` URI."""
     wrong = found.missed if found.several else found.right is False
     beside = "true class" if wrong else "second class"
     notes = ("predicted class", beside, "contrast for", "contrast against")
@@ -111,8 +114,8 @@ def heatmaps_of(found):
     for label, note in zip(found.labels.values(), notes, strict=True):
         heat = None if label.map is None else label.map / 255
         shown = note if label.status == "ok" else f"{note}: no heat"
-        tiles.append((overlaid(found.photo, heat), str(label.target), shown, False))
-    return sheet(tiles)
+        tiles.append((overlaid(found.photo, heat, look), str(label.target), shown, False))
+    return data_uri(with_scale(sheet(tiles), look, _PAPER))
 
 
 def sheet(tiles):
@@ -122,7 +125,7 @@ def sheet(tiles):
         tiles: a list of (PIL image, first line, second line, whether it stands out)
 
     Returns:
-        a ``data:`` URI
+        a PIL image
     """
     from PIL import Image, ImageFont
 
@@ -135,7 +138,7 @@ def sheet(tiles):
     for row in drawn:
         page.paste(row, (0, top))
         top += row.height + _GAP
-    return data_uri(page)
+    return page
 
 
 def _row(tiles, font):
@@ -186,9 +189,7 @@ def output(ctx):
     if results.get("heatmaps"):
         outputs.img("heatmaps", width="100%", alt_text="heatmaps of this sample")
     if results.get("composites"):
-        outputs.md(
-            "On other backgrounds; orange where the prediction changes:", name="composites_head"
-        )
+        outputs.md("On other backgrounds (orange: the prediction changes):", name="composites_head")
         outputs.img("composites", width="100%", alt_text="the object on other backgrounds")
     if results.get("notes"):
         outputs.md(lines_in_markdown(results["notes"]), name="notes_text")
@@ -203,7 +204,7 @@ def output(ctx):
         outputs.btn(
             "peers",
             label="Show peers",
-            description="other samples of this class that the model predicts right, the most alike first",
+            description="Samples of this class that the model predicts right, the most similar first",
             icon="groups",
             variant="contained",
             on_click=f"{_URI}/show_peers",

@@ -1,13 +1,13 @@
-"""What the panel's tab on background bias shows, as plain data."""
+"""The page Test: verdicts, classes, right for the right reason, shortcuts; where the heat is, folded."""
 
 import math
 
 import numpy as np
 
-from ..bias.findings import interval_of
+from ..bias.findings import CLASS_MIN, interval_of
 from ..bias.schema import field_names
-from ..text import in_chart, in_markdown
-from . import charts, clusters_tab, layout, overview_tab
+from ..text import counted, in_chart, in_markdown
+from . import analysis, charts, clusters_tab, layout
 from .views import BACKGROUND, OBJECT
 
 #: how many classes a chart shows, and how many points
@@ -204,30 +204,80 @@ def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
     if not analysed:
         return {}, {}
-    summary = overview_tab.bias_of(run)
+    summary = analysis.bias_of(run)
+    counts, left_out = analysis.verdict_counts(run)
     bars = class_bars(run, summary)
-    shown = bars[:CLASSES]
-    evidence = overview_tab.evidence_counts(run, summary)
-    points = heat_points(run)
-    bins = calibration_bins(run)
-    reason = (summary.calibration or {}).get("reason")
-    longest = max((len(row["label"]) for row in shown), default=8)
+    judged = [row for row in bars if not row["few"]]
+    shown = judged[:CLASSES]
+    evidence = analysis.evidence_counts(run, summary)
+    clusters, strips = clusters_tab.fill(run, chosen, analysed)
     state = {
-        "bars_layout": charts.bars_layout(len(shown), longest) if shown else None,
-        "bars_note": f"The {len(shown)} most dependent of {len(bars):,} classes."
-        if len(bars) > len(shown)
-        else "",
+        "untested": not summary.tested,
+        "verdicts": list(counts),
+        "bars_layout": charts.bars_layout([r["label"] for r in shown]) if shown else None,
+        "bars_note": bars_note(bars, shown, summary.unit),
+        "evidence_sum": evidence_sum(evidence, summary.unit),
         "has_evidence": evidence is not None,
-        "unsure": (evidence or {}).get("unknown", 0),
-        "has_points": bool(points["ids"]),
-        "bins": [[b["low"], b["high"]] for b in bins],
-        "calibration": f"{reason[0].upper()}{reason[1:]}." if reason else "",
-        "blind": blind_spots(summary),
-        "accepted": len(clusters_tab.accepted_ids(run)),
+        "accepted": left_out,
+        **clusters,
     }
-    data = {"bars": charts.bars_chart(shown, summary.unit), "evidence": evidence_rows(evidence)}
-    data.update(points=charts.heat_chart(points), calibration=charts.calibration_chart(bins))
+    data = {
+        "verdict_rows": analysis.verdict_rows(counts),
+        "bars": charts.bars_chart(shown, summary.unit),
+        "evidence": evidence_rows(evidence),
+        **strips,
+    }
+    if (chosen.get("open") or {}).get("heat"):
+        points, bins = heat_points(run), calibration_bins(run)
+        reason = (summary.calibration or {}).get("reason")
+        state.update({
+            "has_points": bool(points["ids"]),
+            "bins": [[b["low"], b["high"]] for b in bins],
+            "calibration": f"{reason[0].upper()}{reason[1:]}." if reason else "",
+            "blind": blind_spots(summary),
+        })  # fmt: skip
+        data.update(points=charts.heat_chart(points), calibration=charts.calibration_chart(bins))
     return state, data
+
+
+def bars_note(bars, shown, unit="samples"):
+    """What the chart of classes leaves out, or why there is none, in a sentence.
+
+    Args:
+        bars: of :func:`class_bars`
+        shown: those that are shown
+        unit ("samples"): what was tested
+    """
+    few = [row for row in bars if row["few"]]
+    judged = len(bars) - len(few)
+    named = ", ".join(f"{row['label']} {row['n']:,}" for row in few[:6])
+    named += f" and {len(few) - 6} more" if len(few) > 6 else ""
+    if not bars:
+        return ""
+    if not judged:
+        return (
+            f"It takes {CLASS_MIN} tested {unit} of a class, with scores that can be lost, to say something "
+            f"about it. Tested so far: {named}."
+        )
+    said = (
+        [f"The {len(shown)} most dependent of {judged:,} classes."] if judged > len(shown) else []
+    )
+    said += [f"Too little to say of: {named}."] if few else []
+    return " ".join(said)
+
+
+def evidence_sum(counts, unit="samples"):
+    """How the numbers of the table add up, in a sentence."""
+    if counts is None:
+        return ""
+    listed = sum(n for name, n in counts.items() if name != "unknown")
+    unsure = counts["unknown"]
+    if not unsure:
+        return f"The four numbers add up to the {counted(listed, f'tested {unit}')}."
+    return (
+        f"{counted(listed + unsure, f'tested {unit}')}: {listed:,} in the table, {unsure:,} undecided, as "
+        "the test could not tell what their score rests on."
+    )
 
 
 def evidence_rows(counts):
@@ -248,27 +298,67 @@ def draw(panel, handlers, state):
     """Draws the tab."""
     if not layout.needs_bias(panel, handlers, state):
         return
+    if state.get("untested"):
+        layout.note(
+            panel, "untested", "Nothing could be tested",
+            "The background of no sample could be swapped: this needs objects (boxes, polygons or "
+            "masks) in a label field.",
+        )  # fmt: skip
+    _verdicts(panel, handlers, state)
+    _classes(panel, handlers, state)
+    _evidence(panel, handlers, state)
+    clusters_tab.draw(panel, handlers, state)
+    if layout.fold(panel, handlers, state, "heat", "Can the heat be believed?"):
+        _heat(panel, handlers, state)
+
+
+def _verdicts(panel, handlers, state):
+    if state.get("verdicts"):
+        layout.heading(
+            panel, "verdict_head", "Verdicts",
+            "What may be said of each sample. Click a row to see its samples." + layout.accepted_text(state),
+        )  # fmt: skip
+        columns = {"verdict": "Verdict", "samples": "Samples", "share": "Share", "bar": ""}
+        layout.table(panel, "verdict_rows", columns, on_click_row=handlers.on_verdict)
+    elif state.get("accepted"):
+        layout.note(
+            panel, "all_accepted", "No verdict is left to count",
+            f"All {counted(state['accepted'], 'tested samples')} are in groups that were accepted as "
+            "context. Undo that below to count them again.",
+        )  # fmt: skip
+
+
+def _classes(panel, handlers, state):
+    note = state.get("bars_note")
     if state.get("bars_layout"):
         layout.heading(
             panel, "bars_head", "Score lost on other backgrounds, per class",
             "Beyond what pasting alone costs, with 95 % intervals; orange classes are flagged. Click "
-            "a bar to see the class, the most dependent samples first." + layout.accepted_text(state),
+            "a bar to see the class, the most dependent samples first.",
         )  # fmt: skip
         layout.plot(panel, "bars", state["bars_layout"], handlers.on_class)
-        if state.get("bars_note"):
-            panel.md(in_markdown(state["bars_note"]), name="bars_note")
-    elif state.get("accepted"):
-        layout.note(
-            panel, "all_accepted", "Nothing left to judge",
-            "All tested samples were accepted as context; Clusters takes that back.",
-        )  # fmt: skip
-    else:
-        layout.note(
-            panel, "untested", "No class could be tested",
-            "The background of no sample could be swapped: this needs objects (boxes, polygons or "
-            "masks) in a label field.",
-        )  # fmt: skip
-    _evidence(panel, handlers, state)
+        if note:
+            panel.md(in_markdown(note), name="bars_note")
+    elif note and state.get("verdicts"):
+        layout.note(panel, "few_classes", "Too little to say about classes", note)
+
+
+def _evidence(panel, handlers, state):
+    if not state.get("has_evidence"):
+        return
+    layout.heading(
+        panel, "evidence_head", "Right, and for the right reason?",
+        f"{state.get('evidence_sum') or ''} Click a number to see its samples.".strip(),
+    )  # fmt: skip
+    columns = {
+        "prediction": "Prediction",
+        "object": "rests on object",
+        "background": "rests on background",
+    }
+    layout.table(panel, "evidence", columns, on_click_cell=handlers.on_evidence)
+
+
+def _heat(panel, handlers, state):
     if state.get("has_points"):
         layout.heading(
             panel, "points_head", "Where the heat is",
@@ -278,7 +368,7 @@ def draw(panel, handlers, state):
         layout.plot(panel, "points", charts.heat_layout(), handlers.on_point)
     if state.get("bins"):
         layout.heading(
-            panel, "bins_head", "Can the heat be believed?",
+            panel, "bins_head", "How often the test confirms the heat",
             "Bars: how often the swap confirms it. Marks: what the heat alone suggests. "
             + (state.get("calibration") or "") + " Click a bar to see its samples.",
         )  # fmt: skip
@@ -286,25 +376,3 @@ def draw(panel, handlers, state):
     layout.heading(panel, "blind_head", "What this cannot see")
     blind = [f"- {in_markdown(text)}" for text in state.get("blind") or []]
     panel.md("\n".join(blind), name="blind_text")
-
-
-def _evidence(panel, handlers, state):
-    if not state.get("has_evidence"):
-        return
-    unsure = state.get("unsure") or 0
-    left_out = (
-        f" {unsure:,} tested samples are in neither column: their verdict is another one."
-        if unsure
-        else ""
-    )
-    layout.heading(
-        panel, "evidence_head", "Right, and for the right reason?",
-        "Predictions against what their score rests on. Click a number to see its samples."
-        + left_out,
-    )  # fmt: skip
-    columns = {
-        "prediction": "Prediction",
-        "object": "rests on object",
-        "background": "rests on background",
-    }
-    layout.table(panel, "evidence", columns, on_click_cell=handlers.on_evidence)

@@ -1,15 +1,14 @@
 """Clusters of heatmaps for the panel: pictures of each, a name, and accepted ones."""
 
-import base64
-import io
-
 import fiftyone.operators.types as types
 import numpy as np
 from bson import ObjectId
 
-from ..data.drawn import overlaid
+from ...cam_core.spatial.overlay import heat_picture
+from ..data.drawn import data_uri, overlaid, with_scale
 from ..runs import results
 from ..runs.locking import change_schema
+from ..runs.look import look_of
 from ..runs.run import Run
 from ..text import in_markdown
 from . import layout
@@ -21,8 +20,7 @@ CLUSTERS = 6
 #: pixels of a tile, and pictures beside the mean map
 TILE, PICTURES = 104, 9
 _GAP = 4
-# black-body colours: readable for everyone, dark where there is no heat
-_COLOURS = np.array([[20, 20, 24], [120, 20, 10], [230, 80, 0], [255, 190, 40], [255, 250, 220]])
+_PAPER = (28, 28, 28)
 
 
 def clusters_of(run):
@@ -127,53 +125,47 @@ def accepted_ids(run):
     return [ObjectId(i) for i in sorted(texts)]
 
 
-def strip(run, cluster):
-    """One picture of a cluster: its mean map, then typical photos under their heat.
+def strip(run, cluster, pictures=PICTURES):
+    """One picture of a cluster: its mean map, then typical photos under their heat; below them the scale.
 
     Args:
         run: the :class:`~operators.runs.run.Run`
-        cluster: one of :func:`clusters_of`
+        cluster: one of :func:`clusters_of`, or a dict ``mean_map, typical``
+        pictures (9): how many photos there is room for
 
     Returns:
         a ``data:`` URI of a JPEG
     """
     from PIL import Image
 
-    tiles = [_coloured(np.array(cluster["mean_map"]))]
-    tiles += [tile for tile in _photos(run, cluster["typical"]) if tile is not None]
-    width = (TILE + _GAP) * (1 + PICTURES) - _GAP
-    sheet = Image.new("RGB", (width, TILE), (28, 28, 28))
-    for i, tile in enumerate(tiles):
+    now = look_of(run.dataset)
+    mean = np.float32(cluster["mean_map"])
+    row = [Image.fromarray(heat_picture(mean, (TILE, TILE), now, _PAPER))]
+    row += [tile for tile in tiles(run, cluster["typical"]).values() if tile is not None]
+    width = (TILE + _GAP) * (1 + pictures) - _GAP
+    sheet = Image.new("RGB", (width, TILE), _PAPER)
+    for i, tile in enumerate(row):
         sheet.paste(tile, (i * (TILE + _GAP), 0))
-    return data_uri(sheet)
+    return data_uri(with_scale(sheet, now, _PAPER))
 
 
-def data_uri(image):
-    """A PIL image as the ``data:`` URI of a JPEG."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def tiles(run, ids):
+    """Square pictures of samples, their heat of the run's first field laid over.
 
+    Args:
+        run: the :class:`~operators.runs.run.Run`
+        ids: of samples of images
 
-def _coloured(heat):
-    """A map (h, w) in [0, 1] as a square picture in the colours of heat."""
-    from PIL import Image
-
-    steps = np.linspace(0, 1, len(_COLOURS))
-    big = Image.fromarray(np.float32(heat)).resize((TILE, TILE), Image.Resampling.BICUBIC)
-    values = np.clip(np.asarray(big), 0, 1)
-    rgb = np.stack([np.interp(values, steps, _COLOURS[:, c]) for c in range(3)], -1)
-    return Image.fromarray(rgb.astype(np.uint8))
-
-
-def _photos(run, ids):
-    """Square tiles of samples, their heat of the run's first field laid over."""
+    Returns:
+        ``{id: PIL image}`` in the order of the ids, None where the file cannot be read
+    """
     fields = run.heatmap_fields[:1]
     view = run.dataset.select(list(ids), ordered=True).select_fields(fields)
-    return [_photo(sample, sample[fields[0]] if fields else None) for sample in view]
+    now = look_of(run.dataset)
+    return {s.id: _photo(s, s[fields[0]] if fields else None, now) for s in view}
 
 
-def _photo(sample, label):
+def _photo(sample, label, now):
     """One tile; None where the picture cannot be read."""
     from PIL import Image
 
@@ -185,7 +177,7 @@ def _photo(sample, label):
     except OSError:
         return None  # the file is gone: the others are shown
     photo = photo.resize((TILE, TILE), Image.Resampling.BILINEAR)
-    return overlaid(photo, heat_of(label))
+    return overlaid(photo, heat_of(label), now)
 
 
 def fill(run, chosen, analysed):
@@ -219,18 +211,16 @@ def cluster_text(cluster):
 
 
 def draw(panel, handlers, state):
-    """Draws the tab."""
-    if not layout.needs_bias(panel, handlers, state):
-        return
+    """Draws them."""
     shown = state.get("clusters") or []
     if not shown:
-        layout.note(
-            panel, "no_clusters", "No clusters",
-            "Fewer than eight tested samples have a heatmap with a place, so there is nothing to group.",
-        )  # fmt: skip
+        panel.md(
+            "No shortcuts to show: fewer than eight tested samples have a heatmap with a place.",
+            name="no_clusters",
+        )
         return
     layout.heading(
-        panel, "clusters_head", "Where heatmaps look alike",
+        panel, "clusters_head", "Shortcuts: where heatmaps look alike",
         "Small tight groups off the object first: the mean map, then typical samples. Click a strip to "
         "see its samples. What is fair context can be accepted; its samples no longer count.",
     )  # fmt: skip
@@ -241,18 +231,17 @@ def draw(panel, handlers, state):
             f"strip_{number}", on_click=handlers.on_cluster, params={"number": number},
             width="100%", alt_text=f"heatmaps of cluster {number + 1}",
         )  # fmt: skip
-        line = panel.menu(f"cluster_{number}", gap=2, align_y="center")
+        line = layout.row(panel, f"cluster_{number}")
         line.str(
-            "name", default=cluster["name"], label="Name", view=types.TextFieldView(),
-            on_change=handlers.on_cluster_name,
+            "name", default=cluster["name"], label="Name", on_change=handlers.on_cluster_name,
+            view=types.TextFieldView(componentsProps=layout.FREE),
         )  # fmt: skip
-        line.btn(
-            "show", label="Show samples", icon="visibility", variant="outlined",
-            on_click=handlers.on_cluster, params={"number": number},
+        layout.button(
+            line, "show", "Show samples", "visibility", handlers.on_cluster, variant="outlined",
+            params={"number": number},
         )  # fmt: skip
-        line.btn(
-            "accept", label="Count again" if cluster["accepted"] else "Accept as context",
-            icon="undo" if cluster["accepted"] else "check", variant="outlined",
-            on_click=handlers.on_accept,
+        layout.button(
+            line, "accept", "Undo" if cluster["accepted"] else "Accept as context",
+            "undo" if cluster["accepted"] else "check", handlers.on_accept, variant="outlined",
             params={"number": number, "accepted": not cluster["accepted"]},
         )  # fmt: skip

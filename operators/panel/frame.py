@@ -7,29 +7,28 @@ from ..text import escape_labels
 from . import (
     background,
     bias_tab,
-    clusters_tab,
     job_status,
     layout,
+    look_bar,
     methods_tab,
     overview_tab,
     samples_tab,
     watch,
 )
 
-TABS = {
-    "overview": "Overview",
-    "bias": "Bias",
-    "methods": "Methods",
-    "clusters": "Clusters",
-    "samples": "Samples",
-}
+#: pages, named by what one does on them
+TABS = {"see": "See", "test": "Test", "compare": "Compare", "samples": "Samples"}
 # each has fill(run, chosen, analysed) and draw(panel, handlers, state)
 _FILES = {
-    "overview": overview_tab,
-    "bias": bias_tab,
-    "methods": methods_tab,
-    "clusters": clusters_tab,
+    "see": overview_tab,
+    "test": bias_tab,
+    "compare": methods_tab,
     "samples": samples_tab,
+}
+# what is wide is made narrower, not the panel wider
+_FIT = {
+    "container": {"sx": {"containerType": "inline-size"}},
+    "grid": {"sx": {"pb": 6, "gridTemplateColumns": "minmax(0, 1fr)"}},
 }
 
 
@@ -39,7 +38,7 @@ def fill(run, tab, chosen):
     Args:
         run: the :class:`~operators.runs.run.Run`
         tab: the name of a tab
-        chosen: a dict of what was chosen on it: ``kind``, ``measure``
+        chosen: a dict of what was chosen on it: ``kind``, ``measure``, ``open`` (``{part: whether it is}``)
 
     Returns:
         (state, data): state is small and comes back with every event, data is what charts, tables
@@ -65,16 +64,15 @@ def draw(handlers, state):
     background.draw(panel, handlers, state.get("work"))
     if state.get("runs"):
         _menu(panel, handlers, state)
+        look_bar.draw(panel, handlers, state.get("look"))
         _tabs(panel, handlers, state)
-        _FILES[state.get("tab") or "overview"].draw(panel, handlers, state)
+        _FILES[state.get("tab") or "see"].draw(panel, handlers, state)
     elif not background.is_busy(
         state.get("work")
-    ):  # else the first run has begun, and is drawn above
+    ):  # else the first run has begun: it is drawn above
         _no_runs(panel, handlers, state)
     watch.draw(panel, handlers, state.get("work"))
-    view = types.GridView(
-        orientation="vertical", gap=2, pad=2, componentsProps={"grid": {"sx": {"pb": 6}}}
-    )
+    view = types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=_FIT)
     return escape_labels(types.Property(panel, view=view))
 
 
@@ -96,38 +94,35 @@ def _no_runs(panel, handlers, state):
 
 
 def _menu(panel, handlers, state):
-    """The run, and what can be started; in two rows, which a panel beside the grid has room for."""
-    menu = panel.menu("top", gap=2, align_y="center")
-    choices = types.DropdownView(label="Run")
-    for run in state["runs"]:
-        choices.add_choice(run["key"], label=run["label"])
-    menu.enum(
-        "run", choices.values(), default=state["key"], view=choices, on_change=handlers.on_run
-    )
-    menu.btn(
-        "reset", label="Reset grid", icon="restart_alt", variant="outlined",
-        on_click=handlers.on_reset, title="Show all samples again",
+    """The run, and what can be started."""
+    menu = layout.row(panel, "top")
+    runs = {run["key"]: run["label"] for run in state["runs"]}
+    layout.choice(menu, "run", "Run", runs, state["key"], handlers.on_run)
+    layout.button(
+        menu, "reset", "Reset grid", "restart_alt", handlers.on_reset, variant="outlined",
+        title="Show all samples again",
     )  # fmt: skip
-    menu = panel.menu("actions", gap=2)
-    menu.btn(
-        "compute", label="Compute", icon="local_fire_department", variant="outlined",
-        on_click=handlers.on_compute, title="Compute heatmaps of another run",
+    menu = layout.row(panel, "actions")
+    layout.button(
+        menu, "compute", "Compute", "local_fire_department", handlers.on_compute,
+        variant="outlined", title="Compute heatmaps of another run",
     )  # fmt: skip
-    menu.btn(
-        "analyse", label="Find bias", icon="wallpaper", variant="outlined",
-        on_click=handlers.on_examine, title="Test this run's model on other backgrounds",
+    layout.button(
+        menu, "analyse", "Find bias", "wallpaper", handlers.on_examine, variant="outlined",
+        title="Test this run's model on other backgrounds",
     )  # fmt: skip
-    menu.btn(
-        "compare", label="Compare methods", icon="leaderboard", variant="outlined",
-        on_click=handlers.on_compare, title="Measure which of the run's methods to trust",
+    layout.button(
+        menu, "compare", "Compare methods", "leaderboard", handlers.on_compare,
+        variant="outlined", title="Measure which of the run's methods to trust",
     )  # fmt: skip
 
 
 def _tabs(panel, handlers, state):
     """A row of buttons: the App reports a tab of its own half a second late, and twice."""
-    front, row = state.get("tab") or "overview", panel.menu("tabs", gap=1, align_y="center")
+    front, row = state.get("tab") or "see", layout.row(panel, "tabs")
     for value, label in TABS.items():
-        row.btn(
-            f"tab_{value}", label=label, on_click=handlers.on_tab, params={"tab": value},
-            variant="contained" if value == front else None,
-        )  # fmt: skip
+        variant = "contained" if value == front else None
+        params = {"tab": value}
+        layout.button(
+            row, f"tab_{value}", label, None, handlers.on_tab, params=params, variant=variant
+        )

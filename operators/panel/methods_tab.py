@@ -1,7 +1,5 @@
 """What the panel's tab on methods shows: the stored result of ``compare_cams`` as plain data."""
 
-import fiftyone.operators.types as types
-
 from ..runs import record, results
 from ..text import in_chart, in_markdown
 from . import charts, job_status, layout
@@ -149,6 +147,7 @@ def fill(run, chosen, analysed):
         "recommendation": (comparison.get("recommendation") or {}).get("sentence"),
         "cost": cost_sentence(comparison),
         "measure": measure,
+        "matrix_menu.measure": measure,
         "matrix_layout": charts.agreement_layout(agreement) if several else None,
         "floor": agreement["floor"],
         "compare_work": work,
@@ -188,12 +187,9 @@ def draw(panel, handlers, state):
             panel, "matrix_head", "Agreement",
             f"{name} ({science}).{beside} Click a cell to see the samples where the two split most.",
         )  # fmt: skip
-        choices = types.DropdownView(label="Agreement by")
-        for key, (label, _) in MEASURES.items():
-            choices.add_choice(key, label=label)
-        menu = panel.menu("matrix_menu")
-        menu.enum(
-            "measure", choices.values(), default=state["measure"], view=choices,
-            on_change=handlers.on_measure,
-        )  # fmt: skip
+        labels = {key: label for key, (label, _) in MEASURES.items()}
+        menu = layout.row(panel, "matrix_menu")
+        layout.choice(
+            menu, "measure", "Agreement by", labels, state["measure"], handlers.on_measure
+        )
         layout.plot(panel, "matrix", state["matrix_layout"], handlers.on_pair)

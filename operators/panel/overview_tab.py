@@ -1,18 +1,13 @@
-"""What the panel says first: which runs there are, what one did, and what was found."""
+"""The page See: three sentences, the next step, class portraits, the weakest evidence, the run."""
 
-import dataclasses
+import os
 
 import fiftyone.operators.types as types
 
-from ..bias.schema import field_names
-from ..bias.summary import BiasSummary
+from ..data.drawn import data_uri
 from ..runs.run import Run
-from ..text import lines_in_markdown
-from . import clusters_tab, layout
-from .views import BACKGROUND, OBJECT
-
-# characters of the longest bar
-_BAR = 16
+from ..text import in_markdown, lines_in_markdown
+from . import analysis, clusters_tab, layout, methods_tab, portraits, story
 
 
 def run_choices(dataset):
@@ -70,179 +65,123 @@ def _when(config):
     return f"{started} UTC, on {config.settings.get('device') or 'unknown device'}"
 
 
-def bias_of(run):
-    """The stored findings of ``find_background_bias``, or None if there are none.
-
-    Returns:
-        a :class:`BiasSummary`
-    """
-    stored = run.results.get("bias")
-    if not stored:
-        return None
-    # what an earlier version did not store yet has its default, such as the unit
-    plain = {
-        field.name: None if field.default is dataclasses.MISSING else field.default
-        for field in dataclasses.fields(BiasSummary)
-    }
-    return BiasSummary(**{name: stored.get(name, value) for name, value in plain.items()})
-
-
-def sentences(summary):
-    """The findings as they are shown, the most important first.
-
-    Args:
-        summary: a :class:`BiasSummary`
-
-    Returns:
-        a list of strings
-    """
-    # the first three lines are the headline, the classes and the model
-    return summary.lines()[:3]
-
-
-def verdict_counts(run):
-    """How many samples have each verdict; those accepted as context are left out.
-
-    Counted again: the stored summary of a detector counts objects, while a click shows samples.
-
-    Args:
-        run: the :class:`~operators.runs.run.Run`
-
-    Returns:
-        a dict of verdict -> count, in the order of the verdicts, and how many were left out
-    """
-    from ...cam_core.bias.verdicts import VERDICTS
-
-    accepted, samples = clusters_tab.accepted_ids(run), run.dataset._sample_collection
-    verdict = field_names(run.key)[0]
-
-    def count(**which):
-        # the verdicts alone: answered from their index
-        pipeline = [
-            {"$match": {verdict: {"$in": list(VERDICTS)}, **which}},
-            {"$group": {"_id": f"${verdict}", "n": {"$sum": 1}}},
-        ]
-        return {row["_id"]: row["n"] for row in samples.aggregate(pipeline)}
-
-    counts = count()
-    without = count(_id={"$in": accepted}) if accepted else {}
-    left = {v: counts[v] - without.get(v, 0) for v in VERDICTS if v in counts}
-    return {v: n for v, n in left.items() if n > 0}, sum(without.values())
-
-
-def evidence_counts(run, summary):
-    """Whether predictions are right, against what their score rests on.
-
-    Args:
-        run: the :class:`~operators.runs.run.Run`
-        summary: its :class:`BiasSummary`
-
-    Returns:
-        a dict ``right_object, right_background, wrong_object, wrong_background, unknown``, or None
-        where it is not known what is right, or nothing was tested; accepted samples are left out
-    """
-    if summary.model is None or not summary.model.get("evidence"):
-        return None
-    counts = dict(summary.model["evidence"])
-    if not any(n for name, n in counts.items() if name != "unknown"):
-        return None
-    accepted = clusters_tab.accepted_ids(run)
-    group = {"correct": f"${run.key}_bias.correct", "verdict": f"${run.key}_verdict"}
-    pipeline = [
-        {"$match": {"_id": {"$in": accepted}}},
-        {"$group": {"_id": group, "n": {"$sum": 1}}},
-    ]
-    for row in run.dataset._sample_collection.aggregate(pipeline):
-        correct, verdict = row["_id"].get("correct"), row["_id"].get("verdict")
-        if correct is None:
-            continue
-        sure = verdict in BACKGROUND or verdict in OBJECT
-        side = "background" if verdict in BACKGROUND else "object"
-        name = f"{'right' if correct else 'wrong'}_{side}" if sure else "unknown"
-        counts[name] = max(0, counts[name] - row["n"])
-    return counts
-
-
 def fill(run, chosen, analysed):
     """Reads what the tab shows: (state, data); see :func:`.frame.fill`."""
-    summary = bias_of(run) if analysed else None
+    summary = analysis.bias_of(run) if analysed else None
+    counts, left_out = ({}, 0) if summary is None else analysis.verdict_counts(run)
+    compared = methods_tab.comparison_of(run) is not None
+    sentences, step = story.tell(run, summary, counts, left_out, compared)
+    rows = portraits.sampled(run)
+    weakest = portraits.weakest(rows)
+    shown = portraits.portraits(run, rows)
+    tiles = clusters_tab.tiles(run, [row["id"] for row in weakest]) if weakest else {}
+    measured = story.measures(summary)
     state = {
-        "sentences": [], "verdicts": [], "accepted": 0,
-        "status": run.status,
+        "sentences": sentences, "step": step, "status": run.status,
+        "measured": bool(measured), "lines": [] if summary is None else summary.lines(),
         "scaled": getattr(run.record, "same_scale", None) is not None,
+        "portraits": [{"label": p["label"], "text": p["text"]} for p in shown],
+        "looked_at": len(rows),
+        "weakest": [
+            {"id": row["id"], "text": _weak_text(row), "pictured": tiles.get(row["id"]) is not None}
+            for row in weakest
+        ],
     }  # fmt: skip
-    data = {"facts": facts(run)}
-    if summary is not None:
-        counts, left_out = verdict_counts(run)
-        state.update(sentences=sentences(summary), accepted=left_out)
-        state["verdicts"] = list(counts)
-        data["verdict_rows"] = verdict_rows(counts)
+    data = {"facts": facts(run), "measures": measured}
+    data.update({f"portrait_{i}": p["picture"] for i, p in enumerate(shown)})
+    for i, row in enumerate(weakest):
+        if tiles.get(row["id"]) is not None:
+            data[f"weak_{i}.picture"] = data_uri(tiles[row["id"]])
     return state, data
 
 
-def verdict_rows(counts):
-    """The table of verdicts. No chart: the App takes a second and more to load its charts."""
-    total, most = sum(counts.values()), max(counts.values(), default=1)
-    return [
-        {
-            "verdict": verdict,
-            "samples": f"{n:,}",
-            "share": f"{100 * n / total:.0f} %" if n >= total / 200 else "< 1 %",
-            "bar": "━" * max(1, round(_BAR * n / most)),
-        }
-        for verdict, n in counts.items()
-    ]
+def _weak_text(row):
+    name = in_markdown(os.path.basename(row["filepath"]))
+    label = f", explained as {in_markdown(row['label'])}" if row["label"] else ""
+    return f"**{name}** · peak {row['peak']:.2g}{label}"
 
 
 def draw(panel, handlers, state):
     """Draws the tab."""
-    if state.get("sentences"):
-        panel.md(lines_in_markdown("\n".join(state["sentences"])), name="said")
-    if state.get("verdicts"):
-        layout.heading(
-            panel, "verdict_head", "Verdicts",
-            "What may be said of each sample. Click a row to see its samples." + layout.accepted_text(state),
+    sentences = [in_markdown(text) for text in state.get("sentences") or []]
+    sentences[1:2] = [f"**{text}**" for text in sentences[1:2]]
+    panel.md("\n\n".join(sentences), name="said")
+    step = state.get("step")
+    if step:
+        layout.button(
+            layout.row(panel, "step"), "next", step["label"], step["icon"],
+            getattr(handlers, step["event"]), params=step["params"], variant="contained",
         )  # fmt: skip
-        columns = {"verdict": "Verdict", "samples": "Samples", "share": "Share", "bar": ""}
-        layout.table(panel, "verdict_rows", columns, on_click_row=handlers.on_verdict)
+    if state.get("measured"):
+        columns = {"what": "Measured", "value": "", "interval": "95 % interval", "n": "n"}
+        layout.table(panel, "measures", columns)
+    if state.get("portraits"):
+        layout.heading(
+            panel, "portraits_head", "What it looks at, class by class",
+            "The mean heatmap, then photos under theirs. Click a strip to see the class.",
+        )  # fmt: skip
+    for number, portrait in enumerate(state.get("portraits") or []):
+        panel.md(portrait["text"], name=f"portrait_text_{number}")
+        panel.img(
+            f"portrait_{number}", on_click=handlers.on_portrait, params={"label": portrait["label"]},
+            width="100%", alt_text="heatmaps of a class",
+        )  # fmt: skip
+    if state.get("weakest"):
+        layout.heading(
+            panel, "weak_head", "Weakest evidence",
+            f"The lowest peaks of the {state.get('looked_at', 0):,} samples looked at; a bright map of "
+            "theirs may mean nothing.",
+        )  # fmt: skip
+    for number, row in enumerate(state.get("weakest") or []):
+        opens = {"on_click": handlers.on_point, "params": {"id": row["id"]}}
+        layout.card(panel, f"weak_{number}", row["text"], row["pictured"], "Open", **opens)
     layout.heading(panel, "facts_head", "The run")
-    layout.table(panel, "facts", {"what": "", "value": ""})
     _run_menu(panel, handlers, state)
-    if not state.get("sentences"):
-        layout.needs_bias(panel, handlers, state)
-    panel.bool(
-        "same_scale", default=bool(state.get("scaled")), label="Same scale for all samples",
-        description="Weak evidence looks weak: one scale for all heatmaps of a field, by their peaks, "
-        "instead of each map's own",
-        view=types.SwitchView(), on_change=handlers.on_same_scale,
-    )  # fmt: skip
+    if layout.fold(panel, handlers, state, "details", "Details of the run"):
+        layout.table(panel, "facts", {"what": "", "value": ""})
+        if state.get("lines"):
+            panel.md(lines_in_markdown("\n".join(state["lines"])), name="lines")
 
 
 def _run_menu(panel, handlers, state):
     """What can be done with the run itself; one that is running can be stopped."""
     running = state.get("status") == "running"
     unfinished = state.get("status") in ("interrupted", "failed")
-    menu = panel.menu("run_menu", gap=2)
-    menu.btn(
-        "run_view", label="Show its samples", icon="grid_view", on_click=handlers.on_run_view,
+    menu = layout.row(panel, "run_menu")
+    layout.button(
+        menu, "run_view", "Show its samples", "grid_view", handlers.on_run_view,
         title="All that it covers, or those done, missing or failed",
     )  # fmt: skip
     if running:
-        menu.btn("run_stop", label="Stop", icon="stop", on_click=handlers.on_run_stop)
+        layout.button(menu, "run_stop", "Stop", "stop", handlers.on_run_stop)
         return
-    menu.btn(
-        "run_again", label="Resume" if unfinished else "Do again", icon="replay",
-        on_click=handlers.on_run_again,
+    layout.button(
+        menu, "run_again", "Resume" if unfinished else "Run again", "replay", handlers.on_run_again,
         title="Compute what is missing" if unfinished else "The same settings on this view",
     )  # fmt: skip
-    menu.btn(
-        "run_boxes", label="Draft boxes", icon="highlight_alt", on_click=handlers.on_run_boxes,
+    if not layout.fold(panel, handlers, state, "more", "More", menu):
+        return
+    menu = layout.row(panel, "more_menu")
+    layout.button(
+        menu,
+        "run_info",
+        "Record",
+        "info",
+        handlers.on_run_info,
+        title="How it was made, what failed",
+    )
+    layout.button(
+        menu, "run_boxes", "Draft boxes", "highlight_alt", handlers.on_run_boxes,
         title="Boxes around the heat, tagged as drafts, for a user to correct",
     )  # fmt: skip
-    menu = panel.menu("record_menu", gap=2)
-    menu.btn("run_info", label="Details", icon="info", on_click=handlers.on_run_info)
-    menu.btn("run_rename", label="Rename", icon="edit", on_click=handlers.on_run_rename)
-    menu.btn(
-        "run_delete", label="Delete", icon="delete", on_click=handlers.on_run_delete,
+    layout.button(menu, "run_rename", "Rename", "edit", handlers.on_run_rename)
+    layout.button(
+        menu, "run_delete", "Delete", "delete", handlers.on_run_delete,
         title="Deletes everything that the run wrote, and nothing else",
+    )  # fmt: skip
+    panel.bool(
+        "same_scale", default=bool(state.get("scaled")), label="Same scale for all samples",
+        description="Weak evidence looks weak: one scale for all heatmaps of a field, by their peaks, "
+        "instead of each map's own",
+        view=types.SwitchView(), on_change=handlers.on_same_scale,
     )  # fmt: skip

@@ -3,7 +3,9 @@
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from . import look_bar
 from .background import WorkEvents, work_on
+from .look_bar import LookBar
 
 _URI = "@cam51/heatmaps"
 _HELP = (
@@ -16,9 +18,18 @@ _CHOICES = {
     "on_run": "key", "on_kind": "kind", "on_measure": "measure", "on_same_scale": "scaled",
 }  # fmt: skip
 
+_UNKNOWN = object()
 
-class CamPanel(WorkEvents, foo.Panel):
-    """Runs of the dataset: overview, background bias, methods, clusters, samples."""
+# what needs no run; everything else acts on the one that the selector shows
+_ANY_RUN = (
+    "on_load", "on_unload", "on_change_dataset", "on_run", "on_changed", "on_renamed", "on_compute",
+    "on_reset", "on_tab", "on_watch", "on_work_stop", "on_work_dismiss", "on_work_show",
+    "on_look_ramp", "on_look_opacity", "on_look_hidden",
+)  # fmt: skip
+
+
+class CamPanel(LookBar, WorkEvents, foo.Panel):
+    """Runs of the dataset: what they show, what was tested, compared, and which samples to look at."""
 
     @property
     def config(self):
@@ -40,12 +51,19 @@ class CamPanel(WorkEvents, foo.Panel):
 
     def on_load(self, ctx):
         """Chooses the newest run and fills the first tab."""
+        look_bar.show(ctx)
         self._fill(ctx)
 
     def on_change_dataset(self, ctx):
         """Begins again."""
         ctx.panel.state.clear()
+        look_bar.show(ctx)
         self._fill(ctx)
+
+    def on_change_current_sample(self, ctx):
+        """A sample that was opened from here shows the run's heatmaps."""
+        ctx.panel.set_state("opening", None)
+        self._show_run(ctx)
 
     def render(self, ctx):
         """The panel's layout."""
@@ -60,23 +78,24 @@ class CamPanel(WorkEvents, foo.Panel):
         from . import frame, overview_tab, watch
 
         seen = watch.stamp(ctx.dataset)  # first: what changes while this reads is noticed next time
-        state = {name: ctx.panel.get_state(name) for name in ("key", "tab", "kind", "measure")}
-        state.update(chosen)
+        names = ("tab", "kind", "measure", "open")
+        state = {name: ctx.panel.get_state(name) for name in names}
+        state.update({"key": self._key(ctx), **chosen})
         record.refresh(ctx.dataset)
         runs = overview_tab.run_choices(ctx.dataset)
         keys = [run["key"] for run in runs]
         key = state["key"] if state["key"] in keys else next(iter(keys), None)
-        tab = state["tab"] or "overview"
-        values = {"runs": runs, "key": key, "tab": tab, "seen": seen}
+        tab = state["tab"] or "see"
+        # the selector's own value: the App takes its default only until somebody chose
+        values = {"runs": runs, "key": key, "tab": tab, "top.run": key, "seen": seen}
         values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
         data = {}
         if key is not None:
             more, data = frame.fill(Run.open(ctx.dataset, key), tab, state)
             values.update(more)
-        known = dict(ctx.panel.state._data)
         # a late answer must not set back what was chosen meanwhile, such as the tab
-        changed = {k: v for k, v in values.items() if k not in known or known[k] != v}
+        changed = {k: v for k, v in values.items() if ctx.panel.get_state(k, _UNKNOWN) != v}
         # at once: the App draws the panel again for every call
         if changed:
             ctx.panel.set_state(changed)
@@ -87,11 +106,28 @@ class CamPanel(WorkEvents, foo.Panel):
         """Handles an event; one that says what is so already changes and draws nothing."""
         if self._known(ctx):
             return None
+        if ctx.params.get("__method__") not in _ANY_RUN and self._is_gone(ctx):
+            return None
         return super().execute(ctx)
+
+    def _is_gone(self, ctx):
+        """Whether the run that an event is about was deleted or renamed elsewhere; says so then."""
+        from ..runs import record
+
+        record.refresh(ctx.dataset)
+        key = self._key(ctx)
+        if key is None or key in record.list_runs(ctx.dataset):
+            return False
+        ctx.ops.notify(f"The run {key} is gone; nothing was done", variant="warning")
+        self.on_changed(ctx)
+        return True
 
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
+        if method == "on_change_current_sample":  # of others than those opened from here, nothing
+            opening = ctx.panel.get_state("opening")
+            return opening is None or ctx.current_sample != opening
         if method == "on_watch":
             from . import watch
 
@@ -117,8 +153,9 @@ class CamPanel(WorkEvents, foo.Panel):
     # choices
 
     def on_run(self, ctx):
-        """Another run was chosen."""
+        """Another run was chosen: the panel and the grid show it."""
         self._fill(ctx, key=ctx.params.get("value"))
+        self._show_run(ctx)
 
     def on_tab(self, ctx):
         """Another tab was chosen."""
@@ -131,6 +168,17 @@ class CamPanel(WorkEvents, foo.Panel):
     def on_measure(self, ctx):
         """Another measure of agreement was chosen."""
         self._fill(ctx, measure=ctx.params.get("value"))
+
+    def on_fold(self, ctx):
+        """A part of the page is opened, or closed."""
+        part, opened = ctx.params.get("part"), dict(ctx.panel.get_state("open") or {})
+        opened[part] = not opened.get(part)
+        ctx.panel.set_state(f"open.{part}", opened[part])  # one by one: two clicks may overlap
+        self._fill(ctx, open=opened)
+
+    def on_queue(self, ctx):
+        """The queue of samples of a kind."""
+        self._fill(ctx, tab="samples", kind=ctx.params.get("kind"))
 
     # operators
 
@@ -145,6 +193,10 @@ class CamPanel(WorkEvents, foo.Panel):
     def on_compare(self, ctx):
         """Opens the form of ``compare_cams`` for this run."""
         self._prompt(ctx, "compare_cams", cam_keys=[self._key(ctx)])
+
+    def on_region(self, ctx):
+        """Opens the form of ``test_region`` for this run."""
+        self._prompt_run(ctx, "test_region")
 
     def on_run_view(self, ctx):
         """Opens the form of ``load_cam_view``."""
@@ -164,7 +216,9 @@ class CamPanel(WorkEvents, foo.Panel):
 
     def on_run_rename(self, ctx):
         """Opens the form of ``rename_cam_run``."""
-        self._prompt_run(ctx, "rename_cam_run")
+        params = {"cam_key": self._key(ctx)}
+        ended = {"on_success": self.on_renamed, "on_error": self.on_changed}
+        ctx.prompt(f"{_URI}/rename_cam_run", params=params, **ended)
 
     def on_run_delete(self, ctx):
         """Opens the form of ``delete_cam_run``, which says what goes."""
@@ -200,7 +254,14 @@ class CamPanel(WorkEvents, foo.Panel):
 
     def on_changed(self, ctx):
         """A form that was opened here changed something, or failed, which is told too."""
+        before = ctx.panel.get_state("key")
         self._fill(ctx)
+        if ctx.panel.get_state("key") not in (None, before):
+            self._show_run(ctx)
+
+    def on_renamed(self, ctx):
+        """The run has another key: it stays the one that is shown."""
+        self._fill(ctx, key=(ctx.params.get("result") or {}).get("cam_key"))
 
     def on_reset(self, ctx):
         """Shows all samples again, and what is true by now."""
@@ -219,6 +280,12 @@ class CamPanel(WorkEvents, foo.Panel):
         self._fill(ctx)
 
     # clicks
+
+    def on_portrait(self, ctx):
+        """A portrait of a class: its samples."""
+        from . import views
+
+        self._show(ctx, views.explained_view(self._run(ctx), ctx.params.get("label")))
 
     def on_verdict(self, ctx):
         """A row of the verdicts: its samples."""
@@ -254,7 +321,7 @@ class CamPanel(WorkEvents, foo.Panel):
     def on_point(self, ctx):
         """A point: its sample."""
         if ctx.params.get("id"):
-            ctx.ops.open_sample(id=ctx.params["id"])
+            self._open(ctx, ctx.params["id"])
 
     def on_bin(self, ctx):
         """A bar of the calibration: its samples."""
@@ -276,6 +343,9 @@ class CamPanel(WorkEvents, foo.Panel):
         field = methods_tab.field_of_row(comparison, row)
         if field is not None:
             self._activate(ctx, [field])
+        else:
+            said = "A floor is made up while methods are compared; it has no heatmaps to show"
+            ctx.ops.notify(said, variant="info")
 
     def on_pair(self, ctx):
         """A cell of the matrix: the samples where two methods split most, with both heatmaps."""
@@ -316,7 +386,7 @@ class CamPanel(WorkEvents, foo.Panel):
 
         number, accepted = ctx.params["number"], ctx.params["accepted"]
         clusters_tab.accept(self._run(ctx), number, accepted)
-        self._fill_clusters(ctx)
+        self._fill(ctx)  # verdicts and classes are counted again
 
     def _fill_clusters(self, ctx):
         """What is stored by now: a name and a click right after it are answered in any order."""
@@ -326,10 +396,10 @@ class CamPanel(WorkEvents, foo.Panel):
         ctx.panel.set_state("clusters", rows)
 
     def on_sample(self, ctx):
-        """A row of the table: opens its sample."""
+        """A picture of the queue: opens its sample."""
         ids, row = ctx.panel.get_state("sample_ids") or [], ctx.params.get("row")
-        if isinstance(row, int) and row < len(ids):
-            ctx.ops.open_sample(id=ids[row])
+        if isinstance(row, int) and 0 <= row < len(ids):
+            self._open(ctx, ids[row])
 
     def on_listed(self, ctx):
         """All samples of the table, in its order."""
@@ -339,7 +409,10 @@ class CamPanel(WorkEvents, foo.Panel):
         self._show(ctx, views.chosen_view(ctx.dataset, ids))
 
     def _key(self, ctx):
-        return ctx.panel.get_state("key")
+        """The run that the selector shows, which the App knows a moment before the panel does."""
+        shown = (ctx.panel.get_state("top") or {}).get("run")
+        listed = [run["key"] for run in ctx.panel.get_state("runs") or []]
+        return shown if shown in listed else ctx.panel.get_state("key")
 
     def _run(self, ctx):
         from ..runs.run import Run
@@ -348,12 +421,26 @@ class CamPanel(WorkEvents, foo.Panel):
 
     def _show(self, ctx, view):
         """Lets the grid show a view, with the run's first heatmaps and its verdicts."""
+        self._show_run(ctx)
+        ctx.ops.set_view(view)
+
+    def _open(self, ctx, sample_id):
+        """Opens a sample; what it shows is set once it is open, as it has a list of fields of its own."""
+        self._show_run(ctx)
+        ctx.panel.set_state("opening", sample_id)
+        ctx.ops.open_sample(id=sample_id)
+
+    def _show_run(self, ctx):
+        """Shows the run's first heatmaps and its verdicts, instead of another run's."""
         from ..bias.schema import field_names
 
+        if self._key(ctx) is None:
+            return
         run = self._run(ctx)
         verdict, fields = field_names(run.key)[0], run.heatmap_fields[:1]
-        self._activate(ctx, [*fields, *([verdict] if ctx.dataset.get_field(verdict) else [])])
-        ctx.ops.set_view(view)
+        fields += [verdict] if ctx.dataset.get_field(verdict) else []
+        if fields:
+            self._activate(ctx, fields)
 
     def _activate(self, ctx, fields):
         """Shows these of our fields, and of the others what was shown before."""

@@ -1,45 +1,25 @@
-"""The samples that tell most, as a table: found and sorted in the database."""
+"""The samples to look at first, each with its picture: found and sorted in the database."""
 
 import os
 
-import fiftyone.operators.types as types
-
 from ..bias.schema import field_names
-from ..runs.level import level_of
+from ..data.drawn import data_uri
+from ..runs.level import Level, level_of
+from ..text import in_markdown
 from . import clusters_tab, layout
 from .views import BACKGROUND
 
-ROWS = 25
-#: what can be asked for, with its label
+#: how many samples are shown, and how many the grid gets
+SHOWN, ROWS = 12, 25
+#: what can be asked for, with its label and what its order is by
 KINDS = {
-    "wrong_reason": "Right for the wrong reason",
-    "dependent": "Most dependent on the background",
-    "mistakes": "Mistakes that follow the background",
-    "disagree": "Methods disagree most",
-    "surest": "Most confident predictions",
-    "weakest": "Weakest evidence",
+    "wrong_reason": ("Right for the wrong reason", "dependence on the background"),
+    "dependent": ("Most dependent on the background", "dependence on the background"),
+    "mistakes": ("Mistakes that follow the background", "dependence on the background"),
+    "disagree": ("Methods disagree most", "disagreement"),
+    "surest": ("Most confident predictions", "confidence"),
+    "weakest": ("Weakest evidence", "peak of the heatmap"),
 }
-COLUMNS = {
-    "file": "File", "label": "Label", "prediction": "Prediction", "score": "Score",
-    "lost": "Score lost", "heat": "Heat on object", "verdict": "Verdict",
-}  # fmt: skip
-
-
-def columns_of(kind, analysed):
-    """The columns of a table: of a bias analysis only where there is one, no verdict all rows share.
-
-    Args:
-        kind: one of :func:`kinds_of`
-        analysed: whether there is a bias analysis of the run
-
-    Returns:
-        a dict key -> label
-    """
-    hidden = () if analysed else ("label", "lost", "heat", "verdict")
-    hidden = (*hidden, "verdict") if kind in ("wrong_reason", "mistakes") else hidden
-    # of the right ones it is the prediction
-    hidden = (*hidden, "label") if kind == "wrong_reason" else hidden
-    return {name: label for name, label in COLUMNS.items() if name not in hidden}
 
 
 def kinds_of(run):
@@ -70,7 +50,8 @@ def table(run, kind, rows=ROWS):
         rows (25): how many at most
 
     Returns:
-        a list of dicts ``id`` and ``COLUMNS``, as text
+        a list of dicts ``id``, ``order`` (the number that the order is by) and, as text, ``file, label,
+        prediction, score, lost, heat, verdict``
     """
     verdict, dependence, bias = field_names(run.key)
     heat = next(iter(run.heatmap_fields), None)
@@ -82,11 +63,11 @@ def table(run, kind, rows=ROWS):
     wanted = ["filepath", verdict, dependence, *guess]
     names = ("label", "prediction", "score", "obj_energy", "reason")
     wanted += [f"{bias}.{name}" for name in names]
-    wanted.append(f"{bias}.swap_drop")
+    wanted += [f"{bias}.swap_drop", sort[0]]
     level = level_of(run.dataset)
     found = level.collection.find(match, dict.fromkeys([*wanted, *level.place], True))
     found = level.placed(list(found.sort([(sort[0], sort[1])]).limit(rows)))
-    return [_row(row, run.key) for row in found]
+    return [_row(row, run.key, sort[0]) for row in found]
 
 
 def _query(key, kind, heat):
@@ -102,12 +83,13 @@ def _query(key, kind, heat):
     }[kind]
 
 
-def _row(row, key):
+def _row(row, key, order):
     verdict, _, bias = field_names(key)
     numbers, guess = row.get(bias) or {}, row.get(f"{key}_prediction") or {}
     score = guess.get("confidence") if numbers.get("score") is None else numbers["score"]
     return {
         "id": str(row["_id"]),
+        "order": _value(row, order),
         "file": os.path.basename(row["filepath"]) + row.get("part", ""),
         "label": numbers.get("label") or "",
         "prediction": numbers.get("prediction") or guess.get("label") or "",
@@ -127,8 +109,40 @@ def _verdict(verdict, reason):
     return f"{verdict}: {short}" if unsure else verdict or ""
 
 
+def _value(row, path):
+    for name in path.split("."):
+        row = (row or {}).get(name)
+    return row
+
+
 def _number(value):
     return "" if value is None else f"{value:.2f}"
+
+
+def card_text(number, row, kind):
+    """What stands beside a picture, as Markdown.
+
+    Args:
+        number: its place in the queue, from 1
+        row: one of :func:`table`
+        kind: one of :func:`kinds_of`
+    """
+    said = f"Predicted {in_markdown(row['prediction'])}" if row["prediction"] else ""
+    said += f" ({row['score']})" if said and row["score"] else ""
+    wrong = row["label"] and row["label"] != row["prediction"]
+    said += f", labelled {in_markdown(row['label'])}" if wrong else ""
+    facts = [said]
+    if row["lost"]:
+        facts.append(f"Loses {row['lost']} of its score on other backgrounds")
+    if row["heat"]:
+        facts.append(f"{row['heat']} of the heat on the object")
+    if row["verdict"] and kind not in ("wrong_reason", "mistakes"):
+        facts.append(in_markdown(row["verdict"]))
+    value = row["order"]
+    # a peak is a raw number of any size, the others are shares
+    order = f"{KINDS[kind][1].split()[0]} {f'{value:.2g}' if kind == 'weakest' else f'{value:.2f}'}"
+    title = f"**{number}. {in_markdown(row['file'])}** · {order}"
+    return f"{title}  \n{'. '.join(filter(None, facts))}"
 
 
 def fill(run, chosen, analysed):
@@ -136,8 +150,23 @@ def fill(run, chosen, analysed):
     kinds = kinds_of(run)
     kind = chosen.get("kind") if chosen.get("kind") in kinds else next(iter(kinds), None)
     rows = table(run, kind) if kind else []
-    state = {"kinds": kinds, "kind": kind, "sample_ids": [row["id"] for row in rows]}
-    return state, {"samples": [{k: v for k, v in row.items() if k != "id"} for row in rows]}
+    shown = rows[:SHOWN]
+    cards = [card_text(number, row, kind) for number, row in enumerate(shown, 1)]
+    data = {f"card_{i}.picture": uri for i, uri in enumerate(_pictures(run, shown))}
+    state = {
+        "kinds": kinds, "kind": kind, "sample_ids": [row["id"] for row in rows], "cards": cards,
+        "samples_menu.kind": kind, "pictured": [bool(data[name]) for name in data],
+    }  # fmt: skip
+    return state, data
+
+
+def _pictures(run, rows):
+    """The pictures of rows as sources of images; "" where there is none, as of a frame of a video."""
+    if type(level_of(run.dataset)) is not Level:
+        return ["" for _ in rows]
+    found = clusters_tab.tiles(run, [row["id"] for row in rows])
+    pictures = [found.get(row["id"]) for row in rows]
+    return ["" if picture is None else data_uri(picture) for picture in pictures]
 
 
 def draw(panel, handlers, state):
@@ -151,24 +180,22 @@ def draw(panel, handlers, state):
             "This run has no heatmaps left; compute them again.",
         )
         return
-    choices = types.DropdownView(label="Show")
-    for kind in kinds:
-        choices.add_choice(kind, label=KINDS[kind])
-    menu = panel.menu("samples_menu", gap=2, align_y="center")
-    menu.enum(
-        "kind", choices.values(), default=state["kind"], view=choices, on_change=handlers.on_kind
-    )
+    menu = layout.row(panel, "samples_menu")
+    labels = {kind: KINDS[kind][0] for kind in kinds}
+    layout.choice(menu, "kind", "Show", labels, state["kind"], handlers.on_kind)
     if not state.get("sample_ids"):
         layout.note(panel, "none_such", "None", "No sample of this run is of this kind.")
         return
-    menu.btn(
-        "show_all",
-        label="Show in grid",
-        icon="grid_view",
-        variant="outlined",
-        on_click=handlers.on_listed,
-    )
-    # Without an icon: beside the grid of a laptop there is no room for both.
-    opens = {"name": "open", "on_click": handlers.on_sample, "label": "Open"}
-    columns = columns_of(state["kind"], state.get("bias_status"))
-    layout.table(panel, "samples", columns, actions=[opens], actions_label=" ")
+    count = len(state["sample_ids"])
+    layout.button(
+        menu, "show_all", f"Show {'all ' * (count > SHOWN)}{count} in the grid", "grid_view",
+        handlers.on_listed, variant="outlined",
+    )  # fmt: skip
+    layout.heading(
+        panel, "queue_head", "What to look at first",
+        f"Ordered by {KINDS[state['kind']][1]}. Click a picture to open its sample.",
+    )  # fmt: skip
+    for number, text in enumerate(state.get("cards") or []):
+        opens = {"on_click": handlers.on_sample, "params": {"row": number}}
+        pictured = (state.get("pictured") or [])[number : number + 1] == [True]
+        layout.card(panel, f"card_{number}", text, pictured, "Open", **opens)

@@ -32,6 +32,14 @@ def class_view(run, label):
     return without_accepted(run).match(mine).sort_by(dependence, reverse=True)
 
 
+def explained_view(run, label):
+    """The samples whose heatmaps of the run explain a class."""
+    guess = f"{run.key}_prediction"
+    known = run.dataset.get_field(guess) is not None
+    path = f"{guess}.label" if known else f"{run.heatmap_fields[0]}.target"
+    return run.dataset.match(F(path) == label)
+
+
 def verdict_view(run, verdict):
     """The samples with a verdict, the most dependent first."""
     field, dependence, _ = field_names(run.key)

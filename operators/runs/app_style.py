@@ -1,7 +1,7 @@
 """How the App shows our fields: their colours, and which of them are shown in the grid.
 
-The App's default colouring is by field: one colour, more opaque where the value is higher. So heat
-looks like heat where its field has a warm colour.
+Heat has a colour scale by its value, see :mod:`.look`; where the user has other colours, the App colours by
+field: one colour, more opaque where the value is higher. So every heatmap field has a warm colour too.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import contextlib
 import fiftyone as fo
 import fiftyone.core.odm as fod
 
+from . import look
 from .level import level_of
 
 # Warm, told apart on photos, hottest first; the App fades each of them with the value.
@@ -16,13 +17,14 @@ _COLOURS = (
     "#ff3d00", "#ffab00", "#ff1e78", "#ffe100", "#ff7043", "#c2185b", "#ff8f00", "#f50057",
     "#ffd54f", "#b71c1c", "#ff80ab", "#bf6d00",
 )  # fmt: skip
+# of a field whose values have colours
+_GREY = "#9e9e9e"
 
 
 def colour_fields(dataset, fields):
-    """Gives our fields warm colours; everything else of the dataset's colour scheme stays.
+    """Gives our fields warm colours and the dataset's look; the user's colour scheme stays.
 
-    Where the dataset has no scheme yet, one is made that says nothing but these colours: the App
-    takes what it does not say from its own settings, as before.
+    Where the dataset has no scheme yet, it gets the look of a first run, see :func:`.look.begin`.
 
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
@@ -38,11 +40,32 @@ def colour_fields(dataset, fields):
         {"path": level.path(field), "fieldColor": _COLOURS[order.index(method) % len(_COLOURS)]}
         for field, method in methods.items()
     ]
+    look.begin(dataset, list(methods))
+    return _write_entries(dataset, ours)
+
+
+def colour_values(dataset, path, colours):
+    """Gives each value of a field of texts a colour of its own.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        path: of the field
+        colours: ``{value: "#rrggbb"}``
+
+    Returns:
+        all entries of the scheme's ``fields``, theirs and ours
+    """
+    values = [{"value": value, "color": colour} for value, colour in colours.items()]
+    entry = {"path": path, "fieldColor": _GREY, "valueColors": values}
+    return _write_entries(dataset, [entry])
+
+
+def _write_entries(dataset, ours):
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
     scheme.fields = _with_ours(scheme, ours)
     dataset.app_config.color_scheme = scheme
     dataset.save()
-    _colour_sessions(dataset, ours)
+    show_in_sessions(dataset)
     return scheme.fields
 
 
@@ -51,8 +74,8 @@ def _with_ours(scheme, ours):
     return [entry for entry in scheme.fields or [] if entry.get("path") not in paths] + ours
 
 
-def _colour_sessions(dataset, ours):
-    """Colours fields in the sessions of this process too.
+def show_in_sessions(dataset):
+    """Gives the colours that are stored to the sessions of this process too.
 
     A session keeps the scheme that it began with: the heat would have some colour of its pool,
     often a blue one, until the dataset is opened again.
@@ -61,8 +84,10 @@ def _colour_sessions(dataset, ours):
     for session in [s for group in running.values() for s in group]:
         if session.dataset is None or session.dataset.name != dataset.name:
             continue
-        scheme = session.color_scheme.copy()
-        scheme.fields = _with_ours(scheme, ours)
+        stored, scheme = look.scheme_of(dataset), session.color_scheme.copy()
+        scheme.fields = _with_ours(scheme, stored.pop("fields"))
+        for name, value in stored.items():
+            setattr(scheme, name, value)
         with contextlib.suppress(RuntimeError):  # its App has gone: nobody is looking
             session.color_scheme = scheme
 
@@ -117,9 +142,10 @@ def forget_fields(dataset, fields):
     """Takes fields out of the colour scheme and the active fields, as if never put there."""
     config, fields = dataset.app_config, list(map(level_of(dataset).path, fields))
     scheme, active = config.color_scheme, config.active_fields
-    if scheme and scheme.fields:
-        scheme.fields = [e for e in scheme.fields if e.get("path") not in fields]
-        if _says_nothing(scheme):
+    if scheme:
+        scheme.fields = [e for e in scheme.fields or [] if e.get("path") not in fields]
+        look.forget(scheme, fields)
+        if look.says_nothing(scheme):
             config.color_scheme = None
     if active and active.paths:
         active.paths = [p for p in active.paths if p not in fields]
@@ -179,16 +205,12 @@ def rename_fields(dataset, moves):
     config, path = dataset.app_config, level_of(dataset).path
     moves = {path(old): path(new) for old, new in moves.items()}
     scheme, active = config.color_scheme, config.active_fields
-    if scheme and scheme.fields:
-        scheme.fields = [
+    if scheme:
+        scheme.fields = scheme.fields and [
             {**e, "path": moves.get(e.get("path"), e.get("path"))} for e in scheme.fields
         ]
+        look.rename(scheme, moves)
     if active and active.paths:
         paths = [moves.get(p, p) for p in active.paths]
         config.active_fields = fod.ActiveFields(paths=paths, exclude=active.exclude)
     dataset.save()
-
-
-def _says_nothing(scheme):
-    values = scheme.to_dict()
-    return not any(value not in (None, [], {}) for name, value in values.items() if name != "_id")

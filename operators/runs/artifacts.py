@@ -12,7 +12,7 @@ import typing
 
 from pymongo.errors import OperationFailure
 
-from . import label_attributes, record, results, saved_views
+from . import label_attributes, look, record, results, saved_views
 from .app_style import activate_fields, drop_groups, forget_fields, rename_fields, shown_of
 from .lease import check_unread
 from .level import level_of
@@ -33,7 +33,7 @@ _GROUP_0_1_0 = "bias"
 _NOT_ROLLED_BACK = ("running", "finished")
 
 
-def clear(dataset, key):
+def clear(dataset, key, replaced=False):
     """Deletes what a run wrote and nothing else: fields, map files, folders, colours, views, record.
 
     The record goes last and says ``deleting`` meanwhile, so an interrupted deletion can be called
@@ -43,6 +43,7 @@ def clear(dataset, key):
     Args:
         dataset: a :class:`fiftyone.core.dataset.Dataset`
         key: the run's key
+        replaced (False): whether another run takes its place; else with the last run the look goes too
 
     Raises:
         ValueError: if the run is running, or a job reads it at this moment
@@ -59,6 +60,8 @@ def clear(dataset, key):
         delete_files(run)
     change_schema(dataset, lambda: _delete_fields_of(run))
     delete(dataset, "view", _owned(run, "view", run.record.saved_views))
+    if not replaced and record.list_runs(dataset) == [key]:
+        look.put_back(dataset)
     record.delete(dataset, key)
 
 

@@ -165,8 +165,8 @@ class JobRecords:
         except (ValueError, DoesNotExist):  # the run or the dataset is gone
             if key in record.list_runs(dataset):
                 raise
-        if held is not None and key not in record.list_runs(dataset):
-            saved_views.delete_of_nobody()
+        if held is not None:
+            leftovers.clear_deleted(dataset, key)
 
     def _finish(self, dataset, key, status, found, error, held):
         run = self._run(dataset, key)

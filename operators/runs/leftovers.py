@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 
 from ..text import counted
 from . import artifacts, background, lease, locking, record, results, saved_views
@@ -21,6 +22,8 @@ from .run import Run
 
 # Between the writing of a file of results and the moment in which a record points to it there is less.
 _NOBODY_TAKES_SECONDS = 3600
+# Until a dataset that is being deleted is gone.
+_DELETION_SECONDS = 5
 _PREFIX, _NOTE = "cam51-", ".cam51"
 
 
@@ -140,6 +143,37 @@ def _clear_chunks():
             db["fs.chunks"].delete_many({"files_id": row["files_id"]})
             count += 1
     return count
+
+
+def clear_deleted(dataset, key):
+    """Deletes what a job wrote for a dataset that somebody deleted meanwhile, who does not know of it.
+
+    Does nothing where the dataset exists.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        key: of the job's run
+    """
+    end = time.monotonic() + _DELETION_SECONDS
+    while _is_going(dataset, key) and time.monotonic() < end:
+        time.sleep(0.02)
+    if record.is_there(dataset):
+        return
+    db = record.db()
+    query = {"_dataset_id": dataset._doc.id, "config.method": record.METHOD}
+    for row in db.runs.find(query, {"_id": True}):
+        record.delete_document(row["_id"])
+    saved_views.delete_of_nobody()
+    # an index that is made on a collection makes the collection, too
+    for name in (dataset._doc.sample_collection_name, dataset._doc.frame_collection_name):
+        if name is not None and name.endswith(str(dataset._doc.id)):
+            db.drop_collection(name)
+
+
+def _is_going(dataset, key):
+    """Whether a dataset is being deleted: FiftyOne deletes samples, then records, and the dataset last."""
+    number = record.document_id(dataset, key)
+    return number is not None and not record.db().runs.count_documents({"_id": number}, limit=1)
 
 
 def clear_files(run):

@@ -116,6 +116,7 @@ def is_listed(dataset, key, document):
     return db().datasets.count_documents(query, limit=1) > 0
 
 
+@retried
 def stored_paths(dataset):
     """The paths of a dataset's stored schema, nested ones too; empty if the dataset is gone."""
     schema = level_of(dataset).schema_entry
@@ -329,8 +330,8 @@ def check_idle(config, key):
             "this process" if config.token in ACTIVE else f"process {config.pid} on {config.host}"
         )
         raise ValueError(
-            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait for it, or "
-            "stop it with stop_cam_run"
+            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait, or press Stop in "
+            "the panel (from Python: stop_cam_run)"
         )
 
 
@@ -502,16 +503,6 @@ def delete_document(number):
     if stored.get("results") is not None:
         stored_files().delete(stored["results"])
     db().runs.delete_one({"_id": number})
-
-
-def forget_deleted(dataset):
-    """Deletes the records of runs of a dataset that is gone: who deleted it knew none that came after."""
-    if is_there(dataset):
-        return
-    for row in db().runs.find(
-        {"_dataset_id": dataset._doc.id, "config.method": METHOD}, {"_id": 1}
-    ):
-        delete_document(row["_id"])
 
 
 def jsonable(value):

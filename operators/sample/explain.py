@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from ..compute.params import describe
 from ..compute.plan import Plan
-from ..compute.recorded_model import check_same, completed, is_function, is_reloadable
+from ..compute.recorded_model import check_same, completed, is_function, unregistered
 from ..compute.recorded_plan import check_kind, check_scores, plan_of_run
 from ..compute.step import ExplainStep
 from ..data import heatmap_writer
@@ -78,17 +78,36 @@ class _Cache:
 CACHE = _Cache()
 
 
+def warm_up():
+    """Imports what explaining takes, in a thread: seconds that a person spends on the form.
+
+    Returns:
+        the thread
+    """
+    thread = threading.Thread(target=_import, name="cam51-warm-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _import():
+    from ...cam_core.adapters import adapt  # noqa: F401 - and torch with it
+
+
 def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}
     order = sorted(configs, key=lambda key: configs[key].started or "", reverse=True)
-    return [
-        key
-        for key in order
-        if is_reloadable(configs[key].settings)
-        and _classifies(dataset, key)
-        and not configs[key].settings.get("patches_field")
-    ]
+    return [key for key in order if why_not(dataset, key) is None]
+
+
+def why_not(dataset, cam_key):
+    """Why the model of a run cannot be asked about single images, in a few words; None if it can."""
+    used = record.config_of(dataset, cam_key).settings
+    if used.get("patches_field"):
+        return f"the run {cam_key!r} explains crops of objects, not whole images"
+    if not _classifies(dataset, cam_key):
+        return f"the run {cam_key!r} is of a detector, and whole images are asked of classifiers"
+    return unregistered(used)
 
 
 def _classifies(dataset, cam_key):
@@ -155,7 +174,7 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     Raises:
         ValueError: if the sample cannot be read, or an argument does not fit
     """
-    path = _path_of(dataset, sample_id)
+    path = path_of(dataset, sample_id)
     notes = []
     try:
         item = load_item(sample_id, path, model.transforms, model.geometry)
@@ -198,7 +217,7 @@ def _say_other_weights(dataset, cam_key, model, notes):
     """Says if the model is no longer what the run's heatmaps were made with."""
     then = cam_key and record.config_of(dataset, cam_key).settings.get("weights")
     if then and then != provenance.fingerprint(model.module):
-        notes.append(f"The heatmaps of {cam_key!r} are of other weights than this model's.")
+        notes.append(f"The heatmaps of {cam_key!r} were made with other weights.")
 
 
 def _photo(path):
@@ -213,7 +232,7 @@ def class_and_layer(dataset, sample_id, model, cam_key):
 
     The true class where the dataset says it, else the predicted one.
     """
-    item = load_item(sample_id, _path_of(dataset, sample_id), model.transforms, model.geometry)
+    item = load_item(sample_id, path_of(dataset, sample_id), model.transforms, model.geometry)
     with model_load.on_device(model):
         best = int(check_scores(model, item.image[None])[0].argmax())
     _, indices = labels_of(dataset, cam_key, model).read([sample_id], [best])
@@ -221,7 +240,8 @@ def class_and_layer(dataset, sample_id, model, cam_key):
     return model.label(int(indices[0]) if indices[0] >= 0 else best), (layers or [None])[-1]
 
 
-def _path_of(dataset, sample_id):
+def path_of(dataset, sample_id):
+    """The file of a sample; raises a ValueError if there is no such sample."""
     known = ObjectId.is_valid(str(sample_id))
     found = dataset.select([sample_id]).values("filepath") if known else []
     if not found:
@@ -255,7 +275,7 @@ def _several(sample_id, labels, scores, model, label, other, notes):
         f"{model.label(i)} {scores[i]:.2f}" for i in sorted(given, key=lambda i: -scores[i])
     )
     least = f"{model.adapted.threshold:g}"
-    notes.append(f"Predicted from {least} on: {names or 'no class'}.")
+    notes.append(f"Predicted ({least} or more): {names or 'no class'}.")
     shown = labels.members([sample_id])[0] if labels.field is not None else None
     if shown is None:
         return None, None, other, {"several": True}

@@ -6,6 +6,7 @@ from ..bias.pictures import working_side
 from ..bias.scan import measured_heat
 from ..bias.schema import RECORDS
 from ..bias.swap import fitted
+from ..data.heatmap_reader import GAUSSIAN, RANDOM_MAP, baseline_maps
 from ..data.images import decode_image
 from ..data.objects import AnnotatedObjects
 from ..jobs.inference import Predictor
@@ -16,7 +17,7 @@ _CANDIDATES = 8
 #: as many for each background wanted where no prediction is stored that tells their class
 _UNKNOWN_CANDIDATES = 4
 # Taken away around an object before another is pasted: as far as the paste fades.
-_MARGIN = 2
+MARGIN = 2
 
 
 class SampleObjects:
@@ -56,6 +57,37 @@ class SampleObjects:
         energy, area = float(measured.obj_energy[0]), float(measured.area[0])
         return (energy, area) if np.isfinite(energy) else (None, area)
 
+    def measure_stored(self, sample_id, name, heat):
+        """What of a stored map lies on the object, beside what maps would have that know nothing.
+
+        Args:
+            sample_id: the sample
+            name: of the explained class
+            heat: (h, w) in [0, 1] over the whole image
+
+        Returns:
+            a dict ``heat, uniform, centred, random``, each 0 to 1 or None; and the status of the
+            object, ``"ok"`` where it could be measured
+        """
+        import torch
+
+        if not self:
+            return {}, "no_object"
+        found, _ = self._objects.read([sample_id], {sample_id: name})
+        if found[sample_id].status != "ok":
+            return {}, found[sample_id].status
+        size = found[sample_id].object.shape
+        floors = baseline_maps([GAUSSIAN, RANDOM_MAP], [sample_id], size, 51)[0]
+        own = torch.from_numpy(np.ascontiguousarray(heat)).float()[None]
+        shares = [
+            measured_heat(maps, {0: (found[sample_id], "auto")}, None)
+            for maps in (own, floors[:1], floors[1:])
+        ]
+        names = ("heat", "centred", "random")
+        values = {n: float(s.obj_energy[0]) for n, s in zip(names, shares, strict=True)}
+        values["uniform"] = float(shares[0].area[0])
+        return {n: v if np.isfinite(v) else None for n, v in values.items()}, "ok"
+
     def masks(self, ids, names, sizes):
         """``{id: (h, w) mask or None}`` on pictures of these sizes."""
         out = {}
@@ -75,14 +107,14 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
         return []
     name = model.label(best)
     rows = [(item.id, path), *_candidates(dataset, cam_key, item.id, name, donors, seed)]
-    pictures = _pictures(rows, working_side(item.window, tuple(item.image.shape[1:])))
+    pictures = pictures_of(rows, working_side(item.window, tuple(item.image.shape[1:])))
     ids = list(pictures)
     sizes = {i: p.shape[:2] for i, p in pictures.items()}
     names = {i: name if i == item.id else None for i in ids}
     masks = objects.masks(ids, names, sizes)
     ids = [i for i in ids if masks[i] is not None and masks[i].any()]
     if item.id not in ids or len(ids) < 2:
-        notes.append("Not tested on other backgrounds: no object here, or none on other samples.")
+        notes.append("Not tested on other backgrounds: this sample or the others have no object.")
         return []
     images, inside = [pictures[i] for i in ids], [masks[i] for i in ids]
     predict = Predictor(model, 0)
@@ -98,7 +130,7 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
     first = ids.index(item.id)
 
     def pasted(donor):
-        bare = remove_objects(images[donor], inside[donor], _MARGIN).image
+        bare = remove_objects(images[donor], inside[donor], MARGIN).image
         return swap_background(images[first], inside[first], bare)
 
     composites = [pasted(donor) for donor in lent]
@@ -129,7 +161,7 @@ def _candidates(dataset, cam_key, sample_id, name, donors, seed):
     return rows + list(zip(*more.values(["id", "filepath"]), strict=True))
 
 
-def _pictures(rows, side):
+def pictures_of(rows, side):
     """``{id: (h, w, 3) array}`` at a longest side; what cannot be read is left out."""
     out = {}
     for sample_id, path in rows:

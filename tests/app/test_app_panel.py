@@ -1,5 +1,6 @@
 """The panel by clicking: every tab, every click and what it does to the grid, and where it is empty."""
 
+import collections
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from panel_app import COUNT, PanelApp
 from panel_common import CLASSES, FIELDS, RELIES, make_run
 from playwright import sync_api as playwright
 
-from tools.app_driver import wait_for
+from tools.app_driver import SEND, wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
@@ -40,10 +41,26 @@ def test_overview_and_bias(panel_app, analysed):
     relies = columns["swap_drop"] >= 0.5
     app.open_grid(dataset)
     app.open_panel("The run")
-    app.page.get_by_text("resnet18-imagenet-torch", exact=True).wait_for()
+    app.panel.get_by_text(
+        f"On {relies.sum()} of the 160 images tested the score depends"
+    ).wait_for()
+    app.picture("see")
+    # the one next thing to click
+    app.panel.get_by_role("button", name="Look at the images that are right for the wrong").click()
+    app.panel.get_by_text("What to look at first", exact=True).wait_for()
+    app.panel.get_by_text("Right for the wrong reason", exact=True).wait_for()
+    app.tab("See", "The run")
+    portraits = app.panel.locator("img[alt='heatmaps of a class']")
+    wait_for(lambda: portraits.count() == 6, 20, "a portrait of each of the most frequent classes")
+    portraits.first.click()
+    guesses = collections.Counter(dataset.values("net_prediction.label"))
+    app.wait_for_samples(max(guesses.values()))
+    app.reset()
+    app.panel.get_by_role("button", name="Details of the run").click()
+    app.page.get_by_role("cell", name="resnet18-imagenet-torch", exact=True).wait_for()
+
+    app.tab("Test", "Verdicts")
     row = app.page.get_by_role("cell", name="relies on background", exact=True)
-    row.wait_for()
-    app.picture("overview")
     row.click()
     app.wait_for_samples(int(relies.sum()))
     assert app.shown(FIELDS[0])
@@ -51,8 +68,6 @@ def test_overview_and_bias(panel_app, analysed):
     # the table is still about all of them
     app.page.get_by_role("cell", name=f"{(~relies).sum()}", exact=True).wait_for()
     app.reset()
-
-    app.tab("Bias", "Score lost on other backgrounds, per class")
     wait_for(lambda: app.bars(0).count() == len(CLASSES), 20, "a bar per class")
     app.picture("bias")
     app.hit(app.bars(0).nth(len(CLASSES) - 1))
@@ -66,6 +81,7 @@ def test_overview_and_bias(panel_app, analysed):
     app.wait_for_samples(right)
     app.reset()
 
+    app.panel.get_by_role("button", name="Can the heat be believed?").click()
     # the bar of the highest fifth of the calibration
     bins = app.page.locator(".js-plotly-plot").nth(2)
     bins.scroll_into_view_if_needed()
@@ -93,22 +109,69 @@ def test_it_fits_beside_the_grid_of_a_laptop(app, analysed):
         e => e.getBoundingClientRect().right > panel.getBoundingClientRect().right + 1
     ).map(e => e.textContent)"""
     for name, text in (
-        ("Overview", "The run"),
-        ("Bias", "Score lost on other backgrounds, per class"),
-        ("Methods", "Faithfulness"),
-        ("Clusters", "Where heatmaps look alike"),
-        ("Samples", "Heat on object"),
+        ("See", "The run"),
+        ("Test", "Score lost on other backgrounds, per class"),
+        ("Compare", "Faithfulness"),
+        ("Samples", "What to look at first"),
     ):
         app.tab(name, text)
         assert app.panel.evaluate(wide) == [], name
         app.picture(f"laptop_{name}")
 
 
+def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
+    """Chosen, opened, deleted: selector, page, grid and dialog are about the same run."""
+    app, (dataset, _, _) = panel_app, analysed
+    record, later = inner("runs.record"), "later_gradcam"
+    dataset.clone_sample_field(FIELDS[1], later)
+    settings = {"model": "other"}
+    record.register(dataset, "later", settings, [later], dataset, heatmap_fields=[later])
+    record.update(dataset, "later", status="finished", started="2999-01-01T00:00:00+00:00")
+    dataset.reload()
+    app.open_grid(dataset)
+    app.open_panel("The run")
+    app.panel.get_by_text("later (finished)", exact=True).click()
+    app.page.get_by_role("option", name="net (finished)").click()
+    wait_for(lambda: app.shown(FIELDS[0]), 20, "the grid shows the chosen run's heatmaps")
+    assert not app.shown(later)
+    app.panel.get_by_text("On 70 of the 160 images tested", exact=False).wait_for()
+
+    app.panel.get_by_text("net (finished)", exact=True).click()
+    app.page.get_by_role("option", name="later (finished)").click()
+    wait_for(lambda: app.shown(later), 20, "the grid shows the other run's")
+    app.panel.get_by_text("Weakest evidence", exact=True).wait_for()
+    app.panel.locator("img[alt='Open']").first.click()
+    modal = app.page.locator("[data-cy=modal]")
+    box = modal.locator(f"[data-cy='checkbox-{later}'] input")
+    box.wait_for()
+    wait_for(box.is_checked, 20, "the opened sample shows the run's heatmap")
+    assert not modal.locator(f"[data-cy='checkbox-{FIELDS[0]}'] input").is_checked()
+    app.picture("sample")
+    app.page.keyboard.press("Escape")
+    modal.wait_for(state="detached")
+    app.wait_for_samples(COUNT)
+
+    app.panel.get_by_role("button", name="More", exact=True).click()
+    app.panel.get_by_role("button", name="Delete", exact=True).click()
+    dialog = app.page.get_by_role("dialog").filter(has_text="Delete a CAM run")
+    dialog.get_by_text("Deletes the run later", exact=True).wait_for()
+    dialog.get_by_text("the fields later_gradcam", exact=False).wait_for()
+    app.picture("delete")
+    dialog.get_by_role("button", name=SEND).click()
+    app.panel.get_by_text("net (finished)", exact=True).wait_for()
+    assert app.panel.get_by_text("later (finished)", exact=True).count() == 0
+    app.panel.get_by_text("On 70 of the 160 images tested", exact=False).wait_for()
+    dataset.reload()
+    assert not dataset.has_field(later)
+    assert dataset.has_field(FIELDS[0])
+    wait_for(lambda: app.shown(FIELDS[0]), 20, "the grid shows the run that is left")
+
+
 def test_methods(panel_app, analysed):
     app, (dataset, _, _) = panel_app, analysed
     app.open_grid(dataset)
     app.open_panel("The run")
-    app.tab("Methods", "Faithfulness")
+    app.tab("Compare", "Faithfulness")
     app.page.get_by_text("gradcam leads on both metrics").wait_for()
     app.picture("methods")
     app.page.get_by_role("cell", name="eigencam, layer4", exact=True).click()
@@ -130,7 +193,7 @@ def test_clusters(panel_app, analysed):
     relies = columns["swap_drop"] >= 0.5
     app.open_grid(dataset)
     app.open_panel("The run")
-    app.tab("Clusters", "Where heatmaps look alike")
+    app.tab("Test", "Shortcuts: where heatmaps look alike")
     strips = app.page.locator("img[src^='data:image/jpeg']")
     wait_for(lambda: strips.count() == 4, 20, "a strip per cluster")
     app.picture("clusters")
@@ -145,7 +208,6 @@ def test_clusters(panel_app, analysed):
     app.page.get_by_text("water behind the bird").first.wait_for()
     app.page.get_by_text("accepted as context").first.wait_for()
     app.picture("accepted")
-    app.tab("Overview", "The run")
     accepted = columns["kind"] == 0
     app.page.get_by_text(
         f"{accepted.sum()} samples accepted as context are left out", exact=False
@@ -159,6 +221,8 @@ def test_samples_and_scale(panel_app, analysed):
     app.open_grid(dataset)
     app.open_panel("The run")
     before = app.wait_until_painted(app.thumbnail(7))
+    app.panel.get_by_role("button", name="More", exact=True).click()
+    app.page.get_by_text("Same scale for all samples", exact=True).wait_for()
     app.page.get_by_role("checkbox").last.scroll_into_view_if_needed()
     app.page.get_by_role("checkbox").last.click()
 
@@ -179,11 +243,11 @@ def test_samples_and_scale(panel_app, analysed):
     wait_for(paler, 30, "the grid shows it")
     app.picture("scaled")
 
-    app.tab("Samples", "Heat on object")
+    app.tab("Samples", "What to look at first")
     app.picture("samples")
-    app.page.get_by_role("button", name="Show in grid").click()
+    app.page.get_by_role("button", name="Show all 25 in the grid").click()
     app.wait_for_samples(25)
-    app.page.get_by_role("button", name="Open", exact=True).first.click()
+    app.panel.locator("img[src^='data:image/jpeg']").first.click()
     app.page.locator("[data-cy=modal]").wait_for()
     app.picture("sample")
 
@@ -197,7 +261,7 @@ def test_forms_start_filled_in(panel_app, analysed):
     # the run of the panel is chosen, and the form says what is in the way
     form.get_by_text('was analysed already; switch on "Overwrite"').wait_for()
     app.picture("analyse")
-    assert form.get_by_role("button", name="Execute", exact=True).is_disabled()
+    assert form.get_by_role("button", name=SEND).is_disabled()
     app.page.keyboard.press("Escape")
     app.page.get_by_role("button", name="Compute", exact=True).click()
     form = app.page.get_by_role("dialog").filter(has_text="Compute class activation maps")
@@ -255,15 +319,13 @@ def test_a_real_run_and_what_is_missing(panel_app, make_dataset, tmp_path, plugi
     assert summary.verdicts == {RELIES: 48}
     app.open_grid(dataset)
     app.open_panel("The run")
-    app.page.get_by_text(
-        re.compile("the score of 48 of 48 tested samples depends on the background")
-    ).wait_for()
-    app.tab("Bias", "Score lost on other backgrounds, per class")
+    app.panel.get_by_text("On 48 of the 48 images tested the score depends").wait_for()
+    app.tab("Test", "Score lost on other backgrounds, per class")
     app.hit(app.bars(0).last)
     app.wait_for_samples(24)
-    app.tab("Methods", "The methods were not compared yet")
+    app.tab("Compare", "The methods were not compared yet")
     app.picture("not_compared")
-    app.tab("Clusters", "Where heatmaps look alike")
+    app.tab("Test", "Shortcuts: where heatmaps look alike")
     app.page.locator("img[src^='data:image/jpeg']").first.wait_for()
     app.picture("clusters")
 
@@ -281,21 +343,22 @@ def test_labels_of_others_fetch_nothing(panel_app, make_dataset, photos, plugin,
     app.open_grid(dataset)
     app.open_panel("The run")
     app.page.get_by_text(panel_common.HOSTILE[0]).first.wait_for()
-    app.picture("overview")
-    app.tab("Bias", "Score lost on other backgrounds, per class")
+    app.picture("see")
+    app.tab("Test", "Score lost on other backgrounds, per class")
     wait_for(lambda: app.bars(0).count() == len(CLASSES), 20, "a bar per class")
     app.page.locator(".js-plotly-plot").first.get_by_text(panel_common.HOSTILE[1]).first.wait_for()
     app.picture("bias")
     app.hit(app.bars(0).nth(len(CLASSES) - 1))
     app.wait_for_samples(COUNT // len(CLASSES))
     app.reset()
-    app.tab("Clusters", "Where heatmaps look alike")
+    app.tab("Test", "Shortcuts: where heatmaps look alike")
     for name in panel_common.HOSTILE[:3]:
         # all of it reads so, though what looks like an address is a link there
         app.panel.locator("strong", has_text=name).first.wait_for()
     assert app.page.locator("img[src*='evil']").count() == 0
     app.picture("clusters")
-    app.tab("Samples", panel_common.HOSTILE[0])
+    app.tab("Samples", "What to look at first")
+    app.panel.get_by_text(panel_common.HOSTILE[0]).first.wait_for()
     app.picture("samples")
     assert asked
     assert not [url for url in asked if "evil" in url]

@@ -1,12 +1,15 @@
-"""What a user sees of a stored heatmap: pixels read off the App, in its default colouring."""
+"""What a user sees of a stored heatmap: pixels read off the App, in its grid and its large picture."""
 
 import importlib
 
 import fiftyone as fo
 import numpy as np
 import pytest
-from operators_common import PLUGIN
+from operators_common import PLUGIN, operator
 from PIL import Image
+
+from cam_core.spatial.overlay import Look, overlay
+from tools.app_driver import wait_for
 
 pytestmark = pytest.mark.app
 
@@ -29,12 +32,17 @@ def colours(plugin):
 @pytest.fixture
 def grey_dataset(make_dataset, heatmaps, tmp_path):
     """Grey photos, each under four columns of heat, stored as a run stores them."""
+    return plain_dataset(make_dataset, heatmaps, tmp_path, [(grey,) * 3 for grey in GREYS])
+
+
+def plain_dataset(make_dataset, heatmaps, folder, colours):
+    """Photos of one colour each, under four columns of heat."""
     heat = np.repeat(np.array(VALUES) / 255, 48)[None].repeat(144, axis=0)
     assert heat.shape == heatmaps.heatmap_size(WIDTH, HEIGHT)
     samples = []
-    for grey in GREYS:
-        path = tmp_path / f"{grey}.png"
-        Image.new("RGB", (WIDTH, HEIGHT), (grey,) * 3).save(path)
+    for number, colour in enumerate(colours):
+        path = folder / f"{number}.png"
+        Image.new("RGB", (WIDTH, HEIGHT), colour).save(path)
         label = heatmaps.make_label(
             heat, method="gradcam", layer="layer4", target="predicted", target_index=0,
             score=1.0, peak=1.0, status="ok", cam_key="run",
@@ -94,10 +102,10 @@ THEIRS = {"path": "other", "fieldColor": "#00ff00"}
 @pytest.mark.parametrize(
     ("scheme", "opacity"),
     [
-        (None, 0.7),  # FiftyOne's own
+        (None, 0.7),  # "fade" is chosen, with FiftyOne's own opacity
         (fo.ColorScheme(color_by="field", opacity=0.4, fields=[THEIRS]), 0.4),
     ],
-    ids=["no-scheme", "own-scheme"],
+    ids=["fade", "own-scheme"],
 )
 def test_heat_is_warm_and_fades_with_its_value(app, grey_dataset, colours, scheme, opacity):
     dataset = grey_dataset
@@ -107,10 +115,12 @@ def test_heat_is_warm_and_fades_with_its_value(app, grey_dataset, colours, schem
         dataset.save()
     fields = colours.colour_fields(dataset, [FIELD])
     colours.activate_fields(dataset, [FIELD])
+    if scheme is None:
+        operator("set_heatmap_look")(dataset, ramp="fade")
 
     dataset.reload()
     config = dataset.app_config.color_scheme
-    expected = scheme or fo.ColorScheme()
+    expected = scheme or fo.ColorScheme(color_by="field", opacity=0.7, colorscales=[])
     for name in ("color_by", "opacity", "color_pool", "colorscales", "default_colorscale"):
         assert getattr(config, name) == getattr(expected, name), f"{name} is not ours to set"
     assert [f for f in config.fields if f["path"] != FIELD] == list(expected.fields or [])
@@ -129,3 +139,56 @@ def test_heat_is_warm_and_fades_with_its_value(app, grey_dataset, colours, schem
     seen = app.wait_until_painted(picture)
     app.picture("modal")
     check_colours(fitted(seen), GREYS[1], colour, stored, opacity)
+
+
+# where the default colour, a red, is not to be seen: orange, magenta, brown
+WARM = ((225, 70, 20), (190, 30, 90), (110, 60, 30))
+
+
+def expected_columns(colour, stored, look):
+    """What the plugin draws of four columns of heat over a colour."""
+    photo = np.full((1, len(stored), 3), colour, np.uint8)
+    return overlay(photo, stored[None] / 255, look)[0].astype(float)
+
+
+def check_fire(picture, colour, stored, look):
+    """What is hidden leaves the photo alone; what is not is far from it, each level its own way."""
+    seen = column_colours(picture)
+    hidden = stored < look.hide_below * 255
+    assert np.abs(seen[hidden] - colour).max() <= 1, "below the threshold the photo is as it is"
+    away = np.abs(seen[~hidden] - colour).max(1)
+    assert (away > 40).all(), f"heat is seen on a warm photo: {away}"
+    assert np.abs(seen - expected_columns(colour, stored, look)).max() <= 3, (
+        "as the plugin draws it"
+    )
+
+
+def test_fire_is_read_on_warm_photos(app, make_dataset, heatmaps, colours, tmp_path):
+    """The look of a first run, as it is when the App opens a dataset."""
+    dataset = plain_dataset(make_dataset, heatmaps, tmp_path, WARM)
+    colours.colour_fields(dataset, [FIELD])
+    colours.activate_fields(dataset, [FIELD])
+    stored, look = np.unique(dataset.first()[FIELD].map).astype(float), Look("fire", 0.7, 0.33)
+
+    app.open_grid(dataset)
+    wait_for(lambda: drawn_as(app, look, stored), 60, "the grid has the colours of fire")
+    for index, colour in enumerate(WARM):
+        check_fire(app.wait_until_painted(app.thumbnail(index)), colour, stored, look)
+    app.picture("grid")
+
+    picture = app.open_sample(dataset, dataset.values("id")[1])
+    wait_for(
+        lambda: drawn_as(app, look, stored, 1, fitted(app.wait_until_painted(picture))),
+        60,
+        "the sample has the colours of fire",
+    )
+    app.picture("modal")
+    check_fire(fitted(app.wait_until_painted(picture)), WARM[1], stored, look)
+
+
+def drawn_as(app, look, stored, index=0, picture=None):
+    """Whether a picture, of the grid or another, has the colours of a look."""
+    if picture is None:
+        picture = app.wait_until_painted(app.thumbnail(index))
+    seen = column_colours(picture)
+    return np.abs(seen - expected_columns(WARM[index], stored, look)).max() <= 3

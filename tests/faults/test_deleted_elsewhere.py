@@ -334,6 +334,25 @@ def test_a_dataset_that_a_job_works_on(jobs, opened, kind, when):
     assert dataset._sample_collection_name not in db.list_collection_names()
 
 
+def test_a_dataset_that_goes_before_an_index_is_made(jobs, opened, monkeypatch):
+    """An index that is made on a collection that is gone makes it again."""
+    dataset, first, make = jobs("analysis")
+    other, schema = opened(dataset), inner("bias.schema")
+    first()
+    real, db, name = schema.add_index, fod.get_db_conn(), dataset._sample_collection_name
+
+    def add_index(*given):
+        other.delete("dataset")
+        real(*given)
+        assert name in db.list_collection_names()
+
+    monkeypatch.setattr(schema, "add_index", add_index)
+    with pytest.raises(RuntimeError, match="'run' was deleted, renamed or analysed again"):
+        list(make().run())
+    assert name not in db.list_collection_names()
+    assert not leftovers(dataset)
+
+
 @pytest.mark.parametrize("kind", ["comparison", "analysis"])
 def test_a_dataset_that_is_deleted_by_who_does_not_know_the_views(jobs, opened, kind):
     """The job has come to its end, and cannot know; the next one finds its views by their mark."""

@@ -31,7 +31,7 @@ def test_what_is_written(photo_dataset):
     for sample in dataset:
         label = sample.run_layercam
         assert label.map.dtype == np.uint8
-        assert label.range == [0, 255]
+        assert label.range == [0.33 * 255, 255]  # a first run hides the lowest third
         assert label.map.max() == 255
         width, height = Image.open(sample.filepath).size
         assert label.map.shape[0] / label.map.shape[1] == pytest.approx(height / width, rel=0.02)
@@ -168,7 +168,7 @@ def test_blank_maps_are_findings(photo_dataset):
     for field, status in (("run_nothing", "zero"), ("run_broken", "nan"), ("run_level", "flat")):
         assert summary.statuses[field] == {status: 3}
         assert {(s[field].status, s[field].map) for s in dataset} == {(status, None)}
-    assert "9 heatmaps without a picture" in str(summary)
+    assert "9 heatmaps empty" in str(summary)
     assert dataset.first().run_broken.peak is None
 
 
@@ -189,7 +189,7 @@ def test_files_on_disk(photo_dataset, tmp_path):
     for sample in dataset:
         label = sample.run_gradcam
         assert label.map is None
-        assert label.range == [0, 255]
+        assert label.range == [0.33 * 255, 255]  # a first run hides the lowest third
         assert Path(label.map_path).parent == tmp_path / "run" / "run_gradcam"
         with Image.open(label.map_path) as png:
             assert png.mode == "L"

@@ -20,8 +20,10 @@ def show(*args, **kwargs):
 def test_method_is_not_taken_for_one_whose_name_begins_alike(photo_dataset):
     dataset = photo_dataset(2)
     compute(dataset, methods=["gradcam", "gradcam_guided"])
-    titles = [axis.get_title() for axis in show(dataset, "run", methods="gradcam").axes]
+    *axes, scale = show(dataset, "run", methods="gradcam").axes
+    titles = [axis.get_title() for axis in axes]
     assert len(titles) == 2 * 2
+    assert scale.images[0].get_array().shape[:2] == (22, 480), "below them the colours of heat"
     assert not any("guided" in title for title in titles)
 
 
@@ -34,11 +36,17 @@ def test_heat_lies_on_the_photo_as_it_is_seen(make_dataset, tmp_path):
     )
     dataset = make_dataset(fo.Sample(filepath=str(path)))
     compute(dataset)
-    photo, heat = show(dataset, "run").axes[1].images
-    height, width = photo.get_array().shape[:2]
+    photo, drawn = (
+        np.asarray(axis.images[0].get_array(), int) for axis in show(dataset, "run").axes[:2]
+    )
+    height, width = photo.shape[:2]
     assert height == 2 * width
-    assert list(heat.get_extent()) == [0, width, height, 0]
-    assert heat.get_array().shape == (192, 96)
+    heat = dataset.first()["run_gradcam"].map
+    assert heat.shape == (192, 96)
+    seen = Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR)
+    changed, hot = (photo != drawn).any(-1), np.asarray(seen) / 255 >= 0.33
+    assert 0.05 < hot.mean() < 0.95
+    assert (changed == hot).mean() > 0.98
 
 
 def test_figure_needs_no_window_and_leaves_none(photo_dataset):

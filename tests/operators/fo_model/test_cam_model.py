@@ -45,7 +45,8 @@ def pictures(plugin, make_dataset, tmp_path):
 
 
 def same(dataset, one, other):
-    """Whether two heatmap fields have the same maps and attributes, bit for bit."""
+    """Whether two heatmap fields have the same maps and attributes, bit for bit; nothing is hidden of them."""
+    operator("set_heatmap_look")(dataset, hide_below=0)
     for a, b in zip(dataset.values(one), dataset.values(other), strict=True):
         assert [a[name] for name in ATTRIBUTES] == [b[name] for name in ATTRIBUTES]
         assert np.array_equal(a.map, b.map)

@@ -1,6 +1,7 @@
 """What the panel shows, against counts made by hand; and what its clicks select."""
 
 import base64
+import collections
 import html
 import io
 import json
@@ -41,15 +42,15 @@ def relies(analysed):
 
 def test_facts_and_findings(analysed, relies):
     dataset, _, _ = analysed
-    overview = inner("panel.overview_tab")
+    overview, analysis = inner("panel.overview_tab"), inner("panel.analysis")
     assert overview.run_choices(dataset) == [{"key": KEY, "label": "net  (finished)"}]
     facts = {row["what"]: row["value"] for row in overview.facts(run_of(dataset))}
     assert facts["Model"] == "resnet18-imagenet-torch"
     assert facts["Samples"] == "160 of 160"
     assert facts["Fields"] == ", ".join(FIELDS)
-    summary = overview.bias_of(run_of(dataset))
-    assert overview.sentences(summary)[0].startswith(f"net: the score of {relies.sum()} of 160")
-    counts, left_out = overview.verdict_counts(run_of(dataset))
+    summary = analysis.bias_of(run_of(dataset))
+    assert summary.lines()[0].startswith(f"net: the score of {relies.sum()} of 160")
+    counts, left_out = analysis.verdict_counts(run_of(dataset))
     assert counts[RELIES] == relies.sum()
     assert sum(counts.values()) == COUNT
     assert left_out == 0
@@ -62,9 +63,99 @@ def test_the_newest_run_comes_first(analysed):
     record.update(dataset, "later", started="2999-01-01T00:00:00+00:00")
     assert [r["key"] for r in inner("panel.overview_tab").run_choices(dataset)] == ["later", KEY]
     # a run without results, as one that just began
-    state, data = inner("panel.frame").fill(run_of(dataset, "later"), "overview", {})
+    state, data = inner("panel.frame").fill(run_of(dataset, "later"), "see", {})
     assert state["bias_status"] is None
     assert {"what": "Fields", "value": "none left"} in data["facts"]
+
+
+def told(dataset, **changes):
+    """The story of the run, with other values of its summary."""
+    story, analysis = inner("panel.story"), inner("panel.analysis")
+    summary = analysis.bias_of(run_of(dataset))
+    for name, value in changes.items():
+        setattr(summary, name, value)
+    counts, left_out = analysis.verdict_counts(run_of(dataset))
+    return story.tell(run_of(dataset), summary, changes.get("verdicts", counts), left_out, True)
+
+
+def test_three_sentences_and_one_step(analysed, relies):
+    dataset, _, _ = analysed
+    sentences, step = told(dataset)
+    share = f"{100 * relies.sum() / COUNT:.0f}\u00a0%"
+    assert sentences == [
+        "The heatmaps show where resnet18-imagenet-torch looked on 160 images; 1 image failed.",
+        f"On {relies.sum()} of the 160 images tested the score depends on the background ({share}).",
+        "It concerns 7 of the 8 classes that can be judged, waterbird most.",
+    ]
+    assert (step["event"], step["params"]) == ("on_queue", {"kind": "wrong_reason"})
+    sentences, step = told(dataset, verdicts={ON_OBJECT: 160})
+    assert sentences[1].startswith("On none of the 160 images tested")
+    assert "no proof" in sentences[2]
+    assert step["params"] == {"kind": "weakest"}
+    sentences, step = told(dataset, tested=0)
+    assert "could not be tested" in sentences[1]
+    assert step["event"] == "on_region"
+    story, run = inner("panel.story"), run_of(dataset)
+    sentences, step = story.tell(run, None, {}, 0, False)
+    assert "was not tested yet" in sentences[1]
+    assert step["event"] == "on_examine"
+    inner("runs.record").update(
+        dataset, KEY, status="interrupted", progress={"done": 40, "total": 160}
+    )
+    sentences, step = story.tell(run_of(dataset), None, {}, 0, False)
+    assert "looked on 40 of 160 images" in sentences[0]
+    assert step["event"] == "on_run_again"
+    panel = cam_panel().CamPanel()
+    events = ("on_queue", "on_region", "on_examine", "on_run_again", "on_compare", "on_tab")
+    assert all(callable(getattr(panel, event)) for event in events)
+
+
+def test_measures_have_their_intervals(analysed):
+    summary = inner("panel.analysis").bias_of(run_of(analysed[0]))
+    rows = inner("panel.story").measures(summary)
+    assert rows[0] == {
+        "what": "Accuracy", "value": "80\u00a0%", "interval": "75\u00a0%\u00a0to\u00a085\u00a0%", "n": "160",
+    }  # fmt: skip
+    assert len(rows) == 4
+
+
+def test_portraits_are_of_the_most_frequent_classes(analysed):
+    dataset, ids, _ = analysed
+    portraits = inner("panel.portraits")
+    rows = portraits.sampled(run_of(dataset))
+    assert sorted(row["id"] for row in rows) == sorted(ids)
+    found = portraits.portraits(run_of(dataset), rows)
+    guesses = collections.Counter(dataset.values("net_prediction.label"))
+    expected = sorted(guesses, key=lambda label: (-guesses[label], label))[:6]
+    assert [p["label"] for p in found] == expected
+    assert f"{guesses[expected[0]]} of 160 samples" in found[0]["text"]
+    # the mean map, hot where the stored maps of this class are
+    samples = [row["id"] for row in rows if row["label"] == expected[0]][:8]
+    view = dataset.select(samples)
+    mean = np.mean([s[FIELDS[0]].map / 255 for s in view], 0)
+    picture = opened(found[0]["picture"])
+    assert picture.shape == (104 + 22, 6 * 108 - 4, 3), "with the scale below"
+    y, x = np.unravel_index(mean.argmax(), mean.shape)
+    tile = picture[:104, :104].astype(int).sum(-1)
+    hot = tile[round((y + 0.5) * 104 / 24), round((x + 0.5) * 104 / 32)]
+    assert hot > 0.8 * tile.max()
+    weak = portraits.weakest(rows)
+    peaks = dict(zip(ids, dataset.values(f"{FIELDS[0]}.peak"), strict=True))
+    assert [row["id"] for row in weak] == sorted(ids, key=peaks.get)[:3]
+
+
+def test_a_part_of_the_page_opens_and_closes(analysed):
+    dataset, _, _ = analysed
+    state, data, _ = call("on_tab", dataset, {"tab": "test"})
+    assert "points" not in data, "charts that are folded are not computed"
+    state, data, _ = call("on_fold", dataset, {"part": "heat"}, state)
+    assert "points" in data
+    assert "points" in elements(dataset, state)
+    # two clicks, the second sent before the first was answered
+    late, _, _ = call("on_fold", dataset, {"part": "details"}, {**state, "open": {}})
+    assert late["open"] == {"details": True}, "which says nothing of the other"
+    state, _, _ = call("on_fold", dataset, {"part": "heat"}, state)
+    assert "points" not in elements(dataset, state)
 
 
 # bias
@@ -73,7 +164,7 @@ def test_the_newest_run_comes_first(analysed):
 def test_class_bars_are_what_was_stored(analysed):
     dataset, _, columns = analysed
     bars = inner("panel.bias_tab").class_bars(
-        run_of(dataset), inner("panel.overview_tab").bias_of(run_of(dataset))
+        run_of(dataset), inner("panel.analysis").bias_of(run_of(dataset))
     )
     assert [b["label"] for b in bars] == CLASSES
     first = columns["bg_gap"][columns["kind"] == 0]
@@ -105,8 +196,8 @@ def test_heat_points_and_calibration(analysed, relies):
 
 def test_evidence_table(analysed, relies):
     dataset, _, columns = analysed
-    summary = inner("panel.overview_tab").bias_of(run_of(dataset))
-    counts = inner("panel.overview_tab").evidence_counts(run_of(dataset), summary)
+    summary = inner("panel.analysis").bias_of(run_of(dataset))
+    counts = inner("panel.analysis").evidence_counts(run_of(dataset), summary)
     assert counts["right_background"] == (columns["correct"] & relies).sum()
     rows = inner("panel.bias_tab").evidence_rows(counts)
     assert rows[0] == {
@@ -115,21 +206,26 @@ def test_evidence_table(analysed, relies):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("unsure", "said"), [(0, False), (7, True)])
-def test_samples_of_neither_column_are_said(plugin, unsure, said):
+@pytest.mark.parametrize("unsure", [0, 7])
+def test_counts_of_the_evidence_add_up(plugin, unsure):
+    counts = {
+        "right_object": 24, "right_background": 22, "wrong_object": 21, "wrong_background": 3,
+        "unknown": unsure,
+    }  # fmt: skip
+    said = inner("panel.bias_tab").evidence_sum(counts)
+    assert f"{70 + unsure} tested samples" in said
+    assert ("7 undecided" in said) == bool(unsure)
     draw = inner("panel.frame").draw
     state = {
-        "runs": [{"key": "run", "label": "run"}], "key": "run", "tab": "bias",
-        "bias_status": "finished", "has_evidence": True, "unsure": unsure,
+        "runs": [{"key": "run", "label": "run"}], "key": "run", "tab": "test",
+        "bias_status": "finished", "has_evidence": True, "evidence_sum": said,
     }  # fmt: skip
-    panel = cam_panel().CamPanel()
-    text = json.dumps(draw(panel, state).to_json())
-    assert ("7 tested samples are in neither column" in text) == said
+    assert said in json.dumps(draw(cam_panel().CamPanel(), state).to_json())
 
 
 def test_blind_spots_name_what_was_not_tested(analysed):
     dataset, _, _ = analysed
-    summary = inner("panel.overview_tab").bias_of(run_of(dataset))
+    summary = inner("panel.analysis").bias_of(run_of(dataset))
     summary.skipped = {"no object": 7}
     summary.classes[0]["note"] = "too few"
     text = " ".join(inner("panel.bias_tab").blind_spots(summary))
@@ -148,18 +244,44 @@ def test_an_analysis_of_objects_says_what_it_counts(analysed, relies):
         "skipped": {"not found": 250}, "classes": classes,
     }  # fmt: skip
     results.save_results(dataset, KEY, bias={**stored, **changes})
-    state, data = fill(run_of(dataset), "overview", {})
-    assert "of 50 tested objects" in state["sentences"][0]
+    state, _ = fill(run_of(dataset), "see", {})
+    assert state["sentences"][1].startswith("On 45 of the 50 objects tested the score depends")
+    assert "too few objects per class" in state["sentences"][2]
+    state, data = fill(run_of(dataset), "test", {"open": {"heat": True}})
     counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
+    assert counts.pop("in all") == sum(counts.values())
     assert state["verdicts"] == list(counts)
     assert counts == {RELIES: relies.sum(), ON_OBJECT: (~relies).sum()}
     for verdict, count in counts.items():
         assert len(inner("panel.views").verdict_view(run_of(dataset), verdict)) == count
-    state, data = fill(run_of(dataset), "bias", {})
     text = " ".join(state["blind"])
     assert "250 of 300 objects were not tested (250 not found)." in text
     assert "Fewer than 20 tested objects, so no judgement: waterbird," in text
+    # a chart of classes of which nothing can be said would be read as if it said something
+    assert state["bars_layout"] is None
+    assert "It takes 20 tested objects" in state["bars_note"]
+    assert "waterbird 20, landbird 20" in state["bars_note"]
+    for row in classes[:3]:
+        row["note"] = ""
+    results.save_results(dataset, KEY, bias={**stored, **changes, "classes": classes})
+    state, data = fill(run_of(dataset), "test", {})
+    assert data["bars"][0]["y"] == CLASSES[2::-1]
     assert all("20 tested objects" in said for said in data["bars"][0]["hovertext"])
+    assert state["bars_note"].startswith("Too little to say of: husky 20,")
+
+
+def test_nothing_left_to_count_says_so(analysed):
+    """Accepting every cluster emptied the table of verdicts without a word."""
+    dataset, ids, columns = analysed
+    every = {"$set": {"net_verdict": None, "net_bias.tested": False}}
+    left = [ObjectId(i) for i, kind in zip(ids, columns["kind"], strict=True) if kind]
+    dataset._sample_collection.update_many({"_id": {"$in": left}}, every)
+    state, _, _ = call("on_tab", dataset, {"tab": "test"})
+    assert "verdict_rows" in elements(dataset, state)
+    state, _, _ = call("on_accept", dataset, {"number": 0, "accepted": True}, state)
+    drawn = elements(dataset, state)
+    assert "verdict_rows" not in drawn
+    assert "All 20 tested samples are in groups" in drawn["all_accepted"]["view"]["description"]
 
 
 def test_a_summary_of_an_earlier_version_is_of_samples(analysed):
@@ -168,7 +290,7 @@ def test_a_summary_of_an_earlier_version_is_of_samples(analysed):
     stored = dict(results.load_results(dataset, KEY)["bias"])
     del stored["unit"], stored["units"]
     results.save_results(dataset, KEY, bias=stored)
-    summary = inner("panel.overview_tab").bias_of(run_of(dataset))
+    summary = inner("panel.analysis").bias_of(run_of(dataset))
     assert (summary.unit, summary.units) == ("samples", None)
 
 
@@ -244,12 +366,12 @@ def test_accepted_samples_no_longer_count(analysed, relies):
     assert not found[1]["accepted"]
     assert {str(i) for i in clusters.accepted_ids(run_of(dataset))} == set(found[0]["ids"])
 
-    overview = inner("panel.overview_tab")
-    summary = overview.bias_of(run_of(dataset))
-    counts, left_out = overview.verdict_counts(run_of(dataset))
+    analysis = inner("panel.analysis")
+    summary = analysis.bias_of(run_of(dataset))
+    counts, left_out = analysis.verdict_counts(run_of(dataset))
     assert left_out == mine.sum()
     assert counts[RELIES] == (relies & ~mine).sum()
-    evidence = overview.evidence_counts(run_of(dataset), summary)
+    evidence = analysis.evidence_counts(run_of(dataset), summary)
     assert evidence["wrong_background"] == (~columns["correct"] & relies & ~mine).sum()
     assert evidence["right_object"] == (columns["correct"] & ~relies & ~mine).sum()
     assert len(views.verdict_view(run_of(dataset), RELIES)) == (relies & ~mine).sum()
@@ -301,8 +423,12 @@ def test_a_strip_shows_the_mean_map_and_the_photos(analysed, tmp_path):
         clusters.strip(run_of(dataset), {"mean_map": mean.tolist(), "typical": [ids[0], ids[8]]})
     )
     tile = clusters.TILE
-    assert picture.shape == (tile, 10 * (tile + 4) - 4, 3)
-    assert picture[10, 10].min() > 200, "hot where the mean map is"
+    scale = picture[tile:]
+    assert scale.shape == (22, 10 * (tile + 4) - 4, 3)
+    assert scale.max() > 200, "the scale of the heat is below"
+    picture = picture[:tile]
+    hottest = np.abs(picture[10, 10].astype(int) - [255, 243, 184])
+    assert hottest.max() < 15, "hot where the mean map is"
     assert picture[-10, tile - 10].max() < 60, "dark where it is not"
     # the photo without heat in its lower right corner, then nothing: the second file is gone
     assert picture[-5, 2 * tile - 2].tolist()[0] > 240
@@ -311,12 +437,19 @@ def test_a_strip_shows_the_mean_map_and_the_photos(analysed, tmp_path):
 
 
 def test_overlaid_mixes_by_the_heat():
-    photo = Image.new("RGB", (4, 2), (0, 0, 0))
-    mixed = np.asarray(
-        inner("panel.clusters_tab").overlaid(photo, np.array([[0, 1.0]]).repeat(2, 0))
-    )
+    photo, drawn = Image.new("RGB", (4, 2), (0, 0, 0)), inner("data.drawn")
+    heat = np.array([[0, 1.0]]).repeat(2, 0)
+    mixed = np.asarray(drawn.overlaid(photo, heat, drawn_look("fade")))
     assert mixed[0, 0].tolist() == [0, 0, 0]
-    assert mixed[0, 3].tolist() == [178, 42, 0]
+    assert mixed[0, 3].tolist() == [178, 43, 0]
+    mixed = np.asarray(drawn.overlaid(photo, heat, drawn_look("fire")))
+    assert mixed[0, 0].tolist() == [0, 0, 0]
+    assert mixed[0, 3].tolist() == [178, 170, 129]
+
+
+def drawn_look(ramp):
+    """A look as the plugin's own copy of the code knows it."""
+    return inner("runs.look").Look(ramp, 0.7, 0.33)
 
 
 # methods
@@ -376,9 +509,7 @@ def test_a_comparison_stored_with_another_run(analysed):
 
 def test_a_sample_of_which_nothing_can_be_said_says_why():
     cell = inner("panel.samples_tab")._verdict
-    reason = (
-        "unsure (0.09): hardly a prediction, so that what it loses says nothing; the score stays"
-    )
+    reason = "unsure (0.09): the score is too low to judge; the score stays"
     assert cell("cannot say", reason) == "cannot say: unsure (0.09)"
     assert len(cell("cannot say", "x" * 500)) < 80
     assert cell("cannot say", None) == "cannot say"
@@ -403,14 +534,35 @@ def test_most_telling_samples(analysed, relies):
     surest = samples.table(run_of(dataset), "surest", 1)[0]["id"]
     assert surest == ids[int(columns["score"].argmax())]
     assert samples.table(run_of(dataset), "weakest", 1)[0]["id"] == ids[int(drop.argmin())]
-    assert not {"verdict", "label"} & set(samples.columns_of("wrong_reason", True))
-    assert set(samples.columns_of("weakest", False)) == {"file", "prediction", "score"}
+    assert [r["order"] for r in rows] == drop[expected].tolist()
+    said = samples.card_text(3, rows[0], "wrong_reason")
+    assert said.startswith(f"**3. {rows[0]['file']}** · dependence {drop[first]:.2f}")
+    assert f"Loses {drop[first]:.2f} of its score" in said
+    assert RELIES not in said, "all of the queue have it"
+    assert RELIES in samples.card_text(3, rows[0], "dependent")
+
+
+def test_the_queue_has_pictures(analysed, tmp_path):
+    dataset, _, _ = analysed
+    state, data = inner("panel.samples_tab").fill(run_of(dataset), {"kind": "weakest"}, True)
+    assert state["pictured"] == [True] * 12
+    assert len(state["sample_ids"]) == 25
+    assert opened(data["card_0.picture"]).shape == (104, 104, 3)
+    gone = {state["sample_ids"][1]: str(tmp_path / "gone.png")}
+    dataset.set_values("filepath", gone, key_field="id")
+    state, data = inner("panel.samples_tab").fill(run_of(dataset), {"kind": "weakest"}, True)
+    assert state["pictured"][:3] == [True, False, True]
+    drawn = elements(
+        dataset, {"runs": [{"key": KEY, "label": KEY}], "key": KEY, "tab": "samples", **state}
+    )
+    assert "picture" in drawn["card_0"]["type"]["properties"]
+    assert "picture" not in drawn["card_1"]["type"]["properties"]
 
 
 # the panel itself
 
 
-def call(method, dataset, params=None, state=None, active=()):
+def call(method, dataset, params=None, state=None, active=(), current=None):
     """One event of the panel: (state afterwards, data, what the App is told)."""
     from fiftyone.operators.executor import ExecutionContext
 
@@ -421,6 +573,7 @@ def call(method, dataset, params=None, state=None, active=()):
             "dataset_name": dataset.name,
             "params": {**(params or {}), **event},
             "active_fields": list(active),
+            "current_sample": current,
         },
         operator_uri="@cam51/heatmaps/cam_panel",
         required_secrets=[],
@@ -428,6 +581,7 @@ def call(method, dataset, params=None, state=None, active=()):
     sent = []
     ctx.trigger = lambda name, params=None: sent.append((name, params))
     panel.execute(ctx)
+    call.told = [name for name, _ in sent]
     data = {}
     for name, told in sent:
         if name == "patch_panel_data":
@@ -439,7 +593,7 @@ def cam_panel():
     return inner("panel.panel")
 
 
-@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
+@pytest.mark.parametrize("tab", ["see", "test", "compare", "samples"])
 def test_every_tab_is_filled_and_drawn(analysed, tab):
     dataset, _, _ = analysed
     state, _, sent = call("on_tab", dataset, {"tab": tab})
@@ -458,7 +612,7 @@ def test_choices_that_are_drawn_anew_choose_nothing(analysed):
         same, _, sent = call(method, dataset, {"value": value}, state)
         assert same == state
         assert sent == {}
-    state, _, _ = call("on_tab", dataset, {"tab": "methods"}, state)
+    state, _, _ = call("on_tab", dataset, {"tab": "compare"}, state)
     _, _, sent = call("on_measure", dataset, {"value": "spearman"}, state)
     assert sent == {}
     state, _, sent = call("on_measure", dataset, {"value": "ssim"}, state)
@@ -472,7 +626,7 @@ def test_verdicts_are_counted_without_reading_samples(analysed, relies):
     database = dataset._sample_collection.database
     database.command("profile", 2)
     try:
-        counts, _ = inner("panel.overview_tab").verdict_counts(run_of(dataset))
+        counts, _ = inner("panel.analysis").verdict_counts(run_of(dataset))
     finally:
         database.command("profile", 0)
     asked = [
@@ -491,7 +645,7 @@ import fiftyone.operators as foo
 from fiftyone.operators.executor import ExecutionContext
 
 panel = foo.get_operator("@cam51/heatmaps/cam_panel")
-for tab in ("overview", "bias", "methods", "clusters", "samples"):
+for tab in ("see", "test", "compare", "samples"):
     params = {"__method__": "on_tab", "tab": tab, "panel_id": "p", "panel_state": {}}
     ctx = ExecutionContext({"dataset_name": sys.argv[1], "params": params})
     ctx.trigger = lambda name, params=None: None
@@ -507,9 +661,67 @@ def test_a_fresh_server_opens_it_without_torch(analysed):
     assert run_python(OPENED, dataset.name).split()[-1] == "False"
 
 
+@pytest.fixture
+def two(analysed):
+    """Two runs, the newer one without results: (dataset, state of a panel that shows the newer)."""
+    dataset, _, _ = analysed
+    record = inner("runs.record")
+    record.register(dataset, "later", {"model": "m"}, ["later_gradcam"])
+    record.update(dataset, "later", started="2999-01-01T00:00:00+00:00", status="finished")
+    state, _, _ = call("on_load", dataset)
+    assert state["key"] == state["top"]["run"] == "later"
+    return dataset, state
+
+
+def test_a_button_acts_on_the_run_that_the_selector_shows(two):
+    """The App has what was chosen at once, the panel when it was told."""
+    dataset, state = two
+    _, _, sent = call("on_run_delete", dataset, {}, {**state, "top": {"run": KEY}})
+    assert sent["prompt_user_for_operation"]["params"] == {"cam_key": KEY}
+    _, _, sent = call("on_run_delete", dataset, {}, state)
+    assert sent["prompt_user_for_operation"]["params"] == {"cam_key": "later"}
+
+
+def test_the_selector_follows_a_run_that_is_gone_or_renamed(two):
+    dataset, state = two
+    inner("runs.info").delete(dataset, "later")
+    after, _, sent = call("on_changed", dataset, {}, state)
+    assert after["key"] == after["top"]["run"] == KEY
+    assert FIELDS[0] in sent["set_active_fields"]["fields"], "the grid shows what the panel shows"
+    inner("runs.rename").rename_run(dataset, KEY, "other", {})
+    result = {"result": {"cam_key": "other", "fields": {}}}
+    after, _, _ = call("on_renamed", dataset, result, after)
+    assert after["key"] == after["top"]["run"] == "other"
+
+
+def test_nothing_is_done_to_another_run_than_the_one_shown(two):
+    dataset, state = two
+    inner("runs.info").delete(dataset, "later")
+    after, _, sent = call("on_run_delete", dataset, {}, state)
+    assert "prompt_user_for_operation" not in sent
+    assert "The run later is gone" in sent["notify"]["message"]
+    assert after["key"] == KEY
+    import fiftyone.operators as foo
+
+    ctx = foo.executor.ExecutionContext(
+        {"dataset_name": dataset.name, "params": {"cam_key": "later"}}
+    )
+    form = foo.get_operator("@cam51/heatmaps/delete_cam_run").resolve_input(ctx).to_json()
+    assert form["type"]["properties"]["cam_key"]["invalid"]
+    assert "notice" not in form["type"]["properties"]
+
+
+def test_choosing_a_run_switches_the_grid(two):
+    dataset, state = two
+    shown = ["label", "later_gradcam"]
+    after, _, sent = call("on_run", dataset, {"value": KEY}, {**state, "top": {"run": KEY}}, shown)
+    assert after["key"] == KEY
+    assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
+
+
 def test_a_heading_is_no_row(analysed):
     dataset, _, _ = analysed
-    state, _, _ = call("on_load", dataset)
+    state, _, _ = call("on_tab", dataset, {"tab": "test"})
     _, _, sent = call("on_verdict", dataset, {"row": -1}, state)
     assert "set_view" not in sent
     _, _, sent = call("on_verdict", dataset, {"row": 0}, state)
@@ -517,16 +729,17 @@ def test_a_heading_is_no_row(analysed):
 
 
 def test_shares_of_verdicts_are_drawn_and_written():
-    rows = inner("panel.overview_tab").verdict_rows({RELIES: 900, ON_OBJECT: 99, "cannot say": 1})
-    assert [row["share"] for row in rows] == ["90 %", "10 %", "< 1 %"]
+    rows = inner("panel.analysis").verdict_rows({RELIES: 900, ON_OBJECT: 99, "cannot say": 1})
+    assert [row["share"] for row in rows] == ["90 %", "10 %", "< 1 %", ""]
     # what is there shows
-    assert [len(row["bar"]) for row in rows] == [16, 2, 1]
+    assert [len(row["bar"]) for row in rows] == [16, 2, 1, 0]
+    assert rows[-1]["samples"] == "1,000"
 
 
 def test_a_name_is_what_somebody_typed(analysed):
     """The App reports a field's value whenever it draws it: only what differs from it is a name."""
     dataset, _, _ = analysed
-    state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
+    state, _, _ = call("on_tab", dataset, {"tab": "test"})
     path = {"path": "cluster_1.name"}
     named, _, _ = call("on_cluster_name", dataset, {**path, "value": "water"}, state)
     assert named["clusters"][1]["name"] == "water"
@@ -543,7 +756,7 @@ def test_a_name_is_what_somebody_typed(analysed):
 def test_a_name_and_a_click_right_after_it_are_answered_in_any_order(analysed, accepted_first):
     """Both were sent before either was answered, so neither event knows of the other."""
     dataset, _, _ = analysed
-    state, _, _ = call("on_tab", dataset, {"tab": "clusters"})
+    state, _, _ = call("on_tab", dataset, {"tab": "test"})
     events = [
         ("on_cluster_name", {"path": "cluster_2.name", "value": "reeds"}),
         ("on_accept", {"number": 2, "accepted": True}),
@@ -565,7 +778,7 @@ def test_a_dataset_without_anything(dataset, plugin):
     assert state["samples"] is False
 
 
-@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters", "samples"])
+@pytest.mark.parametrize("tab", ["see", "test", "compare", "samples"])
 def test_a_run_that_was_only_computed(make_dataset, photos, plugin, tab):
     dataset = make_dataset()
     make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
@@ -582,7 +795,7 @@ def elements(dataset, state):
     return draw.to_json()["type"]["properties"]
 
 
-@pytest.mark.parametrize(("tab", "part"), [("methods", "compare"), ("bias", "bias")])
+@pytest.mark.parametrize(("tab", "part"), [("compare", "compare"), ("test", "bias")])
 def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
     make_dataset, photos, plugin, tab, part
 ):
@@ -619,7 +832,7 @@ def test_one_at_work_can_be_stopped_and_one_that_was_is_told(
 
 def test_clicks_tell_the_app(analysed, relies):
     dataset, ids, _ = analysed
-    state, _, _ = call("on_tab", dataset, {"tab": "methods"})
+    state, _, _ = call("on_tab", dataset, {"tab": "compare"})
     _, _, sent = call(
         "on_pair", dataset, {"x": "eigencam", "y": "gradcam"}, state, ["label", "net_layercam"]
     )
@@ -631,6 +844,7 @@ def test_clicks_tell_the_app(analysed, relies):
     assert "No samples were stored" in sent["notify"]["message"]
     _, _, sent = call("on_leader", dataset, {"row": 3}, state)
     assert "set_active_fields" not in sent, "a floor has no field"
+    assert "has no heatmaps" in sent["notify"]["message"]
     for method in ("on_examine", "on_compare", "on_compute"):
         _, _, sent = call(method, dataset, {}, state)
         prompted = sent["prompt_user_for_operation"]
@@ -646,9 +860,17 @@ def test_clicks_tell_the_app(analysed, relies):
     assert "were deleted" in sent["notify"]["message"]
     dataset.rename_sample_field("elsewhere", field)
     state, _, _ = call("on_tab", dataset, {"tab": "samples"})
-    _, _, sent = call("on_sample", dataset, {"row": 1}, state)
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
-    state, _, _ = call("on_tab", dataset, {"tab": "bias"})
+    assert call.told.index("set_active_fields") < call.told.index("open_sample")
+    # again once it is open, as it has a list of fields of its own; not for others
+    state["opening"] = opened_id = state["sample_ids"][1]
+    for current, count in (("f" * 24, 0), (opened_id, 1)):
+        call("on_change_current_sample", dataset, {}, state, ["label", "net_layercam"], current)
+        assert call.told.count("set_active_fields") == count
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
+    assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
+    state, _, _ = call("on_tab", dataset, {"tab": "test"})
     _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
     assert "set_view" not in sent, "a heading"
     _, _, sent = call("on_reset", dataset, {}, state)
@@ -659,25 +881,30 @@ def test_an_analysis_as_the_operator_stores_it(agree, plugin):
     dataset = agree(48)
     find(dataset, BACKGROUND)
     fill = inner("panel.frame").fill
-    state, data = fill(run_of(dataset, "run"), "overview", {})
+    state, data = fill(run_of(dataset, "run"), "see", {})
     assert state["bias_status"] == "finished"
+    assert (
+        state["sentences"][1]
+        == "On 48 of the 48 images tested the score depends on the background (100\u00a0%)."
+    )
+    assert [p["label"] for p in state["portraits"]] == ["minus", "plus"]
+    state, data = fill(run_of(dataset, "run"), "test", {})
     everything = {"verdict": RELIES, "samples": "48", "share": "100 %", "bar": 16 * "━"}
     assert data["verdict_rows"] == [everything]
-    state, data = fill(run_of(dataset, "run"), "bias", {})
     assert sorted(data["bars"][0]["y"]) == ["minus", "plus"]
     assert all(x > 0.5 for x in data["bars"][0]["x"])
     assert data["evidence"][0]["background"] == "48"
-    assert state["unsure"] == 0
+    assert "48 tested samples" in state["evidence_sum"]
     assert data["evidence"][0]["object"] == "0"
     _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 1}, {"key": "run"})
     assert "set_view" not in sent, "an empty grid says less than a word"
     assert "No sample is there" in sent["notify"]["message"]
     _, _, sent = call("on_evidence", dataset, {"row": 0, "column": 2}, {"key": "run"})
     assert RELIES in str(sent["set_view"])
-    state, data = fill(run_of(dataset, "run"), "clusters", {})
+    state, data = fill(run_of(dataset, "run"), "test", {})
     assert all(opened(data[f"strip_{c['number']}"]).size for c in state["clusters"])
     state, data = fill(run_of(dataset, "run"), "samples", {})
-    assert data["samples"][0]["verdict"] == RELIES
+    assert len(state["cards"]) == 12
 
 
 # one scale
@@ -693,13 +920,13 @@ def test_same_scale_rewrites_the_ranges_only(analysed):
     found = scale.set_scale(dataset, KEY)
     assert found[FIELDS[0]] == pytest.approx(expected)
     ranges = np.array(dataset.values(f"{FIELDS[0]}.range"))
-    np.testing.assert_allclose(ranges[:, 0], 0)
+    np.testing.assert_allclose(ranges[:, 0], 0.33 * ranges[:, 1])  # what is hidden moves with it
     np.testing.assert_allclose(ranges[:, 1], np.maximum(255, 255 * expected / peaks))
     assert (dataset.first()[FIELDS[0]].map == before).all()
     assert inner("runs.record").config_of(dataset, KEY).same_scale == pytest.approx(found)
 
     assert scale.set_scale(dataset, KEY, on=False) == {}
-    assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0, 255)}
+    assert {tuple(r) for r in dataset.values(f"{FIELDS[0]}.range")} == {(0.33 * 255, 255)}
     assert inner("runs.record").config_of(dataset, KEY).same_scale is None
 
 
@@ -878,7 +1105,7 @@ def hostile(make_dataset, photos, plugin, monkeypatch):
     return dataset
 
 
-@pytest.mark.parametrize("tab", ["overview", "bias", "methods", "clusters"])
+@pytest.mark.parametrize("tab", ["see", "test", "compare"])
 def test_labels_with_markdown_in_them_are_drawn_as_they_read(hostile, tab):
     renderer = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True})
     frame = inner("panel.frame")
@@ -891,22 +1118,22 @@ def test_labels_with_markdown_in_them_are_drawn_as_they_read(hostile, tab):
         page for page in pages if "<img" in page or "<a " in page or "<b>" in page or "<h" in page
     ]
     read = html.unescape(" ".join(pages))
-    if tab == "methods":
+    if tab == "compare":
         assert f"Use {panel_common.HOSTILE[0]}" in read
-    elif tab == "clusters":
+    elif tab == "test":
         assert all(name in read for name in panel_common.HOSTILE[:3])
-    elif tab == "overview":
+    elif tab == "see":
         assert panel_common.HOSTILE[0] in read
     charts = {name: value for name, value in data.items() if name in ("bars", "points", "matrix")}
     for value in (text for _, text in said_in(charts)):
         assert not re.search(r"<(?!br>|extra></extra>|/?extra)", value), value
-    if tab == "bias":
+    if tab == "test":
         (bars,) = data["bars"]
         assert {html.unescape(y) for y in bars["y"]} == set(panel_common.HOSTILE)
 
 
 def test_a_click_on_a_hostile_bar_shows_its_class(hostile):
-    (bars,) = inner("panel.frame").fill(run_of(hostile), "bias", {})[1]["bars"]
+    (bars,) = inner("panel.frame").fill(run_of(hostile), "test", {})[1]["bars"]
     views, shown = inner("panel.views"), []
     panel = cam_panel().CamPanel()
     panel._show = lambda ctx, view: shown.append(view)

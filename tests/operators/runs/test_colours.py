@@ -25,8 +25,26 @@ def test_new_scheme_says_nothing_but_our_colours(colours, dataset):
     scheme = dataset.app_config.color_scheme.to_dict()
     assert scheme.pop("fields") == entries
     assert {e["path"] for e in entries} == {"run_a", "run_b"}
+    assert [e["path"] for e in scheme.pop("colorscales")] == ["run_a", "run_b"]
+    assert (scheme.pop("color_by"), scheme.pop("opacity")) == ("value", 0.7)
     assert not any(value for name, value in scheme.items() if name != "_id")
     colours.forget_fields(dataset, ["run_a", "run_b"])
+    scheme = dataset.app_config.color_scheme
+    assert not scheme.fields
+    assert not scheme.colorscales
+    colours.look.put_back(dataset)
+    assert dataset.app_config.color_scheme is None
+
+
+def test_values_of_a_field_have_their_colours(colours, dataset):
+    entries = colours.colour_values(dataset, "run_verdict", {"good": "#00ff00", "bad": "#ff0000"})
+    (entry,) = entries
+    assert entry["path"] == "run_verdict"
+    assert {v["value"]: v["color"] for v in entry["valueColors"]} == {
+        "good": "#00ff00",
+        "bad": "#ff0000",
+    }
+    colours.forget_fields(dataset, ["run_verdict"])
     assert dataset.app_config.color_scheme is None
 
 
