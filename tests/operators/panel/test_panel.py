@@ -975,9 +975,11 @@ def test_what_others_do_is_noticed_and_nothing_else_is_drawn(make_dataset, photo
     same, _, sent = call("on_watch", dataset, {}, state)
     assert (same, sent) == (state, {})
     make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
+    inner("runs.look").set_look(dataset, ramp="turbo")
     state, _, sent = call("on_watch", dataset, {}, state)
     assert [run["key"] for run in state["runs"]] == [KEY]
-    assert "show_panel_output" in sent
+    assert state["look"]["ramp"] == "turbo"
+    assert {"show_panel_output", "set_color_scheme"} <= set(sent)
     store = inner("bias.schema")
     with store.register(dataset, KEY, {"samples": 5}) as held:
         state, _, sent = call("on_watch", dataset, {}, state)
