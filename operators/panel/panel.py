@@ -454,7 +454,9 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
             return
         ours = {level.path(field) for run in Run.all(ctx.dataset) for field in run.fields}
         active = [f for f in ctx.active_fields or [] if f not in ours]
-        ctx.ops.set_active_fields([*active, *there])
+        # not again: the App decodes every map of the grid anew
+        if {*active, *there} != set(ctx.active_fields or []):
+            ctx.ops.set_active_fields([*active, *there])
 
 
 def _cluster_number(ctx):
