@@ -1,5 +1,6 @@
 # make demo      the demo on 24 real photos          (APP=0: don't open the App, PORT=5151, ZOO=1: zoo data and model)
 # make app       opens the App on what the demo made
+# make planted   200 small pictures with a planted cue, a network that follows it, then the App   (APP=0, PORT=5151)
 # make test      the tests, without the slow ones    (ARGS="-k engine" is handed to pytest; WORKERS=0: one process)
 # make test-all  every test
 # make lint      ruff and mypy
@@ -29,7 +30,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 	>/dev/null 2>&1 && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all lint format bench bench-all clean venv-demo venv-dev mongod
+.PHONY: help demo app planted test test-all lint format bench bench-all clean venv-demo venv-dev mongod
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -60,6 +61,9 @@ demo: venv-demo
 
 app: venv-demo
 	@PORT="$(PORT)" ZOO="$(ZOO)" $(BIN)/python examples/demo.py --app-only
+
+planted: venv-demo
+	@APP="$(APP)" PORT="$(PORT)" $(BIN)/python examples/planted.py
 
 # The recipe's last command is pytest, so its closing line is the last one and its exit code make's.
 test: venv-dev

@@ -10,7 +10,7 @@ SCALE = 420
 INK, RIGHT, WRONG, PAPER = (30, 30, 30), (20, 120, 50), (170, 40, 30), (255, 255, 255)
 
 
-def contact_sheet(samples, fields, path, columns=2):
+def contact_sheet(samples, fields, path, prediction, columns=2):
     """Draws the photos, each followed by its stored heatmaps, and saves them as a PNG.
 
     Under each photo stands what the model predicted: green where ``imagenet_names`` has it, red
@@ -18,16 +18,17 @@ def contact_sheet(samples, fields, path, columns=2):
     scale of the heat.
 
     Args:
-        samples: a FiftyOne collection with a ``model_prediction`` field
+        samples: a FiftyOne collection
         fields: the names of the heatmap fields
         path: where to save the picture
+        prediction: the name of the field of the model's predictions
         columns (2): how many photos side by side
     """
     from PIL import Image, ImageDraw
 
     cell = THUMB + GAP
     block = cell * (len(fields) + 1) + GAP
-    strips = [_strip(sample, fields, block) for sample in samples]
+    strips = [_strip(sample, fields, prediction, block) for sample in samples]
     rows = [strips[start : start + columns] for start in range(0, len(strips), columns)]
     heights = [max(strip.height for strip in row) for row in rows]
     scale = Image.fromarray(scale_bar(min(SCALE, block * columns), paper=PAPER, ink=INK))
@@ -47,7 +48,7 @@ def contact_sheet(samples, fields, path, columns=2):
     sheet.save(path)
 
 
-def _strip(sample, fields, width):
+def _strip(sample, fields, prediction, width):
     """A photo and its heatmaps side by side, with what was predicted below."""
     from PIL import Image, ImageDraw
 
@@ -57,7 +58,7 @@ def _strip(sample, fields, width):
     for index, picture in enumerate(pictures):
         strip.paste(picture, (index * (THUMB + GAP), 0))
 
-    text, ink = _verdict(sample)
+    text, ink = _verdict(sample, sample[prediction])
     ImageDraw.Draw(strip).text((1, photo.height + 1), text, fill=ink, font=font())
     return strip
 
@@ -112,8 +113,7 @@ def _stored_map(heatmap):
     return (heat.astype("float32") / high).clip(0, 1)
 
 
-def _verdict(sample):
-    prediction = sample.model_prediction
+def _verdict(sample, prediction):
     if prediction is None:
         return "no prediction", WRONG
 

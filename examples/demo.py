@@ -71,10 +71,9 @@ def run(options):
         options: of :func:`parse_options`
     """
     dataset, model, name, cam_key = load_zoo() if options.zoo else load_photos()
-    dataset.apply_model(model, label_field="model_prediction", batch_size=8, num_workers=0)
     fields = compute(dataset, name, cam_key)
     show_measures(dataset, model)
-    save_sheet(dataset, fields)
+    save_sheet(dataset, fields, f"{cam_key}_prediction")
     show_bias(dataset, model, cam_key)
 
     if options.app and sys.stdin.isatty():
@@ -270,16 +269,17 @@ def spread(draws):
     return f"{statistics.fmean(means):.2f} ({min(means):.2f} to {max(means):.2f}{counted})"
 
 
-def save_sheet(dataset, fields):
+def save_sheet(dataset, fields, prediction):
     """Saves the contact sheet.
 
     Args:
         dataset: the dataset
         fields: the names of the heatmap fields
+        prediction: the name of the field of the model's predictions
     """
     OUTPUT.mkdir(exist_ok=True)
     path = OUTPUT / "contact_sheet.png"
-    contact_sheet(dataset.limit(MOST), fields, path)
+    contact_sheet(dataset.limit(MOST), fields, path, prediction)
     print(f"\nAll overlays in one picture: {path.relative_to(ROOT)}")
 
 

@@ -37,6 +37,8 @@ def link_plugin():
         _link(plugin.directory, folder, f"{number:03d}")
 
     fo.config.plugins_dir = os.environ["FIFTYONE_PLUGINS_DIR"] = folder
+    # the code that the App's forms show begins with this call then
+    os.environ["CAM51_CHECKOUT"] = str(ROOT)
     return folder
 
 

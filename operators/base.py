@@ -6,6 +6,8 @@ import threading
 import fiftyone as fo
 import fiftyone.operators as foo
 
+from .jobs.caller import is_app
+
 # arguments that name a folder which is written to
 _FOLDERS = ("output_dir", "report")
 # of a call's arguments those that are not the job's
@@ -344,21 +346,6 @@ def move_bar(ctx, fraction, label, ends=False):
         return ctx.set_progress(progress=fraction, label=label)
     label += "" if ends else "; closing this tab stops it"
     return ctx.ops.set_progress(progress=fraction, label=label)
-
-
-# Of a request, what the App says of itself and a program has no reason to.
-_OF_THE_APP = ("prompt_id", "selected_samples", "sample_selection_style", "extended", "filters")
-
-
-def is_app(ctx):
-    """Whether the App shows what an operator yields; FiftyOne drops what such an operator returns.
-
-    Args:
-        ctx: the execution context
-    """
-    request = ctx.request_params
-    asked = "operator_uri" in request and any(name in request for name in _OF_THE_APP)
-    return asked and not ctx.delegated
 
 
 async def returned(messages):

@@ -34,7 +34,7 @@ class ListCamRuns(foo.Operator):
         return _config(
             "list_cam_runs",
             "List CAM runs",
-            "The CAM runs of this dataset: how far they are, of which model",
+            "The CAM runs of this dataset, their progress and model",
             types.RiskLevel.LOW,
         )
 
@@ -83,7 +83,7 @@ class GetCamRunInfo(foo.Operator):
         return _config(
             "get_cam_run_info",
             "Look at a CAM run",
-            "How a CAM run was made, how far it is and what failed",
+            "Settings, progress and failures of a CAM run",
             types.RiskLevel.LOW,
         )
 
@@ -137,7 +137,7 @@ class LoadCamView(foo.Operator):
         return _config(
             "load_cam_view",
             "Show the samples of a CAM run",
-            "All samples that a CAM run covers, or those that are done, missing or failed",
+            "All samples of a CAM run, or those that are done, missing or failed",
             types.RiskLevel.LOW,
         )
 
@@ -191,7 +191,7 @@ class StopCamRun(foo.Operator):
         return _config(
             "stop_cam_run",
             "Stop a CAM run",
-            "A running CAM run, comparison or analysis, also in a queue's process, stops after two batches",
+            "Stops a running computation, comparison or analysis after at most two batches, wherever it runs",
             types.RiskLevel.MEDIUM,
         )
 
@@ -211,7 +211,7 @@ class StopCamRun(foo.Operator):
             inputs.enum(
                 "what", choices.values(), default=running[key][0], label="What", view=choices
             )
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, "Stop")
 
     def __call__(self, samples, cam_key, what=None):
         """Asks a CAM run to stop: it does after two batches at most, and can be resumed.
@@ -251,7 +251,7 @@ class RenameCamRun(foo.Operator):
         return _config(
             "rename_cam_run",
             "Rename a CAM run",
-            "Gives a CAM run another key: its fields, attributes, files and record",
+            "Gives a CAM run, its fields and its files another key",
             types.RiskLevel.MEDIUM,
         )
 
@@ -262,7 +262,7 @@ class RenameCamRun(foo.Operator):
         inputs = types.Object()
         if runs.choose_run(inputs, ctx) is not None:
             runs.new_key(inputs, ctx, "new_key")
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, "Rename")
 
     def __call__(self, samples, cam_key, new_key):
         """Renames a CAM run: its fields, the attribute ``cam_key``, its files, colours and record.
@@ -322,7 +322,7 @@ class DeleteCamRun(foo.Operator):
                 description=f"What goes: {goes}. This cannot be undone.",
             )
             inputs.view("notice", warning)
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, "Delete")
 
     def __call__(self, samples, cam_key):
         """Deletes a CAM run and everything that it wrote, and nothing else.
@@ -367,7 +367,7 @@ class ClearLeftovers(foo.Operator):
         return _config(
             "clear_leftovers",
             "Clear what killed runs left behind",
-            "Locks, records, results, views and files of CAM runs that nothing points to any more",
+            "Deletes locks, records, views and files of killed CAM runs that nothing uses any more",
             types.RiskLevel.MEDIUM,
         )
 

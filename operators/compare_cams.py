@@ -11,7 +11,7 @@ class CompareCams(JobOperator):
     config = job_config(
         "compare_cams",
         "Compare heatmaps",
-        "Measures which heatmaps of a CAM run are faithful to the model, or where models disagree; needs a run",
+        "Measures which heatmaps of a CAM run are faithful to the model, or where models differ; needs a run",
         types.RiskLevel.MEDIUM,
         icon="leaderboard",
     )

@@ -54,7 +54,7 @@ class ComputeCams(HeatmapOperator):
     config = job_config(
         "compute_cams",
         "Compute class activation maps",
-        "Stores heatmaps of where a model looked, such as Grad-CAM, for every image; all tests need its run",
+        "Stores heatmaps of where a model looked, such as Grad-CAM, for every image; the other tools build on it",
         types.RiskLevel.MEDIUM,
         icon="local_fire_department",
     )

@@ -17,7 +17,7 @@ class ExplainSample(foo.Operator):
         return foo.OperatorConfig(
             name="explain_sample",
             label="Explain this sample",
-            description="Where the model looked on this sample, and whether it is right for the reason",
+            description="Where the model looked on this sample, and what its score depends on",
             icon="psychology_alt",
             dynamic=True,
             unlisted=True,
@@ -141,7 +141,7 @@ class ShowPeers(foo.Operator):
         return foo.OperatorConfig(
             name="show_peers",
             label="Show peers of a sample",
-            description="Rightly predicted samples of the same class that are nearest to one in the network",
+            description="The most similar samples of the same class that are predicted right",
             unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )
@@ -220,7 +220,7 @@ class FreeModel(foo.Operator):
     def config(self):
         """The operator's configuration."""
         return foo.OperatorConfig(
-            name="free_model", label="Free the model of Explain this sample",
+            name="free_model", label="Release the model of Explain this sample",
             description="Releases the model that explaining single samples keeps in memory", unlisted=True,
             risk_level=types.RiskLevel.LOW,
         )  # fmt: skip
@@ -239,5 +239,5 @@ class FreeModel(foo.Operator):
     def execute(self, ctx):
         """Frees the model of the App's server."""
         name = self()
-        ctx.ops.notify(f"{name} was let go" if name else "No model was kept", variant="info")
+        ctx.ops.notify(f"{name} was released" if name else "No model was in memory", variant="info")
         return {"freed": name}

@@ -11,7 +11,7 @@ class FindBackgroundBias(JobOperator):
     config = job_config(
         "find_background_bias",
         "Find background bias",
-        "Tests by swapping backgrounds which samples and classes rest on them; needs to know where objects are",
+        "Swaps backgrounds to find samples and classes whose score depends on them; needs to know where objects are",
         types.RiskLevel.MEDIUM,
         icon="wallpaper",
     )

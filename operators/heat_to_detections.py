@@ -11,7 +11,7 @@ class HeatToDetections(JobOperator):
     config = job_config(
         "heat_to_detections",
         "Draft boxes from heatmaps",
-        "Drafts boxes around the heat of a CAM run, tagged, for a user to correct: a start for annotation",
+        "Draws tagged boxes around the heat of a CAM run, to be corrected by hand",
         types.RiskLevel.MEDIUM,
         icon="highlight_alt",
         unlisted=True,
@@ -37,24 +37,29 @@ class HeatToDetections(JobOperator):
                 max=1,
                 default=0.5,
                 label="Threshold",
-                description="share of a heatmap's maximum from which on a pixel belongs to a box",
+                description="Share of a heatmap's maximum. Pixels above it belong to a box",
             )
             inputs.float(
                 "min_area",
                 min=0,
                 max=1,
                 default=0.001,
-                label="Least area",
-                description="share of the image; smaller parts are left out",
+                label="Smallest area",
+                description="Share of the image. Smaller parts are left out",
             )
             inputs.list("tags", types.String(), default=["draft"], label="Tags of the boxes")
-            inputs.str("out", default=f"{field}_boxes", label="Field", description="is written")
+            inputs.str(
+                "out",
+                default=f"{field}_boxes",
+                label="Field",
+                description="The boxes are written here",
+            )
             inputs.bool("overwrite", default=False, label="Replace earlier drafts")
             self._check(inputs, ctx, key, field, drafts)
         elif key is not None:
             prop = inputs.view("problem", types.Warning(label="The run has no heatmap fields"))
             prop.invalid, prop.error_message = True, "no heatmap fields"
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, "Draw boxes")
 
     @staticmethod
     def _check(inputs, ctx, key, field, drafts):

@@ -13,7 +13,7 @@ class TestRegion(JobOperator):
     config = job_config(
         "test_region",
         "Test a region of the images",
-        "Tests whether scores rest on a region, such as the border or a tag; needs no objects, writes nothing",
+        "Tests whether scores depend on a region, such as the border or a tag; needs no objects, writes nothing",
         types.RiskLevel.LOW,
         icon="crop_free",
     )

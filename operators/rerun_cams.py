@@ -11,8 +11,8 @@ class RerunCams(HeatmapOperator):
 
     config = job_config(
         "rerun_cams",
-        "Do a CAM run again",
-        "Resumes an interrupted CAM run, or repeats the settings of one on another view",
+        "Run again",
+        "Resumes an interrupted CAM run, or repeats its settings on other samples",
         types.RiskLevel.MEDIUM,
         unlisted=True,
     )
@@ -29,20 +29,22 @@ class RerunCams(HeatmapOperator):
             for key in record.list_runs(ctx.dataset)
             if recorded_model.is_reloadable(record.config_of(ctx.dataset, key).settings)
         ]
-        none = "No CAM run of a zoo model; those of other models are done again from Python"
-        key = runs.choose_run(inputs, ctx, zoo, none)
+        none = "No CAM run whose model has a name; run the others again from Python"
+        key, button = runs.choose_run(inputs, ctx, zoo, none), "Run again"
         if key is not None:
             unfinished = record.status_of(ctx.dataset, key) in ("interrupted", "failed")
             inputs.bool(
                 "resume",
                 default=unfinished,
                 label="Resume this run",
-                description="do what is missing; otherwise the same is done under a new key",
+                description="Computes what is missing. Off: repeats the run under a new key",
             )
-            if not ctx.params.get("resume", unfinished):
+            if ctx.params.get("resume", unfinished):
+                button = "Resume"
+            else:
                 runs.new_key(inputs, ctx, "new_key", keys.next_key(ctx.dataset, key))
             ctx.target_view(require_flat=True)
-        return runs.form(inputs, self.config.label)
+        return runs.form(inputs, self.config.label, button)
 
     def __call__(
         self,

@@ -13,7 +13,7 @@ class SameScale(foo.Operator):
         return foo.OperatorConfig(
             name="same_scale",
             label="Same scale for all samples",
-            description="Weak evidence looks weak: heatmaps of a field share one scale",
+            description="Heatmaps of a field share one scale, so that weak evidence looks weak",
             icon="tonality",
             unlisted=True,
             risk_level=types.RiskLevel.MEDIUM,
@@ -49,6 +49,7 @@ class SameScale(foo.Operator):
 
     def resolve_input(self, ctx):
         """Run and switch."""
+        from .forms.schema import titled
         from .runs import record
         from .text import escape_labels
 
@@ -56,7 +57,7 @@ class SameScale(foo.Operator):
         runs = record.list_runs(ctx.dataset)
         inputs.enum("cam_key", runs, required=True, label="Run", default=runs[-1] if runs else None)
         inputs.bool("on", default=True, label="Same scale for all samples", view=types.SwitchView())
-        form = types.Property(inputs, view=types.View(label="Same scale for all samples"))
+        form = titled(inputs, "Same scale for all samples", "Apply")
         return escape_labels(form)
 
     def execute(self, ctx):

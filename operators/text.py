@@ -51,6 +51,12 @@ def counted(count, nouns):
     return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
+def few(names, most=8):
+    """Names with commas between; of many the first ones, and how many more there are."""
+    shown = names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    return ", ".join(shown)
+
+
 def duration(seconds):
     """Seconds as text."""
     if seconds < 90:
@@ -58,6 +64,31 @@ def duration(seconds):
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def about(seconds):
+    """A duration that is an estimate: ``about 3 min``, to what it can mean."""
+    if seconds < 10:
+        return "a few seconds"
+    if seconds < 90:
+        return f"about {5 * round(seconds / 5)} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    hours = seconds / 3600
+    if hours < 48:
+        return f"about {hours:.0f} h" if hours >= 10 else f"about {hours:.1f} h"
+    return f"about {hours / 24:,.0f} days"
+
+
+def change(value, of=""):
+    """What replacing something does to a score: ``costs 0.12``, ``gains 0.07``.
+
+    Args:
+        value: what the score loses, negative where it grows
+        of (""): what follows the number, such as ``" of the score"``
+    """
+    text = number(value)
+    return f"gains {text[1:]}{of}" if text.startswith("-") else f"costs {text}{of}"
 
 
 def one_line(error, most=300):

@@ -27,6 +27,10 @@ FLAGS = (
 )  # fmt: skip
 # Long: the server imports torch when a form names its first model.
 SLOW = 40_000
+#: what the buttons that send a form are called
+SEND = re.compile(
+    "^(Apply|Compare|Compute|Delete|Draw boxes|Execute|Explain|Rename|Resume|Run again|Show|Stop|Test)$"
+)
 # contexts of the browser in which the advertisement was seen
 _DISMISSED = weakref.WeakSet()
 
@@ -296,7 +300,7 @@ class App:
     @property
     def execute_button(self):
         """The button that runs the form."""
-        return self.form.get_by_role("button", name="Execute", exact=True)
+        return self.form.get_by_role("button", name=SEND)
 
     @property
     def notification(self):

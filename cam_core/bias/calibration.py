@@ -105,10 +105,10 @@ def calibrate(
     if min(positives, count - positives) < _FEWEST:
         amount_of = "few" if positives < _FEWEST else "many"
         reason = (
-            f"other backgrounds cost {positives} of {count} tested samples {threshold:.2f} of the score or "
-            f"more: too {amount_of} to learn from, so nothing is claimed from heat"
+            f"heat is not used: {positives} of {count} tested samples lose {threshold:.2f} of the score or more on "
+            f"other backgrounds, too {amount_of} to learn from"
             if count
-            else "no tested sample has heat, so nothing is claimed from it"
+            else "heat is not used: no tested sample has any"
         )
         return Calibration(None, None, False, reason, count, positives, probability)
     estimates = cross_predict(x, positive, seed=seed)
@@ -118,7 +118,7 @@ def calibrate(
         plain = auroc(cross_predict(x[:, -covariates:], positive, seed=seed), positive)
     doubt = _why_not(area, plain, gate, positives, count - positives)
     if doubt:
-        reason = f"{doubt}, so nothing is claimed from heat"
+        reason = f"{doubt}, so heat is not used"
         return Calibration(area, plain, False, reason, count, positives, probability)
     probability[known] = estimates
     return Calibration(

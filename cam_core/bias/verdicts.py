@@ -29,10 +29,10 @@ VERDICTS = (RELIES, HIDDEN, UNTESTED, HARMLESS, OBJECT, UNSTABLE, CANNOT_SAY)
 
 _WHY = {
     "no object": "no object is annotated for the explained class",
-    "object absent": "other classes are annotated, but none that is explained",
-    "fills the frame": "the object leaves no background to put in its place",
-    "no donors": "no sample of another predicted class can lend a background",
-    "not found": "the detector does not find it, so there is no score to lose",
+    "object absent": "only other classes are annotated",
+    "fills the frame": "the object fills the image",
+    "no donors": "no sample of another predicted class has a background to use",
+    "not found": "the detector does not find it",
     "no class": "the model has no class of this name",
 }
 _UNSURE, _MAY_RELY, _IN_PART = "unsure", "may rely on its background", "depends in part"
@@ -298,7 +298,7 @@ def _verdict(e: _Evidence) -> Verdict:
     if e.score < rule.unsure:
         return Verdict(
             CANNOT_SAY,
-            f"{_UNSURE} ({e.score:.2f}): hardly a prediction, so that what it loses says nothing; {said}",
+            f"{_UNSURE} ({e.score:.2f}): the score is too low to judge; {said}",
             _UNSURE,
         )
     if e.estimated_share >= rule.partial and e.owed_to_pasting:
@@ -308,10 +308,10 @@ def _verdict(e: _Evidence) -> Verdict:
         hidden = math.isfinite(e.suspicion) and not e.outside
         said = f"{said}; {own}" if math.isfinite(e.support) else said
         if not math.isfinite(e.control):
-            said = f"{said}; without a control: what pasting alone costs is not known"
+            said = f"{said}; no control, so what pasting alone costs is unknown"
         return Verdict(HIDDEN if hidden else RELIES, said)
     if e.exceeds or e.share >= rule.dependence:
-        return Verdict(CANNOT_SAY, f"{_MAY_RELY}, but that is not sure: {said}", _MAY_RELY)
+        return Verdict(CANNOT_SAY, f"{_MAY_RELY}, unsure: {said}", _MAY_RELY)
     if e.share >= rule.partial:
         return Verdict(CANNOT_SAY, f"{_IN_PART}: {said}", _IN_PART)
     if not e.stays:
@@ -321,7 +321,7 @@ def _verdict(e: _Evidence) -> Verdict:
     if e.object_share < rule.needed:
         return Verdict(
             CANNOT_SAY,
-            f"the score stays without the object too: it rests on neither; {said}",
+            f"the score stays without the object, too; {said}",
             _NEITHER,
         )
     return Verdict(OBJECT, said)
@@ -366,4 +366,4 @@ def _untested(suspicion: float, outside: bool) -> Verdict:
     if np.isfinite(suspicion):
         reason = f"not tested; its heat raises no suspicion ({suspicion:.2f})"
         return Verdict(CANNOT_SAY, reason, "not tested")
-    return Verdict(CANNOT_SAY, "not tested, and its heat says nothing", "not tested")
+    return Verdict(CANNOT_SAY, "not tested; its heat is inconclusive", "not tested")

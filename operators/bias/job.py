@@ -338,8 +338,8 @@ class BiasJob(Job):
             return reason
         if found.scan.heat is None:
             return (
-                "the run did not explain these boxes by class, so nothing is claimed from heat; "
-                "compute_cams with targets={'field': ...} does"
+                "heat is not used, as the run did not explain these boxes by class (compute_cams with "
+                "targets={'field': ...} does)"
             )
         return reason.replace("tested sample", "tested object")
 
@@ -356,18 +356,16 @@ class BiasJob(Job):
         else:
             notes += [self.labels.note, *self.plan.notes, *found.classes.notes]
             if self.objects and not swapped and not first:
-                notes.append(
-                    "None of these objects could be cut out, so no background was swapped."
-                )
+                notes.append("No background was swapped: none of these objects could be cut out.")
         if self._near:
             notes.append(
                 f"There was no run {self.cam_key!r}, so its heatmaps were computed; there is a run "
                 f"{self._near[0]!r}, should that one have been meant."
             )
         if not self.settings.control:
-            notes.append("The paste control was not run, so drops may be owed to pasting.")
+            notes.append("No same-class control was run, so pasting itself may cause the drops.")
         if found.of_boxes and found.tested.check is None:
-            notes.append("None of these objects is found by the detector, so nothing was swapped.")
+            notes.append("Nothing was swapped: the detector finds none of these objects.")
         return [n for n in notes if n]
 
     def _one_class(self, found):

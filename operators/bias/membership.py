@@ -99,8 +99,8 @@ class ClassMembership:
         if self.named and not self.has.any() and known.any():
             name = self._model.label(int(scan.explained[known][0]))
             raise ValueError(
-                f"samples: none has the class {name!r}, by its prediction or its label, so there is no "
-                "score that could be lost; test samples that show it"
+                f"samples: none has the class {name!r}, by its prediction or its label; choose samples that "
+                "show it"
             )
         if self.threshold is not None:
             asked = np.unique(scan.explained[known])

@@ -13,6 +13,8 @@ from ..jobs.params import Boolean, Choice, Field, Integer, Number, Param, anythi
 PROBE = 2000
 #: of which so many get noise on object and background, spread over the classes
 NOISY = 200
+#: other backgrounds of a sample, at first
+DONORS = 4
 
 
 def _checked_report(folder):
@@ -32,13 +34,13 @@ def _checked_aliases(aliases):
 
 
 # what both operators have
-_CAM_KEY = Param("cam_key", field=Field("Heatmaps", "the CAM run whose model is analysed"))
+_CAM_KEY = Param("cam_key", field=Field("Run", "Its model is tested"))
 _TARGETS = Param("targets", "predicted")
 _LABELS = Param("labels", "auto", none="none")
 _PROBE = params.PROBE.but(
-    field=Field("Samples to test", f"spread over the classes; 0 for all, at most {PROBE:,}")
+    field=Field("Samples to test", f"Spread over the classes. 0: all, up to {PROBE:,}")
 )
-_DONORS = Param("donors", 4, Integer(1, 64))
+_DONORS = Param("donors", DONORS, Integer(1, 64))
 _FEATHER = Param("feather", 2, Number(0, 64, "number of pixels"))
 _SCENES = Param("scenes")
 
@@ -48,7 +50,7 @@ REGION_PARAMS = (
     _TARGETS,
     _LABELS,
     _PROBE,
-    _DONORS.but(field=Field("Other samples per sample")),
+    _DONORS.but(field=Field("Replacements per sample")),
     _FEATHER,
     _SCENES,
     params.BATCH_SIZE,
@@ -64,25 +66,25 @@ PARAMS = (
     Param("layers"),
     Param(
         "objects", "auto", none="none",
-        field=Field("Objects", "where the objects are; everything else is background"),
+        field=Field("Objects", "Where the objects are. Everything else is background"),
     ),
     Param(
         "object_classes", "auto", check=anything,
         kind=Choice({
-            "auto": "The explained class's, else all", "explained": "The explained class's", "all": "All",
+            "auto": "Of the explained class, else all", "explained": "Of the explained class", "all": "All",
         }),
-        field=Field("Which of them"),
+        field=Field("Which objects"),
     ),
     Param("aliases", check=_checked_aliases),
     _LABELS.but(
         field=Field(
-            "Labels", "a field with the true class; empty for the one classification there is"
+            "Labels", "The field with the true class. Empty: the only one that is no prediction"
         ),
     ),
     _PROBE,
     _DONORS.but(
         field=Field(
-            "Other backgrounds per sample", "and as many of the same class, which is the control"
+            "Other backgrounds per sample", "Plus as many of its own class, as control"
         ),
     ),
     Param("most_donors", 32, Integer(1, 64)),
@@ -90,7 +92,7 @@ PARAMS = (
     Param("noise", True, Boolean()),
     _FEATHER,
     Param(
-        "group_by", field=Field("Compare", "a field such as hospital, whose values are compared")
+        "group_by", field=Field("Compare by", "A field such as hospital, whose values are compared")
     ),
     _SCENES,
     Param("views", True, Boolean()),
@@ -99,7 +101,7 @@ PARAMS = (
         "report", check=_checked_report,
         field=Field(
             "Report folder",
-            "for an HTML page, CSV and JSON files, on the machine that runs this; empty for none", plain=True,
+            "For an HTML page, CSV and JSON files, on the machine that runs this. Empty: no report", plain=True,
         ),
     ),
     params.BATCH_SIZE,
@@ -108,7 +110,7 @@ PARAMS = (
     params.PRECISION,
     Param(
         "overwrite", False, Boolean(),
-        Field("Overwrite", "delete what an earlier analysis of this run wrote, first"),
+        Field("Overwrite", "Deletes the earlier analysis of this run, then starts again"),
     ),
     params.SEED,
 )  # fmt: skip

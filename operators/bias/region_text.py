@@ -1,6 +1,6 @@
 """What replacing a region did, in words: one sentence, then the numbers that it rests on."""
 
-from ..text import number, percent
+from ..text import change, number, percent
 from .findings import CLASS_MIN, LOSABLE
 
 _PLACES = {"hottest": "the hottest tenth of each image", "border": "the border of each image"}
@@ -30,13 +30,13 @@ def said(region):
     """What was found, in one sentence."""
     r, where = region, _place(region["name"])
     if not r["n"]:
-        return f"Nothing is known of {where}: no sample could be tested."
+        return f"Not tested: no sample could be tested on {where}."
     of = f" of {r['target']!r}" if r.get("target") else ""
-    costs = f"costs {number(r['region_drop']['mean'])} of the score{of} on average"
+    costs = change(r["region_drop"]["mean"], f" of the score{of} on average")
     lost = f"Replacing {where} {costs}"
     if not r["controlled"]:
-        return f"{lost}; there is nothing to compare that with, as {_why_no_control(r)}."
-    beside = f"replacing {_control(r)} costs {number(r['control_drop']['mean'])}"
+        return f"{lost}. No control: {_why_no_control(r)}."
+    beside = f"replacing {_control(r)} {change(r['control_drop']['mean'])}"
     effect, resting = r["effect"], [c for c in r["classes"] if c.get("rests")]
     if effect["n"] < CLASS_MIN:
         if clear_although_few(r):
@@ -44,10 +44,7 @@ def said(region):
                 f"The score rests on {where}: replacing it {costs}, {beside} "
                 f"({effect['n']} samples, too few for an interval, and p {r['p']:.2g})."
             )
-        return (
-            f"{lost}, {beside}; too few samples ({effect['n']}) to say whether that is "
-            f"more than chance: it takes {CLASS_MIN}."
-        )
+        return f"{lost}, {beside}. Too few samples to judge ({effect['n']} of {CLASS_MIN})."
     named = ", ".join(f"{c['label']} ({number(c['effect']['mean'])} beyond)" for c in resting[:5])
     if effect["low"] > 0 and r["p"] < LEVEL:
         most = f"; most clearly that of {named}" if resting and not of else ""
@@ -60,13 +57,13 @@ def said(region):
     able = r.get("able")
     if able is not None and able < CLASS_MIN:
         return (
-            f"{lost}, {beside}; nothing follows from that: only {able:,} of {effect['n']:,} have a score of "
-            f"{LOSABLE} or more that could be lost, and it takes {CLASS_MIN}."
+            f"{lost}, {beside}. Too few samples to judge: {able:,} of {effect['n']:,} have a score of {LOSABLE} or "
+            f"more that could be lost, {CLASS_MIN} are needed."
         )
     if effect["high"] > _MOST_LEFT:
         return (
-            f"Not clear whether the score rests on {where}: replacing it {costs}, {beside}; the "
-            f"difference may be anything from {number(effect['low'])} to {number(effect['high'])}."
+            f"Unclear whether the score rests on {where}: replacing it {costs}, {beside}; the "
+            f"difference lies between {number(effect['low'])} and {number(effect['high'])}."
         )
     chance = "; the difference may be chance" if effect["mean"] > 0 else ""
     return f"No sign that the score rests on {where}: replacing it {costs}, {beside}{chance}."
@@ -107,7 +104,9 @@ def rows(region):
         ]  # fmt: skip
     if r["controlled"] and (r["effect"]["n"] >= CLASS_MIN or clear_although_few(r)):
         tip = "p: one-sided permutation test that flips the signs of the samples' differences at random"
-        found.append(_cells("Chance of so large a difference by luck", f"{r['p']:.2g}", tip=tip))
+        found.append(
+            _cells("Probability of such a difference by chance (p)", f"{r['p']:.2g}", tip=tip)
+        )
     tip = "flip: share of the replacements after which the class is no longer predicted"
     found.append(_cells("Predictions that change", percent(r["flip"]), n=r["n"], tip=tip))
     tip = f"effect of the class; only classes with at least {CLASS_MIN} samples"
@@ -128,8 +127,7 @@ def notes(region):
         found.append(f"Not tested: {why}.")
     if 0 < r["controlled"] < r["n"]:
         found.append(
-            f"The difference is of {r['controlled']:,} of {r['n']:,} samples: on the others there is no "
-            "control."
+            f"{r['controlled']:,} of {r['n']:,} samples have a control; the difference is of these."
         )
     if r["failed"]:
         first = r["failed"][0]
@@ -177,4 +175,4 @@ def _control(r):
 def _why_no_control(r):
     if r["control"] == "same class":
         return "no two samples share a predicted class"
-    return "it is so large that random regions of its size lie mostly on it"
+    return "it is so large that random regions of its size overlap it"

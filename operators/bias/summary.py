@@ -116,10 +116,7 @@ def undecided_of(verdicts):
 def _headline(s):
     relies = _relying(s)
     if not s.tested:
-        return (
-            f"{s.cam_key}: the background could not be swapped on any of {counted(_total(s), s.unit)}, so nothing "
-            "is said about objects."
-        )
+        return f"{s.cam_key}: not tested. No background of {counted(_total(s), s.unit)} could be swapped."
     return (
         f"{s.cam_key}: the score of {relies:,} of {counted(s.tested, f'tested {s.unit}')} depends on the "
         f"background ({counted(_total(s), s.unit)} in all)."
@@ -143,18 +140,15 @@ def _classes(s):
     if not s.tested:
         return None
     if not enough and unsure:
-        return f"Classes: nothing can be said: {_low_scores(unsure)}{_left(few, s.unit)}."
+        return f"Classes: {_low_scores(unsure)}{_left(few, s.unit)}."
     if not enough:
-        none = "the one there is has not" if few == 1 else f"none of {few} has"
-        return (
-            f"Classes: {none} the 20 tested {s.unit} that it takes to say something about a class."
-        )
+        return f"Classes: none of {few} judged: each has fewer than {CLASS_MIN} tested {s.unit}."
     left = f"; {_low_scores(unsure)}" if unsure else ""
     left += _left(few, s.unit)
     if not s.flagged:
         return (
-            f"Classes: no background dependence of {_these(enough)} found with these checks on "
-            f"{sum(row['n'] for row in enough):,} {s.unit}, which is not proof that there is none{left}."
+            f"Classes: no sign of background dependence in {_these(enough)} "
+            f"({sum(row['n'] for row in enough):,} {s.unit}). These checks can miss cues{left}."
         )
     named = ", ".join(
         f"{row['label']} (gap {with_interval(row['bg_gap'], number)}, q {row['q']:.2g})"
@@ -169,11 +163,11 @@ def _classes(s):
 
 def _low_scores(count):
     """Of classes whose test could not have seen anything."""
-    return f"{count} with scores too low to lose anything cannot be judged"
+    return f"{count} not judged, as scores are too low"
 
 
 def _left(few, unit):
-    return f"; {few} with fewer than 20 tested {unit} cannot be judged" if few else ""
+    return f"; {few} not judged, with fewer than {CLASS_MIN} tested {unit}" if few else ""
 
 
 def _these(rows):
@@ -190,11 +184,10 @@ def _model(s):
         "Accuracy" if m["against"] == "labels" else "Agreement with its own predictions (no labels)"
     )
     n = m["mixed_same"]["n"]
-    control = _too_few(n, "samples") or (
-        f"{with_interval(m['mixed_same'])} on backgrounds of its own class, which is what pasting alone "
-        "costs"
+    control = _too_few(n) or (
+        f"{with_interval(m['mixed_same'])} on backgrounds of its own class (the control)"
         if n
-        else "no paste control, because no two tested samples share a predicted class"
+        else "same-class control: none, as no two tested samples share a predicted class"
     )
     few = (
         f" (the control only on {n} of them)" if CLASS_MIN <= n < 0.5 * m["mixed_rand"]["n"] else ""
@@ -206,27 +199,21 @@ def _model(s):
     )
 
 
-def _too_few(n, unit):
-    """What is said of a paste control that has next to no samples; None where it has none, or enough."""
-    if not 0 < n < CLASS_MIN:
-        return None
-    has = "has" if n == 1 else "have"
-    return (
-        f"no paste control that says something: only {n} of them {has} another of the same class, and it "
-        f"takes {CLASS_MIN} {unit}"
-    )
+def _too_few(n, unit="samples"):
+    """What is said of a control that has next to no samples; None where it has none, or enough."""
+    return f"same-class control: too few {unit} ({n} of {CLASS_MIN})" if 0 < n < CLASS_MIN else None
 
 
 def _found_objects(m):
     control = _too_few(m["mixed_same"]["n"], "objects") or (
-        f"{with_interval(m['mixed_same'])} in those of its own class, which is what pasting alone costs"
+        f"{with_interval(m['mixed_same'])} in those of its own class (the control)"
         if m["mixed_same"]["n"]
-        else "no paste control, because no two images hold the same class"
+        else "same-class control: none, as no two images hold the same class"
     )
     return (
-        f"Model: of the objects tested {with_interval(m['accuracy'])} are found and named right; "
+        f"Model: {with_interval(m['accuracy'])} of the tested objects are found and named right; "
         f"{with_interval(m['mixed_rand'])} in surroundings of other classes; {control}; "
-        f"{with_interval(m['only_bg'])} where the object is taken out."
+        f"{with_interval(m['only_bg'])} with the object removed."
     )
 
 
@@ -250,8 +237,8 @@ def _null(s):
     if rate is None or not s.tested:
         return None
     return (
-        f"False alarms: with donors of other classes and of the own class exchanged at random, {percent(rate)} "
-        f"of the {s.unit} would be said to depend on the background."
+        f"False alarms: {percent(rate)} of the {s.unit} would be called dependent if backgrounds of other classes "
+        "and of the own class were exchanged at random."
     )
 
 
@@ -262,10 +249,10 @@ def _heat(s):
         return f"Heat: {s.calibration['reason']}." if s.tested else None
     h = s.heat
     return (
-        f"Heat: {percent(h['obj_energy'])} of it lies on the objects (n = {h['n']}; a uniform map "
+        f"Heat: {percent(h['obj_energy'])} of it is on the objects (n = {h['n']}; a uniform map "
         f"{percent(h['uniform'])}, other samples' maps {percent(h['shuffled'])}, a centred Gaussian "
         f"{percent(h['gaussian'])}). {s.calibration['reason'][0].upper()}{s.calibration['reason'][1:]}."
-        + (f" Without any heat: {counted(h['zero'], 'maps')}." if h["zero"] else "")
+        + (f" {counted(h['zero'], 'maps')} without heat." if h["zero"] else "")
     )
 
 
@@ -285,33 +272,31 @@ def region_sentence(region):
         why = ", ".join(f"{count} {reason}" for reason, count in r["skipped"].items())
         return f"Region {r['name']}: could not be tested ({why or 'no samples'})."
     what = (
-        f"Region {r['name']}: replacing it by other classes' costs {with_interval(r['region_drop'], number)}"
-        " of the score"
+        f"Region {r['name']}: the score loses {with_interval(r['region_drop'], number)} when other classes' "
+        "replaces it"
     )
     flips = f"{percent(r['flip'])} of the predictions change"
     if r.get("control") == "same class":
         if not r["controlled"]:
-            return (
-                f"{what}; {flips}. No two samples share a predicted class, so there is no control."
-            )
+            return f"{what}; {flips}. No control: no two samples share a predicted class."
         return (
-            f"{what}, by those of its own class {number(r['control_drop']['mean'])}; {_effect(r)}; "
+            f"{what}, {number(r['control_drop']['mean'])} when that of its own class does; {_effect(r)}; "
             f"{flips}."
         )
     if not r["controlled"]:
-        return f"{what}; {flips}. It is too large for a control: random regions of its size lie mostly on it."
-    return f"{what}, random regions of its size {number(r['control_drop']['mean'])}; {_effect(r)}; {flips}."
+        return f"{what}; {flips}. No control: it is so large that random regions of its size overlap it."
+    return f"{what}, {number(r['control_drop']['mean'])} for random regions of its size; {_effect(r)}; {flips}."
 
 
 def _effect(r):
     """What a region costs beyond its control; no interval and no test of a few samples."""
     if r["controlled"] < CLASS_MIN:
         return (
-            f"effect beyond these {number(r['effect']['mean'])} on {r['controlled']}, too few for an "
-            f"interval or a test, which take {CLASS_MIN}"
+            f"difference {number(r['effect']['mean'])}, too few samples for an interval or a test "
+            f"({r['controlled']} of {CLASS_MIN})"
         )
     few = f" on the {r['controlled']} where it is small enough" if r["controlled"] < r["n"] else ""
-    return f"effect beyond these {with_interval(r['effect'], number)}{few}, p {r['p']:.2g}"
+    return f"difference {with_interval(r['effect'], number)}{few}, p {r['p']:.2g}"
 
 
 _region = region_sentence
@@ -323,7 +308,7 @@ def _telltales(s):
     named = ", ".join(
         f"{t['label']}: {t['statistic']} (AUROC {t['auroc']:.2f})" for t in s.telltales[:5]
     )
-    return f"Whole images tell some classes apart, which no heatmap shows and the model may use: {named}."
+    return f"Cues of the whole image that tell classes apart, which no heatmap shows: {named}."
 
 
 def _groups(s):
@@ -338,7 +323,7 @@ def _groups(s):
     share = (
         f"it explains {percent(max(0.0, g['explained']))} of the score within a class (p {g['p']:.2g})"
         if g["explained"] is not None
-        else "what it explains of the score cannot be told"
+        else "how much of the score it explains is unknown"
     )
     return f"Groups by {g['field']}: {share}; {named}."
 
@@ -356,10 +341,10 @@ def _labels(s):
         return None
     names = ", ".join(s.labels["names"][:5])
     if s.unit == "objects":
-        return f"With a label that the model lacks: {counted(s.labels['unknown'], 'objects')} ({names})."
+        return f"Label unknown to the model: {counted(s.labels['unknown'], 'objects')} ({names})."
     return (
-        f"With a label that the model lacks: {counted(s.labels['unknown'], 'samples')} ({names}); their "
-        "predictions count as wrong, and they are left out of the accuracies."
+        f"Label unknown to the model: {counted(s.labels['unknown'], 'samples')} ({names}). Their predictions "
+        "count as wrong; the accuracies leave them out."
     )
 
 

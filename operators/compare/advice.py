@@ -21,7 +21,7 @@ def recommendation(rows, ranked):
         return _Advice(rows, ranked, known).found()
     return {
         "field": None, "method": None, "within_noise": False, "evidence": [],
-        "sentence": "No method can be recommended: no sample has two maps that could be compared.",
+        "sentence": "No recommendation: no sample has two maps to compare.",
     }  # fmt: skip
 
 
@@ -60,30 +60,22 @@ class _Advice:
         if self._too_few(self._count):
             few = f"{counted(self._count, 'samples')} {'is' if self._count == 1 else 'are'} too few to"
             if rest:
-                return f"{few} tell methods apart; {best} has the best mean rank."
-            return f"{few} say whether {best} is better than {_listed(floors, 'or')}."
+                return f"{few} rank methods. {best} has the best mean rank."
+            return f"{few} compare {best} with {_listed(floors)}."
         what = f"over {_listed([_metric(n) for n in self._ranked])} on {self._count:,} samples"
         unbeaten = [_floor(b) for b in self._baselines if not self._beats(b)]
         if unbeaten:
             names = _listed(unbeaten, "or")
             if not rest:
-                return (
-                    f"{best} is not shown to be better than {names} {what}, so its heatmaps are "
-                    "not to be believed on this evidence; there is no other method to compare it with."
-                )
-            return (
-                f"No method is shown to be better than {names} {what}, so none of these heatmaps is to be "
-                f"believed on this evidence; the best of them is {best}."
-            )
+                return f"Do not rely on these heatmaps: {best} does not beat {names} {what}."
+            return f"Do not rely on these heatmaps: no method beats {names} {what}. The best of them is {best}."
         if not rest:
-            return f"{best} is better than {_listed(floors)} {what}; there is no other method to compare it with."
+            return f"{best} beats {_listed(floors)} {what}. There is no other method to compare."
         if tied:
             names = _listed([best, *(row["label"] for row in tied)])
-            return (
-                f"Within noise: {names} cannot be told apart {what}; {best} has the best mean rank."
-            )
+            return f"Within noise: {names} do not differ clearly {what}. {best} has the best mean rank."
         others = "every other method" if len(rest) > 1 else rest[0]["label"]
-        return f"Recommended: {best}, better than {others} {what}."
+        return f"Recommended: {best}. It beats {others} {what}."
 
     def _too_few(self, count):
         """Whether even the same winner on every sample could be chance, after adjusting for the pairs."""
@@ -115,8 +107,8 @@ class _Advice:
             )
         if not self._best["class_discriminative"]:
             found.append(
-                f"{best} is the same for every class: it shows what stands out in the picture, "
-                "not what speaks for this class."
+                f"{best} is the same for every class: it shows what stands out in the picture, not evidence for "
+                "a class."
             )
         return found
 

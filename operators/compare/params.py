@@ -130,25 +130,25 @@ PARAMS = (
     Param(
         "cam_keys", kind=Texts(), check=_names,
         queued=lambda keys: [keys] if isinstance(keys, str) else keys,
-        field=Field("Heatmaps", "runs, or single heatmap fields; in order, the first one stores the result"),
+        field=Field("Heatmaps", "Runs or single heatmap fields. The result is stored with the first run"),
     ),
     Param(
         "metrics", kind=Texts(), check=resolve_metrics,
         queued=lambda names: resolve_metrics(names) if isinstance(names, str) else names,
-        field=Field("Metrics", "what is measured on each heatmap by asking the model"),
+        field=Field("Metrics", "How each heatmap is tested against the model"),
     ),
     Param(
         "target", "auto", check=_checked_target, queued=str,
         field=Field(
             "Class",
-            "whose maps are compared: a label field, 'first' for the first model's prediction, or 'auto'",
+            "Whose heatmaps are compared: a label field, 'first' (the first model's prediction) or 'auto'",
         ),
     ),
     params.PROBE.but(field=Field("Samples")),
     Param(
         "budget", check=_checked_budget, queued=str,
         field=Field(
-            "Budget", "a time such as 5 min, or a number of forwards; empty for about ten minutes"
+            "Budget", "A time such as 5 min, or a number of forwards. Empty: about ten minutes"
         ),
     ),
     params.BATCH_SIZE,
@@ -158,7 +158,7 @@ PARAMS = (
     Param("views", True, Boolean()),
     Param(
         "overwrite", False, Boolean(),
-        Field("Overwrite", "delete what an earlier comparison stored with the first run, first"),
+        Field("Overwrite", "Deletes the earlier comparison stored with the first run, then starts again"),
     ),
     params.SEED,
 )  # fmt: skip

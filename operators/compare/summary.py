@@ -128,11 +128,11 @@ class CompareSummary(PlainData):
             return None
         least, most = min(pairs), max(pairs)
         floor = a["noise_floor"]["spearman"]
-        text = f"Most alike: {most[1]} and {most[2]} (rank correlation {number(most[0])})"
+        text = f"Most similar: {most[1]} and {most[2]} (rank correlation {number(most[0])})"
         if len(pairs) > 1:
-            text += f"; least: {least[1]} and {least[2]} ({number(least[0])})"
+            text += f"; least similar: {least[1]} and {least[2]} ({number(least[0])})"
         if floor is not None:
-            text += f"; a method's maps of two different samples: {number(floor)}"
+            text += f"; the same method on two different samples: {number(floor)}"
         return f"{text}."
 
     def _cost(self):

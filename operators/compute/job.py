@@ -41,7 +41,7 @@ from ..runs.retry import DatabaseAway, retried, retry_on_disconnect, without_wai
 from ..runs.run import Run
 from ..targets.spec import texts_of
 from ..text import counted, one_line
-from . import checks, objects, ray_driver, ray_settings
+from . import checks, cost, objects, ray_driver, ray_settings
 from .blocks import plan_blocks
 from .params import DECISIVE
 from .patches import PatchStep, PatchWriter
@@ -488,6 +488,9 @@ class CamJob(Job):
         if not seen_here or self.plan.patches:
             s.statuses = resume.statuses(self.dataset, key, self.plan.heatmap_fields)
         progress, failures = self._state()
+        if self.settings.backend == "local":  # what a form's estimate rests on
+            images = self._images(self._writer.samples_written)
+            progress["prediction_seconds"] = cost.measured(self._now.seconds, images, self.plan)
         if s.status == "finished" and self._leaves_some():
             s.status = "interrupted"
         run_results.save_results(self.dataset, key, summary=s.to_dict())

@@ -95,8 +95,8 @@ MODEL = (
         "classes", decisive=True,
         field=Field(
             "Look for",
-            "what the model is asked for, separated by semicolons: cat; dog; a red car. Leave empty for the "
-            "classes it comes with, if any",
+            "Classes of a zero-shot model, separated by semicolons: cat; dog; a red car. Empty: the classes "
+            "it comes with, if any",
         ),
     ),
     Param("transforms", decisive=("transforms", "transforms_check")),
@@ -121,7 +121,7 @@ PARAMS = (
     Param("methods", field=Field("Methods"), queued=_method_texts, decisive=("methods", "code")),
     Param(
         "cam_key",
-        field=Field("Key", "names this run and begins the name of every field that it writes"),
+        field=Field("Key", "The run's name. Every field that it writes begins with it"),
     ),
     Param(
         "targets", "predicted", field=Field("What to explain"), decisive=True,
@@ -130,8 +130,8 @@ PARAMS = (
     Param(
         "class_map", decisive=True, rerun=True,
         field=Field(
-            "Names for classes",
-            "only where your names are not the model's: a line for each, cat = tabby; tiger cat",
+            "My names for the classes",
+            "Only if they differ from the model's. One per line: cat = tabby; tiger cat",
         ),
     ),
     *OPTIONS,
@@ -139,7 +139,7 @@ PARAMS = (
     Param(
         "fuse", decisive=True, rerun=True,
         kind=Choice({"layercam": "LayerCAM's rule: tanh, then the maximum", "mean": "Mean"}),
-        field=Field("Fuse layers", "adds one field of all layers together"),
+        field=Field("Fuse layers", "Adds one field that combines all layers"),
     ),
     Param("keep_layers", True, decisive=True, rerun=True),
     Param(
@@ -148,7 +148,7 @@ PARAMS = (
     ),
     Param(
         "heatmap_size", 192, Integer(7, 4096), decisive=True, rerun=True,
-        field=Field("Heatmap size", "longest side in pixels", plain=True),
+        field=Field("Heatmap size", "Longest side in pixels", plain=True),
     ),
     params.PRECISION.but(
         decisive=True, rerun=True,
@@ -159,48 +159,48 @@ PARAMS = (
     Param(
         "storage", "database", Choice(("database", "disk")), decisive=True, rerun=True,
         field=Field(
-            "Storage", "in the database, or as PNG files in a folder of the run", plain=True
+            "Storage", "In the database, or as PNG files in a folder of the run", plain=True
         ),
     ),
     Param(
         "output_dir", decisive=True, recorded=_absolute,
-        field=Field("Folder", "empty for a folder beside the datasets", plain=True),
+        field=Field("Folder", "Empty: a folder beside the datasets", plain=True),
     ),
     params.SEED.but(kind=Integer(-(2**63), 2**63 - 1), decisive=True, rerun=True),
     params.BATCH_SIZE.but(
         decisive=True, rerun=True,
         field=Field(
-            "Batch size", "0 chooses: 16 on a CPU, probed on a GPU; halved when memory runs out",
+            "Batch size", "0: automatic (16 on a CPU, measured on a GPU). Halved when memory runs out",
             plain=True,
         ),
     ),
     params.NUM_WORKERS,
     params.DEVICE.but(
         decisive=True,
-        field=Field("Device", "for example cpu or cuda:0; empty for the model's own", plain=True),
+        field=Field("Device", "For example cpu or cuda:0. Empty: the model's own", plain=True),
     ),
     Param(
         "max_fields", 12, Integer(1, 4096), rerun=True,
-        field=Field("Most fields", "more new fields are refused", plain=True),
+        field=Field("Most new fields", "A run that would write more is refused", plain=True),
     ),
     Param(
         "object_maps", 0, Integer(0, MOST_MAPS), check=checked_maps, automatic=0,
         field=Field(
             "Heatmaps of single objects",
-            "of a detector: for so many objects of an image, the surest first, a field each",
+            "Detectors only: this many objects per image, the most confident first, get a field each",
         ),
     ),
     Param(
         "overwrite", False, Boolean(), check=anything, recorded=None,
-        field=Field("Overwrite", "delete what an earlier run with this key wrote, first"),
+        field=Field("Overwrite", "Deletes what an earlier run with this key wrote, then starts again"),
     ),
     Param(
         "resume", False, Boolean(), check=anything, recorded=None,
-        field=Field("Resume this run", "do only what is missing of the run with this key"),
+        field=Field("Resume this run", "Computes only what the run with this key lacks"),
     ),
     Param(
         "every", None, Integer(), automatic=0, rerun=True,
-        field=Field("Every n-th frame", "of videos: one frame of so many, beginning with the first; 0 for all"),
+        field=Field("Every n-th frame", "Videos: one frame of every n, starting with the first. 0: all frames"),
     ),
     Param("max_fps", check=_checked_fps, rerun=True),
     Param("group_slices", check=_checked_slices, rerun=True),

@@ -64,7 +64,7 @@ class Summary(PlainData):
             text += f"; {self.resumed} of them by an earlier call"
         blank = sum(n for counts in self.statuses.values() for s, n in counts.items() if s != "ok")
         if blank:
-            text += f"; {counted(blank, 'heatmaps')} without a picture (see the attribute 'status')"
+            text += f"; {counted(blank, 'heatmaps')} empty (see the attribute 'status')"
         text += "".join(map(_labels_text, self.labels))
         text += "".join(f"; {note}" for note in self.notes)
         if self.failed:
@@ -72,7 +72,7 @@ class Summary(PlainData):
             text += f"; {len(self.failed)} failed, first: {os.path.basename(first['filepath'])}: {first['reason']}"
         if self.status != "finished":
             why = f"{self.error}; " if self.status == "failed" and self.error else ""
-            text += f"; {self.status}: {why}pass resume=True to resume it"
+            text += f"; {self.status}: {why}pass resume=True to resume"
         return text
 
 

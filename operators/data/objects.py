@@ -11,7 +11,7 @@ GRID = (56, 56)
 _SCOPES = {
     "explained": "objects of the explained class",
     "all": "all objects of a sample",
-    "auto": "objects of the explained class, and where none is annotated all objects of the sample",
+    "auto": "objects of the explained class, else all objects of the sample",
 }
 
 
@@ -39,7 +39,7 @@ class AnnotatedObjects:
         self.roles, self._readers, self._labels = {}, {}, []
         self._scope = classes
         if chosen is None:
-            how = "asked for none" if objects is None else "no field has boxes, polygons or masks"
+            how = "not asked for" if objects is None else "no field has boxes, polygons or masks"
             self.described = {"fields": {}, "how": how, "classes": None, "labels": []}
             self.note = f"No objects: {how}."
             return
@@ -51,7 +51,7 @@ class AnnotatedObjects:
         reader = next(iter(self._readers.values()))
         self.roles = reader.roles
         self._labels = reader.labels()
-        how = "named" if named else "the only object field that is no prediction"
+        how = "chosen" if named else "the only object field that is no prediction"
         self.described = {
             "fields": dict(self.roles),
             "how": how,

@@ -3,20 +3,23 @@
 import fiftyone.operators.types as types
 
 from ..bias import schema as store
-from ..bias.params import ARGUMENTS, NOISY, PROBE, check_plain_field
+from ..bias.params import ARGUMENTS, DONORS, NOISY, PROBE, check_plain_field
 from ..bias.report import check_report
 from ..compute import recorded_model
 from ..compute.recorded_model import to_give
-from ..data.object_reader import find_object_fields
+from ..data.object_fields import choose_object_field, find_object_fields
 from ..data.objects import AnnotatedObjects
 from ..jobs import params as tables
 from ..models import load
 from ..runs import keys
 from ..runs import record as run_record
 from ..targets.true_labels import Labels
+from ..text import counted
 from . import model
+from .cost import add_cost, model_name, seconds_of
 from .runs import mark_key
-from .schema import add, add_plain, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse, titled
+from .snippet import add_snippet
 
 NEW = "a new run"
 _NONE = "none"
@@ -54,7 +57,7 @@ def find_background_bias_form(ctx):
         _add_test(inputs, ctx, view)
         _add_output(inputs, ctx, view)
         _notice(inputs, ctx, view)
-    return types.Property(inputs, view=types.View(label="Find background bias"))
+    return titled(inputs, "Find background bias", "Test")
 
 
 def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
@@ -76,12 +79,15 @@ def add_run(inputs, ctx, new="A new run: compute heatmaps first"):
     prop = inputs.view(
         "from_python",
         types.Warning(
-            label=f"What this run was computed with ({used.get('model')}) was given from Python",
+            label=f"The model of this run ({used.get('model')}) was given in Python",
             description=f"{recorded_model.unregistered(used)}. From Python: "
             f"find_background_bias(view, {key!r}, {again})",
         ),
     )
-    return not invalid(prop, "the model of this run cannot be built from the run's record")
+    return not invalid(
+        prop,
+        "the model of this run was given in Python; run this from Python, or register the model",
+    )
 
 
 def _add_model(inputs, ctx):
@@ -89,14 +95,17 @@ def _add_model(inputs, ctx):
     if name is None:
         return False
     default = keys.next_key(ctx.dataset, load.default_key(name))
-    prop = inputs.str("new_key", default=default, label="Key", description="names the new run")
+    prop = inputs.str(
+        "new_key", default=default, label="Key", description="The name of the new run"
+    )
     mark_key(prop, ctx, ctx.params.get("new_key") or default, "Key")
     return True
 
 
 def _add_objects(inputs, ctx, view):
-    values = {"auto": "The one that is no prediction"}
-    for field in find_object_fields(view):
+    found = find_object_fields(view)
+    values = {"auto": f"Automatic ({_automatic(view)})"}
+    for field in found:
         kind = f"{field.kind}, predicted: {field.reason}" if field.predicted else field.kind
         values[field.name] = (field.name, kind)
     values[_NONE] = "None: test the border and the hottest place"
@@ -106,6 +115,14 @@ def _add_objects(inputs, ctx, view):
     if objects is not None:
         inputs.view("objects_note", types.Notice(label=objects.note))
     add(inputs, ctx, ARGUMENTS, "object_classes")
+
+
+def _automatic(view):
+    """What ``"auto"`` stands for, in words."""
+    try:
+        return choose_object_field(view) or "no field has objects"
+    except ValueError:
+        return "several fields have objects"
 
 
 def _add_test(inputs, ctx, view):
@@ -141,15 +158,20 @@ def _notice(inputs, ctx, view):
         refuse(inputs, "problem", "The view is empty", error="the view is empty")
         return
     given = arguments_of(ctx.params)
+    given.setdefault("cam_key", _default_key(ctx, given))
     tested = min(count, given.get("probe", PROBE))
-    donors = given.get("donors", 4)
-    forwards = tested * (4 + 2 * donors) + 6 * min(tested, NOISY)
+    donors = given.get("donors", DONORS)
+    forwards = count + tested * (4 + 2 * donors) + 6 * min(tested, NOISY)
     new = " after computing heatmaps" if "model" in given else ""
-    inputs.view(
-        "notice",
-        types.Notice(
-            label=f"{count:,} samples explained once, {tested:,} of them tested{new}",
-            description=f"about {forwards + count:,} forwards of the model, more where {donors} backgrounds leave "
-            "a verdict open; the progress bar says how far",
-        ),
-    )
+    label = f"Explains {counted(count, 'samples')} and tests {tested:,} of them{new}"
+    name = model_name(ctx, given)
+    why = "Fewer samples to test or fewer backgrounds take less."
+    add_cost(inputs, ctx, label, seconds_of(forwards, name), why)
+    add_snippet(inputs, ctx, "find_background_bias", given, view, [name])
+
+
+def _default_key(ctx, given):
+    """The key that stands in the form until another is chosen."""
+    if "model" in given:
+        return keys.next_key(ctx.dataset, load.default_key(given["model"]))
+    return run_record.list_runs(ctx.dataset)[-1]

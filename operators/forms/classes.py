@@ -76,7 +76,7 @@ def say_mapped(inputs, ctx, prop, field, lookup):
         inputs.view(
             "mapped",
             types.Notice(
-                label=text, description=f"not: {_with_near(lost, lookup)}" if lost else None
+                label=text, description=f"Not found: {_with_near(lost, lookup)}" if lost else None
             ),
         )
 
@@ -90,18 +90,20 @@ def _with_near(names, lookup):
     return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def add_class_names(inputs, ctx, lookup, name="class_names", label="Class names", required=True):
+def add_class_names(
+    inputs, ctx, lookup, name="class_names", label="Classes to explain", required=True
+):
     """Adds the choice of some of the model's classes, and says which of the names it lacks."""
     options = {"required": required, "label": label}
-    more = "" if required else "; empty for all"
+    more = "" if required else ". Empty: all"
     if lookup is None or isinstance(ctx.params.get(name), str):
-        description = f"as the model calls them, separated by semicolons{more}"
+        description = f"As the model calls them, separated by semicolons{more}"
         prop = inputs.str(name, description=description, **options)
     else:
         view = types.AutocompleteView(multiple=True, allow_user_input=True)
         for known in lookup.names.labels:
             view.add_choice(known, label=known)
-        description = f"of the {len(lookup.names.classes)} classes of the model{more}"
+        description = f"Out of the model's {len(lookup.names.classes):,} classes{more}"
         prop = inputs.list(name, types.String(), description=description, view=view, **options)
     names = names_in(ctx.params.get(name))
     if required and not names:

@@ -11,8 +11,10 @@ from ..data.heatmap_reader import BASELINES
 from ..jobs import params as tables
 from ..runs import keys as run_keys
 from ..runs import record
-from ..text import lines_in_markdown
-from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse
+from ..text import counted, lines_in_markdown
+from .cost import add_cost, seconds_of
+from .schema import add, add_plain, choose, invalid, is_wrong, mark, refuse, titled
+from .snippet import add_snippet
 
 _METHODS, _MODELS = "methods", "models"
 
@@ -45,7 +47,7 @@ def compare_cams_form(ctx):
         refuse(inputs, "problem", "This dataset has no heatmaps yet: compute them first")
     else:
         _add_all(inputs, ctx, runs)
-    return types.Property(inputs, view=types.View(label="Compare heatmaps"))
+    return titled(inputs, "Compare heatmaps", "Compare")
 
 
 def _add_all(inputs, ctx, runs):
@@ -69,8 +71,8 @@ def _add_what(inputs, ctx, runs):
     if len(runs) < 2:
         return _METHODS
     values = {
-        _METHODS: ("Methods", "of one model: which can be believed"),
-        _MODELS: ("Models", "or checkpoints: where the evidence moved"),
+        _METHODS: ("Methods", "Of one model: which heatmaps can be trusted"),
+        _MODELS: ("Models", "Or checkpoints: where the evidence moved"),
     }
     choose(inputs, "what", values, types.TabsView(), default=_METHODS, label="Compare")
     return ctx.params.get("what") or _METHODS
@@ -81,11 +83,11 @@ def _add_keys(inputs, ctx, view, runs, what):
     values = {}
     for key in runs:
         used = record.config_of(ctx.dataset, key).settings
-        values[key] = (key, f"all heatmaps of {used.get('model')}")
+        values[key] = (key, f"All heatmaps of {used.get('model')}")
     for key in runs:
         for field in run_keys.heatmap_fields_of(ctx.dataset, key):
-            values[field] = (field, f"one method of the run {key}")
-    default = runs if what == _MODELS else [runs[-1]]
+            values[field] = (field, f"One method of the run {key}")
+    default = _default_keys(runs, what)
     prop = add(inputs, ctx, ARGUMENTS, "cam_keys", values=values, default=default)
     names = ctx.params.get("cam_keys", default)
     try:
@@ -136,7 +138,7 @@ def _add_limits(inputs, ctx, what):
     most = MODELS_PROBE if what == _MODELS else PROBE
     add(
         inputs, ctx, ARGUMENTS, "probe",
-        description=f"drawn by a seed, spread over the classes; 0 for at most {most:,}",
+        description=f"Drawn at random, spread over the classes. 0: up to {most:,}",
     )  # fmt: skip
     if what != _MODELS:
         add(inputs, ctx, ARGUMENTS, "budget")
@@ -155,33 +157,42 @@ def _notice(inputs, ctx, view, columns, what):
     if is_wrong(inputs):
         return
     given = arguments_of(ctx.params)
-    given.pop("models", None)
+    given.setdefault("cam_keys", _default_keys(record.list_runs(ctx.dataset), what))
+    models = given.pop("models", None)
     settings = CompareSettings(
         **{k: v for k, v in given.items() if k not in ("model", "classes", "cam_keys")}
     )
+    keys = list(dict.fromkeys(c.cam_key for c in columns))
+    names = [record.config_of(ctx.dataset, key).settings.get("model") for key in keys]
     if what == _MODELS:
-        keys = len(dict.fromkeys(c.cam_key for c in columns))
         usable, most = len(view), MODELS_PROBE if settings.probe == "auto" else settings.probe
         count = min(usable, most)
-        label = f"{keys} models on {count:,} of {usable:,} samples"
-        forwards = keys * count
-        text = f"at least {forwards:,} forwards; more where the stored heatmap is of another class"
+        label = f"Compares {len(keys)} models on {count:,} of {counted(usable, 'samples')}"
+        each = [seconds_of(2 * count, name) for name in names]
+        seconds = None if None in each else sum(each)
     else:
         usable = int(Stored(view, columns).shown.any(1).sum())
         maps = len(columns)
         maps += 0 if any(c.baseline for c in columns) else len(BASELINES)
         each = _forwards(settings.metrics, maps)
-        # how long one takes is not known before the model is there
-        chosen = mark(inputs.properties["budget"], choose_count, settings, usable, each, 0.0)
+        one = seconds_of(each, names[0])
+        # of an unknown speed, the job finds out how many samples the time allows
+        chosen = mark(inputs.properties["budget"], choose_count, settings, usable, each, one or 0.0)
         if chosen is None:
             return
         count, _ = chosen
-        label = f"{maps} maps on {count:,} of {usable:,} samples"
-        text = (
-            f"about {count * each:,} forwards of the model, {each:,} per sample; fewer samples where the "
-            "time would not suffice"
-        )
-    inputs.view("notice", types.Notice(label=label, description=text))
+        label = f"Compares {maps} maps on {count:,} of {counted(usable, 'samples')}"
+        seconds = None if one is None else one * count
+    otherwise = "Takes about ten minutes at most: slow models are compared on fewer samples."
+    otherwise = None if what == _MODELS or settings.probe != "auto" else otherwise
+    add_cost(inputs, ctx, label, seconds, "Fewer samples or metrics take less.", otherwise)
+    arguments = {**given, **({} if models is None else {"models": models})}
+    add_snippet(inputs, ctx, "compare_cams", arguments, view, names)
+
+
+def _default_keys(runs, what):
+    """The runs that stand in the form until others are chosen."""
+    return runs if what == _MODELS else runs[-1:]
 
 
 def _forwards(metrics, maps):

@@ -1,21 +1,21 @@
 """Forms: inputs with validation, and what they will do said before they do it."""
 
-import zlib
-
-import fiftyone as fo
 import fiftyone.operators.types as types
 
+from ..compute import cost
 from ..compute.params import ARGUMENTS, Settings
 from ..data.written_paths import confined
 from ..jobs import params as tables
 from ..models import load as model_load
 from ..models import preview, zoo
 from ..runs import keys, record
-from ..text import counted
+from ..text import about, counted, few
+from .cost import add_cost
 from .methods import add_methods, methods_of
 from .model import add_model, given_model, model_of, model_params
 from .objects import add_object_maps, object_fields
-from .schema import add, add_plain, invalid, is_wrong, mark, refuse
+from .schema import add, add_plain, invalid, is_wrong, mark, refuse, titled
+from .snippet import add_snippet
 from .targets import add_targets, given_targets, tags_of, target_params
 
 
@@ -51,30 +51,6 @@ def params_of(arguments):
     return tables.params_of(ARGUMENTS, arguments, {**model_params(arguments), **targets})
 
 
-def python_call(arguments, view=None, selected=False):
-    """Returns the Python code that does what the form does; ``view`` is what the form is about."""
-    load = []
-    if view is not None:
-        load = [f"dataset = fo.load_dataset({view._dataset.name!r})"]
-        if selected:
-            load = ["view = session.selected_view"]
-        elif isinstance(view, fo.DatasetView) and view._stages:
-            load = ["view = session.view  # what you see in the App, or any view"]
-    name = load[0].split()[0] if load else "view"
-    return "\n".join(
-        [
-            *(["import fiftyone as fo"] if name == "dataset" else []),
-            "import fiftyone.operators as foo",
-            "",
-            *load,
-            'compute_cams = foo.get_operator("@cam51/heatmaps/compute_cams")',
-            f"compute_cams(\n    {name},",
-            *[f"    {k}={v!r}," for k, v in arguments.items()],
-            ")",
-        ]
-    )
-
-
 def compute_cams_form(ctx):
     """Builds the form, a ``types.Property``."""
     inputs = types.Object()
@@ -90,10 +66,10 @@ def compute_cams_form(ctx):
         _key(inputs, ctx, model)
         _advanced(inputs, ctx, model)
         _notice(inputs, ctx, view, model)
-    return types.Property(inputs, view=types.View(label="Compute class activation maps"))
+    return titled(inputs, "Compute class activation maps", "Compute")
 
 
-_PROBED = "chosen when the run starts, the last layer with a spatial map"
+_PROBED = "the last layer with a spatial map, found when the run starts"
 
 
 def _finds_objects(model):
@@ -105,7 +81,7 @@ def _layers(inputs, ctx, model):
     prop = add(
         inputs, ctx, ARGUMENTS, "layers", values=names,
         view=types.AutocompleteView(multiple=True, allow_user_input=True),
-        description=f"leave empty for the default of this network: {default or _PROBED}",
+        description=f"Empty: the default of this network, {default or _PROBED}",
     )  # fmt: skip
     chosen = _expanded(ctx.params.get("layers") or [], names)
     # Of a model that is not loaded yet the run will say which layers it has.
@@ -179,29 +155,43 @@ def _notice(inputs, ctx, view, model):
     count = len(view)
     of = "frames of " if ctx.dataset.media_type == "video" else ""
     over = f"{of}{counted(count, 'videos' if of else 'samples')}"
-    text = f"{counted(len(fields), 'heatmap fields')} over {over}: {', '.join(fields)}"
+    text = f"{counted(len(fields), 'heatmap fields')} over {over}: {few(fields)}"
     if not count:
         refuse(inputs, "problem", "The view is empty", error="the view is empty")
         return
     if len(fields) > int(arguments.get("max_fields", 12)):
-        advice = "raise Most fields in Advanced"
+        advice = 'Choose fewer methods, or raise "Most new fields" under Advanced'
         refuse(inputs, "problem", f"{len(fields)} fields", advice, "too many fields")
         return
-    inputs.view(
-        "notice",
-        types.Notice(
-            label=text, description="the progress bar tells how long and how large it will be"
-        ),
-    )
-    # Not a CodeView: the App fetches that editor from a network. A new name per text, because a
-    # form keeps the first default that it was given.
-    selected = ctx.params.get("view_target") == "SELECTED_SAMPLES"
-    code = python_call(arguments, view, selected)
-    inputs.str(
-        f"python_{zlib.crc32(code.encode()):08x}",
-        default=f"The same from Python:\n```python\n{code}\n```",
-        view=types.MarkdownView(read_only=True),
-    )
+    seconds, why = _seconds(arguments, view, len({tag for _, _, tag in planned}), len(layers))
+    add_cost(inputs, ctx, text, seconds, why)
+    add_snippet(inputs, ctx, "compute_cams", arguments, view, [arguments.get("model")])
+
+
+def _seconds(arguments, view, targets, layers):
+    """Seconds that the run will take, None where that is not known, and what takes longest of them."""
+    from ...cam_core.methods.catalogue import resolve_methods
+
+    each = cost.seconds_per_prediction(arguments["model"], arguments.get("device"))
+    images = _images(view, arguments.get("every"))
+    if each is None or images is None:
+        return None, None
+    methods = resolve_methods(arguments["methods"])
+    seconds = each * images * cost.times_of(methods, targets, layers)
+    own = {m.key: each * images * targets * cost.extra_of(m, layers) for m in methods}
+    slow = [
+        f"{k} {about(own[k])}" for k in sorted(own, key=own.get, reverse=True)[:3] if own[k] > 60
+    ]
+    why = f"Most of it: {', '.join(slow)}. " if slow and len(methods) > 1 else ""
+    return seconds, f"{why}Fewer methods or a smaller view take less."
+
+
+def _images(view, every):
+    """How many images are explained: of videos their frames, None where their number is not known."""
+    if view.media_type != "video":
+        return len(view)
+    frames = view.values("metadata.total_frame_count")
+    return None if None in frames else sum(-(-count // (every or 1)) for count in frames)
 
 
 def _maps(arguments, layers):

@@ -17,7 +17,7 @@ LABELS = {
     "find_background_bias": labels_of(bias.ARGUMENTS),
     "test_region": labels_of(bias.REGION_ARGUMENTS),
     "heat_to_detections": {
-        **_RUN, "field": "Heatmaps", "threshold": "Threshold", "min_area": "Least area",
+        **_RUN, "field": "Heatmaps", "threshold": "Threshold", "min_area": "Smallest area",
         "tags": "Tags of the boxes", "out": "Field", "overwrite": "Replace earlier drafts",
     },
 }  # fmt: skip

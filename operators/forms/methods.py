@@ -2,17 +2,21 @@
 
 import fiftyone.operators.types as types
 
+from ..compute.cost import times_of
 from ..compute.params import ARGUMENTS, parse_methods
 from ..jobs.params import labels_of
+from ..text import few
 from .schema import choose, choose_several, invalid
 
 # Five that differ: by mean gradients, by positions, exact products, by leaving out, without a class.
 COMPARE = ["gradcam", "layercam", "hirescam", "ablationcam", "eigencam"]
+# predictions per image from which on the cost of methods is a warning
+_MANY = 100
 _SETS = {
-    "recommended": ("Recommended", "the one to begin with for this network"),
-    "compare": ("Compare", "five that differ in how they weigh"),
-    "all": ("All", "everything that fits this network"),
-    "chosen": ("My choice", "pick from the list"),
+    "recommended": ("Recommended", "The one to start with for this network"),
+    "compare": ("Compare", "Five that differ most"),
+    "all": ("All", "Every method that fits this network"),
+    "chosen": ("My choice", "Choose from the list"),
 }
 
 
@@ -55,7 +59,7 @@ def add_methods(inputs, ctx, transformer):
     choose(
         inputs, "method_set", _SETS, types.TabsView(), default="recommended",
         label=labels_of(ARGUMENTS)["methods"],
-        description="all of them are computed from one pass over the data",
+        description="All are computed in one pass over the data",
     )  # fmt: skip
     prop = None
     if ctx.params.get("method_set") == "chosen":
@@ -66,42 +70,40 @@ def add_methods(inputs, ctx, transformer):
         target = prop or inputs.view("method_problem", types.Warning(label=str(error)))
         invalid(target, str(error))
         return
-    names = ", ".join(m.key for m in methods)
-    inputs.view("method_cost", types.Notice(label=f"{names}: {cost_text(methods)}"))
+    names = few([m.key for m in methods])
+    view = types.Warning if times_of(methods) >= _MANY else types.Notice
+    inputs.view("method_cost", view(label=f"{names}: {cost_text(methods)}"))
 
 
 def _list(inputs, transformer):
     from ...cam_core.methods.registry import SMOOTHINGS
 
-    same = {True: "", False: " (the same for every class)"}
+    same = {True: "", False: " (same map for every class)"}
     values = {
         info.name: (
-            f"{info.name}  {times_text(info.times)}",
+            f"{info.name}  (≈ {times_text(info.times)})",
             f"{info.summary}{same[info.class_discriminative]}",
         )
         for info in _fitting(transformer)
     }
-    prop = choose_several(inputs, "methods", values, default=["gradcam"], label="Which")
+    prop = choose_several(inputs, "methods", values, default=["gradcam"], label="Which methods")
     around = {name: (name, what) for name, what in SMOOTHINGS.items()}
     choose_several(
         inputs, "smooth", around, label="Smoothing",
-        description="around every method; leave empty for the methods as published",
+        description="Applied to every method. Empty: the methods as published",
     )  # fmt: skip
     return prop
 
 
 def times_text(times):
-    """Says a cost as a multiple of a prediction: ``≈ ×20``."""
-    return f"≈ ×{times:.0f}" if times >= 1.5 else "≈ ×1"
+    """Says a cost in predictions: ``20 predictions``."""
+    times = round(times) if times < 100 else int(float(f"{times:.2g}"))
+    return f"{times:,} predictions" if times >= 2 else "1 prediction"
 
 
 def cost_text(methods):
     """Says what methods cost together; those of the one pass cost hardly more than a prediction."""
-    passes = {"aug": 6, "noise": 8, "multiscale": 6}  # larger images cost more than their number
-    total = 1.0
-    for method in methods:
-        around = 1
-        for name in method.smooth:
-            around *= passes.get(name, 1)
-        total += method.info.times * around if around > 1 else method.info.times - 1
-    return f"{times_text(total)} a prediction's time"
+    times = times_of(methods)
+    if times < 1.5:
+        return "about as long as one prediction per image"
+    return f"about as long as {times_text(times)} per image"

@@ -11,7 +11,7 @@ from .schema import add, choose_name, mark
 OTHER = "another_model"
 HELP = (
     "hf:google/vit-base-patch16-224, timm:convnext_tiny, or an architecture with a checkpoint of plain tensors "
-    "in FiftyOne's folder of models on the server: torchvision:resnet50@/path/model.safetensors"
+    "in FiftyOne's model folder on the server: torchvision:resnet50@/path/model.safetensors"
 )
 
 
@@ -34,8 +34,8 @@ def add_model(inputs, ctx):
     prop = choose_name(
         inputs, "model", names, ctx.params.get("model"), required=True,
         label=labels_of(MODEL)["model"],
-        description="of the FiftyOne model zoo, or your own: register_model makes it known here. Programs may "
-        "give any name, such as hf:google/vit-base-patch16-224 or timm:convnext_tiny",
+        description="A zoo model, or one registered in Python with register_model. Programs may give any name, "
+        "such as hf:google/vit-base-patch16-224 or timm:convnext_tiny",
     )  # fmt: skip
     if ctx.params.get("model") == OTHER:
         prop = inputs.str("other_model", required=True, label="Name", description=HELP)
@@ -51,7 +51,7 @@ def add_model(inputs, ctx):
     if kind == zoo.EMBEDDING:
         _warn(
             inputs, "no_classes", f"{name} has no classes",
-            'what makes an image similar to a sample is explained from Python: targets={"like": sample_id}',
+            'From Python, targets={"like": sample_id} explains what makes an image similar to a sample',
         )  # fmt: skip
         return None
     return name

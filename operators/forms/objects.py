@@ -12,17 +12,17 @@ from .schema import add, choose, invalid, mark
 OWN_OBJECTS = {
     "predicted": (
         "Its own detections",
-        f"the surest {target_objects.MOST_OBJECTS} of an image at most",
+        f"The {target_objects.MOST_OBJECTS} most confident of each image",
     ),
-    "classes": ("Its own detections of some classes", "and no others"),
+    "classes": ("Its own detections of chosen classes", "No others"),
 }
 #: of objects that the dataset has
 OBJECTS = {
-    "boxes": ("The boxes of a field", "what the model has there for the class of each"),
-    "missed": ("What it missed of a field", "boxes that none of its detections matches"),
-    "fn": ("False negatives of an evaluation", "objects that it counts as missed"),
-    "fp": ("False positives of an evaluation", "detections that it counts as wrong"),
-    "tp": ("True positives of an evaluation", "detections that it counts as right"),
+    "boxes": ("The boxes of a field", "What the model finds there for the class of each box"),
+    "missed": ("Missed boxes of a field", "Boxes that none of its detections matches"),
+    "fn": ("False negatives of an evaluation", "Objects that it counts as missed"),
+    "fp": ("False positives of an evaluation", "Detections that it counts as wrong"),
+    "tp": ("True positives of an evaluation", "Detections that it counts as right"),
 }
 
 
@@ -66,9 +66,9 @@ def _dropdown(inputs, ctx, name, values, label, none, description=None):
 def _field(inputs, ctx):
     fields = target_objects.detection_fields(ctx.dataset)
     return _dropdown(
-        inputs, ctx, "object_field", fields, "Field of boxes",
-        "the dataset has no field of Detections",
-        "every label gets its score and where its heat lies, as attributes",
+        inputs, ctx, "object_field", fields, "Boxes",
+        "the dataset has no Detections field",
+        "Every label gets its score and the place of its heat as attributes",
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def _evaluation(inputs, ctx):
         inputs, ctx, "evaluation", keys, "Evaluation",
         "the dataset has no evaluation of Detections; dataset.evaluate_detections(..., eval_key=...) "
         "makes one",
-        "every label with this outcome gets its score and where its heat lies, as attributes",
+        "Every label with this outcome gets its score and the place of its heat as attributes",
     )  # fmt: skip
     if key is None:
         return prop, None

@@ -5,14 +5,17 @@ import dataclasses
 import fiftyone.operators.types as types
 
 from ..bias import region_text as words
-from ..bias.params import PROBE, REGION_ARGUMENTS
+from ..bias.params import DONORS, PROBE, REGION_ARGUMENTS
 from ..bias.regions import A_BOX
 from ..data.object_reader import find_object_fields
 from ..jobs import params as tables
-from ..text import in_markdown, lines_in_markdown
+from ..runs import record
+from ..text import counted, in_markdown, lines_in_markdown
 from .bias import NEW, add_run
+from .cost import add_cost, model_name, seconds_of
 from .model import given_model
-from .schema import add, add_plain, is_wrong, mark
+from .schema import add, add_plain, is_wrong, mark, titled
+from .snippet import add_snippet
 
 
 def arguments_of(params):
@@ -44,7 +47,7 @@ def test_region_form(ctx):
         add(inputs, ctx, REGION_ARGUMENTS, "donors")
         add_plain(inputs, ctx, REGION_ARGUMENTS)
         _notice(inputs, ctx, view)
-    return types.Property(inputs, view=types.View(label="Test a region of the images"))
+    return titled(inputs, "Test a region of the images", "Test")
 
 
 def _add_region(inputs, ctx, view):
@@ -59,7 +62,7 @@ def _add_region(inputs, ctx, view):
         return
     prop = inputs.str(
         "box", required=True, label="Box",
-        description="left, top, width, height as shares of the image, such as 0.8, 0.9, 0.2, 0.1",
+        description="Left, top, width, height as shares of the image, such as 0.8, 0.9, 0.2, 0.1",
     )  # fmt: skip
     mark(prop, lambda: validated_region(view, _numbers(ctx.params.get("box") or "")))
 
@@ -68,15 +71,15 @@ def _notice(inputs, ctx, view):
     if is_wrong(inputs):
         return
     given = arguments_of(ctx.params)
+    if "model" not in given:
+        given.setdefault("cam_key", record.list_runs(ctx.dataset)[-1])
     tested = min(len(view), given.get("probe", PROBE))
-    forwards = len(view) + tested * (1 + 2 * given.get("donors", 4))
-    inputs.view(
-        "notice",
-        types.Notice(
-            label=f"{tested:,} of {len(view):,} samples tested",
-            description=f"about {forwards:,} forwards of the model; nothing is written",
-        ),
-    )
+    forwards = len(view) + tested * (1 + 2 * given.get("donors", DONORS))
+    label = f"Tests {tested:,} of {counted(len(view), 'samples')} and writes nothing"
+    name = model_name(ctx, given)
+    why = "Fewer samples take less."
+    add_cost(inputs, ctx, label, seconds_of(forwards, name), why)
+    add_snippet(inputs, ctx, "test_region", given, view, [name])
 
 
 def output_of(summary):
@@ -92,7 +95,7 @@ def output_of(summary):
         table.add_tooltip(number, 0, row.pop("tip"))
     outputs.str("said", view=types.MarkdownView(read_only=True))
     if rows:
-        outputs.list("rows", cells, label="Hover over a row for how it is measured", view=table)
+        outputs.list("rows", cells, label="Hover over a row to see how it is measured", view=table)
     outputs.str("notes", view=types.MarkdownView(read_only=True))
     shown = types.Property(outputs, view=types.View(label="Test a region of the images"))
     said = f"**{in_markdown(words.said(region))}**"

@@ -1,6 +1,5 @@
 """Inputs of the operators that handle CAM runs."""
 
-import fiftyone.operators.types as types
 
 from ..runs import artifacts, record
 from ..runs import keys as run_keys
@@ -8,7 +7,7 @@ from ..runs.lease import NAMES
 from ..runs.level import level_of
 from ..runs.run import Run
 from ..text import counted, escape_labels
-from .schema import choose, invalid, mark, refuse
+from .schema import choose, invalid, mark, refuse, titled
 
 
 def choose_run(inputs, ctx, keys=None, none="This dataset has no CAM run"):
@@ -60,7 +59,7 @@ def new_key(inputs, ctx, name, default=None, required=True):
         default=default,
         required=required,
         label="New key",
-        description="begins the name of every field",
+        description="Every field of the run begins with it",
     )
     value = ctx.params.get(name) or default
     if value:
@@ -74,6 +73,6 @@ def mark_key(prop, ctx, key, name):
         prop.error_message = prop.error_message.replace("cam_key", name)
 
 
-def form(inputs, label):
-    """The form's property."""
-    return escape_labels(types.Property(inputs, view=types.View(label=label)))
+def form(inputs, label, button="Show"):
+    """The form's property; ``button`` is what the button that sends it is called."""
+    return escape_labels(titled(inputs, label, button))

@@ -6,11 +6,11 @@ from ..data.drawn import data_uri, overlaid, with_scale
 from ..data.samples import check_images
 from ..jobs import params as tables
 from ..runs import record
-from ..sample.explain import usable_runs
+from ..sample.explain import usable_runs, warm_up
 from ..sample.params import PARAMS
 from ..text import escape_labels, in_markdown, lines_in_markdown
 from .model import add_model, given_model
-from .schema import add, choose, invalid, refused
+from .schema import add, choose, invalid, refused, titled
 
 _URI = "@cam51/heatmaps"
 _OTHER = "another model"
@@ -25,13 +25,14 @@ def form(ctx):
         check_images(ctx.dataset)
     except ValueError as error:
         return refused("Explain this sample", str(error))
+    warm_up()
     inputs = types.Object()
     record.refresh(ctx.dataset)
     keys = usable_runs(ctx.dataset)
     if sample_of(ctx) is None:
         prop = inputs.view(
             "no_sample",
-            types.Error(label="No sample is open", description="open or select one sample"),
+            types.Error(label="No sample is open", description="Open or select one sample"),
         )
         invalid(prop, "no sample is open or selected")
     models = [record.config_of(ctx.dataset, key).settings.get("model") for key in keys]
@@ -39,12 +40,12 @@ def form(ctx):
     default = keys[0] if keys else _OTHER
     choose(
         inputs, "cam_key", {**runs, _OTHER: "Another model"}, default=default, required=True,
-        label="Explain with", description="the model, method and findings of a CAM run",
+        label="Explain with", description="The model and method of a CAM run",
     )  # fmt: skip
     if (ctx.params.get("cam_key") or default) == _OTHER:
         add_model(inputs, ctx)
     add(inputs, ctx, PARAMS, "donors")
-    return escape_labels(types.Property(inputs, view=types.View(label="Explain this sample")))
+    return escape_labels(titled(inputs, "Explain this sample", "Explain"))
 
 
 def sample_of(ctx):
@@ -188,9 +189,7 @@ def output(ctx):
     if results.get("heatmaps"):
         outputs.img("heatmaps", width="100%", alt_text="heatmaps of this sample")
     if results.get("composites"):
-        outputs.md(
-            "On other backgrounds; orange where the prediction changes:", name="composites_head"
-        )
+        outputs.md("On other backgrounds (orange: the prediction changes):", name="composites_head")
         outputs.img("composites", width="100%", alt_text="the object on other backgrounds")
     if results.get("notes"):
         outputs.md(lines_in_markdown(results["notes"]), name="notes_text")
@@ -205,7 +204,7 @@ def output(ctx):
         outputs.btn(
             "peers",
             label="Show peers",
-            description="other samples of this class that the model predicts right, the most alike first",
+            description="Samples of this class that the model predicts right, the most similar first",
             icon="groups",
             variant="contained",
             on_click=f"{_URI}/show_peers",

@@ -113,6 +113,20 @@ def refuse(inputs, name, label, description=None, error=None):
     invalid(prop, error or description or label)
 
 
+def titled(inputs, label, button):
+    """The form of an operator.
+
+    Args:
+        inputs: the ``types.Object`` of its inputs
+        label: its heading
+        button: what the button that sends it is called
+
+    Returns:
+        a ``types.Property``
+    """
+    return types.Property(inputs, view=types.PromptView(label=label, submit_button_label=button))
+
+
 def refused(label, reason):
     """A form that says why there is none, and cannot be sent."""
     inputs = types.Object()

@@ -8,16 +8,19 @@ from .objects import OBJECTS, OWN_OBJECTS, add_objects, given_objects
 from .schema import add, choose, invalid, mark
 
 TARGETS = {
-    "predicted": ("Predicted class", "the class with the highest score"),
-    "top_2": ("Two best classes", "one heatmap field for each"),
-    "top_3": ("Three best classes", "one heatmap field for each"),
-    "label": ("Ground truth", "the class that a label field names"),
-    "contrast": ("Why not the label", "what speaks for the prediction and against the label"),
-    "classes": ("Named classes", "the same classes for every image"),
+    "predicted": ("Predicted class", "The class with the highest score"),
+    "top_2": ("Top 2 classes", "One heatmap field each"),
+    "top_3": ("Top 3 classes", "One heatmap field each"),
+    "label": ("Ground truth", "The class in a label field"),
+    "contrast": (
+        "Prediction against label",
+        "What speaks for the prediction and against the label",
+    ),
+    "classes": ("Chosen classes", "The same classes for every image"),
 }
 #: of a network that is registered as one with several labels per image
 MISSED = {
-    "missed_label": ("Missed labels", "the labelled classes that the network does not predict"),
+    "missed_label": ("Missed labels", "Labelled classes that the network does not predict"),
 }
 RUNNER_UP = "runner_up"
 _OF_LABELS = {"label", "contrast", *MISSED, *OBJECTS}
@@ -72,12 +75,12 @@ def add_targets(inputs, ctx, model):
     offered = _offered(kind) | (MISSED if _several_labels(model) else {})
     if ctx.dataset.media_type == "video":  # whose frames' fields are named from Python only
         offered = {name: said for name, said in offered.items() if name not in _OF_LABELS}
-    said = "whose score is explained"
+    said = "The class whose score is explained"
     if kind == zoo.DETECTOR:
-        said = "each object has a map of its own; a field shows them together"
+        said = "Each object is explained by itself; one field shows them together"
     prop = add(inputs, ctx, ARGUMENTS, "targets", values=offered, description=said)
     if chosen is not None and chosen not in offered:
-        invalid(prop, "choose what is to be explained of this model")
+        invalid(prop, "choose what to explain of this model")
     elif chosen in OBJECTS:
         add_objects(inputs, ctx, add_class_map(inputs, ctx, model))
     elif chosen in _MORE:
@@ -110,7 +113,7 @@ def _field(inputs, ctx, name, label, description, more=()):
     prop = choose(inputs, name, values, required=True, label=label, description=description)
     chosen = ctx.params.get(name)
     if not fields and not more:
-        invalid(prop, "the dataset has no field of labels")
+        invalid(prop, "the dataset has no label field")
     elif not chosen:
         invalid(prop, "choose a field")
     elif chosen not in dict(more):
@@ -125,7 +128,7 @@ def _label(inputs, ctx, lookup):
         ctx,
         "label_field",
         "Label field",
-        "an image whose label the model lacks gets no heatmap",
+        "Images whose label is no class of the model get no heatmap",
     )
     say_mapped(inputs, ctx, prop, field, lookup)
 
@@ -135,9 +138,9 @@ def _contrast(inputs, ctx, lookup):
         inputs,
         ctx,
         "contrast_with",
-        "Which label",
-        "an image that is classified as labelled gets no heatmap",
-        [(RUNNER_UP, "no label: the second best class")],
+        "Label field",
+        "Images whose prediction is the label get no heatmap",
+        [(RUNNER_UP, "No label: the second best class")],
     )
     say_mapped(inputs, ctx, prop, field, lookup)
 

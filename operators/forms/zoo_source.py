@@ -33,7 +33,7 @@ def form(ctx):
     prop = choose_name(
         inputs, "base", {name: labels.get(name, name) for name in names}, entered.get("base"),
         required=True, label="Model to explain",
-        description="of the model zoo, or one of your own that is registered",
+        description="A zoo model, or one registered in Python with register_model",
     )  # fmt: skip
     if entered.get("base") == OTHER:
         prop = inputs.str("other_base", required=True, label="Name", description=HELP)
@@ -42,18 +42,18 @@ def form(ctx):
     choose_several(
         inputs, "methods", [method.name for method in list_methods()], label="Methods",
         view=types.AutocompleteView(multiple=True, allow_user_input=False),
-        description="one is stored in the label field, several in fields that begin with its name; "
-        "by default the one to begin with for this network",
+        description="One is stored in the label field, several in fields that begin with its name. "
+        "Empty: the one to start with for this network",
     )  # fmt: skip
     choose(inputs, "targets", _TARGETS, default="predicted", label="What to explain")
     if entered.get("targets") == "named":
         inputs.str(
             "names", required=True, label="Classes or a label field",
-            description="separated by semicolons, for example tabby; tiger cat",
+            description="Separated by semicolons, for example tabby; tiger cat",
         )  # fmt: skip
     inputs.list(
         "layers", types.String(), label="Layers",
-        description="names or patterns, such as layer4; by default the last with a grid",
+        description="Names or patterns, such as layer4. Empty: the last one with a spatial map",
     )  # fmt: skip
     return types.Property(inputs, view=types.View(label="Heatmaps"))
 

@@ -155,8 +155,9 @@ def _reason(model):
     return _no_detector(model) if kind == DETECTOR else None
 
 
-# The wrapper of a detector -> the adapter that explains it.
-_DETECTORS = {
+#: The wrapper of a detector -> the adapter that explains it. Names, as importing one imports torch: a form
+#: that lists the models would stay empty for seconds.
+DETECTORS = {
     "TorchvisionImageModel": "TorchvisionDetector",
     "FiftyOneTransformerForObjectDetection": "TransformersDetector",
     "FiftyOneYOLOModel": "UltralyticsDetector",
@@ -170,10 +171,7 @@ _DETECTORS = {
 
 def _no_detector(model):
     """Why the boxes of a detector cannot be explained; None if an adapter is there."""
-    from ...cam_core.adapters.adapt import FAMILIES
-
-    wrapper, _ = wrapper_of(model)
-    if _DETECTORS.get(wrapper) in {family.__name__ for family in FAMILIES}:
+    if wrapper_of(model)[0] in DETECTORS:
         return None
     return "it yields boxes, and for the network of its own package there is no adapter"
 

@@ -69,7 +69,7 @@ def check_key(dataset, key, overwrite, resume=False, exact=False):
     if config.status == "finished":
         raise ValueError(
             f"cam_key: {key!r} is already a CAM run of this dataset (finished); choose another key, "
-            "resume=True to add the samples that it lacks, or overwrite=True to delete what it wrote first"
+            "resume=True to add missing samples, or overwrite=True to delete it first"
         )
     done = percent(*counts(Run(dataset, key, config))) if exact else share(config)
     raise ValueError(

@@ -330,8 +330,8 @@ def check_idle(config, key):
             "this process" if config.token in ACTIVE else f"process {config.pid} on {config.host}"
         )
         raise ValueError(
-            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait for it, or "
-            "stop it with stop_cam_run"
+            f"cam_key: the run {key!r} is running in {where} ({share(config)} done); wait, or press Stop in "
+            "the panel (from Python: stop_cam_run)"
         )
 
 

@@ -78,6 +78,21 @@ class _Cache:
 CACHE = _Cache()
 
 
+def warm_up():
+    """Imports what explaining takes, in a thread: seconds that a person spends on the form.
+
+    Returns:
+        the thread
+    """
+    thread = threading.Thread(target=_import, name="cam51-warm-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _import():
+    from ...cam_core.adapters import adapt  # noqa: F401 - and torch with it
+
+
 def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}
@@ -202,7 +217,7 @@ def _say_other_weights(dataset, cam_key, model, notes):
     """Says if the model is no longer what the run's heatmaps were made with."""
     then = cam_key and record.config_of(dataset, cam_key).settings.get("weights")
     if then and then != provenance.fingerprint(model.module):
-        notes.append(f"The heatmaps of {cam_key!r} are of other weights than this model's.")
+        notes.append(f"The heatmaps of {cam_key!r} were made with other weights.")
 
 
 def _photo(path):
@@ -260,7 +275,7 @@ def _several(sample_id, labels, scores, model, label, other, notes):
         f"{model.label(i)} {scores[i]:.2f}" for i in sorted(given, key=lambda i: -scores[i])
     )
     least = f"{model.adapted.threshold:g}"
-    notes.append(f"Predicted from {least} on: {names or 'no class'}.")
+    notes.append(f"Predicted ({least} or more): {names or 'no class'}.")
     shown = labels.members([sample_id])[0] if labels.field is not None else None
     if shown is None:
         return None, None, other, {"several": True}

@@ -6,7 +6,7 @@ from ..jobs.params import Field, Integer, Param
 PARAMS = (
     Param(
         "donors", 4, Integer(0, 64),
-        Field("Other backgrounds", "on how many other samples' backgrounds the object is tried; 0 for none"),
+        Field("Other backgrounds", "How many other backgrounds the object is tried on. 0: none"),
     ),
     params.SEED,
 )  # fmt: skip

@@ -55,10 +55,10 @@ def candidates(dataset, sample_id, model, cam_key, name, seed=51):
         whose = (
             "no run is named" if cam_key is None else f"the run {cam_key!r} stores no predictions"
         )
-        return [], f"No peers: {whose}, so nothing says which samples the model predicts right."
+        return [], f"No peers: {whose}."
     labels = labels_of(dataset, cam_key, model)
     if labels.field is None:
-        return [], "No peers: the dataset has no true labels that say which predictions are right."
+        return [], "No peers: the dataset has no true labels."
     view = dataset.exclude([sample_id]).match(predicts(dataset, field, name))
     several, bias = labels.several, field_names(cam_key)[2]
     if dataset.get_field(bias) is not None and not several:  # else it says that of another class
@@ -72,7 +72,7 @@ def candidates(dataset, sample_id, model, cam_key, name, seed=51):
         return right, None
     return (
         [],
-        f"No peers: there is no other sample of class {name!r} that the model predicts right.",
+        f"No peers: no other sample of class {name!r} is predicted right.",
     )
 
 

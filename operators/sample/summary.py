@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..runs.plain_data import PlainData
-from ..text import percent
+from ..text import counted, percent
 
 
 @dataclasses.dataclass(repr=False)
@@ -81,51 +81,48 @@ class Explained(PlainData):
 
 
 def sentence(found):
-    """The findings in one sentence.
+    """The findings in short sentences: prediction, heat, other backgrounds.
 
     Args:
         found: an :class:`Explained`
     """
     parts = [
-        f"{found.prediction} {_share(found.score)} vs {found.other} {_share(found.other_score)}"
+        f"Predicted {found.prediction} ({percent(found.score)}; {found.other} "
+        f"{percent(found.other_score)})."
     ]
     if found.heat is not None:
         parts.append(
-            f"{100 * found.heat:.0f} % of the heat on the object (uniform {100 * found.uniform:.0f} %)"
+            f"{percent(found.heat)} of the heat is on the object, which fills {percent(found.uniform)} of "
+            "the image."
         )
     if found.swaps:
         parts.append(_on_others(found))
-    return "; ".join(parts)
-
-
-def _share(value):
-    """.62, as probabilities are written."""
-    text = f"{value:.2f}"
-    return text[1:] if text.startswith("0") else text
+    return " ".join(parts)
 
 
 def _on_others(found):
     count = len(found.swaps)
-    where = f"on {count} other background{'s' if count > 1 else ''}"
+    where = f"On {counted(count, 'other backgrounds')}"
     others = [s["prediction"] for s in found.swaps if s["prediction"] != found.prediction]
     if not others:
-        return f"{where} still {found.prediction}"
+        return f"{where} the prediction stayed."
     names = ", ".join(dict.fromkeys(others))
-    kept = count - len(others)
-    times = {0: "never", 1: "only once"}.get(kept, f"only {kept} times")
-    return f"{where} {times} {found.prediction}, else {names}"
+    times = {1: "once", 2: "twice"}.get(len(others), f"{len(others)} times")
+    if len(others) == count:
+        times = "every time" if count > 1 else ""
+    return f"{where} the prediction changed {times}".rstrip() + f", to {names}."
 
 
 def _classes_line(found):
     """What was predicted, and whether that is right."""
     text = f"Prediction: {found.prediction} (probability {found.score:.2f})"
     if found.several:
-        known = {None: "; no label is known", True: ", labelled", False: ", not labelled"}
-        missed = ", which is labelled and missed" if found.missed else ""
-        beside = f"beside it {found.other} ({found.other_score:.2f}){missed}"
+        known = {None: "; no label", True: ", labelled", False: ", not labelled"}
+        missed = ", labelled and missed" if found.missed else ""
+        beside = f"second {found.other} ({found.other_score:.2f}){missed}"
         return f"{text}{known[found.labelled]}; {beside}."
     if found.label is None:
-        return f"{text}; no true class is known; second {found.other} ({found.other_score:.2f})."
+        return f"{text}; no label; second {found.other} ({found.other_score:.2f})."
     if found.right is None:
         return f"{text}; the model has no class of the label {found.label!r}."
     if found.right:
@@ -138,8 +135,8 @@ def _heat_line(found):
     if found.heat is None:
         return None
     return (
-        f"Energy on the object: {percent(found.heat)} of the heat; a uniform map would have "
-        f"{percent(found.uniform)}, the object's share of the image."
+        f"Heat on the object: {percent(found.heat)}. A uniform map would have {percent(found.uniform)}, the "
+        "object's share of the image."
     )
 
 

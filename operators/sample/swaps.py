@@ -114,7 +114,7 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
     masks = objects.masks(ids, names, sizes)
     ids = [i for i in ids if masks[i] is not None and masks[i].any()]
     if item.id not in ids or len(ids) < 2:
-        notes.append("Not tested on other backgrounds: no object here, or none on other samples.")
+        notes.append("Not tested on other backgrounds: this sample or the others have no object.")
         return []
     images, inside = [pictures[i] for i in ids], [masks[i] for i in ids]
     predict = Predictor(model, 0)

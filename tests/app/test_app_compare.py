@@ -63,14 +63,14 @@ def test_a_comparison_by_clicking(compare_app, photo_dataset, registered):
     )  # fmt: skip
     app.open_grid(dataset)
     app.open_form()
-    app.form.get_by_text("4 maps on 8 of 8 samples").wait_for()
+    app.form.get_by_text("Compares 4 maps on 8 of 8 samples").wait_for()
     app.picture("form")
     app.field("Budget").fill("soon")
     app.form.get_by_text(re.compile("Budget.* must be a number of forwards")).wait_for()
     assert app.execute_button.is_disabled()
     app.picture("bad")
     app.field("Budget").fill("5 min")
-    app.form.get_by_text("4 maps on 8 of 8 samples").wait_for()
+    app.form.get_by_text("Compares 4 maps on 8 of 8 samples").wait_for()
     wait_for(app.execute_button.is_enabled, 20, "the form can be executed again")
 
     app.execute_button.click()
@@ -105,7 +105,7 @@ def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset
     )  # fmt: skip
     app.open_grid(dataset)
     app.open_form()
-    app.form.get_by_text(re.compile("4 maps on")).wait_for()
+    app.form.get_by_text(re.compile("Compares 4 maps on")).wait_for()
     app.execute_button.click()
     app.page.get_by_text(re.compile("loading the model and looking at the samples")).wait_for()
     app.picture("first")
@@ -124,7 +124,7 @@ def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset
 
     # again, from the panel; each message opens the dialog again, so it is stopped from a second tab
     app.page.get_by_role("button", name="Compare methods", exact=True).last.click()
-    app.form.get_by_text(re.compile("4 maps on")).wait_for()
+    app.form.get_by_text(re.compile("Compares 4 maps on")).wait_for()
     app.execute_button.click()
     bar.wait_for(timeout=60_000)
     other = CompareApp(app.page.context.new_page(), app._url, app._pictures)

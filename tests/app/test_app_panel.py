@@ -11,7 +11,7 @@ from panel_app import COUNT, PanelApp
 from panel_common import CLASSES, FIELDS, RELIES, make_run
 from playwright import sync_api as playwright
 
-from tools.app_driver import wait_for
+from tools.app_driver import SEND, wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
 
@@ -157,7 +157,7 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     dialog.get_by_text("Deletes the run later", exact=True).wait_for()
     dialog.get_by_text("the fields later_gradcam", exact=False).wait_for()
     app.picture("delete")
-    dialog.get_by_role("button", name="Execute", exact=True).click()
+    dialog.get_by_role("button", name=SEND).click()
     app.panel.get_by_text("net (finished)", exact=True).wait_for()
     assert app.panel.get_by_text("later (finished)", exact=True).count() == 0
     app.panel.get_by_text("On 70 of the 160 images tested", exact=False).wait_for()
@@ -261,7 +261,7 @@ def test_forms_start_filled_in(panel_app, analysed):
     # the run of the panel is chosen, and the form says what is in the way
     form.get_by_text('was analysed already; switch on "Overwrite"').wait_for()
     app.picture("analyse")
-    assert form.get_by_role("button", name="Execute", exact=True).is_disabled()
+    assert form.get_by_role("button", name=SEND).is_disabled()
     app.page.keyboard.press("Escape")
     app.page.get_by_role("button", name="Compute", exact=True).click()
     form = app.page.get_by_role("dialog").filter(has_text="Compute class activation maps")

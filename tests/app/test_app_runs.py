@@ -7,7 +7,7 @@ from bias_common import inner
 from panel_app import PanelApp
 from playwright import sync_api as playwright
 
-from tools.app_driver import wait_for
+from tools.app_driver import SEND, wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.timeout(300)]
 
@@ -34,7 +34,7 @@ class RunsApp(PanelApp):
         """Executes a form and closes what it says."""
         if name is not None:
             self.picture(name)
-        dialog.get_by_role("button", name="Execute", exact=True).click()
+        dialog.get_by_role("button", name=SEND).click()
 
     def look(self, text):
         """Looks at a run's details; a run's end reloads the dataset, which closes what is open."""
@@ -84,9 +84,9 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     dialog = app.press("Rename", "Rename a CAM run")
     field_of(dialog, "New key").fill("bad-key")
     dialog.get_by_text("new_key must be a name of letters, digits").wait_for()
-    assert dialog.get_by_role("button", name="Execute", exact=True).is_disabled()
+    assert dialog.get_by_role("button", name=SEND).is_disabled()
     field_of(dialog, "New key").fill("renamed")
-    wait_for(dialog.get_by_role("button", name="Execute", exact=True).is_enabled, 20, "it is valid")
+    wait_for(dialog.get_by_role("button", name=SEND).is_enabled, 20, "it is valid")
     app.execute(dialog, "rename")
     wait_for(lambda: status(dataset, "renamed") == "finished", 30, "it is renamed", step=0.3)
     dataset.reload()  # the status is asked of the database, the fields were known before
@@ -107,7 +107,7 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     app.wait_for_samples(2)
     app.page.get_by_role("button", name="Reset grid").click()
     app.wait_for_samples(COUNT)
-    dialog = app.press("Resume", "Do a CAM run again")
+    dialog = app.press("Resume", "Run again")
     dialog.get_by_text("Resume this run", exact=True).wait_for()
     app.execute(dialog, "go_on")
     wait_for(lambda: status(dataset, "renamed") == "finished", 90, "it is complete", step=0.5)

@@ -58,7 +58,7 @@ def queue_run(dataset, key):
 
 
 def queue_again(dataset, key):
-    """Resumes a run, as the form of *Do a CAM run again* asks for it."""
+    """Resumes a run, as the form of *Run again* asks for it."""
     queued = foo.execute_operator(
         "@cam51/heatmaps/rerun_cams",
         {"dataset": dataset},

@@ -120,7 +120,7 @@ def test_a_model_that_fails_for_good_ends_the_run(make_dataset, tmp_path):
     why = "16 images in a row failed, and so does the one that worked before the run: RuntimeError"
     assert why in summary.error
     assert f"failed: {why}" in str(summary)
-    assert str(summary).endswith("pass resume=True to resume it")
+    assert str(summary).endswith("pass resume=True to resume")
     again = compute_tiny(
         dataset, model=Breaks(10**9), layers=f"net.{LAYER}", batch_size=4, resume=True
     )

@@ -186,7 +186,7 @@ def test_calibration_claims_nothing_from_noise():
     found = calibration.calibrate(features, drop)
     assert found.auroc < 0.65
     assert not found.usable
-    assert "nothing is claimed" in found.reason
+    assert "heat is not used" in found.reason
     assert np.isnan(found.probability).all()
     assert all(np.isnan(part).all() for part in found.predict(features))
 
@@ -367,7 +367,7 @@ def test_reasons_say_why_and_which_way():
         numbers = (dependence, control, drop, control, *rest)
         return verdicts.verdicts([status], *([v] for v in numbers))[0].reason
 
-    assert "leaves no background" in reason("fills the frame", NAN, NAN, NAN, NAN, NAN)
+    assert "the object fills the image" in reason("fills the frame", NAN, NAN, NAN, NAN, NAN)
     assert "own background is evidence" in reason("ok", 0.8, 0.8, 0.1, 0.5, 0.9)
     assert "others mislead" in reason("ok", 0.8, 0.8, 0.1, 0.0, 0.9)
     assert "0.80" in reason("ok", 0.8, 0.8, 0.1, 0.5, 0.9)
@@ -420,7 +420,7 @@ def test_assess_without_heat_says_nothing_of_the_untested():
     words = [v.verdict for v in found.verdicts]
     assert words == ["relies on background", "relies on object", *["cannot say"] * 4]
     assert np.isnan(found.dependence[2:]).all()
-    assert found.calibration.reason.startswith("no tested sample has heat")
+    assert found.calibration.reason.startswith("heat is not used: no tested sample")
     assert np.isnan(found.suspicion).all()  # its array is not that of the dependence
     with pytest.raises(ValueError, match="equally many"):
         assessment.assess(np.zeros(6, int), [0], ["ok", "ok"], make_effects([0.9, 0.0]))

@@ -220,8 +220,8 @@ def test_the_reason_of_the_calibration_says_what_was_measured_and_gives_no_verdi
     found = calibrate(np.random.default_rng(0).random((22, 5)), drop)
     assert (found.positives, found.usable) == (1, False)
     assert found.reason == (
-        "other backgrounds cost 1 of 22 tested samples 0.50 of the score or more: too few to learn from, "
-        "so nothing is claimed from heat"
+        "heat is not used: 1 of 22 tested samples lose 0.50 of the score or more on other backgrounds, too few to "
+        "learn from"
     )
     for word in ("rely", "relies", "depend"):
         assert word not in found.reason

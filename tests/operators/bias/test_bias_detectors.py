@@ -80,7 +80,7 @@ def check_page(text, summary):
         assert "its score is 0.00, was 1.00" in page.text
         other = next(name for name in CLASSES if name != row["label"])
         assert f"found there: {other}" in page.text
-        assert "0 of 24 tested objects do not depend on theirs" in page.text
+        assert "0 of 24 tested objects do not depend on their surroundings" in page.text
         pictures = [
             np.asarray(Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))), float)
             for p in page.pictures
@@ -107,7 +107,7 @@ def test_the_page_without_anything_found_is_escaped_and_says_so(agree, tmp_path)
     page = Page((tmp_path / "out" / "run_bias.html").read_text(encoding="utf-8"))
     assert "script" not in page.tags
     assert evil in page.text
-    assert "could not be swapped on any of 6 objects" in page.text
+    assert "No background of 6 objects could be swapped" in page.text
     assert summary.skipped == {"no class": 6}
 
 
@@ -167,7 +167,7 @@ def test_a_detector_that_reads_the_object(agree):
     assert summary.flagged == []
     assert not any("should that one have been meant" in note for note in summary.notes)
     assert summary.model["null_rate"] == 0
-    assert "no background dependence of the 2 classes judged" in str(summary)
+    assert "no sign of background dependence in the 2 classes judged" in str(summary)
 
 
 def test_a_sample_takes_the_worst_of_its_objects(make_dataset, tmp_path):
@@ -184,13 +184,13 @@ def test_a_sample_takes_the_worst_of_its_objects(make_dataset, tmp_path):
     verdicts = [d.run_verdict for d in first.ground_truth.detections]
     assert verdicts == [RELIES, "cannot say", "cannot say"]
     reasons = [d.run_reason for d in first.ground_truth.detections]
-    assert reasons[1] == "the detector does not find it, so there is no score to lose"
+    assert reasons[1] == "the detector does not find it"
     assert reasons[2] == "the model has no class of this name"
     assert first.run_verdict == RELIES
     assert first.run_bias.label == "plus"
     assert summary.skipped == {"not found": 1, "no class": 1}
     assert summary.labels["names"] == ["axolotl"]
-    assert "With a label that the model lacks: 1 object (axolotl)" in str(summary)
+    assert "Label unknown to the model: 1 object (axolotl)" in str(summary)
     # it lends its background without any of its objects, and to no object of a class that it holds
     minus = dataset.match({"label.label": "minus"})
     assert all(first.id not in d[:4] for d in minus.values("run_bias.donors"))

@@ -128,10 +128,10 @@ def test_real_networks(make_dataset, photos, name):
     model.confidence = 0.9999
     summary = find_bias(dataset, "run", model, overwrite=True, **given)
     assert summary.tested == 0
-    assert "could not be swapped on any of 6 objects" in str(summary)
-    assert "None of these objects is found by the detector" in str(summary)
+    assert "No background of 6 objects could be swapped" in str(summary)
+    assert "the detector finds none of these objects" in str(summary)
     assert summary.verdicts == {"cannot say": 6}
-    not_found = "the detector does not find it, so there is no score to lose"
+    not_found = "the detector does not find it"
     check_attributes_of_objects(dataset, {not_found, "the model has no class of this name"})
     assert dataset.distinct("run_verdict") == ["cannot say"]
 

@@ -95,7 +95,7 @@ def test_nothing_is_fetched_and_nothing_of_the_dataset_is_markup(make_dataset, t
 def test_nothing_flagged_says_so(make_dataset, tmp_path, folder):
     _, _, text = make(make_dataset, tmp_path, folder, OBJECT)
     assert "card flagged" not in text
-    assert "not proof that there is none" in Page(text).text
+    assert "These checks can miss cues" in Page(text).text
     assert not re.search(r"\bbiased\b|unbiased|proved", Page(text).text)
 
 
@@ -105,7 +105,7 @@ def test_report_without_objects(make_dataset, tmp_path, folder):
         del one["ground_truth"]
     find(make_dataset(*samples), report=str(folder))
     text = Page((folder / "run_bias.html").read_text(encoding="utf-8")).text
-    assert "Region border: replacing it" in text
+    assert "Region border: the score loses" in text
     assert "No objects" in text
 
 
@@ -181,7 +181,7 @@ def test_few_samples_claim_little(plugin):
         "name": "border", "n": 3, "region_drop": half, "control_drop": half, "flip": 0.0, "effect": half,
         "controlled": 3, "p": 0.25, "skipped": {},
     }  # fmt: skip
-    few = "beyond these 0.50 on 3, too few for an interval or a test, which take 20; 0 %"
+    few = "difference 0.50, too few samples for an interval or a test (3 of 20); 0 %"
     assert few in words.region_sentence(region)
     assert ", p 0.01; 0 %" in words.region_sentence(
         {**region, "n": 20, "controlled": 20, "p": 0.01}
@@ -193,7 +193,7 @@ def test_few_samples_claim_little(plugin):
     assert words._headline(one) == (
         "run: the score of 0 of 1 tested sample depends on the background (1 sample in all)."
     )
-    assert "the one there is has not the 20 tested samples" in words._classes(one)
+    assert "none of 1 judged: each has fewer than 20 tested samples" in words._classes(one)
 
 
 def test_what_the_test_could_not_see_is_not_said_to_be_absent(plugin):
@@ -202,12 +202,10 @@ def test_what_the_test_could_not_see_is_not_said_to_be_absent(plugin):
     unsure, sure = ({"label": n, "n": 30, "note": note} for n, note in (("b", "unsure"), ("a", "")))
     told = types.SimpleNamespace(unit="samples", tested=60, flagged=[], classes=[sure, unsure])
     said = words._classes(told)
-    assert "no background dependence of the class a found with these checks on 30 samples" in said
-    assert said.endswith("; 1 with scores too low to lose anything cannot be judged.")
+    assert "no sign of background dependence in the class a (30 samples)" in said
+    assert said.endswith("; 1 not judged, as scores are too low.")
     told.classes = [unsure]
-    assert words._classes(told) == (
-        "Classes: nothing can be said: 1 with scores too low to lose anything cannot be judged."
-    )
+    assert words._classes(told) == ("Classes: 1 not judged, as scores are too low.")
 
 
 def test_why_nothing_can_be_said_is_counted(plugin):
@@ -236,6 +234,6 @@ def test_summary_of_one_sample(plugin):
         labels=[{"field": "label", "labels": 1, "known": 1, "unknown": 0}],
     )  # fmt: skip
     assert "run: 1 sample explained" in str(summary)
-    assert "1 heatmap without a picture" in str(summary)
+    assert "1 heatmap empty" in str(summary)
     assert "1 of 1 label of 'label' mapped" in str(summary)
     assert words.counted(1200, "samples") == "1,200 samples"

@@ -146,7 +146,7 @@ def test_a_large_loss_of_a_few_is_no_all_clear(shelf):
     assert said.startswith("The score rests on the box")
     assert "too few for an interval" in said
     other = str(region(dataset, [0, 0, 0.2, 0.2], targets="tag"))
-    assert "too few samples" in other
+    assert "Too few samples" in other
     assert "No sign" not in other
 
 
@@ -335,7 +335,7 @@ def test_explain_sample_says_what_is_missed(shelf):
     assert found.right is False
     assert found.score == pytest.approx(HIGH, abs=0.01)
     assert found.other_score < 1e-6
-    assert "tag (0.00), which is labelled and missed" in str(found)
+    assert "tag (0.00), labelled and missed" in str(found)
     # on other films' backgrounds the body stays, and with it "left"
     assert {s["prediction"] for s in found.swaps} == {"left"}
     assert all(s["score"] == pytest.approx(HIGH, abs=0.02) for s in found.swaps)

@@ -57,7 +57,7 @@ def test_the_perfect_map_is_first_and_its_inverse_last(make_planted):
     found = summary.recommendation
     assert (found["field"], found["method"]) == ("run_perfect", "perfect")
     assert not found["within_noise"]
-    assert "Recommended: perfect, better than every other method" in str(summary)
+    assert "Recommended: perfect. It beats every other method" in str(summary)
     assert "road" in found["sentence"].lower()
     assert rows["perfect"]["wins"]["run_inverse"]["share"] == 1
     assert rows["perfect"]["mean_rank"]["mean"] < rows["partial"]["mean_rank"]["mean"]
@@ -71,12 +71,12 @@ def test_two_equal_methods_are_within_noise(make_planted):
     dataset = make_planted(methods=[perfect, twin, inverse])
     found = compare(dataset, metrics=["deletion", "road"]).recommendation
     assert found["within_noise"]
-    assert found["sentence"].startswith("Within noise: perfect and twin cannot be told apart")
+    assert found["sentence"].startswith("Within noise: perfect and twin do not differ clearly")
 
 
 def test_few_samples_tell_nothing_apart(make_planted):
     found = compare(make_planted(4), metrics=["deletion"]).recommendation
-    assert found["sentence"].startswith("4 samples are too few to tell methods apart")
+    assert found["sentence"].startswith("4 samples are too few to rank methods")
     assert found["within_noise"]
     assert all(
         "n = 4, too few for a test" in line and "p =" not in line for line in found["evidence"]
@@ -86,19 +86,17 @@ def test_few_samples_tell_nothing_apart(make_planted):
 def test_one_method_is_the_best_of_none(make_planted):
     few = compare(make_planted(4, methods=[perfect]), metrics=["deletion"]).recommendation
     assert few["sentence"] == (
-        "4 samples are too few to say whether perfect is better than a random map or a centred Gaussian."
+        "4 samples are too few to compare perfect with a random map and a centred Gaussian."
     )
     found = compare(make_planted(methods=[perfect]), metrics=["deletion"]).recommendation
-    assert found["sentence"].startswith(
-        "perfect is better than a random map and a centred Gaussian"
-    )
+    assert found["sentence"].startswith("perfect beats a random map and a centred Gaussian")
     two = compare(make_planted(methods=[perfect, inverse]), metrics=["deletion"]).recommendation
-    assert two["sentence"].startswith("Recommended: perfect, better than inverse over")
+    assert two["sentence"].startswith("Recommended: perfect. It beats inverse over")
 
 
 def test_a_method_that_is_no_better_than_chance_is_not_recommended(make_planted):
     found = compare(make_planted(methods=[inverse]), metrics=["deletion"]).recommendation
-    assert "so its heatmaps are not to be believed" in found["sentence"]
+    assert found["sentence"].startswith("Do not rely on these heatmaps: inverse does not beat")
 
 
 def test_the_values_are_those_of_the_core(make_planted):
@@ -817,8 +815,8 @@ def test_the_form(make_planted, make_dataset, tmp_path, monkeypatch):
     assert not any(p.invalid for p in inputs.values())
     assert inputs["cam_keys"].default == ["run"]
     notice = inputs["notice"].view.to_json()
-    assert notice["label"] == "5 maps on 12 of 12 samples"
-    assert "forwards of the model" in notice["description"]
+    assert notice["label"] == "Compares 5 maps on 12 of 12 samples"
+    assert "forwards" not in notice["description"]
     small = resolve(dataset, {"probe": 4, "metrics": ["deletion"]})["notice"].view.to_json()
     assert "4 of 12" in small["label"]
     for params, name in (

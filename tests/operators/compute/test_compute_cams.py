@@ -168,7 +168,7 @@ def test_blank_maps_are_findings(photo_dataset):
     for field, status in (("run_nothing", "zero"), ("run_broken", "nan"), ("run_level", "flat")):
         assert summary.statuses[field] == {status: 3}
         assert {(s[field].status, s[field].map) for s in dataset} == {(status, None)}
-    assert "9 heatmaps without a picture" in str(summary)
+    assert "9 heatmaps empty" in str(summary)
     assert dataset.first().run_broken.peak is None
 
 

@@ -47,10 +47,13 @@ def test_sets(form):
 def test_costs_are_said(form):
     from cam_core.methods.catalogue import resolve_methods
 
-    assert form.times_text(1.05) == "≈ ×1"
-    assert form.times_text(500) == "≈ ×500"
-    assert form.cost_text(resolve_methods(["gradcam", "layercam"])) == "≈ ×1 a prediction's time"
-    assert form.cost_text(resolve_methods("gradcam+aug")) == "≈ ×7 a prediction's time"
+    assert form.times_text(1.05) == "1 prediction"
+    assert form.times_text(500) == "500 predictions"
+    assert form.times_text(47375) == "47,000 predictions"
+    one = "about as long as one prediction per image"
+    assert form.cost_text(resolve_methods(["gradcam", "layercam"])) == one
+    several = "about as long as 7 predictions per image"
+    assert form.cost_text(resolve_methods("gradcam+aug")) == several
 
 
 def test_several_maps_and_places(photo_dataset):

@@ -40,12 +40,12 @@ def test_the_form_offers_runs_and_says_what_is_wrong(agree):
     assert schema["inputs"]["cam_key"]["default"] == "run"
     warning = schema["inputs"]["from_python"]
     assert warning["invalid"]
-    assert "given from Python" in warning["view"]["label"]
+    assert "given in Python" in warning["view"]["label"]
 
     fresh = resolve(dataset, {"cam_key": "a new run", "model": "resnet18-imagenet-torch"})
-    assert (
-        "24 samples explained once, 24 of them tested" in fresh["inputs"]["notice"]["view"]["label"]
-    )
+    label = fresh["inputs"]["notice"]["view"]["label"]
+    assert label == "Explains 24 samples and tests 24 of them after computing heatmaps"
+    assert fresh["inputs"]["objects"]["view"]["choices"][0]["label"] == "Automatic (ground_truth)"
     assert "ground_truth" in fresh["inputs"]["objects_note"]["view"]["label"]
     bad = {"group_by": "label", "report": f"{__file__}/folder"}
     wrong = resolve(dataset, {"cam_key": "a new run", "model": "resnet18-imagenet-torch", **bad})[
@@ -128,7 +128,7 @@ def test_region_that_decides_and_one_that_does_not(make_dataset, tmp_path):
     )
     assert [line.strip().partition(":")[0] for line in numbers[:5]] == [
         "Score lost, region replaced", "Score lost, random regions instead", "Difference of the two",
-        "Chance of so large a difference by luck", "Predictions that change",
+        "Probability of such a difference by chance (p)", "Predictions that change",
     ]  # fmt: skip
     other = test(dataset, [0, 0, 0.25, 0.25], **given)
     assert abs(other.region_drop["mean"]) < 0.02
@@ -162,7 +162,7 @@ def test_regions_of_every_kind(make_dataset, tmp_path):
     wide = test(dataset, [0, 0, 1, 0.9], **given)
     assert wide.controlled == 0
     assert wide.effect["mean"] is None
-    assert "so large that random regions of its size lie mostly on it" in str(wide)
+    assert "so large that random regions of its size overlap it" in str(wide)
 
 
 def test_few_samples_give_no_interval_and_no_test(make_dataset, tmp_path):
@@ -172,10 +172,10 @@ def test_few_samples_give_no_interval_and_no_test(make_dataset, tmp_path):
         classes=CLASSES, progress=False, num_workers=0,
     )  # fmt: skip
     said, *numbers = str(found).splitlines()
-    assert "too few samples (8) to say whether that is more than chance: it takes 20" in said
+    assert "Too few samples to judge (8 of 20)" in said
     assert not any("luck" in line or " to " in line for line in numbers)
     sentence = inner("bias.summary").region_sentence(dataclasses.asdict(found))
-    assert "on 8, too few for an interval or a test, which take 20" in sentence
+    assert "too few samples for an interval or a test (8 of 20)" in sentence
     assert ", p " not in sentence
 
 
@@ -203,12 +203,12 @@ def test_a_paste_control_of_two_samples_is_no_finding():
         model["mixed_same"] = {**interval, "n": n}
         return words._model(types.SimpleNamespace(tested=21, model=model))
 
-    assert "no paste control that says something: only 2 of them have another" in said(2)
+    assert "same-class control: too few samples (2 of 20)" in said(2)
     assert "n = 2)" not in said(2)
     assert "50 % (0 % to 100 %, n = 20) on backgrounds of its own class" in said(20)
     assert "no two tested samples share a predicted class" in said(0)
     model["against"] = "objects"
-    assert "only 1 of them has another of the same class" in said(1)
+    assert "same-class control: too few samples (1 of 20)" in said(1)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_what_a_loaded_model_told_is_in_the_form(photo_dataset, named):
 
     compute(dataset, model=named)
     form = resolve(dataset, model=named)
-    assert form["layers"].view.description.endswith("default of this network: layer4")
+    assert form["layers"].view.description.endswith("default of this network, layer4")
 
 
 def test_a_default_that_a_run_found_is_named(photo_dataset, named):
@@ -149,9 +149,10 @@ def test_the_form_is_opened_with_what_was_filled_in(photo_dataset, monkeypatch):
         ("cam_key: 'run' is taken; pass overwrite=True to go", 'Key: \'run\' is taken; switch on "Overwrite" to go'),
         ("it stops: call again with resume=True", 'it stops: call again with "Resume this run" switched on'),
         ("Use storage='disk', a smaller heatmap_size", 'Set "Storage" to disk, a smaller "Heatmap size"'),
-        ("max_fields: more than 12; pass max_fields=14", 'Most fields: more than 12; set "Most fields" to 14'),
+        ("max_fields: more than 12; pass max_fields=14",
+         'Most new fields: more than 12; set "Most new fields" to 14'),
         ("cam_key must be a name, got 'cam_key'", '"Key" must be a name, got \'cam_key\''),
-        ("x (class_map= says which)", 'x ("Names for classes" says which)'),
+        ("x (class_map= says which)", 'x ("My names for the classes" says which)'),
         ("give labels=['a'] or seed=3", "give labels=['a'] or seed=3"),
         ("the layers are many", "the layers are many"),
     ],

@@ -48,7 +48,7 @@ def test_choices(dataset):
     assert choices(form["targets"]) == [
         "predicted", "top_2", "top_3", "label", "contrast", "classes"
     ]  # fmt: skip
-    assert form["targets"].view.choices[4].label == "Why not the label"
+    assert form["targets"].view.choices[4].label == "Prediction against label"
     # classes of pixels are not contrasted
     pixels = resolve(dataset, model="deeplabv3-resnet50-coco-torch")
     assert "contrast" not in choices(pixels["targets"])
@@ -245,7 +245,7 @@ def test_a_detector_is_asked_which_objects(boxed, dataset):
     assert "object_maps" not in code
     # other models have none, and what was chosen of a detector is not sent on with them
     assert "object_maps" not in resolve(boxed)
-    assert "choose what is to be explained" in problem(resolve(boxed, targets="boxes"))
+    assert "choose what to explain" in problem(resolve(boxed, targets="boxes"))
     assert "only detectors have objects" in problem(resolve(boxed, object_maps=2))
     assert "choose what" in problem(resolve(boxed, model=DETECTOR, targets="contrast"))
 
@@ -279,7 +279,7 @@ def test_objects_of_a_field(boxed, chosen):
 
 def test_a_dataset_without_boxes(dataset):
     form = resolve(dataset, model=DETECTOR, targets="boxes")
-    assert problem(form) == "the dataset has no field of Detections"
+    assert problem(form) == "the dataset has no Detections field"
     form = resolve(dataset, model=DETECTOR, targets="fn")
     assert "dataset.evaluate_detections(..., eval_key=...)" in problem(form)
 

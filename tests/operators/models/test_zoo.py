@@ -11,7 +11,7 @@ import fiftyone.operators as foo
 import pytest
 from fiftyone.operators.executor import ExecutionError
 from operators_common import PLUGIN, operator
-from processes_common import TESTS
+from processes_common import TESTS, run_python
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -388,3 +388,24 @@ def test_app_is_told_why(photo_dataset):
         )
     with pytest.raises(ValueError, match="it yields depth"):
         operator()(photo_dataset(1), model="depth-anything-v2-small-torch")
+
+
+LISTED = """
+import importlib, sys
+import fiftyone.operators as foo
+
+foo.get_operator("@cam51/heatmaps/compute_cams")
+zoo = importlib.import_module("fiftyone.plugins.orgs.cam51.heatmaps.operators.models.zoo")
+print(len(zoo.supported()) > 50, "torch" in sys.modules)
+"""
+
+
+def test_listing_the_models_imports_no_torch():
+    """A form that names them would stay empty for seconds, in a server that was just started."""
+    assert run_python(LISTED).splitlines()[-1] == "True False"
+
+
+def test_every_detector_of_the_zoo_has_an_adapter(zoo):
+    from cam_core.adapters.adapt import FAMILIES
+
+    assert set(zoo.DETECTORS.values()) <= {family.__name__ for family in FAMILIES}

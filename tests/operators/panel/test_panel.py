@@ -5,6 +5,7 @@ import collections
 import html
 import io
 import json
+import os
 import re
 import types
 
@@ -133,9 +134,9 @@ def test_portraits_are_of_the_most_frequent_classes(analysed):
     view = dataset.select(samples)
     mean = np.mean([s[FIELDS[0]].map / 255 for s in view], 0)
     picture = opened(found[0]["picture"])
-    assert picture.shape == (104, 6 * 108 - 4, 3)
+    assert picture.shape == (104 + 22, 6 * 108 - 4, 3), "with the scale below"
     y, x = np.unravel_index(mean.argmax(), mean.shape)
-    tile = picture[:, :104].astype(int).sum(-1)
+    tile = picture[:104, :104].astype(int).sum(-1)
     hot = tile[round((y + 0.5) * 104 / 24), round((x + 0.5) * 104 / 32)]
     assert hot > 0.8 * tile.max()
     weak = portraits.weakest(rows)
@@ -508,9 +509,7 @@ def test_a_comparison_stored_with_another_run(analysed):
 
 def test_a_sample_of_which_nothing_can_be_said_says_why():
     cell = inner("panel.samples_tab")._verdict
-    reason = (
-        "unsure (0.09): hardly a prediction, so that what it loses says nothing; the score stays"
-    )
+    reason = "unsure (0.09): the score is too low to judge; the score stays"
     assert cell("cannot say", reason) == "cannot say: unsure (0.09)"
     assert len(cell("cannot say", "x" * 500)) < 80
     assert cell("cannot say", None) == "cannot say"
@@ -991,6 +990,65 @@ def test_what_others_do_is_noticed_and_nothing_else_is_drawn(make_dataset, photo
     assert call("on_watch", dataset, {}, state)[2] == {}, "that it is alive is no news"
     dataset.delete()
     assert call("on_watch", make_dataset(), {}, {"seen": state["seen"]})[2] != {}
+
+
+def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset, plugin):
+    background, number, dataset = inner("runs.background"), ObjectId(), make_dataset()
+    state, _, _ = call("on_load", dataset)
+    background.register(dataset, number, os.getpid(), "uri", "Compare heatmaps: run", {})
+    progress = types.SimpleNamespace(progress=0.25, label="measuring: 1 of 4")
+    with background.BackgroundLease(background.read(number)) as lease:
+        state, _, _ = call("on_watch", dataset, {}, state)
+        drawn = elements(dataset, state)
+        assert drawn["work_0_head"]["view"]["label"] == "Compare heatmaps: run"
+        assert "no_runs" in drawn, "its run is registered later"
+        assert call("on_watch", dataset, {}, state)[2] == {}
+        lease.note_progress(None, progress)
+        lease._send()
+        state, _, sent = call("on_watch", dataset, {}, state)
+        assert set(sent) == {"patch_panel_state", "show_panel_output"}, "nothing else is read again"
+        drawn = elements(dataset, state)
+        assert drawn["work_0"]["default"] == 0.25
+        assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4"
+        assert (
+            drawn["watch"]["view"]["interval"] < elements(dataset, {})["watch"]["view"]["interval"]
+        )
+        state, _, _ = call("on_work_stop", dataset, {"number": str(number), "key": None}, state)
+        drawn = elements(dataset, state)
+        assert "asked to stop" in drawn["work_0_head"]["view"]["label"]
+        assert "work_0_stop" not in str(drawn["work_0_menu"])
+        lease._send()
+        assert lease.asked.is_set()
+        background.finish(number, "failed", "it is broken")
+    state, _, _ = call("on_watch", dataset, {}, state)
+    drawn = elements(dataset, state)
+    assert drawn["work_0"]["view"]["name"] == "Error"
+    assert drawn["work_0"]["view"]["description"] == "it is broken"
+    _, _, sent = call("on_work_show", dataset, {}, state)
+    assert "reload_dataset" in sent
+    state, _, _ = call("on_work_dismiss", dataset, {"number": str(number)}, state)
+    assert state["work"] == []
+    assert "work_0" not in elements(dataset, state)
+
+
+def test_a_run_from_elsewhere_has_a_bar_and_can_be_stopped(make_dataset, plugin):
+    dataset, record = make_dataset(), inner("runs.record")
+    token = record.register(dataset, "night", {"model": "m"}, [])
+    record.ACTIVE.add(token)
+    try:
+        record.update(dataset, "night", progress={"done": 30, "total": 40})
+        state, _, _ = call("on_load", dataset)
+        drawn = elements(dataset, state)
+        assert drawn["work_0_head"]["view"]["label"] == "Computing night"
+        assert drawn["work_0"]["default"] == 0.75
+        state, _, _ = call("on_work_stop", dataset, {"number": None, "key": "night"}, state)
+        assert record.config_of(dataset, "night").stop
+    finally:
+        record.ACTIVE.discard(token)
+    state, _, _ = call("on_watch", dataset, {}, state)
+    assert state["work"] == []
+    _, _, sent = call("on_work_stop", dataset, {"number": None, "key": "night"}, state)
+    assert "is not running" in sent["notify"]["message"]
 
 
 def test_a_dataset_that_was_deleted_is_no_error_in_the_panel(make_dataset, plugin):

@@ -548,7 +548,7 @@ def test_run_at_work_is_left_alone(photo_dataset, rooms, given):
     dataset = photo_dataset(4)
     steps = job_of(rooms, dataset).run()
     next(steps)
-    message = "'run' is running in this process .50 % done.; wait for it, or stop it"
+    message = "'run' is running in this process .50 % done.; wait, or press Stop"
     with pytest.raises(ValueError, match=message.replace("50", r"\d+")):
         compute(dataset, batch_size=2, **given)
     for name, *arguments in (("delete_cam_run",), ("rename_cam_run", "new")):

@@ -63,12 +63,12 @@ def test_every_method_is_a_picture_of_its_own(dataset):
     texts = [text for _, text in shown["method_cards"]]
     assert pictures[0].shape == pictures[1].shape
     assert abs(pictures[0] - pictures[2]).max() > 60
-    # hot where its map is hot: the red of the overlay rises there against another map's picture
+    # hot where its map is hot: fire is bright there, and another map's picture is not
     height, width = pictures[0].shape[:2]
     spot = np.s_[
         int(0.3 * height) - 3 : int(0.3 * height) + 3, int(0.2 * width) - 3 : int(0.2 * width) + 3
     ]
-    assert (pictures[0] - pictures[2])[spot][..., 2].mean() < 0, "less blue under the heat"
+    assert (pictures[0] - pictures[2])[spot].mean() > 20
     label = dataset.first()[FIELDS[0]]
     assert "**gradcam**" in texts[0]
     assert label.target in texts[0]
@@ -339,7 +339,7 @@ def test_what_was_explained_is_in_the_sentence(cues):
         cues, cues.first().id, "run", Cues(**BACKGROUND), transforms=to_tensor, classes=CLASSES
     )
     explained = inner("sample_panel.explained")
-    answer = explained.hold(found, "run", None)
+    answer = explained.hold(found, "run", None, inner("runs.look").look_of(cues))
     assert len(str(answer)) < 100, "pictures stay in the server"
     shown = inner("sample_panel.frame").read(
         cues, cues.first().id, {"page": "explain", "explained": [answer["held"]], "key": "run"}
