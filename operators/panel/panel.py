@@ -63,7 +63,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def on_change_current_sample(self, ctx):
         """A sample that was opened from here shows the run's heatmaps."""
         ctx.panel.set_state("opening", None)
-        self._show_run(ctx)
+        self._show_run(ctx, always=True)
 
     def render(self, ctx):
         """The panel's layout."""
@@ -430,7 +430,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         ctx.panel.set_state("opening", sample_id)
         ctx.ops.open_sample(id=sample_id)
 
-    def _show_run(self, ctx):
+    def _show_run(self, ctx, always=False):
         """Shows the run's first heatmaps and its verdicts, instead of another run's."""
         from ..bias.schema import field_names
 
@@ -440,10 +440,17 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         verdict, fields = field_names(run.key)[0], run.heatmap_fields[:1]
         fields += [verdict] if ctx.dataset.get_field(verdict) else []
         if fields:
-            self._activate(ctx, fields)
+            self._activate(ctx, fields, always)
 
-    def _activate(self, ctx, fields):
-        """Shows these of our fields, and of the others what was shown before."""
+    def _activate(self, ctx, fields, always=False):
+        """Shows these of our fields, and of the others what was shown before.
+
+        Args:
+            ctx: the execution context
+            fields: the fields of runs
+            always (False): also where the grid shows them already, as an open sample may not; the App then
+                decodes every map of the grid anew
+        """
         from ..runs.level import level_of
         from ..runs.run import Run
 
@@ -454,8 +461,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
             return
         ours = {level.path(field) for run in Run.all(ctx.dataset) for field in run.fields}
         active = [f for f in ctx.active_fields or [] if f not in ours]
-        # not again: the App decodes every map of the grid anew
-        if {*active, *there} != set(ctx.active_fields or []):
+        if always or {*active, *there} != set(ctx.active_fields or []):
             ctx.ops.set_active_fields([*active, *there])
 
 
