@@ -19,6 +19,8 @@ _CHOICES = {
 }  # fmt: skip
 
 _UNKNOWN = object()
+# {panel's id: sample that it opens}: the App sends the event of the opened sample before the panel's new state
+_OPENING: dict = {}
 
 # what needs no run; everything else acts on the one that the selector shows
 _ANY_RUN = (
@@ -62,7 +64,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
     def on_change_current_sample(self, ctx):
         """A sample that was opened from here shows the run's heatmaps."""
-        ctx.panel.set_state("opening", None)
+        _OPENING.pop(ctx.panel.id, None)
         self._show_run(ctx, always=True)
 
     def render(self, ctx):
@@ -126,7 +128,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
         if method == "on_change_current_sample":  # of others than those opened from here, nothing
-            opening = ctx.panel.get_state("opening")
+            opening = _OPENING.get(ctx.panel.id)
             return opening is None or ctx.current_sample != opening
         if method == "on_watch":
             from . import watch
@@ -427,7 +429,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def _open(self, ctx, sample_id):
         """Opens a sample; what it shows is set once it is open, as it has a list of fields of its own."""
         self._show_run(ctx)
-        ctx.panel.set_state("opening", sample_id)
+        _OPENING[ctx.panel.id] = sample_id
         ctx.ops.open_sample(id=sample_id)
 
     def _show_run(self, ctx, always=False):
