@@ -1,6 +1,5 @@
 """Inputs of the operators that handle CAM runs."""
 
-
 from ..runs import artifacts, record
 from ..runs import keys as run_keys
 from ..runs.lease import NAMES

@@ -70,6 +70,7 @@ def test_a_sample_with_a_run(modal_app, photo_dataset, plugin):
     ).first.wait_for()
     assert app.page.get_by_role("button", name="Show peers").count() == 0
     app.page.get_by_role("button", name="Close", exact=True).last.click()
+    assert not app.page.get_by_text("Something went wrong").count(), "the open photo stays"
     # as the dialog says: once the page is loaded again the heatmap can be laid over the sample
     app.open_sample(dataset, first)
     field = app.page.locator("[data-cy=modal] [data-cy='checkbox-explain_prediction']")

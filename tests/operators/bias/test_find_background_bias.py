@@ -330,7 +330,7 @@ def test_an_existing_run_is_used_as_it_was_computed(agree):
     assert summary.settings["cam_key"] == "mine"
     # the run explains "plus", whatever is predicted; eigencam has no say
     assert set(dataset.values("mine_bias.explained")) == {"plus"}
-    scores = np.array(dataset.values("mine_bias.score"))
+    scores = np.array(dataset.values("mine_bias.probability"))
     np.testing.assert_allclose(scores[::2], 1, atol=0.01)
     np.testing.assert_allclose(scores[1::2], 0, atol=0.01)
     assert all(
