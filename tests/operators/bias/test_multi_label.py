@@ -179,7 +179,7 @@ def test_what_could_not_show_is_no_all_clear(shelf):
     assert found.n == tagged(dataset)
     assert found.able == 0
     assert "No sign" not in str(found)
-    assert "only 0 of" in str(found)
+    assert "Too few samples to judge: 0 of" in str(found)
 
 
 def test_no_sample_has_the_class(shelf):
