@@ -209,8 +209,8 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     wrong = own.get("missed") if truth.several else right is False
     name = model.label(other if wrong else best)
     found = Explained(
-        id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
-        other=model.label(other), other_score=float(scores[other]), label=label,
+        id=sample_id, sentence="", prediction=model.label(best), probability=float(scores[best]),
+        other=model.label(other), other_probability=float(scores[other]), label=label,
         right=right,
         heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
         layer=step.primary[1], notes=notes,

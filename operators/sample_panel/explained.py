@@ -39,7 +39,7 @@ def results_of(found, cam_key, model, look):
         (_small(drawing.image(swap["picture"])), _said(swap, found)) for swap in found.swaps[:_MOST]
     ]
     return {
-        "sample_id": found.id, "prediction": found.prediction, "score": found.score,
+        "sample_id": found.id, "prediction": found.prediction, "probability": found.probability,
         "kept": sum(_kept(swap, found) for swap in found.swaps), "tried": len(found.swaps),
         "heat": found.heat, "uniform": found.uniform,
         "lines": found.lines()[1:], "maps": maps, "swaps": swaps,
@@ -49,7 +49,7 @@ def results_of(found, cam_key, model, look):
 
 def _said(swap, found):
     """What the model says of the object on another background."""
-    text = f"{in_markdown(swap['prediction'])} {number(swap['score'])}"
+    text = f"{in_markdown(swap['prediction'])} {number(swap['probability'])}"
     return text if _kept(swap, found) else f"**changed:** {text}"
 
 
