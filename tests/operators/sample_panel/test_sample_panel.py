@@ -202,7 +202,7 @@ def test_an_analysed_sample_says_its_verdict_and_numbers(dataset):
 def test_how_sure_a_few_backgrounds_are(dataset, tried):
     sentence = inner("sample_panel.sentence")
     for kept in range(tried + 1):
-        explained = {"prediction": "cow", "score": 0.62, "kept": kept, "tried": tried}
+        explained = {"prediction": "cow", "probability": 0.62, "kept": kept, "tried": tried}
         said, sure = sentence.of_sample(stored(dataset), explained)
         assert "cow (62 %)" in said
         exact = stats.binomtest(tried - kept, tried).proportion_ci(0.95, "exact")
@@ -334,7 +334,7 @@ def test_a_trial_is_listed_stored_and_asked_of_all(cues):
     assert given == {"cam_key": "run", "region": [0.5, 0.25, 0.25, 0.5]}
     what_if.keep(cues, name)
     cues.reload()
-    assert cues.first()["explain_evidence"].detections[0].score_after == trial.new
+    assert cues.first()["explain_evidence"].detections[0].probability_after == trial.new
     with pytest.raises(ValueError, match="not in memory any more"):
         what_if.keep(cues, "gone")
     border = what_if.asked(cues, sample_id, run, None, {"region": "border", "fill": "blur"})
