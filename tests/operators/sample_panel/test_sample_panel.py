@@ -374,7 +374,7 @@ def test_a_trial_is_listed_stored_and_asked_of_all(cues):
     with pytest.raises(ValueError, match="not in memory any more"):
         what_if.keep(cues, "gone")
     border = what_if.asked(cues, sample_id, run, None, {"region": "border", "fill": "blur"})
-    assert form.arguments_of(what_if.prompt_of(border)) == {"region": "border"}
+    assert form.arguments_of(what_if.prompt_of(border)) == {**run, "region": "border"}
     background = what_if.asked(cues, sample_id, run, None, {"region": "background"})
     assert what_if.prompt_of(background) is None
 
@@ -391,13 +391,14 @@ def test_what_was_explained_is_in_the_sentence(cues):
     )
     changed = sum(swap["prediction"] != "plus" for swap in found.swaps)
     assert changed == 4
-    assert "the prediction changed" in shown["sentence"]
-    assert "on 4 of 4 other backgrounds" in shown["sentence"]
+    assert shown["sentence"].startswith("The score of plus (100 %) rests on the background")
+    assert shown["sure"].endswith("Explained again: it changed on 4 of 4 backgrounds.")
     text = texts(inner("sample_panel.frame").draw(panel(), shown))
     assert text.count("**changed:** minus") == 4
     assert text.count("data:image/jpeg") == 8
     # of another sample nothing is known
-    other = inner("sample_panel.frame").read(cues, cues.last().id, {"explained": [answer["held"]]})
+    given = {"explained": [answer["held"]], "key": "run"}
+    other = inner("sample_panel.frame").read(cues, cues.last().id, given)
     assert other["found"] is None
 
 
