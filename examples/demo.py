@@ -27,6 +27,8 @@ METHODS = ["gradcam", "layercam", "hirescam", "eigencam", "ablationcam"]
 OUTPUT = ROOT / "demo_output"
 # by this name the App's forms load it, too
 LITE0 = "examples.lite0:lite0_model"
+# opened beside the grid
+PANEL = "cam_panel"
 PHOTOS_NAME, ZOO_NAME = "cam51-demo", "cam51-demo-zoo"
 # what is measured and drawn of a larger dataset
 MOST = 24
@@ -311,7 +313,7 @@ def show_bias(dataset, model, cam_key):
 
 
 def open_app(dataset, port):
-    """Opens the App and waits until it is ended with Ctrl-C.
+    """Opens the App, the plugin's panel beside the grid, and waits until it is ended with Ctrl-C.
 
     Args:
         dataset: the dataset
@@ -319,7 +321,10 @@ def open_app(dataset, port):
     """
     import fiftyone as fo
 
-    session = fo.launch_app(dataset, port=port)
+    samples = fo.Space(children=[fo.Panel(type="Samples", pinned=True)])
+    panel = fo.Space(children=[fo.Panel(type=PANEL)])
+    spaces = fo.Space(children=[samples, panel], orientation="horizontal")
+    session = fo.launch_app(dataset, port=port, spaces=spaces)
     print(f"\nThe App: http://localhost:{port}/datasets/{dataset.name}\nCtrl-C ends it.")
     try:
         # without the -1 the App would end with the last closed tab

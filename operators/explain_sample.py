@@ -117,10 +117,8 @@ class ExplainSample(foo.Operator):
             named = arguments.get("cam_key"), arguments.get("model")
             return explained.hold(found, *named, look.look_of(ctx.dataset))
         # FiftyOne 1.22 reads the labels of an open sample once: the page has to be loaded again to lay
-        # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
-        # ArrayBuffer"), so the dialog shows the heatmaps itself.
-        ctx.ops.reload_dataset()
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        # new ones over it. Whatever reloads or recolours them from here may break its picture ("detached
+        # ArrayBuffer", then "Something went wrong"), so the dialog shows the heatmaps itself.
         named = arguments.get("cam_key"), arguments.get("model")
         shown = sample.results_of(found, look.look_of(ctx.dataset), *named)
         return {**shown, "explained": answer(found)}

@@ -73,6 +73,7 @@ class SetHeatmapLook(foo.Operator):
     def resolve_input(self, ctx):
         """Ramp, opacity, and what is hidden."""
         from ..cam_core.spatial.overlay import FADE, RAMPS
+        from .forms.schema import titled
         from .runs import look
         from .text import escape_labels
 
@@ -87,7 +88,7 @@ class SetHeatmapLook(foo.Operator):
                 "hide_below", default=now.hide_below, min=0, max=0.95, label="Hide heat below",
                 description="as a share of the hottest place of each heatmap",
             )  # fmt: skip
-        form = types.Property(inputs, view=types.View(label=self.config.label))
+        form = titled(inputs, self.config.label, "Apply")
         return escape_labels(form)
 
     def execute(self, ctx):

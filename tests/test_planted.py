@@ -38,7 +38,7 @@ def test_the_demo_finds_what_is_planted(make_dataset, tmp_path, monkeypatch):
     dataset = planted.planted_dataset(name, tmp_path, persistent=False)
     try:
         summary = planted.compute(dataset)
-        flagged = [row["name"] for row in summary.classes if row["flagged"]]
+        flagged = [row["label"] for row in summary.classes if row["flagged"]]
         assert flagged == ["star"]
         view = dataset.load_saved_view(f"{planted.CAM_KEY}: relies on background")
         tagged = planted.planted_marks()[1]

@@ -2,6 +2,8 @@
 
 import fiftyone as fo
 
+#: what analyses called the probability before; a heatmap's ``score`` is the logit
+OLD_PROBABILITY = "score"
 _F, _S, _B, _I = fo.FloatField, fo.StringField, fo.BooleanField, fo.IntField
 #: the attributes of the field ``{cam_key}_bias``, each with what it says
 ATTRIBUTES = {
@@ -11,7 +13,7 @@ ATTRIBUTES = {
     "prediction": (_S, "The class that the model predicts"),
     "label": (_S, "The true class, where the dataset says it"),
     "correct": (_B, "Whether the prediction is the label"),
-    "score": (_F, "Probability of the explained class, 0 to 1"),
+    "probability": (_F, "Probability of the explained class, 0 to 1"),
     "swap_drop": (_F, "What the score loses on backgrounds of other classes, on average"),
     "same_drop": (_F, "The control: what it loses on backgrounds of its own class"),
     "bg_gap": (_F, "swap_drop minus same_drop: the loss that pasting does not explain"),
@@ -72,3 +74,17 @@ OBJECT_ATTRIBUTES = {
     "bg_only": (_F, "Confidence that is left where the object is taken out"),
     "reason": (_S, "The reason for the verdict, with numbers"),
 }
+
+
+def probability_of(numbers):
+    """The probability of the explained class out of a sample's ``{cam_key}_bias``, of an old analysis too.
+
+    Args:
+        numbers: a dict, or None
+
+    Returns:
+        a float, or None
+    """
+    numbers = numbers or {}
+    found = numbers.get("probability")
+    return numbers.get(OLD_PROBABILITY) if found is None else found

@@ -100,7 +100,7 @@ def numbers_of(found, i, model):
         prediction=model.label(int(scan.predicted[i])) if scan.predicted[i] >= 0 else None,
         label=found.labels[i],
         correct=None if right is None or right != right else bool(right),
-        score=known(scan.score[i]),
+        probability=known(scan.score[i]),
         suspicion=known(found.assessment.suspicion[i]),
         object_area=known(scan.area[i]),
         reliable=bool(scan.reliable[i]) if scan.heat_status[i] else None,

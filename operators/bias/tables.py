@@ -9,7 +9,7 @@ from . import rows
 from .findings import known
 
 #: of the JSON file; grows by one when a key is renamed, dropped or means something else
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write_units(path, entries):

@@ -22,7 +22,7 @@ from ..models import load
 from ..runs import job_record
 from ..runs import record as run_record
 from ..runs.locking import change_schema
-from ..text import duration
+from ..text import about, counted
 from . import ranking as tables
 from . import schema as store
 from .checks import check_classifier, check_model, check_same_model, choose_count
@@ -173,8 +173,8 @@ class MethodComparison(Job):
     def forecast(self):
         """What it will cost, in words."""
         return (
-            f"measuring {self.plan.maps} maps of {len(self.rows):,} samples, about "
-            f"{self.predicted_forwards:,} forwards, {duration(self.predicted_seconds)}"
+            f"measuring {self.plan.maps} maps of {counted(len(self.rows), 'samples')}, "
+            f"{about(self.predicted_seconds)}"
         )
 
     def planned(self):

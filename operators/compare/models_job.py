@@ -17,6 +17,7 @@ from ..runs import job_record
 from ..runs import record as run_record
 from ..runs.locking import change_schema
 from ..targets.true_labels import Labels
+from ..text import counted
 from . import models_trend as compared
 from . import ranking as tables
 from . import schema as store
@@ -178,10 +179,7 @@ class ModelComparison(Job):
 
     def forecast(self):
         """What it will cost, in words."""
-        return (
-            f"comparing {len(self.keys)} models on {len(self.rows):,} samples, at most "
-            f"{self.predicted_forwards:,} forwards"
-        )
+        return f"comparing {len(self.keys)} models on {counted(len(self.rows), 'samples')}"
 
     def planned(self):
         """Its phases, and how many items each has."""

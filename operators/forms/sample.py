@@ -97,7 +97,7 @@ def composites_of(found):
     return data_uri(
         sheet(
             [
-                (Image.fromarray(s["picture"]), s["prediction"], f"{s['score']:.2f}",
+                (Image.fromarray(s["picture"]), s["prediction"], f"{s['probability']:.2f}",
                  s["prediction"] != found.prediction)
                 for s in found.swaps
             ]

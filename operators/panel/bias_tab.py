@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..bias.attributes import OLD_PROBABILITY, probability_of
 from ..bias.findings import CLASS_MIN, interval_of
 from ..bias.schema import field_names
 from ..text import counted, in_chart, in_markdown
@@ -14,6 +15,7 @@ from .views import BACKGROUND, OBJECT
 CLASSES, POINTS = 30, 3000
 _BINS = 5
 _EFFECTS = ("swap_drop", "same_drop", "bg_gap", "bg_support")
+_READ = ("label", "explained", "probability", OLD_PROBABILITY, *_EFFECTS)
 
 
 def class_bars(run, summary):
@@ -50,7 +52,7 @@ def _judged_again(run, accepted):
 
     _, dependence, bias = field_names(run.key)
     scenes = (run.jobs["bias"]["settings"] or {}).get("scenes")
-    fields = [f"{bias}.{name}" for name in ("label", "explained", "score", *_EFFECTS)]
+    fields = [f"{bias}.{name}" for name in _READ]
     fields += [dependence, *([scenes] if scenes else [])]
     rows = list(_tested(run, fields, accepted))
     if not rows:
@@ -61,9 +63,11 @@ def _judged_again(run, accepted):
         return np.array([math.nan if v is None else v for v in values], float)
 
     unknown = np.full(len(rows), math.nan)
+    probabilities = [probability_of(row.get(bias)) for row in rows]
+    probabilities = np.array([math.nan if v is None else v for v in probabilities], float)
     names = [row[bias].get("label") or row[bias].get("explained") or "" for row in rows]
     effects = Effects(
-        score=column("score"), swap_flip=unknown, same_flip=unknown, adopt=unknown, bg_only=unknown,
+        score=probabilities, swap_flip=unknown, same_flip=unknown, adopt=unknown, bg_only=unknown,
         swap_variance=unknown, same_variance=unknown, donors=np.zeros(len(rows), int),
         controls=np.zeros(len(rows), int), **{name: column(name) for name in _EFFECTS},
     )  # fmt: skip

@@ -139,8 +139,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
         if watch.changes(ctx) == "work":
             self.show_work(ctx)
-        else:
-            self._fill(ctx)
+            return
+        if look_bar.state_of(ctx.dataset) != ctx.panel.get_state("look"):  # a first run sets one
+            look_bar.show(ctx)
+        self._fill(ctx)
 
     # choices
 

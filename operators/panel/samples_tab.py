@@ -2,6 +2,7 @@
 
 import os
 
+from ..bias.attributes import OLD_PROBABILITY, probability_of
 from ..bias.schema import field_names
 from ..data.drawn import data_uri
 from ..runs.level import Level, level_of
@@ -61,7 +62,7 @@ def table(run, kind, rows=ROWS):
         match = {**match, "_id": {"$nin": accepted}}
     guess = [f"{run.key}_prediction.{name}" for name in ("label", "confidence")]
     wanted = ["filepath", verdict, dependence, *guess]
-    names = ("label", "prediction", "score", "obj_energy", "reason")
+    names = ("label", "prediction", "probability", OLD_PROBABILITY, "obj_energy", "reason")
     wanted += [f"{bias}.{name}" for name in names]
     wanted += [f"{bias}.swap_drop", sort[0]]
     level = level_of(run.dataset)
@@ -86,7 +87,8 @@ def _query(key, kind, heat):
 def _row(row, key, order):
     verdict, _, bias = field_names(key)
     numbers, guess = row.get(bias) or {}, row.get(f"{key}_prediction") or {}
-    score = guess.get("confidence") if numbers.get("score") is None else numbers["score"]
+    score = probability_of(numbers)
+    score = guess.get("confidence") if score is None else score
     return {
         "id": str(row["_id"]),
         "order": _value(row, order),

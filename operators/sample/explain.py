@@ -93,6 +93,14 @@ def _import():
     from ...cam_core.adapters import adapt  # noqa: F401 - and torch with it
 
 
+def is_held(dataset, cam_key, model=None):
+    """Whether the model of a run, or one that is named, is in memory, so that it answers at once."""
+    name = model
+    if name is None and cam_key is not None:
+        name = record.config_of(dataset, cam_key).settings.get("model")
+    return name is not None and CACHE.name is not None and CACHE.name.strip() == name
+
+
 def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}
@@ -201,8 +209,8 @@ def explain_one(dataset, sample_id, model, cam_key=None, objects="auto", donors=
     wrong = own.get("missed") if truth.several else right is False
     name = model.label(other if wrong else best)
     found = Explained(
-        id=sample_id, sentence="", prediction=model.label(best), score=float(scores[best]),
-        other=model.label(other), other_score=float(scores[other]), label=label,
+        id=sample_id, sentence="", prediction=model.label(best), probability=float(scores[best]),
+        other=model.label(other), other_probability=float(scores[other]), label=label,
         right=right,
         heat=share[0], uniform=share[1], swaps=swaps, fields=list(labels),
         layer=step.primary[1], notes=notes,

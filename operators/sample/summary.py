@@ -13,13 +13,13 @@ class Explained(PlainData):
     Attributes:
         id: of the sample
         sentence: the findings in one sentence
-        prediction, score: the predicted class and its probability, 0 to 1
-        other, other_score: the true class where the prediction is wrong, else the second class
+        prediction, probability: the predicted class and its probability, 0 to 1
+        other, other_probability: the true class where the prediction is wrong, else the second class
         label: the true class as the dataset names it, or None where it does not say it
         right: whether the prediction is the true class; None where there is no label, or the model has
             no such class
         heat, uniform: share of the heat on the object, and of a uniform map; None without an object
-        swaps: dicts ``id, prediction, score, picture`` (PIL image): the object on other backgrounds
+        swaps: dicts ``id, prediction, probability, picture`` (PIL image): the object on other backgrounds
         fields: the heatmap fields written
         labels: ``{field: fo.Heatmap}`` of them
         photo: the picture, small, a PIL image
@@ -33,13 +33,14 @@ class Explained(PlainData):
     """
 
     kind = "explanation"
+    version = 2  # its probabilities were called scores in the first
 
     id: str
     sentence: str
     prediction: str
-    score: float
+    probability: float
     other: str
-    other_score: float
+    other_probability: float
     label: str
     right: bool
     heat: float
@@ -87,17 +88,22 @@ def sentence(found):
         found: an :class:`Explained`
     """
     parts = [
-        f"Predicted {found.prediction} ({percent(found.score)}; {found.other} "
-        f"{percent(found.other_score)})."
+        f"Predicted {found.prediction} ({_whole(found.probability)}; {found.other} "
+        f"{_whole(found.other_probability)})."
     ]
     if found.heat is not None:
         parts.append(
-            f"{percent(found.heat)} of the heat is on the object, which fills {percent(found.uniform)} of "
-            "the image."
+            f"{_whole(found.heat)} of the heat is on the object, which fills {_whole(found.uniform)} of the "
+            "image."
         )
     if found.swaps:
         parts.append(_on_others(found))
     return " ".join(parts)
+
+
+def _whole(value):
+    """A share in whole percents."""
+    return "under 1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
 
 
 def _on_others(found):
@@ -115,19 +121,19 @@ def _on_others(found):
 
 def _classes_line(found):
     """What was predicted, and whether that is right."""
-    text = f"Prediction: {found.prediction} (probability {found.score:.2f})"
+    text = f"Prediction: {found.prediction} (probability {found.probability:.2f})"
     if found.several:
         known = {None: "; no label", True: ", labelled", False: ", not labelled"}
         missed = ", labelled and missed" if found.missed else ""
-        beside = f"second {found.other} ({found.other_score:.2f}){missed}"
+        beside = f"second {found.other} ({found.other_probability:.2f}){missed}"
         return f"{text}{known[found.labelled]}; {beside}."
     if found.label is None:
-        return f"{text}; no label; second {found.other} ({found.other_score:.2f})."
+        return f"{text}; no label; second {found.other} ({found.other_probability:.2f})."
     if found.right is None:
         return f"{text}; the model has no class of the label {found.label!r}."
     if found.right:
-        return f"{text}, right; second {found.other} ({found.other_score:.2f})."
-    return f"{text}, wrong; true class {found.other} ({found.other_score:.2f})."
+        return f"{text}, right; second {found.other} ({found.other_probability:.2f})."
+    return f"{text}, wrong; true class {found.other} ({found.other_probability:.2f})."
 
 
 def _heat_line(found):
@@ -144,5 +150,5 @@ def _swaps_line(found):
     """What the model says of the object on each other background."""
     if not found.swaps:
         return None
-    said = ", ".join(f"{s['prediction']} {s['score']:.2f}" for s in found.swaps)
+    said = ", ".join(f"{s['prediction']} {s['probability']:.2f}" for s in found.swaps)
     return f"On other backgrounds: {said}."

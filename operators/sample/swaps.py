@@ -137,10 +137,10 @@ def swaps_of(dataset, model, cam_key, objects, item, path, best, donors, seed, n
     out = []
     for donor, picture, scores in zip(lent, composites, predict(composites), strict=True):
         guess, kept = int(scores.argmax()), threshold is None or scores[best] >= threshold
-        row = {"prediction": model.label(guess), "score": float(scores[guess])}
+        row = {"prediction": model.label(guess), "probability": float(scores[guess])}
         if threshold is not None:  # other classes do not take its place: it is there or it is not
             said = name if kept else f"not {name}"
-            row = {"prediction": said, "score": float(scores[best])}
+            row = {"prediction": said, "probability": float(scores[best])}
         out.append({"id": ids[donor], "picture": picture, "own_score": float(scores[best]), **row})
     return out
 

@@ -39,7 +39,7 @@ def results_of(found, cam_key, model, look):
         (_small(drawing.image(swap["picture"])), _said(swap, found)) for swap in found.swaps[:_MOST]
     ]
     return {
-        "sample_id": found.id, "prediction": found.prediction, "score": found.score,
+        "sample_id": found.id, "prediction": found.prediction, "probability": found.probability,
         "kept": sum(_kept(swap, found) for swap in found.swaps), "tried": len(found.swaps),
         "heat": found.heat, "uniform": found.uniform,
         "lines": found.lines()[1:], "maps": maps, "swaps": swaps,
@@ -49,7 +49,7 @@ def results_of(found, cam_key, model, look):
 
 def _said(swap, found):
     """What the model says of the object on another background."""
-    text = f"{in_markdown(swap['prediction'])} {number(swap['score'])}"
+    text = f"{in_markdown(swap['prediction'])} {number(swap['probability'])}"
     return text if _kept(swap, found) else f"**changed:** {text}"
 
 
@@ -93,7 +93,7 @@ def draw(panel, handlers, shown):
             f"class, what tells the two apart, and what it says of the object on other backgrounds.{slow}",
             name="explain_about",
         )
-    menu = panel.menu("explain_menu", gap=2)
+    menu = panel.menu("explain_menu", **cards.MENU)
     if shown["model_from"]:
         menu.btn(
             "explain", label="Explain this sample", icon="psychology_alt", variant="contained",
@@ -113,7 +113,7 @@ def draw(panel, handlers, shown):
     if found["no_peers"]:
         panel.md(in_markdown(found["no_peers"]), name="no_peers_text")
     elif found["cam_key"]:
-        panel.menu("peers_menu").btn(
+        panel.menu("peers_menu", **cards.MENU).btn(
             "peers", label="Show peers in the grid", icon="groups", variant="outlined",
             on_click=handlers.on_peers,
             title="Samples of this class that the model predicts right, the most alike first",

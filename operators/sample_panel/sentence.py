@@ -43,9 +43,9 @@ def of_sample(stored, explained=None, shares=None):
 
 def _prediction(stored, explained):
     if explained:
-        return explained["prediction"], explained["score"]
+        return explained["prediction"], explained["probability"]
     if stored.bias_number("explained") is not None:
-        return stored.bias_number("explained"), stored.bias_number("score")
+        return stored.bias_number("explained"), stored.probability
     if getattr(stored.prediction, "label", None) is not None:
         return stored.prediction.label, stored.prediction.confidence
     several = getattr(stored.prediction, "classifications", None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ..bias.attributes import OLD_PROBABILITY, probability_of
 from ..bias.schema import RECORDS as BIAS
 from ..bias.schema import field_names
 from ..compare.schema import RECORDS as COMPARISONS
@@ -35,6 +36,13 @@ class Stored:
     def bias_number(self, name):
         """A number of the bias analysis, or None."""
         return getattr(self.bias, name, None) if self.bias is not None else None
+
+    @property
+    def probability(self):
+        """The probability of the class that the bias analysis tested, or None."""
+        return probability_of(
+            {name: self.bias_number(name) for name in ("probability", OLD_PROBABILITY)}
+        )
 
 
 def read(run, sample_id):

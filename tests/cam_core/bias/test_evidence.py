@@ -98,10 +98,10 @@ def test_that_a_prediction_stays_has_to_be_three_times_as_probable_as_not(flips,
 
 
 def test_without_a_control_a_dependence_says_so():
-    assert "without a control" in say(0.9, 0.8, 4).reason
+    assert "no control" in say(0.9, 0.8, 4).reason
     kept = say(0.9, 0.8, 4, same_drop=0.01, paste_loss=0.01, same_flip=0.0, controls=4).reason
-    assert "without a control" not in kept
-    assert "without a control" not in say(0.9, 0.0, 0).reason
+    assert "no control" not in kept
+    assert "no control" not in say(0.9, 0.0, 0).reason
 
 
 def test_a_control_that_keeps_the_prediction_excuses_more_of_the_loss():

@@ -61,7 +61,7 @@ def test_a_detector_that_reads_the_surroundings(agree, tmp_path):
 
     assert summary.report == str(tmp_path / "out" / "run_bias.html")
     found = json.loads((tmp_path / "out" / "run_bias.json").read_text())
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert len(found["objects"]) == 48
     assert found["objects"][0]["id"] == first.ground_truth.detections[0].id
     with open(tmp_path / "out" / "run_bias_objects.csv", newline="") as file:

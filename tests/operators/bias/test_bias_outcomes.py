@@ -50,10 +50,10 @@ def test_scores_too_low_to_lose_anything_clear_nothing(agree):
         layers="features", methods="hirescam",
     )  # fmt: skip
     first = dataset.first()
-    assert 0.1 < first.run_bias.score < 0.2
+    assert 0.1 < first.run_bias.probability < 0.2
     assert first.run_bias.swap_flip == 1.0
     assert dataset.distinct("run_verdict") == ["cannot say"]
-    assert first.run_bias.reason.startswith(f"unsure ({first.run_bias.score:.2f})")
+    assert first.run_bias.reason.startswith(f"unsure ({first.run_bias.probability:.2f})")
     assert first.run_bias.reason.endswith("and on 0 of 4 of its own class")
     assert summary.undecided == {"unsure": 48}
     assert "48 cannot say (of the tested: 48 unsure)" in str(summary)

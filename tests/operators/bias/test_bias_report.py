@@ -156,7 +156,7 @@ def test_everything_as_json(make_dataset, tmp_path, folder):
     assert "NaN" not in text
     found = json.loads(text)
     assert sorted(found) == ["lines", "samples", "schema", "summary"]
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["lines"] == summary.lines()
     assert found["summary"]["verdicts"] == summary.verdicts
     assert found["summary"]["classes"][0]["bg_gap"] == summary.classes[0]["bg_gap"]
@@ -237,3 +237,14 @@ def test_summary_of_one_sample(plugin):
     assert "1 heatmap empty" in str(summary)
     assert "1 of 1 label of 'label' mapped" in str(summary)
     assert words.counted(1200, "samples") == "1,200 samples"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "probability"),
+    [({"probability": 0.9, "score": 0.1}, 0.9), ({"score": 0.4}, 0.4), ({"probability": 0.0}, 0.0),
+     ({}, None), (None, None)],
+)  # fmt: skip
+def test_the_probability_of_an_old_analysis_is_read(plugin, numbers, probability):
+    """It was called ``score`` once, as a heatmap's logit is."""
+    attributes = importlib.import_module(f"{PLUGIN}.operators.bias.attributes")
+    assert attributes.probability_of(numbers) == probability

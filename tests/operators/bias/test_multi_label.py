@@ -179,7 +179,7 @@ def test_what_could_not_show_is_no_all_clear(shelf):
     assert found.n == tagged(dataset)
     assert found.able == 0
     assert "No sign" not in str(found)
-    assert "only 0 of" in str(found)
+    assert "Too few samples to judge: 0 of" in str(found)
 
 
 def test_no_sample_has_the_class(shelf):
@@ -239,7 +239,7 @@ def test_background_bias_asks_the_samples_that_have_the_class(shelf):
             continue
         # the tag lies off the body: other backgrounds take it away
         assert sample.run_verdict == "relies on background"
-        assert sample.run_bias.score == pytest.approx(HIGH, abs=0.01)
+        assert sample.run_bias.probability == pytest.approx(HIGH, abs=0.01)
         assert sample.run_bias.swap_drop == pytest.approx(HIGH - LOW, abs=0.03)
         assert abs(sample.run_bias.same_drop) < 0.03
         assert sample.run_bias.correct
@@ -333,12 +333,12 @@ def test_explain_sample_says_what_is_missed(shelf):
     )
     assert (found.prediction, found.other, found.missed) == ("left", "tag", True)
     assert found.right is False
-    assert found.score == pytest.approx(HIGH, abs=0.01)
-    assert found.other_score < 1e-6
+    assert found.probability == pytest.approx(HIGH, abs=0.01)
+    assert found.other_probability < 1e-6
     assert "tag (0.00), labelled and missed" in str(found)
     # on other films' backgrounds the body stays, and with it "left"
     assert {s["prediction"] for s in found.swaps} == {"left"}
-    assert all(s["score"] == pytest.approx(HIGH, abs=0.02) for s in found.swaps)
+    assert all(s["probability"] == pytest.approx(HIGH, abs=0.02) for s in found.swaps)
 
 
 def test_compare_models_by_the_class_that_is_compared(shelf):

@@ -143,7 +143,7 @@ def test_agreement_and_where_methods_split(make_planted):
     assert summary.views == ["run: methods disagree"]
     values = view.values("run_disagreement")
     assert values == sorted(values, reverse=True)
-    assert "Most alike: " in str(summary)
+    assert "Most similar: " in str(summary)
 
 
 def test_classless_maps_are_measured_for_the_class_of_the_others(make_planted):

@@ -208,7 +208,7 @@ def test_a_paste_control_of_two_samples_is_no_finding():
     assert "50 % (0 % to 100 %, n = 20) on backgrounds of its own class" in said(20)
     assert "no two tested samples share a predicted class" in said(0)
     model["against"] = "objects"
-    assert "same-class control: too few samples (1 of 20)" in said(1)
+    assert "same-class control: too few objects (1 of 20)" in said(1)
 
 
 @pytest.mark.parametrize(

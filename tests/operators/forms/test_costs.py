@@ -81,8 +81,10 @@ def test_long_is_a_warning_and_very_long_is_confirmed(took):
     assert "confirm_long" not in arguments
 
 
-def test_other_jobs_say_minutes(took):
+def test_other_jobs_say_minutes(took, monkeypatch):
     dataset = took(1.0)
+    recorded = importlib.import_module(f"{PLUGIN}.operators.compute.recorded_model")
+    monkeypatch.setattr(recorded, "unregistered", lambda settings: None)
     given = {"model": None, "cam_key": "run"}
     bias = resolve(dataset, "find_background_bias", **given)["notice"].view
     # 4 explained; each tested on 4 + 4 backgrounds, 4 more forwards and 6 with noise

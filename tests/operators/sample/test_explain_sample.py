@@ -40,7 +40,7 @@ def test_a_score_that_rests_on_the_object(dataset_of):
     assert found.heat > 0.9
     assert [s["prediction"] for s in found.swaps] == ["plus"] * 4
     assert found.sentence == (
-        f"Predicted plus ({100 * found.score:.0f} %; minus {100 * found.other_score:.1f} %). "
+        f"Predicted plus ({100 * found.probability:.0f} %; minus under 1 %). "
         f"{100 * found.heat:.0f} % of the heat is on the object, which fills 14 % of the image. "
         "On 4 other backgrounds the prediction stayed."
     )
