@@ -144,6 +144,17 @@ def test_portraits_are_of_the_most_frequent_classes(analysed):
     assert [row["id"] for row in weak] == sorted(ids, key=peaks.get)[:3]
 
 
+def test_of_many_small_classes_there_is_one_portrait(analysed):
+    dataset, ids, _ = analysed
+    portraits, views = inner("panel.portraits"), inner("panel.views")
+    rows = [{**row, "label": row["id"]} for row in portraits.sampled(run_of(dataset))]
+    (found,) = portraits.portraits(run_of(dataset), rows)
+    assert found["label"] is None
+    assert "no class has 3 of the 160 samples" in found["text"]
+    assert opened(found["picture"]).shape == (104 + 22, 6 * 108 - 4, 3)
+    assert views.explained_view(run_of(dataset), None).values("id") == ids
+
+
 def test_a_part_of_the_page_opens_and_closes(analysed):
     dataset, _, _ = analysed
     state, data, _ = call("on_tab", dataset, {"tab": "test"})
