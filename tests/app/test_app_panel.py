@@ -142,9 +142,8 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     app.panel.get_by_text("Weakest evidence", exact=True).wait_for()
     selected = app.page.locator("[data-cy=fo-grid] input[type=checkbox]:checked")
     for number in (1, 3):
-        app.thumbnail(number).hover()
         looker = app.thumbnail(number).locator("xpath=ancestor::*[@data-cy='looker']")
-        looker.locator("input[type=checkbox]").first.click(force=True)
+        looker.locator("input[type=checkbox]").first.dispatch_event("click")
     wait_for(lambda: selected.count() == 2, 20, "two samples are selected")
     app.panel.locator("img[alt='Open']").first.click()
     modal = app.page.locator("[data-cy=modal]")
