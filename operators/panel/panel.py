@@ -85,6 +85,8 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         values = {"runs": runs, "key": key, "tab": tab, "top.run": key, "seen": seen}
         values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
+        if look_bar.state_of(ctx.dataset) != ctx.panel.get_state("look"):  # a first run sets one
+            look_bar.show(ctx)
         data = {}
         if key is not None:
             more, data = frame.fill(Run.open(ctx.dataset, key), tab, state)
@@ -140,8 +142,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         if watch.changes(ctx) == "work":
             self.show_work(ctx)
             return
-        if look_bar.state_of(ctx.dataset) != ctx.panel.get_state("look"):  # a first run sets one
-            look_bar.show(ctx)
+        self._fill(ctx)
+
+    def on_look_changed(self, ctx):
+        """Draws the pictures of the page in the new colours."""
         self._fill(ctx)
 
     # choices
