@@ -61,22 +61,29 @@ def portraits(run, rows):
         rows: of :func:`sampled`
 
     Returns:
-        a list of at most 6 dicts ``label, text`` (Markdown) and ``picture``, the source of an image
+        a list of at most 6 dicts ``label, text`` (Markdown) and ``picture``, the source of an image; where no
+        class has three of the samples, one of all, whose label is None
     """
     groups = collections.defaultdict(list)
     for row in rows:
         if row["label"] and row["mapped"]:
             groups[row["label"]].append(row["id"])
     frequent = sorted(groups, key=lambda label: (-len(groups[label]), label))
-    return [
+    frequent = [label for label in frequent[:CLASSES] if len(groups[label]) >= _LEAST]
+    of = f"{len(rows):,} samples looked at"
+    found = [
         {
             "label": label,
-            "text": f"**{in_markdown(label)}** · {len(groups[label]):,} of {len(rows):,} samples looked at",
+            "text": f"**{in_markdown(label)}** · {len(groups[label]):,} of {of}",
             "picture": _picture(run, groups[label]),
         }
-        for label in frequent[:CLASSES]
-        if len(groups[label]) >= _LEAST
+        for label in frequent
     ]
+    ids = [row["id"] for row in rows if row["mapped"]]
+    if not found and ids:
+        said = f"**All classes** · no class has {_LEAST} of the {of}"
+        found = [{"label": None, "text": said, "picture": _picture(run, ids)}]
+    return found
 
 
 def _picture(run, ids):

@@ -33,7 +33,9 @@ def class_view(run, label):
 
 
 def explained_view(run, label):
-    """The samples whose heatmaps of the run explain a class."""
+    """The samples whose heatmaps of the run explain a class; None for any."""
+    if label is None:
+        return run.dataset.exists(run.heatmap_fields[0])
     guess, target = f"{run.key}_prediction", F(f"{run.heatmap_fields[0]}.target")
     mine = target == label
     if run.dataset.get_field(guess) is not None:
