@@ -13,7 +13,8 @@ from sources_common import imports, sources
 OPERATORS = [
     ["operators"],
     ["operators.forms"],
-    ["operators.panel", "operators.sample_panel"],
+    ["operators.sample_panel"],
+    ["operators.panel"],
     ["operators.sample"],
     ["operators.bias", "operators.compare", "operators.drafts", "operators.fo_model"],
     ["operators.compute"],

@@ -96,14 +96,13 @@ def _frames(video, numbers, shown, fields):
             yield Drawn(f"{name}, frame {number}", picture, labels, seconds)
 
 
-def overlaid(photo, heat, look=None):
+def overlaid(photo, heat, look):
     """A photo under its heat, as the App shows it.
 
     Args:
         photo: a PIL image
         heat: (h, w) in [0, 1] over the same image, or None
-        look (None): the dataset's :class:`~cam_core.spatial.overlay.Look`, see :mod:`operators.runs.look`; fire
-            over the upper two thirds by default
+        look: the dataset's :class:`~cam_core.spatial.overlay.Look`, see :mod:`operators.runs.look`
 
     Returns:
         a PIL image of the photo's size

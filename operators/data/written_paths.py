@@ -25,7 +25,7 @@ def allowed_folder(origin):
     """The folder that a call may write below; None where it may write anywhere.
 
     Args:
-        origin: where the call came from: ``"python"`` or None, ``"app"``, ``"delegated"``
+        origin: where the call came from: ``"python"`` or None, ``"app"``, ``"delegated"``, ``"background"``
     """
     anywhere = origin in (None, PYTHON) and not os.environ.get(ROOT_VARIABLE)
     return None if anywhere else os.path.abspath(os.path.expanduser(default_folder()))

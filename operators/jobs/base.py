@@ -28,7 +28,8 @@ class Job:
         samples: a dataset or view of images
         settings: the checked arguments of the operator
         given (None): the :class:`~operators.compute.recorded_model.GivenModel` of the call
-        origin (None): where the job was started, for the record: ``"python"``, ``"app"``, ``"delegated"``
+        origin (None): where the job was started, for the record: ``"python"``, ``"app"``,
+            ``"delegated"``, ``"background"``
 
     Attributes:
         model: the :class:`LoadedModel` that is on its device while the job runs; None for none

@@ -5,13 +5,14 @@ import time
 
 from ..text import duration
 
-# What an item of a phase costs, in forwards of the model; of a phase that is not here an item is a forward.
-# Measured with a ResNet-18 on two CPU cores (find_background_bias on the demo's photos).
+# What an item of a phase costs, in forwards of a composite; of a phase that is not here an item is a forward.
+# Measured with a ResNet-18 on one busy CPU core (find_background_bias on the demo's photos): an image takes
+# 1.2 to 1.7 s where it is decoded and explained, a composite 0.3 s.
 _COSTS = {
-    "computing heatmaps": 1.3,
-    "measuring heat": 1.3,
-    "preparing pictures": 0.3,
-    "writing": 0.02,
+    "computing heatmaps": 4.0,
+    "measuring heat": 5.0,
+    "preparing pictures": 0.02,
+    "writing": 0.06,
 }
 # Phases that go beyond their total where what they found leaves something open, and what of their part of the
 # bar the total is.

@@ -214,12 +214,11 @@ def fill(run, chosen, analysed):
     judged = [row for row in bars if not row["few"]]
     shown = judged[:CLASSES]
     evidence = analysis.evidence_counts(run, summary)
-    longest = max((len(row["label"]) for row in shown), default=8)
     clusters, strips = clusters_tab.fill(run, chosen, analysed)
     state = {
         "untested": not summary.tested,
         "verdicts": list(counts),
-        "bars_layout": charts.bars_layout(len(shown), longest) if shown else None,
+        "bars_layout": charts.bars_layout([r["label"] for r in shown]) if shown else None,
         "bars_note": bars_note(bars, shown, summary.unit),
         "evidence_sum": evidence_sum(evidence, summary.unit),
         "has_evidence": evidence is not None,
@@ -232,7 +231,7 @@ def fill(run, chosen, analysed):
         "evidence": evidence_rows(evidence),
         **strips,
     }
-    if "heat" in (chosen.get("open") or []):
+    if (chosen.get("open") or {}).get("heat"):
         points, bins = heat_points(run), calibration_bins(run)
         reason = (summary.calibration or {}).get("reason")
         state.update({

@@ -5,6 +5,8 @@ from ..text import in_chart
 WARM, COOL, GREY = "#ff6d04", "#4dabf5", "#8d8d8d"
 #: of the charts' own buttons nothing is needed
 CONFIG = {"displayModeBar": False}
+# characters of a class on an axis: a narrow panel has no room for more
+_LONGEST = 22
 # of the App's own, grey on grey, neither theme makes a readable one
 _HOVER = {"bgcolor": "#1b1b1b", "bordercolor": "#8d8d8d", "font": {"color": "#ffffff", "size": 13}}
 
@@ -44,16 +46,25 @@ def _or(value, other):
     return other if value is None else value
 
 
-def bars_layout(count, longest=10):
-    """Layout of :func:`bars_chart`."""
+def bars_layout(labels):
+    """Layout of :func:`bars_chart`.
+
+    Args:
+        labels: of the classes that are shown; long ones are cut on the axis, not under the mouse
+    """
+    texts = [label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…" for label in labels]
+    longest = max(map(len, texts), default=8)
     return {
         "hoverlabel": _HOVER,
         "xaxis": {"title": {"text": "score lost on other backgrounds"}, "rangemode": "tozero"},
-        "yaxis": {"type": "category", "dtick": 1, "ticksuffix": " ", "tickfont": {"size": 12}},
-        "margin": {"l": min(220, 20 + 7 * longest), "r": 16, "t": 8, "b": 46},
+        "yaxis": {
+            "type": "category", "ticksuffix": " ", "tickfont": {"size": 12}, "tickmode": "array",
+            "tickvals": list(map(in_chart, labels)), "ticktext": list(map(in_chart, texts)),
+        },
+        "margin": {"l": 20 + 7 * longest, "r": 16, "t": 8, "b": 46},
         "bargap": 0.35,
-        "height": bars_height(count),
-    }
+        "height": bars_height(len(labels)),
+    }  # fmt: skip
 
 
 def bars_height(count):

@@ -38,7 +38,7 @@ def fill(run, tab, chosen):
     Args:
         run: the :class:`~operators.runs.run.Run`
         tab: the name of a tab
-        chosen: a dict of what was chosen on it: ``kind``, ``measure``, ``open`` (the parts that are)
+        chosen: a dict of what was chosen on it: ``kind``, ``measure``, ``open`` (``{part: whether it is}``)
 
     Returns:
         (state, data): state is small and comes back with every event, data is what charts, tables

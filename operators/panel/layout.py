@@ -4,6 +4,8 @@ import fiftyone.operators.types as types
 
 from . import charts, job_status
 
+#: a panel in which tables become lists; the frame is the container
+NARROW = "@container (max-width: 500px)"
 #: of what is in a row: as wide as it needs to be
 FREE = {"item": {"sx": {"width": "auto", "maxWidth": "100%"}}}
 
@@ -82,12 +84,12 @@ def fold(panel, handlers, state, name, label, menu=None):
     Args:
         panel: where to add it
         handlers: the panel
-        state: a dict; ``open`` lists the parts that are
+        state: a dict; its ``open`` says of parts whether they are
         name: of the part
         label: what it is called
         menu (None): a :func:`row` that the button stands in; by default one of its own
     """
-    opened = name in (state.get("open") or [])
+    opened = bool((state.get("open") or {}).get(name))
     button(
         menu or row(panel, f"{name}_fold"), f"{name}_button", label,
         "expand_less" if opened else "expand_more", handlers.on_fold, params={"part": name},
@@ -137,7 +139,8 @@ def table(panel, name, columns, help_of=None, rows=0, actions=(), **options):
         **options: of ``types.TableView``
     """
     # the App's own least width is more than a panel beside the grid has
-    table = types.TableView(componentsProps={"table": {"sx": {"minWidth": 0}}}, **options)
+    sx = {"minWidth": 0, NARROW: _as_list(list(columns.values()))}
+    table = types.TableView(componentsProps={"table": {"sx": sx}}, **options)
     for number, (key, label) in enumerate(columns.items()):
         table.add_column(key, label=label)
         for row in range(rows if key in (help_of or {}) else 0):
@@ -146,6 +149,25 @@ def table(panel, name, columns, help_of=None, rows=0, actions=(), **options):
         table.add_row_action(**action)
     # the last step: what is added afterwards would not be seen
     panel.obj(name, view=table)
+
+
+def _as_list(labels):
+    """The styles of a table that is a list: each row a block, each number with its column's label."""
+    styles = {
+        "& thead": {"display": "none"},
+        "& tr": {"display": "block", "borderBottom": "1px solid rgba(128, 128, 128, 0.3)", "py": 1},
+        "& td": {"display": "inline-block", "border": 0, "py": 0.25, "overflowWrap": "anywhere"},
+        "& td:first-of-type": {"fontWeight": "bold"},
+        "& td:empty": {"display": "none"},
+    }
+    for number, label in enumerate(labels[1:], 2):
+        if label:
+            said = label.replace("\\", "\\\\").replace('"', '\\"')
+            styles[f"& td:nth-of-type({number})::before"] = {
+                "content": f'"{said}: "',
+                "opacity": 0.7,
+            }
+    return styles
 
 
 def plot(panel, name, layout, on_click):

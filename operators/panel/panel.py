@@ -60,6 +60,11 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         look_bar.show(ctx)
         self._fill(ctx)
 
+    def on_change_current_sample(self, ctx):
+        """A sample that was opened from here shows the run's heatmaps."""
+        ctx.panel.set_state("opening", None)
+        self._show_run(ctx)
+
     def render(self, ctx):
         """The panel's layout."""
         from . import frame
@@ -83,7 +88,6 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         tab = state["tab"] or "see"
         # the selector's own value: the App takes its default only until somebody chose
         values = {"runs": runs, "key": key, "tab": tab, "top.run": key, "seen": seen}
-        values["open"] = state["open"] or []
         values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
         data = {}
@@ -121,6 +125,9 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
+        if method == "on_change_current_sample":  # of others than those opened from here, nothing
+            opening = ctx.panel.get_state("opening")
+            return opening is None or ctx.current_sample != opening
         if method == "on_watch":
             from . import watch
 
@@ -164,9 +171,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
     def on_fold(self, ctx):
         """A part of the page is opened, or closed."""
-        part, opened = ctx.params.get("part"), ctx.panel.get_state("open") or []
-        left = [name for name in opened if name != part]
-        self._fill(ctx, open=left if part in opened else [*opened, part])
+        part, opened = ctx.params.get("part"), dict(ctx.panel.get_state("open") or {})
+        opened[part] = not opened.get(part)
+        ctx.panel.set_state(f"open.{part}", opened[part])  # one by one: two clicks may overlap
+        self._fill(ctx, open=opened)
 
     def on_queue(self, ctx):
         """The queue of samples of a kind."""
@@ -378,7 +386,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
         number, accepted = ctx.params["number"], ctx.params["accepted"]
         clusters_tab.accept(self._run(ctx), number, accepted)
-        self._fill_clusters(ctx)
+        self._fill(ctx)  # verdicts and classes are counted again
 
     def _fill_clusters(self, ctx):
         """What is stored by now: a name and a click right after it are answered in any order."""
@@ -417,10 +425,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         ctx.ops.set_view(view)
 
     def _open(self, ctx, sample_id):
-        """Opens a sample with what the grid shows of the run: it has a list of fields of its own."""
+        """Opens a sample; what it shows is set once it is open, as it has a list of fields of its own."""
         self._show_run(ctx)
+        ctx.panel.set_state("opening", sample_id)
         ctx.ops.open_sample(id=sample_id)
-        self._show_run(ctx)
 
     def _show_run(self, ctx):
         """Shows the run's first heatmaps and its verdicts, instead of another run's."""

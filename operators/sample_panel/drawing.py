@@ -7,7 +7,6 @@ import os
 import cv2
 import numpy as np
 
-from ...cam_core.spatial.overlay import Look
 from ..data.drawn import data_uri, overlaid
 from ..data.images import decode_image
 
@@ -39,25 +38,25 @@ def _photo(path, changed, side):
     return picture
 
 
-def heat_picture(path, heat, look=None):
-    """A small photo under a map in [0, 1], or without one, as a ``data:`` URI."""
+def heat_picture(path, heat, look):
+    """A small photo under a map in [0, 1], or without one, in the dataset's look; a ``data:`` URI."""
     return data_uri(overlaid(photo(path, SMALL), heat, look))
 
 
-def kept_picture(path, heat, kept, look=None):
+def kept_picture(path, heat, kept, look):
     """A photo with the heat that is kept, and its outline.
 
     Args:
         path: of the photo
         heat: (h, w) in [0, 1]
         kept: (h, w) bool on the same grid
-        look (None): how heat is drawn in the dataset; what is kept is drawn whatever it hides
+        look: the dataset's look, see :mod:`operators.runs.look`; what is kept is drawn whatever it hides
 
     Returns:
         a ``data:`` URI
     """
     below = photo(path)
-    whole = dataclasses.replace(look or Look(), hide_below=0.0)
+    whole = dataclasses.replace(look, hide_below=0.0)
     heated = np.array(overlaid(below, heat, whole))
     mask = cv2.resize(kept.astype(np.float32), below.size, interpolation=cv2.INTER_LINEAR) >= 0.5
     return _outlined(np.where(mask[..., None], heated, np.array(below.convert("RGB"))), mask)

@@ -14,14 +14,14 @@ HELD = 12
 _HELD = Held(HELD)
 
 
-def results_of(found, cam_key, model, look=None):
+def results_of(found, cam_key, model, look):
     """What the panel is sent of an ``Explained``: plain values, pictures as ``data:`` URIs.
 
     Args:
         found: the :class:`~operators.sample.summary.Explained`
         cam_key: the CAM run that it was explained with, or None
         model: the name of another model, or None
-        look (None): how heat is drawn in the dataset
+        look: the dataset's look
 
     Returns:
         a dict
@@ -63,14 +63,14 @@ def _small(picture):
     return data_uri(small)
 
 
-def hold(found, cam_key, model, look=None):
+def hold(found, cam_key, model, look):
     """Keeps what was found; returns what ``explain_sample`` answers to the panel: its name, and the model.
 
     Args:
         found: the :class:`~operators.sample.summary.Explained`
         cam_key: the CAM run that it was explained with, or None
         model: the name of another model, or None
-        look (None): how heat is drawn in the dataset
+        look: the dataset's look
     """
     return {"held": _HELD.put(results_of(found, cam_key, model, look)), "model": model}
 

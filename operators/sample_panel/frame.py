@@ -4,6 +4,7 @@ import sys
 
 import fiftyone.operators.types as types
 
+from ..panel import look_bar
 from ..runs import record
 from ..runs.look import look_of
 from ..runs.run import Run
@@ -109,11 +110,11 @@ def _read_maps(dataset, one, shown):
     }
     if shown["page"] != "maps":
         return more
-    now = look_of(dataset)
+    look = look_of(dataset)
     for name, fields in (("method_cards", methods), ("other_cards", others)):
         more[name] = [
             (
-                drawing.heat_picture(one.path, stored.heat_in(one.labels[field]), now),
+                drawing.heat_picture(one.path, stored.heat_in(one.labels[field]), look),
                 multiples.text_of(
                     one, field, agreed.get(field), methods[0], name == "method_cards"
                 ),
@@ -122,7 +123,7 @@ def _read_maps(dataset, one, shown):
         ]
     if heat is not None:
         kept = threshold.kept_heat(heat, shown["share"] / 100)
-        more["kept"] = drawing.kept_picture(one.path, heat, kept, now)
+        more["kept"] = drawing.kept_picture(one.path, heat, kept, look)
         said = threshold.said(kept, shown["share"] / 100)
         more["kept_text"] = f"{said} {in_markdown(on_object)}"
     return more
@@ -207,6 +208,7 @@ def _draw_maps(panel, handlers, shown):
                 "It was not among the run's samples, or failed. Choose another run, or explain it here.",
             )  # fmt: skip
         return
+    look_bar.draw(panel, handlers, shown.get("look"))
     for name, fields in (("method_cards", shown["methods"]), ("other_cards", shown["others"])):
         if not fields:
             continue

@@ -5,6 +5,8 @@ import sys
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
+from ..panel import look_bar
+
 _URI = "@cam51/heatmaps"
 _HELP = (
     "The run's maps on the open sample. *Explain* asks the model about it, *What if* asks about the photo with a "
@@ -18,7 +20,7 @@ _CHOICES = {
 }  # fmt: skip
 
 
-class SamplePanel(foo.Panel):
+class SamplePanel(look_bar.LookBar, foo.Panel):
     """Maps of the open sample side by side, what its score rests on, and what if."""
 
     @property
@@ -39,8 +41,8 @@ class SamplePanel(foo.Panel):
         return types.RiskLevel.MEDIUM
 
     def on_load(self, ctx):
-        """Shows the open sample."""
-        ctx.panel.set_state(_FIRST)
+        """Shows the open sample; a panel that was moved begins again, and its fields show what is so."""
+        self._begin(ctx)
         self._measure(ctx)
 
     def on_change_current_sample(self, ctx):
@@ -50,7 +52,20 @@ class SamplePanel(foo.Panel):
     def on_change_dataset(self, ctx):
         """Begins again."""
         ctx.panel.state.clear()
-        ctx.panel.set_state(_FIRST)
+        self._begin(ctx)
+
+    def _begin(self, ctx):
+        """The first choices, as the state knows them and as the fields do."""
+        from . import frame
+
+        key = frame.key_of(ctx.dataset, ctx.panel.get_state("key"))
+        first = {n: ctx.panel.get_state(n) or v for n, v in _FIRST.items()}
+        fields = {
+            "top": {"run": key},
+            "what_if_menu": {"replace": first["region"], "by": first["fill"]},
+        }
+        ctx.panel.set_state({**first, "key": key, **fields})
+        look_bar.show(ctx)
 
     def render(self, ctx):
         """The panel's layout."""

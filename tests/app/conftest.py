@@ -16,6 +16,7 @@ from tools.app_driver import (
 )
 
 _CALL = pytest.StashKey()
+_TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,9 @@ def app_url(database, artefacts, tmp_path_factory):
     if find_browser() is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
     weights = plant_resnet18(tmp_path_factory.mktemp("zoo"))
-    with app_server(artefacts / "server.log", weights) as url:
+    # so that it can load the networks by hand that tests register
+    path = os.pathsep.join(str(folder) for folder in (_TESTS, _TESTS.parent))
+    with app_server(artefacts / "server.log", {**weights, "PYTHONPATH": path}) as url:
         yield url
 
 

@@ -5,6 +5,7 @@ import collections
 import html
 import io
 import json
+import os
 import re
 import types
 
@@ -150,6 +151,9 @@ def test_a_part_of_the_page_opens_and_closes(analysed):
     state, data, _ = call("on_fold", dataset, {"part": "heat"}, state)
     assert "points" in data
     assert "points" in elements(dataset, state)
+    # two clicks, the second sent before the first was answered
+    late, _, _ = call("on_fold", dataset, {"part": "details"}, {**state, "open": {}})
+    assert late["open"] == {"details": True}, "which says nothing of the other"
     state, _, _ = call("on_fold", dataset, {"part": "heat"}, state)
     assert "points" not in elements(dataset, state)
 
@@ -243,7 +247,7 @@ def test_an_analysis_of_objects_says_what_it_counts(analysed, relies):
     state, _ = fill(run_of(dataset), "see", {})
     assert state["sentences"][1].startswith("On 45 of the 50 objects tested the score depends")
     assert "too few objects per class" in state["sentences"][2]
-    state, data = fill(run_of(dataset), "test", {"open": ["heat"]})
+    state, data = fill(run_of(dataset), "test", {"open": {"heat": True}})
     counts = {row["verdict"]: int(row["samples"]) for row in data["verdict_rows"]}
     assert counts.pop("in all") == sum(counts.values())
     assert state["verdicts"] == list(counts)
@@ -274,8 +278,7 @@ def test_nothing_left_to_count_says_so(analysed):
     dataset._sample_collection.update_many({"_id": {"$in": left}}, every)
     state, _, _ = call("on_tab", dataset, {"tab": "test"})
     assert "verdict_rows" in elements(dataset, state)
-    call("on_accept", dataset, {"number": 0, "accepted": True}, state)
-    state, _, _ = call("on_tab", dataset, {"tab": "test"}, state)
+    state, _, _ = call("on_accept", dataset, {"number": 0, "accepted": True}, state)
     drawn = elements(dataset, state)
     assert "verdict_rows" not in drawn
     assert "All 20 tested samples are in groups" in drawn["all_accepted"]["view"]["description"]
@@ -559,7 +562,7 @@ def test_the_queue_has_pictures(analysed, tmp_path):
 # the panel itself
 
 
-def call(method, dataset, params=None, state=None, active=()):
+def call(method, dataset, params=None, state=None, active=(), current=None):
     """One event of the panel: (state afterwards, data, what the App is told)."""
     from fiftyone.operators.executor import ExecutionContext
 
@@ -570,6 +573,7 @@ def call(method, dataset, params=None, state=None, active=()):
             "dataset_name": dataset.name,
             "params": {**(params or {}), **event},
             "active_fields": list(active),
+            "current_sample": current,
         },
         operator_uri="@cam51/heatmaps/cam_panel",
         required_secrets=[],
@@ -858,9 +862,13 @@ def test_clicks_tell_the_app(analysed, relies):
     state, _, _ = call("on_tab", dataset, {"tab": "samples"})
     _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
-    # for the grid, and again for the open sample, which has a list of fields of its own
-    told = [name for name in call.told if name in ("set_active_fields", "open_sample")]
-    assert told == ["set_active_fields", "open_sample", "set_active_fields"]
+    assert call.told.index("set_active_fields") < call.told.index("open_sample")
+    # again once it is open, as it has a list of fields of its own; not for others
+    state["opening"] = opened_id = state["sample_ids"][1]
+    for current, count in (("f" * 24, 0), (opened_id, 1)):
+        call("on_change_current_sample", dataset, {}, state, ["label", "net_layercam"], current)
+        assert call.told.count("set_active_fields") == count
+    _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
     state, _, _ = call("on_tab", dataset, {"tab": "test"})
     _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)
@@ -982,6 +990,65 @@ def test_what_others_do_is_noticed_and_nothing_else_is_drawn(make_dataset, photo
     assert call("on_watch", dataset, {}, state)[2] == {}, "that it is alive is no news"
     dataset.delete()
     assert call("on_watch", make_dataset(), {}, {"seen": state["seen"]})[2] != {}
+
+
+def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset, plugin):
+    background, number, dataset = inner("runs.background"), ObjectId(), make_dataset()
+    state, _, _ = call("on_load", dataset)
+    background.register(dataset, number, os.getpid(), "uri", "Compare heatmaps: run", {})
+    progress = types.SimpleNamespace(progress=0.25, label="measuring: 1 of 4")
+    with background.BackgroundLease(background.read(number)) as lease:
+        state, _, _ = call("on_watch", dataset, {}, state)
+        drawn = elements(dataset, state)
+        assert drawn["work_0_head"]["view"]["label"] == "Compare heatmaps: run"
+        assert "no_runs" in drawn, "its run is registered later"
+        assert call("on_watch", dataset, {}, state)[2] == {}
+        lease.note_progress(None, progress)
+        lease._send()
+        state, _, sent = call("on_watch", dataset, {}, state)
+        assert set(sent) == {"patch_panel_state", "show_panel_output"}, "nothing else is read again"
+        drawn = elements(dataset, state)
+        assert drawn["work_0"]["default"] == 0.25
+        assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4"
+        assert (
+            drawn["watch"]["view"]["interval"] < elements(dataset, {})["watch"]["view"]["interval"]
+        )
+        state, _, _ = call("on_work_stop", dataset, {"number": str(number), "key": None}, state)
+        drawn = elements(dataset, state)
+        assert "asked to stop" in drawn["work_0_head"]["view"]["label"]
+        assert "work_0_stop" not in str(drawn["work_0_menu"])
+        lease._send()
+        assert lease.asked.is_set()
+        background.finish(number, "failed", "it is broken")
+    state, _, _ = call("on_watch", dataset, {}, state)
+    drawn = elements(dataset, state)
+    assert drawn["work_0"]["view"]["name"] == "Error"
+    assert drawn["work_0"]["view"]["description"] == "it is broken"
+    _, _, sent = call("on_work_show", dataset, {}, state)
+    assert "reload_dataset" in sent
+    state, _, _ = call("on_work_dismiss", dataset, {"number": str(number)}, state)
+    assert state["work"] == []
+    assert "work_0" not in elements(dataset, state)
+
+
+def test_a_run_from_elsewhere_has_a_bar_and_can_be_stopped(make_dataset, plugin):
+    dataset, record = make_dataset(), inner("runs.record")
+    token = record.register(dataset, "night", {"model": "m"}, [])
+    record.ACTIVE.add(token)
+    try:
+        record.update(dataset, "night", progress={"done": 30, "total": 40})
+        state, _, _ = call("on_load", dataset)
+        drawn = elements(dataset, state)
+        assert drawn["work_0_head"]["view"]["label"] == "Computing night"
+        assert drawn["work_0"]["default"] == 0.75
+        state, _, _ = call("on_work_stop", dataset, {"number": None, "key": "night"}, state)
+        assert record.config_of(dataset, "night").stop
+    finally:
+        record.ACTIVE.discard(token)
+    state, _, _ = call("on_watch", dataset, {}, state)
+    assert state["work"] == []
+    _, _, sent = call("on_work_stop", dataset, {"number": None, "key": "night"}, state)
+    assert "is not running" in sent["notify"]["message"]
 
 
 def test_a_dataset_that_was_deleted_is_no_error_in_the_panel(make_dataset, plugin):

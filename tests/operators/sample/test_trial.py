@@ -3,20 +3,24 @@
 import fiftyone as fo
 import numpy as np
 import pytest
-from bias_common import BACKGROUND, CLASSES, OBJECT, SIDE, Cues, agreeing, find, inner, to_tensor
+from bias_common import (
+    BACKGROUND,
+    CLASSES,
+    OBJECT,
+    SIDE,
+    Cues,
+    agreeing,
+    find,
+    inner,
+    probability,
+    to_tensor,
+)  # fmt: skip
 from operators_common import operator
 from PIL import Image
 
 # of the first picture of agreeing(): left, top, width, height in pixels
 LEFT, TOP, WIDE = 2, 3, 12
 FEATHER = 2
-
-
-def probability(network, array):
-    """What ``Cues`` says of class "plus", without torch: red and blue on average, weighed."""
-    values = (np.asarray(array, np.float64) - 128) / 127
-    margin = network["red"] * values[..., 0].mean() + network["blue"] * values[..., 2].mean()
-    return 1 / (1 + np.exp(-margin))
 
 
 @pytest.fixture

@@ -339,7 +339,7 @@ def test_what_was_explained_is_in_the_sentence(cues):
         cues, cues.first().id, "run", Cues(**BACKGROUND), transforms=to_tensor, classes=CLASSES
     )
     explained = inner("sample_panel.explained")
-    answer = explained.hold(found, "run", None)
+    answer = explained.hold(found, "run", None, inner("runs.look").look_of(cues))
     assert len(str(answer)) < 100, "pictures stay in the server"
     shown = inner("sample_panel.frame").read(
         cues, cues.first().id, {"page": "explain", "explained": [answer["held"]], "key": "run"}
