@@ -20,6 +20,7 @@ PARTS = {
     "growth": (["--quick"], []),
     "app": (["--quick"], []),
     "panel": (["--quick"], []),
+    "sample_panel": (["--quick"], []),
 }
 
 

@@ -18,7 +18,7 @@ from bson import ObjectId
 
 # Not the folder that the server was started in, whose modules would be taken for others of the same name.
 _CODE = (
-    "import sys; sys.path.pop(0); from fiftyone.operators import get_operator; "
+    "import sys; sys.path[:] = filter(None, sys.path); from fiftyone.operators import get_operator; "
     "get_operator(sys.argv[1]).run_background(sys.argv[2])"
 )
 # What makes a process one of the App's server's own.

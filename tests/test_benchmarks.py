@@ -1,6 +1,6 @@
 """How the benchmarks write down what they measured."""
 
-from benchmarks import app, growth, panel, timing
+from benchmarks import app, growth, panel, sample_panel, timing
 
 
 def test_median_with_its_spread():
@@ -22,6 +22,16 @@ def test_tables_have_the_median_of_the_rounds():
     ]
     text = panel.report([{"samples": 1000, "openings": openings}], 2)
     assert "| 1,000 | 1.00 (1.00-1.00) | 1.50 (1.00-2.00) |" in text
+
+    rounds = [
+        {"warm": warm, "open": [s], "next": [s, s], "panel": [s / 2], "ask": [2.0]}
+        for warm, s in ((False, 9.0), (True, 0.5), (True, 0.7))
+    ]
+    text = sample_panel.report(rounds)
+    assert "| the panel, from the click on its tab | 0.60 (0.50-0.70) | 1.2 | met |" in text
+    assert "0.30 (0.25-0.35) | 0.4 | met |" in text
+    assert "| 2.00 (2.00-2.00) | 1 | missed |" in text
+    assert "imports torch | 9.00 |" in text
 
     found = [
         {"samples": n, "seconds": s, "resident_mb": 300, "before_mb": 250}

@@ -54,10 +54,19 @@ def make(home, options):
     dataset = demo_data.demo_dataset(NAME, persistent=False)
     operators = {
         name: foo.get_operator(f"@cam51/heatmaps/{name}")
-        for name in ("compute_cams", "find_background_bias", "compare_cams")
+        for name in (
+            "compute_cams",
+            "find_background_bias",
+            "compare_cams",
+            "register_model",
+            "get_cam_run_info",
+        )
     }
     model = lite0.lite0_model()
     print(operators["compute_cams"](dataset, model=model, methods=METHODS, cam_key="lite0"))
+    used = operators["get_cam_run_info"](dataset, "lite0").settings["model"]
+    # so that the App's server can ask it
+    operators["register_model"](used, "examples.lite0:lite0_model")
     print(operators["find_background_bias"](dataset, "lite0", model, labels="imagenet_names"))
     measures = ["insertion", "road", "average_drop"]
     print(operators["compare_cams"](dataset, "lite0", model, metrics=measures))
@@ -68,7 +77,8 @@ def make(home, options):
     dataset.app_config.sidebar_groups = groups
     dataset.save()
     try:
-        with app_server(home / "server.log", plant_resnet18(home / "zoo")) as url:
+        weights = plant_resnet18(home / "zoo")
+        with app_server(home / "server.log", {**weights, "PYTHONPATH": str(ROOT)}) as url:
             with browser_context(home / "large", size=(1400, 1250), scale=2) as context:
                 app = App(context.new_page(), url)
                 save(options.out / "form.jpg", form(app, dataset))
@@ -80,6 +90,10 @@ def make(home, options):
             with browser_context(home / "wide", size=(1750, 1150)) as context:
                 app = App(context.new_page(), url)
                 for name, picture in panel(app, dataset):
+                    save(options.out / f"{name}.jpg", picture)
+            with browser_context(home / "sample", size=(1600, 1000)) as context:
+                app = App(context.new_page(), url)
+                for name, picture in sample(app, dataset, options.subject):
                     save(options.out / f"{name}.jpg", picture)
     finally:
         fo.core.odm.drop_database()
@@ -121,6 +135,33 @@ def modal(app, dataset, subject):
     app.page.mouse.move(700, 20)
     app.wait_until_painted(picture)
     return app.page.screenshot()
+
+
+def sample(app, dataset, subject):
+    """The panel beside a photo; yields (name, picture) of its maps and of two trials."""
+    index = next(
+        i for i, s in enumerate(dataset) if subject in (s["subject"], *s["imagenet_names"])
+    )
+    app.open_grid(dataset)
+    app.thumbnail(index).click()
+    window = app.page.locator("[data-cy=modal]")
+    window.get_by_text("psychology_alt", exact=True).click()
+    panel = app.page.locator("[data-cy=panel-content-cam_sample_panel]")
+    panel.get_by_text("agreement is with this one").wait_for()
+    window.locator("[title='Split horizontally']").click()
+    app.wait_until_painted(window.locator("[data-cy=modal-looker-container] canvas").first)
+    panel.get_by_text("agreement 0").first.wait_for()
+    yield "sample", window.screenshot()
+    panel.get_by_role("button", name="What if", exact=True).click()
+    for number, region in enumerate(("The border", "The object")):
+        if number:
+            panel.get_by_text("The border", exact=True).click()
+        else:
+            panel.get_by_text("The hottest tenth", exact=True).click()
+        app.page.get_by_role("option", name=region, exact=True).click()
+        panel.get_by_role("button", name="Ask", exact=True).click()
+        panel.get_by_text("after:").nth(number).wait_for(timeout=120_000)
+    yield "what_if", panel.screenshot()
 
 
 def form(app, dataset):

@@ -85,7 +85,8 @@ def _running(panel, handlers, row, name):
             f"{name}_stop", label="Stop", icon="stop", variant="outlined", on_click=handlers.on_work_stop,
             params=params,
         )  # fmt: skip
-    _show_button(menu, handlers, name, "Show its heatmaps so far")
+    if row["fraction"]:
+        _show_button(menu, handlers, name, "Show its heatmaps so far")
 
 
 def _ended(panel, handlers, row, name):
@@ -138,15 +139,14 @@ class WorkEvents:
 
     def on_work_show(self, ctx):
         """Lets the grid show what a run in the background stored so far."""
-        from ..runs import record
+        from ..runs import look, record
 
         record.refresh(ctx.dataset)
-        shown = ctx.dataset.app_config
         ctx.ops.reload_dataset()
-        if shown.color_scheme is not None:
-            ctx.trigger("set_color_scheme", {"fields": shown.color_scheme.fields})
-        if shown.active_fields is not None:
-            ctx.ops.set_active_fields(list(shown.active_fields.paths))
+        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        shown = ctx.dataset.app_config.active_fields
+        if shown is not None:
+            ctx.ops.set_active_fields(list(shown.paths))
         self.show_work(ctx)
 
     def show_work(self, ctx):

@@ -62,13 +62,15 @@ def draw(handlers, state):
     """
     panel = types.Object()
     background.draw(panel, handlers, state.get("work"))
-    if not state.get("runs"):
-        _no_runs(panel, handlers, state)
-    else:
+    if state.get("runs"):
         _menu(panel, handlers, state)
         look_bar.draw(panel, handlers, state.get("look"))
         _tabs(panel, handlers, state)
         _FILES[state.get("tab") or "see"].draw(panel, handlers, state)
+    elif not background.is_busy(
+        state.get("work")
+    ):  # else the first run has begun: it is drawn above
+        _no_runs(panel, handlers, state)
     watch.draw(panel, handlers, state.get("work"))
     view = types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=_FIT)
     return escape_labels(types.Property(panel, view=view))

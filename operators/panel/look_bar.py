@@ -9,6 +9,7 @@ import fiftyone.operators.types as types
 from ...cam_core.spatial.overlay import FADE, scale_bar
 from ..data.drawn import data_uri
 from ..runs import look
+from . import layout
 
 _RAMPS = {
     FADE: "Fade", "fire": "Fire", "inferno": "Inferno", "turbo": "Turbo", "viridis": "Viridis",
@@ -57,7 +58,7 @@ def draw(panel, handlers, state):
     """
     if not state:
         return
-    menu = panel.menu("look_menu", gap=2, align_y="center")
+    menu = layout.row(panel, "look_menu")
     ramps = {**_RAMPS, **({look.OWN: "My own colours"} if state["own"] else {})}
     _choice(menu, "look_ramp", ramps, state["ramp"], handlers.on_look_ramp)
     if state["ramp"] == look.OWN:
@@ -76,7 +77,7 @@ def _hidden_text(share):
 
 def _choice(menu, name, choices, value, on_change):
     """A list; the App shows no label of it in a menu, so every choice says what it is of."""
-    view = types.DropdownView()
+    view = types.DropdownView(componentsProps=layout.FREE)
     for key, text in choices.items():
         view.add_choice(str(key), label=text)
     menu.enum(name, view.values(), default=str(value), view=view, on_change=on_change)

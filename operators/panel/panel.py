@@ -19,6 +19,8 @@ _CHOICES = {
 }  # fmt: skip
 
 _UNKNOWN = object()
+# {panel's id: sample that it opens}: the App sends the event of the opened sample before the panel's new state
+_OPENING: dict = {}
 
 # what needs no run; everything else acts on the one that the selector shows
 _ANY_RUN = (
@@ -62,8 +64,8 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
     def on_change_current_sample(self, ctx):
         """A sample that was opened from here shows the run's heatmaps."""
-        ctx.panel.set_state("opening", None)
-        self._show_run(ctx)
+        _OPENING.pop(ctx.panel.id, None)
+        self._show_run(ctx, always=True)
 
     def render(self, ctx):
         """The panel's layout."""
@@ -126,7 +128,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
         if method == "on_change_current_sample":  # of others than those opened from here, nothing
-            opening = ctx.panel.get_state("opening")
+            opening = _OPENING.get(ctx.panel.id)
             return opening is None or ctx.current_sample != opening
         if method == "on_watch":
             from . import watch
@@ -147,8 +149,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
         if watch.changes(ctx) == "work":
             self.show_work(ctx)
-        else:
-            self._fill(ctx)
+            return
+        if look_bar.state_of(ctx.dataset) != ctx.panel.get_state("look"):  # a first run sets one
+            look_bar.show(ctx)
+        self._fill(ctx)
 
     # choices
 
@@ -427,10 +431,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def _open(self, ctx, sample_id):
         """Opens a sample; what it shows is set once it is open, as it has a list of fields of its own."""
         self._show_run(ctx)
-        ctx.panel.set_state("opening", sample_id)
+        _OPENING[ctx.panel.id] = sample_id
         ctx.ops.open_sample(id=sample_id)
 
-    def _show_run(self, ctx):
+    def _show_run(self, ctx, always=False):
         """Shows the run's first heatmaps and its verdicts, instead of another run's."""
         from ..bias.schema import field_names
 
@@ -440,10 +444,17 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         verdict, fields = field_names(run.key)[0], run.heatmap_fields[:1]
         fields += [verdict] if ctx.dataset.get_field(verdict) else []
         if fields:
-            self._activate(ctx, fields)
+            self._activate(ctx, fields, always)
 
-    def _activate(self, ctx, fields):
-        """Shows these of our fields, and of the others what was shown before."""
+    def _activate(self, ctx, fields, always=False):
+        """Shows these of our fields, and of the others what was shown before.
+
+        Args:
+            ctx: the execution context
+            fields: the fields of runs
+            always (False): also where the grid shows them already, as an open sample may not; the App then
+                decodes every map of the grid anew
+        """
         from ..runs.level import level_of
         from ..runs.run import Run
 
@@ -454,7 +465,8 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
             return
         ours = {level.path(field) for run in Run.all(ctx.dataset) for field in run.fields}
         active = [f for f in ctx.active_fields or [] if f not in ours]
-        ctx.ops.set_active_fields([*active, *there])
+        if always or {*active, *there} != set(ctx.active_fields or []):
+            ctx.ops.set_active_fields([*active, *there])
 
 
 def _cluster_number(ctx):

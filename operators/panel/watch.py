@@ -11,8 +11,9 @@ from .background import is_busy, work_on
 
 # Between two looks, while nothing and while something is being computed. Each asks the database for some
 # entries of the records, and draws nothing where they are the same.
-_SECONDS, _BUSY_SECONDS = 5, 2
+_SECONDS, _BUSY_SECONDS = 8, 2
 _JOBS = ("bias", "compare")
+_STEPS = 20
 _WHOSE = ("status", "token", "dataset_id", "host", "pid", "space", "heartbeat")
 _SHOWN = ("started", "ended", "stop", "error")
 
@@ -31,7 +32,9 @@ def stamp(dataset):
         jobs = {part: _job(dataset, config.get(part)) for part in _JOBS}
         own = config.get("dataset_id") == str(dataset._doc.id)
         status = record.status_from(record.complete(config, own))
-        rows.append([key, status, *(config.get(name) for name in _SHOWN), jobs])
+        rows.append(
+            [key, status, *(config.get(name) for name in _SHOWN), jobs, _steps(status, config)]
+        )
     text = json.dumps(sorted(rows, key=lambda row: row[0]), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -56,8 +59,16 @@ def changes(ctx):
 
 
 def _entries():
-    own = [*_WHOSE, *_SHOWN, "same_scale"]
+    own = [*_WHOSE, *_SHOWN, "same_scale", "progress"]
     return [*own, *(f"{part}.{name}" for part in _JOBS for name in (*_WHOSE, *_SHOWN, "cam_keys"))]
+
+
+def _steps(status, config):
+    """How much of a computation is done, coarsely: what the panel says of the run is read again at each step."""
+    progress = config.get("progress") or {}
+    if status != "running" or not progress.get("total"):
+        return None
+    return int(_STEPS * progress.get("done", 0) / progress["total"])
 
 
 def _job(dataset, stored):

@@ -20,7 +20,7 @@ from .retry import retried
 VARIABLE = "CAM51_BACKGROUND_RUNS"
 # A collection of FiftyOne's database: a document for each.
 _COLLECTION = "cam51_background"
-_SECONDS = 2.0
+_SECONDS = 1.0
 
 
 def is_allowed():

@@ -93,6 +93,14 @@ def _import():
     from ...cam_core.adapters import adapt  # noqa: F401 - and torch with it
 
 
+def is_held(dataset, cam_key, model=None):
+    """Whether the model of a run, or one that is named, is in memory, so that it answers at once."""
+    name = model
+    if name is None and cam_key is not None:
+        name = record.config_of(dataset, cam_key).settings.get("model")
+    return name is not None and CACHE.name is not None and CACHE.name.strip() == name
+
+
 def usable_runs(dataset):
     """The keys of the runs whose model can be loaded by its name and is a classifier, the newest first."""
     configs = {key: record.config_of(dataset, key) for key in record.list_runs(dataset)}

@@ -2,6 +2,11 @@
 
 import fiftyone.operators.types as types
 
+#: of every menu: as wide as its parts are, and what has no room goes on in the next line
+MENU = {
+    "orientation": "2d", "gap": 1, "align_y": "center",
+    "componentsProps": {"grid": {"sx": {"&& > *": {"width": "auto", "maxWidth": "100%"}}}},
+}  # fmt: skip
 # two beside each other in a panel of 360 pixels
 _ROW = {
     "display": "flex", "flexWrap": "wrap", "gap": "12px",

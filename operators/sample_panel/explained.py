@@ -93,7 +93,7 @@ def draw(panel, handlers, shown):
             f"class, what tells the two apart, and what it says of the object on other backgrounds.{slow}",
             name="explain_about",
         )
-    menu = panel.menu("explain_menu", gap=2)
+    menu = panel.menu("explain_menu", **cards.MENU)
     if shown["model_from"]:
         menu.btn(
             "explain", label="Explain this sample", icon="psychology_alt", variant="contained",
@@ -113,7 +113,7 @@ def draw(panel, handlers, shown):
     if found["no_peers"]:
         panel.md(in_markdown(found["no_peers"]), name="no_peers_text")
     elif found["cam_key"]:
-        panel.menu("peers_menu").btn(
+        panel.menu("peers_menu", **cards.MENU).btn(
             "peers", label="Show peers in the grid", icon="groups", variant="outlined",
             on_click=handlers.on_peers,
             title="Samples of this class that the model predicts right, the most alike first",

@@ -27,7 +27,8 @@ def read(dataset, sample_id, chosen):
         a dict of everything that :func:`draw` draws
     """
     shown = {**chosen, "sample_id": sample_id, "page": chosen.get("page") or "maps"}
-    if not sample_id:
+    shown["images"] = dataset is None or dataset.media_type != "video"
+    if not sample_id or not shown["images"]:
         return shown
     record.refresh(dataset)
     shown["runs"] = run_choices(dataset)
@@ -35,7 +36,7 @@ def read(dataset, sample_id, chosen):
     shown["share"] = chosen.get("share") or threshold.DEFAULT
     shown |= model_of(dataset, key, chosen)
     shown["found"] = explained.of_sample(chosen.get("explained"), sample_id)
-    shown["model_held"] = explain.CACHE.name is not None
+    shown["model_held"] = explain.is_held(dataset, key, chosen.get("model"))
     if shown["page"] == "what_if":
         shown["regions"] = what_if.choices_of(dataset, sample_id)
     one = stored.read(Run.open(dataset, key), sample_id) if key is not None else None
@@ -147,14 +148,23 @@ def draw(handlers, shown):
             "No sample is open",
             "Open a sample of the grid; this panel follows it.",
         )
+    elif not shown["images"]:
+        _note(
+            panel, "video", "This panel shows images",
+            "The heatmaps of a video are on its frames: play it, with the run's fields chosen in the sidebar.",
+        )  # fmt: skip
     else:
         _head(panel, handlers, shown)
         _PAGES[shown["page"]](panel, handlers, shown)
-    sx = {"pb": 6, "minWidth": 0}
+    sx = {"pb": 6, **_NARROW}
     view = types.GridView(
         orientation="vertical", gap=1, pad=2, componentsProps={"grid": {"sx": sx}}
     )
     return escape_labels(types.Property(panel, view=view))
+
+
+# nothing makes the panel wider than its place
+_NARROW = {"gridTemplateColumns": "minmax(0, 1fr)"}
 
 
 # Names of properties are no names of the state: what the state says would be drawn instead.
@@ -167,14 +177,14 @@ def _head(panel, handlers, shown):
     if shown.get("sure"):
         panel.md(in_markdown(shown["sure"]), name="how_sure")
     if shown["runs"]:
-        menu = panel.menu("top", gap=2, align_y="center")
+        menu = panel.menu("top", **cards.MENU)
         choices = types.DropdownView(label="Run")
         for run in shown["runs"]:
             choices.add_choice(run["key"], label=run["label"])
         menu.enum(
             "run", choices.values(), default=shown["key"], view=choices, on_change=handlers.on_run
         )
-    row = panel.menu("pages", gap=1, align_y="center")
+    row = panel.menu("pages", **cards.MENU)
     for value, label in PAGES.items():
         row.btn(
             f"page_{value}", label=label, on_click=handlers.on_page, params={"page": value},
@@ -196,7 +206,7 @@ def _draw_maps(panel, handlers, shown):
             panel, "no_runs", "No heatmaps yet",
             "Compute class activation maps for the dataset, or explain this one sample.",
         )  # fmt: skip
-        panel.menu("start_menu").btn(
+        panel.menu("start_menu", **cards.MENU).btn(
             "compute", label="Compute class activation maps", icon="local_fire_department",
             variant="contained", on_click=handlers.on_compute,
         )  # fmt: skip
@@ -226,7 +236,7 @@ def _draw_kept(panel, handlers, shown):
     head = f"**{in_markdown(shown['field'])}** in large; click a picture above for another one"
     panel.md(head, name="kept_head")
     panel.float(
-        "share", label="Heat kept, in percent", default=shown["share"], min=threshold.LEAST,
+        "heat_kept", label="Heat kept, in percent", default=shown["share"], min=threshold.LEAST,
         max=threshold.MOST, on_change=handlers.on_share,
         view=types.SliderView(
             value_precision=0, label_position="top", view_multiple_of=threshold.STEP,

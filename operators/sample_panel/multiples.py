@@ -60,9 +60,12 @@ def agreements(stored, fields):
         return found
     first = stored.labels[fields[0]]
     names = [f for f in fields if heats[f] is not None and _comparable(first, stored.labels[f])]
-    maps = [torch.from_numpy(heats[f]).float()[None, None] for f in names]
-    small = torch.cat([F.adaptive_avg_pool2d(one, GRID) for one in maps], 1)
-    values = agreement(small).spearman[0, 0].tolist()
+    maps = [torch.from_numpy(heats[f]).float()[None] for f in names]
+    small = torch.cat([F.adaptive_avg_pool2d(one, GRID) for one in maps])
+    # every map as a picture of two methods, itself and the first: no pair is compared that is not told
+    values = (
+        agreement(torch.stack([small[:1].expand_as(small), small], 1)).spearman[:, 0, 1].tolist()
+    )
     found |= {f: None if math.isnan(v) else v for f, v in zip(names, values, strict=True)}
     return found
 

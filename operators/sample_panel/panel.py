@@ -10,7 +10,8 @@ from ..panel import look_bar
 _URI = "@cam51/heatmaps"
 _HELP = (
     "The run's maps on the open sample. *Explain* asks the model about it, *What if* asks about the photo with a "
-    "part replaced. The arrow keys lead to the next sample, the choice stays."
+    "part replaced. The two-column icon beside the tab puts the panel beside the photo; the arrow keys lead to the "
+    "next sample, and the choice stays."
 )
 _FIRST = {"page": "maps", "share": 50, "region": "hottest", "fill": "other"}
 _LOADING = "The model is loaded; this takes some seconds the first time."
@@ -63,6 +64,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         fields = {
             "top": {"run": key},
             "what_if_menu": {"replace": first["region"], "by": first["fill"]},
+            "heat_kept": first["share"],
         }
         ctx.panel.set_state({**first, "key": key, **fields})
         look_bar.show(ctx)
@@ -135,10 +137,11 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
 
     def on_explain(self, ctx):
         """Explains the sample with the model of the run, or with the one that was named last."""
-        params = {**self._model(ctx), "sample_id": ctx.current_sample, "in_panel": True}
+        named = {name: value for name, value in self._model(ctx).items() if value}
+        params = {**named, "sample_id": ctx.current_sample, "in_panel": True}
         from ..sample import explain
 
-        said = "" if explain.CACHE.name else f" {_LOADING}"
+        said = "" if explain.is_held(ctx.dataset, **self._model(ctx)) else f" {_LOADING}"
         ctx.panel.set_state("work", f"Explaining this sample.{said}")
         ctx.prompt(
             f"{_URI}/explain_sample", params=params, skip_prompt=True, on_success=self.on_explained,
@@ -185,7 +188,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
 
         if ctx.panel.get_state("model"):
             return {"model": ctx.panel.get_state("model"), "cam_key": None}
-        return {"cam_key": frame.key_of(ctx.dataset, ctx.panel.get_state("key"))}
+        return {"model": None, "cam_key": frame.key_of(ctx.dataset, ctx.panel.get_state("key"))}
 
     # what if
 
@@ -193,7 +196,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         """Asks at once where the model is in memory, else says that it is loaded, and then asks."""
         from ..sample import explain
 
-        if explain.CACHE.name is not None:
+        if explain.is_held(ctx.dataset, **self._model(ctx)):
             self.on_ask_now(ctx)
         else:
             ctx.panel.set_state("work", _LOADING)
@@ -203,8 +206,9 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         """Replaces the region and asks the model."""
         from . import frame, what_if
 
-        state = dict(ctx.panel.state._data)
-        ctx.panel.set_state("work", None)
+        # the App tells of a choice a moment after it was made, so the fields are asked what it is
+        state = what_if.with_fields(dict(ctx.panel.state._data))
+        ctx.panel.set_state({"work": None, **{n: state[n] for n in what_if.FIELDS}})
         named = self._model(ctx)
         field = frame.shown_field(ctx.dataset, ctx.current_sample, state)
         try:

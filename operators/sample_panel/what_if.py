@@ -12,9 +12,18 @@ from .held import Held
 from .stored import heat_of_sample, objects_on
 
 _BOX = "box"
+#: what of the panel's state says what is asked
+FIELDS = ("region", "fill", "box")
 #: trials that are listed, the newest first
 LISTED = 6
 _HELD = Held(48)
+
+
+def with_fields(state):
+    """The panel's state with what its fields hold now: ``region``, ``fill`` and ``box``."""
+    menu = state.get("what_if_menu") or {}
+    now = {"region": menu.get("replace"), "fill": menu.get("by"), "box": state.get("numbers")}
+    return {**state, **{name: now[name] or state.get(name) for name in FIELDS}}
 
 
 def choices_of(dataset, sample_id):
@@ -171,7 +180,7 @@ def draw(panel, handlers, shown):
         regions.add_choice(choice["value"], label=choice["label"])
     for name, text in trials.FILLS.items():
         fills.add_choice(name, label=text)
-    menu = panel.menu("what_if_menu", gap=2, align_y="center")
+    menu = panel.menu("what_if_menu", **cards.MENU)
     menu.enum(
         "replace", regions.values(), default=shown.get("region") or "hottest", view=regions,
         on_change=handlers.on_region,
@@ -201,7 +210,7 @@ def draw(panel, handlers, shown):
 def _draw_trial(panel, handlers, name, one):
     trial, side = one["trial"], types.Object()
     side.md(text_of(trial, one["words"]), name="text")
-    buttons = side.menu("buttons", gap=1)
+    buttons = side.menu("buttons", **cards.MENU)
     buttons.btn(
         "keep", label="Stored" if one["stored"] else "Store as evidence", icon="bookmark_add",
         variant="outlined", disabled=one["stored"], on_click=handlers.on_keep, params={"name": name},

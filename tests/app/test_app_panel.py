@@ -140,6 +140,12 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     app.page.get_by_role("option", name="later (finished)").click()
     wait_for(lambda: app.shown(later), 20, "the grid shows the other run's")
     app.panel.get_by_text("Weakest evidence", exact=True).wait_for()
+    selected = app.page.locator("[data-cy=fo-grid] input[type=checkbox]:checked")
+    for number in (1, 3):
+        app.thumbnail(number).hover()
+        looker = app.thumbnail(number).locator("xpath=ancestor::*[@data-cy='looker']")
+        looker.locator("input[type=checkbox]").first.click(force=True)
+    wait_for(lambda: selected.count() == 2, 20, "two samples are selected")
     app.panel.locator("img[alt='Open']").first.click()
     modal = app.page.locator("[data-cy=modal]")
     box = modal.locator(f"[data-cy='checkbox-{later}'] input")
@@ -150,6 +156,8 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     app.page.keyboard.press("Escape")
     modal.wait_for(state="detached")
     app.wait_for_samples(COUNT)
+    wait_for(lambda: selected.count() == 2, 20, "they are selected as before")
+    assert app.shown(later)
 
     app.panel.get_by_role("button", name="More", exact=True).click()
     app.panel.get_by_role("button", name="Delete", exact=True).click()
@@ -194,7 +202,7 @@ def test_clusters(panel_app, analysed):
     app.open_grid(dataset)
     app.open_panel("The run")
     app.tab("Test", "Shortcuts: where heatmaps look alike")
-    strips = app.page.locator("img[src^='data:image/jpeg']")
+    strips = app.page.locator("img[alt^='heatmaps of cluster']")
     wait_for(lambda: strips.count() == 4, 20, "a strip per cluster")
     app.picture("clusters")
     strips.first.click()
@@ -247,7 +255,7 @@ def test_samples_and_scale(panel_app, analysed):
     app.picture("samples")
     app.page.get_by_role("button", name="Show all 25 in the grid").click()
     app.wait_for_samples(25)
-    app.panel.locator("img[src^='data:image/jpeg']").first.click()
+    app.panel.locator("img[alt='Open']").first.click()
     app.page.locator("[data-cy=modal]").wait_for()
     app.picture("sample")
 
@@ -326,7 +334,7 @@ def test_a_real_run_and_what_is_missing(panel_app, make_dataset, tmp_path, plugi
     app.tab("Compare", "The methods were not compared yet")
     app.picture("not_compared")
     app.tab("Test", "Shortcuts: where heatmaps look alike")
-    app.page.locator("img[src^='data:image/jpeg']").first.wait_for()
+    app.page.locator("img[alt^='heatmaps of cluster']").first.wait_for()
     app.picture("clusters")
 
 

@@ -124,4 +124,5 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     dialog.get_by_text("the fields renamed_gradcam, renamed_prediction").wait_for()
     app.execute(dialog, "delete")
     wait_for(lambda: status(dataset, "renamed") is None, 30, "it is gone", step=0.3)
+    dataset.reload()  # as above
     assert not [f for f in dataset.get_field_schema() if f.startswith("renamed")]

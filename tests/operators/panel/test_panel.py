@@ -864,8 +864,7 @@ def test_clicks_tell_the_app(analysed, relies):
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
     assert call.told.index("set_active_fields") < call.told.index("open_sample")
     # again once it is open, as it has a list of fields of its own; not for others
-    state["opening"] = opened_id = state["sample_ids"][1]
-    for current, count in (("f" * 24, 0), (opened_id, 1)):
+    for current, count in (("f" * 24, 0), (state["sample_ids"][1], 1), (state["sample_ids"][1], 0)):
         call("on_change_current_sample", dataset, {}, state, ["label", "net_layercam"], current)
         assert call.told.count("set_active_fields") == count
     _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
@@ -975,9 +974,11 @@ def test_what_others_do_is_noticed_and_nothing_else_is_drawn(make_dataset, photo
     same, _, sent = call("on_watch", dataset, {}, state)
     assert (same, sent) == (state, {})
     make_run(dataset, [photos[0]["path"]], 5, analysed=False, compared=False)
+    inner("runs.look").set_look(dataset, ramp="turbo")
     state, _, sent = call("on_watch", dataset, {}, state)
     assert [run["key"] for run in state["runs"]] == [KEY]
-    assert "show_panel_output" in sent
+    assert state["look"]["ramp"] == "turbo"
+    assert {"show_panel_output", "set_color_scheme"} <= set(sent)
     store = inner("bias.schema")
     with store.register(dataset, KEY, {"samples": 5}) as held:
         state, _, sent = call("on_watch", dataset, {}, state)
@@ -1001,7 +1002,8 @@ def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset,
         state, _, _ = call("on_watch", dataset, {}, state)
         drawn = elements(dataset, state)
         assert drawn["work_0_head"]["view"]["label"] == "Compare heatmaps: run"
-        assert "no_runs" in drawn, "its run is registered later"
+        assert "no_runs" not in drawn, "its run is registered later"
+        assert "work_0_show" not in str(drawn["work_0_menu"]), "there is nothing yet"
         assert call("on_watch", dataset, {}, state)[2] == {}
         lease.note_progress(None, progress)
         lease._send()
@@ -1009,6 +1011,7 @@ def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset,
         assert set(sent) == {"patch_panel_state", "show_panel_output"}, "nothing else is read again"
         drawn = elements(dataset, state)
         assert drawn["work_0"]["default"] == 0.25
+        assert "work_0_show" in str(drawn["work_0_menu"])
         assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4"
         assert (
             drawn["watch"]["view"]["interval"] < elements(dataset, {})["watch"]["view"]["interval"]
@@ -1041,6 +1044,13 @@ def test_a_run_from_elsewhere_has_a_bar_and_can_be_stopped(make_dataset, plugin)
         drawn = elements(dataset, state)
         assert drawn["work_0_head"]["view"]["label"] == "Computing night"
         assert drawn["work_0"]["default"] == 0.75
+        record.update(dataset, "night", progress={"done": 31, "total": 40})
+        assert call("on_watch", dataset, {}, state)[0]["work"][0]["fraction"] == 0.775
+        facts = call("on_watch", dataset, {}, {**state, "work": []})[1]
+        assert not facts, "the page is not read again for each sample"
+        record.update(dataset, "night", progress={"done": 36, "total": 40})
+        facts = call("on_watch", dataset, {}, state)[1]["facts"]
+        assert {"what": "Samples", "value": "36 of 40"} in facts
         state, _, _ = call("on_work_stop", dataset, {"number": None, "key": "night"}, state)
         assert record.config_of(dataset, "night").stop
     finally:
