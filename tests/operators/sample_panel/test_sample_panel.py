@@ -202,7 +202,7 @@ def test_an_analysed_sample_says_its_verdict_and_numbers(dataset):
 def test_how_sure_a_few_backgrounds_are(dataset, tried):
     sentence = inner("sample_panel.sentence")
     for kept in range(tried + 1):
-        explained = {"prediction": "cow", "score": 0.62, "kept": kept, "tried": tried}
+        explained = {"prediction": "cow", "probability": 0.62, "kept": kept, "tried": tried}
         said, sure = sentence.of_sample(stored(dataset), explained)
         assert "cow (62 %)" in said
         exact = stats.binomtest(tried - kept, tried).proportion_ci(0.95, "exact")
