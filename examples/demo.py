@@ -322,7 +322,7 @@ def beside_the_grid():
 
     panels = [fo.Panel(type="Samples", pinned=True), fo.Panel(type=PANEL)]
     # without an active child a space stays empty until its tab is clicked
-    spaces = [fo.Space(children=[p], active_child=p.panel_id) for p in panels]
+    spaces = [fo.Space(children=[p], active_child=p.component_id) for p in panels]
     return fo.Space(children=spaces, orientation="horizontal")
 
 
