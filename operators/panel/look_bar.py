@@ -37,6 +37,11 @@ def _keep(ctx, state):
     ctx.panel.set_data("look_scale", data_uri(scale_bar(_BAR_WIDTH, look.look_of(ctx.dataset))))
 
 
+def read(ctx):
+    """Keeps the look for :func:`draw` and leaves the App's colours: an open photo is not drawn again."""
+    _keep(ctx, state_of(ctx.dataset))
+
+
 def state_of(dataset):
     """What :func:`draw` shows: a dict ``ramp, opacity, hide_below, own``, the shares in percent."""
     now, is_set, own = look.look_of(dataset), look.is_set(dataset), look.has_own(dataset)
@@ -46,6 +51,13 @@ def state_of(dataset):
         "hide_below": round(100 * now.hide_below),
         "own": own,
     }
+
+
+def is_shown(ctx):
+    """Whether an event of the bar says what is so already: a panel that drew itself for it would get it again."""
+    field = (ctx.params.get("__method__") or "").removeprefix("on_")
+    fields = fields_of(ctx.dataset) if field.startswith("look_") else {}
+    return field in fields and str(ctx.params.get("value")) == fields[field]
 
 
 def fields_of(dataset):

@@ -75,7 +75,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
             "look_menu": look_bar.fields_of(ctx.dataset),
         }
         ctx.panel.set_state({**first, "key": key, **fields})
-        look_bar.show(ctx)
+        look_bar.read(ctx)
 
     def render(self, ctx):
         """The panel's layout."""
@@ -94,7 +94,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         name = _CHOICES.get(method)
         # of a button or a picture the choice is a parameter of its own
         value = ctx.params.get("page" if method == "on_page" else "value")
-        if name is not None and value == ctx.panel.get_state(name):
+        if (name is not None and value == ctx.panel.get_state(name)) or look_bar.is_shown(ctx):
             return None
         with contextlib.nullcontext() if method == "on_ask_now" else _TURNS[ctx.panel_id]:
             return super().execute(ctx)
