@@ -312,6 +312,20 @@ def show_bias(dataset, model, cam_key):
     print(f"\nWith pictures: {Path(summary.report).relative_to(ROOT)}")
 
 
+def beside_the_grid():
+    """The App's spaces: the grid, and the plugin's panel to its right.
+
+    Returns:
+        a ``fiftyone.Space``
+    """
+    import fiftyone as fo
+
+    panels = [fo.Panel(type="Samples", pinned=True), fo.Panel(type=PANEL)]
+    # without an active child a space stays empty until its tab is clicked
+    spaces = [fo.Space(children=[p], active_child=p.component_id) for p in panels]
+    return fo.Space(children=spaces, orientation="horizontal")
+
+
 def open_app(dataset, port):
     """Opens the App, the plugin's panel beside the grid, and waits until it is ended with Ctrl-C.
 
@@ -321,10 +335,7 @@ def open_app(dataset, port):
     """
     import fiftyone as fo
 
-    samples = fo.Space(children=[fo.Panel(type="Samples", pinned=True)])
-    panel = fo.Space(children=[fo.Panel(type=PANEL)])
-    spaces = fo.Space(children=[samples, panel], orientation="horizontal")
-    session = fo.launch_app(dataset, port=port, spaces=spaces)
+    session = fo.launch_app(dataset, port=port, spaces=beside_the_grid())
     print(f"\nThe App: http://localhost:{port}/datasets/{dataset.name}\nCtrl-C ends it.")
     try:
         # without the -1 the App would end with the last closed tab

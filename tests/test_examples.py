@@ -128,3 +128,10 @@ def test_text_says_how_many_maps_had_heat():
 
 def test_pictures_leave_the_dataset_of_the_demo_alone():
     assert make_pictures.NAME not in (demo.PHOTOS_NAME, demo.ZOO_NAME)
+
+
+def test_the_panel_is_open_beside_the_grid():
+    grid, panel = demo.beside_the_grid().children
+    assert [grid.children[0].type, panel.children[0].type] == ["Samples", demo.PANEL]
+    for space in (grid, panel):  # else it is empty until its tab is clicked
+        assert space.active_child == space.children[0].component_id
