@@ -1032,7 +1032,7 @@ def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset,
     background, number, dataset = inner("runs.background"), ObjectId(), make_dataset()
     state, _, _ = call("on_load", dataset)
     background.register(dataset, number, os.getpid(), "uri", "Compare heatmaps: run", {})
-    progress = types.SimpleNamespace(progress=0.25, label="measuring: 1 of 4")
+    progress = types.SimpleNamespace(progress=0.25, label="measuring: 1 of 4; ~3 s left")
     with background.BackgroundLease(background.read(number)) as lease:
         state, _, _ = call("on_watch", dataset, {}, state)
         drawn = elements(dataset, state)
@@ -1047,7 +1047,7 @@ def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset,
         drawn = elements(dataset, state)
         assert drawn["work_0"]["default"] == 0.25
         assert "work_0_show" in str(drawn["work_0_menu"])
-        assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4"
+        assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4; ~3 s left"
         assert (
             drawn["watch"]["view"]["interval"] < elements(dataset, {})["watch"]["view"]["interval"]
         )
