@@ -105,7 +105,11 @@ def baseline_maps(names, ids, size, seed):
 
 
 def heat_of(label):
-    """The heat of a label in [0, 1], from the database or its file; None if it has no map."""
+    """The heat of a label in [0, 1], from the database or its file; None if it has no map.
+
+    Raises:
+        FileNotFoundError: if its file is gone, or is no picture
+    """
     import cv2
 
     if label is None:
@@ -113,4 +117,8 @@ def heat_of(label):
     values = label.map
     if values is None and label.map_path is not None:
         values = cv2.imread(label.map_path, cv2.IMREAD_GRAYSCALE)
+        if values is None:
+            raise FileNotFoundError(
+                f"the file of a heatmap is gone or is no picture: {label.map_path}"
+            )
     return None if values is None else values / 255.0

@@ -184,12 +184,15 @@ def check_out(samples, cam_key, field, out, overwrite):
 
 
 def _boxes(label, threshold, min_area, tags):
-    """The detections of one heatmap; None if it has no picture."""
+    """The detections of one heatmap; None if it has no picture, or its file is gone."""
     import torch
 
     from ...cam_core import heat_to_boxes
 
-    heat = heat_of(label)
+    try:
+        heat = heat_of(label)
+    except FileNotFoundError:
+        heat = None
     if heat is None:
         return None
     height, width = heat.shape

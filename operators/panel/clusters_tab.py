@@ -173,11 +173,11 @@ def _photo(sample, label, now):
     from ..data.images import decode_image
 
     try:
-        photo = decode_image(sample.filepath)
+        photo, heat = decode_image(sample.filepath), heat_of(label)
     except OSError:
-        return None  # the file is gone: the others are shown
+        return None  # a file is gone: the others are shown
     photo = photo.resize((TILE, TILE), Image.Resampling.BILINEAR)
-    return overlaid(photo, heat_of(label), now)
+    return overlaid(photo, heat, now)
 
 
 def fill(run, chosen, analysed):

@@ -1,7 +1,7 @@
 """What the panel's tab on methods shows: the stored result of ``compare_cams`` as plain data."""
 
 from ..runs import record, results
-from ..text import in_chart, in_markdown
+from ..text import in_chart, in_markdown, lines_in_markdown
 from . import charts, job_status, layout
 
 #: measures of agreement, with their labels and names
@@ -80,6 +80,27 @@ def _interval(values):
     return f"{text} ({values['low']:.3f} to {values['high']:.3f})"
 
 
+#: columns of :func:`checkpoints`
+CHECKPOINTS = {
+    "model": "Run", "agreement": "Agreement with the last", "score": "Probability",
+    "accuracy": "Accuracy", "heat": "Heat on objects",
+}  # fmt: skip
+
+
+def checkpoints(comparison):
+    """From checkpoint to checkpoint: rows of text, keys of :data:`CHECKPOINTS`; empty for one model."""
+    names = {
+        "agreement": "agreement",
+        "score": "score",
+        "accuracy": "accuracy",
+        "heat": "heat_on_objects",
+    }
+    return [
+        {"model": row["cam_key"], **{key: _interval(row.get(name)) for key, name in names.items()}}
+        for row in (comparison.get("models") or {}).get("trend") or []
+    ]
+
+
 def field_of_row(comparison, row):
     """The heatmap field of a row of the leaderboard, or None for a baseline."""
     return comparison["leaderboard"][row].get("field")
@@ -140,7 +161,10 @@ def fill(run, chosen, analysed):
     measure = chosen.get("measure") or "spearman"
     agreement = matrix(comparison, measure)
     several = len(agreement["fields"]) > 1
+    trend = checkpoints(comparison)
     state = {
+        "trend": bool(trend),
+        "models": list((comparison.get("models") or {}).get("sentences") or []),
         "leader_columns": [list(column) for column in columns],
         "leader_rows": len(rows),
         "metric_help": {f"metric_{n}": m["summary"] for n, m in comparison["metrics"].items()},
@@ -153,7 +177,11 @@ def fill(run, chosen, analysed):
         "compare_work": work,
     }
     name = MEASURES[measure][0]
-    return state, {"leaders": rows, "matrix": charts.agreement_chart(agreement, name)}
+    return state, {
+        "leaders": rows,
+        "trend_rows": trend,
+        "matrix": charts.agreement_chart(agreement, name),
+    }
 
 
 def draw(panel, handlers, state):
@@ -171,6 +199,15 @@ def draw(panel, handlers, state):
         return
     if state.get("recommendation"):
         panel.md(f"**{in_markdown(state['recommendation'])}**", name="recommended")
+    if state.get("models"):
+        panel.md(lines_in_markdown("\n".join(state["models"])), name="models")
+    if state.get("trend"):
+        layout.heading(
+            panel, "trend_head", "From checkpoint to checkpoint", "Mean with 95 % interval."
+        )
+        layout.table(panel, "trend_rows", CHECKPOINTS)
+    if not state.get("leader_rows"):
+        return
     layout.heading(
         panel, "leaders_head", "Faithfulness",
         f"{state.get('cost', '')} Mean with 95 % interval. Click a row to show its heatmaps in the grid.",

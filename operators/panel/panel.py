@@ -19,8 +19,6 @@ _CHOICES = {
 }  # fmt: skip
 
 _UNKNOWN = object()
-# {panel's id: sample that it opens}: the App sends the event of the opened sample before the panel's new state
-_OPENING: dict = {}
 
 # what needs no run; everything else acts on the one that the selector shows
 _ANY_RUN = (
@@ -62,11 +60,6 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         look_bar.show(ctx)
         self._fill(ctx)
 
-    def on_change_current_sample(self, ctx):
-        """A sample that was opened from here shows the run's heatmaps."""
-        _OPENING.pop(ctx.panel.id, None)
-        self._show_run(ctx, always=True)
-
     def render(self, ctx):
         """The panel's layout."""
         from . import frame
@@ -92,6 +85,8 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         values = {"runs": runs, "key": key, "tab": tab, "top.run": key, "seen": seen}
         values["work"] = work_on(ctx.dataset)
         values["samples"] = bool(ctx.dataset.count())
+        if look_bar.state_of(ctx.dataset) != ctx.panel.get_state("look"):  # a first run sets one
+            look_bar.show(ctx)
         data = {}
         if key is not None:
             more, data = frame.fill(Run.open(ctx.dataset, key), tab, state)
@@ -127,9 +122,6 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def _known(self, ctx):
         """Whether an event's value is what the panel showed when the App sent it."""
         method, value = ctx.params.get("__method__"), ctx.params.get("value")
-        if method == "on_change_current_sample":  # of others than those opened from here, nothing
-            opening = _OPENING.get(ctx.panel.id)
-            return opening is None or ctx.current_sample != opening
         if method == "on_watch":
             from . import watch
 
@@ -150,8 +142,10 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         if watch.changes(ctx) == "work":
             self.show_work(ctx)
             return
-        if look_bar.state_of(ctx.dataset) != ctx.panel.get_state("look"):  # a first run sets one
-            look_bar.show(ctx)
+        self._fill(ctx)
+
+    def on_look_changed(self, ctx):
+        """Draws the pictures of the page in the new colours."""
         self._fill(ctx)
 
     # choices
@@ -159,7 +153,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def on_run(self, ctx):
         """Another run was chosen: the panel and the grid show it."""
         self._fill(ctx, key=ctx.params.get("value"))
-        self._show_run(ctx)
+        self._keep_run(ctx)
 
     def on_tab(self, ctx):
         """Another tab was chosen."""
@@ -261,7 +255,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         before = ctx.panel.get_state("key")
         self._fill(ctx)
         if ctx.panel.get_state("key") not in (None, before):
-            self._show_run(ctx)
+            self._keep_run(ctx)
 
     def on_renamed(self, ctx):
         """The run has another key: it stays the one that is shown."""
@@ -429,32 +423,43 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         ctx.ops.set_view(view)
 
     def _open(self, ctx, sample_id):
-        """Opens a sample; what it shows is set once it is open, as it has a list of fields of its own."""
+        """Opens a sample, with what the grid shows of the run."""
         self._show_run(ctx)
-        _OPENING[ctx.panel.id] = sample_id
         ctx.ops.open_sample(id=sample_id)
 
-    def _show_run(self, ctx, always=False):
+    def _keep_run(self, ctx):
+        """Shows the run in the grid, now and when the dataset is opened again.
+
+        A sample that a panel opens shows the fields that the dataset says: what an operator sets while it
+        is open goes to the grid (FiftyOne 1.22.1).
+        """
+        from ..runs.app_style import activate_fields
+        from ..runs.run import Run
+
+        fields = self._fields_of_run(ctx)
+        if fields:
+            others = [f for run in Run.all(ctx.dataset) for f in run.fields if f not in fields]
+            activate_fields(ctx.dataset, fields, instead=others)
+            ctx.ops.reload_dataset()
+            self._activate(ctx, fields)
+
+    def _show_run(self, ctx):
         """Shows the run's first heatmaps and its verdicts, instead of another run's."""
+        fields = self._fields_of_run(ctx)
+        if fields:
+            self._activate(ctx, fields)
+
+    def _fields_of_run(self, ctx):
         from ..bias.schema import field_names
 
         if self._key(ctx) is None:
-            return
+            return []
         run = self._run(ctx)
-        verdict, fields = field_names(run.key)[0], run.heatmap_fields[:1]
-        fields += [verdict] if ctx.dataset.get_field(verdict) else []
-        if fields:
-            self._activate(ctx, fields, always)
+        verdict = field_names(run.key)[0]
+        return [*run.heatmap_fields[:1], *([verdict] if ctx.dataset.get_field(verdict) else [])]
 
-    def _activate(self, ctx, fields, always=False):
-        """Shows these of our fields, and of the others what was shown before.
-
-        Args:
-            ctx: the execution context
-            fields: the fields of runs
-            always (False): also where the grid shows them already, as an open sample may not; the App then
-                decodes every map of the grid anew
-        """
+    def _activate(self, ctx, fields):
+        """Shows these of our fields, and of the others what was shown before."""
         from ..runs.level import level_of
         from ..runs.run import Run
 
@@ -465,7 +470,8 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
             return
         ours = {level.path(field) for run in Run.all(ctx.dataset) for field in run.fields}
         active = [f for f in ctx.active_fields or [] if f not in ours]
-        if always or {*active, *there} != set(ctx.active_fields or []):
+        # not again: the App decodes every map of the grid anew
+        if {*active, *there} != set(ctx.active_fields or []):
             ctx.ops.set_active_fields([*active, *there])
 
 

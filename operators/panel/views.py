@@ -33,11 +33,14 @@ def class_view(run, label):
 
 
 def explained_view(run, label):
-    """The samples whose heatmaps of the run explain a class."""
-    guess = f"{run.key}_prediction"
-    known = run.dataset.get_field(guess) is not None
-    path = f"{guess}.label" if known else f"{run.heatmap_fields[0]}.target"
-    return run.dataset.match(F(path) == label)
+    """The samples whose heatmaps of the run explain a class; None for any."""
+    if label is None:
+        return run.dataset.exists(run.heatmap_fields[0])
+    guess, target = f"{run.key}_prediction", F(f"{run.heatmap_fields[0]}.target")
+    mine = target == label
+    if run.dataset.get_field(guess) is not None:
+        mine = mine | ((target == None) & (F(f"{guess}.label") == label))  # noqa: E711 - a query
+    return run.dataset.match(mine)
 
 
 def verdict_view(run, verdict):

@@ -75,10 +75,23 @@ def hold(found, cam_key, model, look):
     return {"held": _HELD.put(results_of(found, cam_key, model, look)), "model": model}
 
 
-def of_sample(names, sample_id):
-    """What was found of a sample last, a dict of :func:`results_of`; None if nothing is held."""
+def of_sample(names, sample_id, cam_key, model):
+    """What was found of a sample last with one model; None if nothing is held.
+
+    Args:
+        names: under which things are held
+        sample_id: the sample
+        cam_key: the run on show, or None
+        model: the name of another model that is asked instead of the run's, or None
+
+    Returns:
+        a dict of :func:`results_of`
+    """
     found = [_HELD.get(name) for name in names or []]
-    return next((one for one in found if one is not None and one["sample_id"] == sample_id), None)
+    mine = [one for one in found if one is not None and one["sample_id"] == sample_id]
+    if model:
+        return next((one for one in mine if one["model"] == model), None)
+    return next((one for one in mine if not one["model"] and one["cam_key"] == cam_key), None)
 
 
 def draw(panel, handlers, shown):

@@ -35,7 +35,8 @@ def read(dataset, sample_id, chosen):
     key = shown["key"] = _chosen_key(shown["runs"], chosen.get("key"))
     shown["share"] = chosen.get("share") or threshold.DEFAULT
     shown |= model_of(dataset, key, chosen)
-    shown["found"] = explained.of_sample(chosen.get("explained"), sample_id)
+    asked = key, chosen.get("model")
+    shown["found"] = explained.of_sample(chosen.get("explained"), sample_id, *asked)
     shown["model_held"] = explain.is_held(dataset, key, chosen.get("model"))
     if shown["page"] == "what_if":
         shown["regions"] = what_if.choices_of(dataset, sample_id)
@@ -101,7 +102,10 @@ def _read_maps(dataset, one, shown):
         agreed = multiples.agreements(one, list(dict.fromkeys([*methods, *others])))
         if heat is not None:
             shares, on_object = threshold.on_object(dataset, one, label, heat)
-    said, sure = sentence.of_sample(one, shown["found"], shares)
+    found, target = shown["found"], label.target
+    if found is not None:  # its own heat: the map on show may be of another class, or model
+        shares, target = {name: found[name] for name in ("heat", "uniform")}, None
+    said, sure = sentence.of_sample(one, found, shares, target)
     more = {
         "sentence": said,
         "sure": sure,

@@ -177,7 +177,11 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         """Shows the samples of the same class that are predicted right."""
         from . import explained
 
-        found = explained.of_sample(ctx.panel.get_state("explained"), ctx.current_sample) or {}
+        asked = self._model(ctx)
+        held = ctx.panel.get_state("explained")
+        found = (
+            explained.of_sample(held, ctx.current_sample, asked["cam_key"], asked["model"]) or {}
+        )
         params = {k: found.get(k) for k in ("sample_id", "cam_key", "model") if found.get(k)}
         if params:
             ctx.prompt(f"{_URI}/show_peers", params=params, skip_prompt=True)
@@ -231,7 +235,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         """Opens the form of ``test_region`` with the region of a trial."""
         from . import what_if
 
-        params = what_if.prompt_of(ctx.params.get("name"), self._model(ctx).get("cam_key"))
+        params = what_if.prompt_of(ctx.params.get("name"))
         if params is not None:
             ctx.prompt(f"{_URI}/test_region", params=params)
 

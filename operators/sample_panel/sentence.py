@@ -12,13 +12,18 @@ _RESTS = {
 _UNKNOWN = "What the score of {name} rests on is not known"
 
 
-def of_sample(stored, explained=None, shares=None):
+def of_sample(stored, explained=None, shares=None, target=None):
     """The sentence, and how sure it is.
+
+    A test with a control says more than backgrounds that were tried without one: where the run's analysis
+    tested the sample, what was tried is only added to it.
 
     Args:
         stored: a :class:`~operators.sample_panel.stored.Stored`
-        explained (None): what *Explain this sample* found, a dict ``prediction, score, kept, tried``
-        shares (None): a dict ``heat, uniform`` of the map on show; empty or None where not measured
+        explained (None): what *Explain this sample* found with the model that is meant: a dict ``prediction,
+            probability, kept, tried, model``
+        shares (None): a dict ``heat, uniform`` of a map; empty or None where not measured
+        target (None): the class that this map explains; None for what was predicted
 
     Returns:
         (sentence, how sure) in plain text
@@ -27,18 +32,27 @@ def of_sample(stored, explained=None, shares=None):
     if name is None:
         return "What was predicted here is not stored, so nothing is said of its score.", ""
     head = f"{name} ({percent(score)})" if score is not None else name
-    heat = _heat(shares)
-    if explained and explained.get("tried"):
-        said, sure = _tried(head, explained["kept"], explained["tried"])
-    elif stored.verdict is not None and stored.bias_number("tested"):
+    heat = _heat(shares, None if target == name else target)
+    tried = explained["tried"] if explained else 0
+    if stored.verdict is not None and stored.bias_number("tested") and not _of_another(explained):
         said, sure = _analysed(head, stored)
-    elif stored.verdict is not None:
+        if tried:
+            changed = tried - explained["kept"]
+            sure += f" Explained again: it changed on {changed} of {counted(tried, 'backgrounds')}."
+    elif tried:
+        said, sure = _tried(head, explained["kept"], tried)
+    elif stored.verdict is not None and not _of_another(explained):
         reason = stored.bias_number("reason") or "it was not tested"
         said, sure = f"{_UNKNOWN.format(name=head)}: {reason}", ""
     else:
         said = f"{_UNKNOWN.format(name=head)}: no other background was tried"
         sure = "Heat alone proves nothing. Explain this sample tries other backgrounds."
     return f"{said}. {heat}".strip(), sure
+
+
+def _of_another(explained):
+    """Whether it was explained with another model than the run's, of which the run's verdict says nothing."""
+    return bool(explained and explained.get("model"))
 
 
 def _prediction(stored, explained):
@@ -55,32 +69,30 @@ def _prediction(stored, explained):
     return None, None
 
 
-def _heat(shares):
+def _heat(shares, target):
     if not shares or shares.get("heat") is None:
         return "The heat was not measured against an object."
     return (
-        f"{percent(shares['heat'])} of the heat is on the object, which fills "
-        f"{percent(shares['uniform'])} of the image."
+        f"{percent(shares['heat'])} of the heat{f' of {target}' if target else ''} is on the object, which "
+        f"fills {percent(shares['uniform'])} of the image."
     )
 
 
 def _tried(head, kept, tried):
-    """Of the backgrounds that were tried just now."""
+    """Of the backgrounds that were tried just now, without a control."""
     changed = tried - kept
     if not changed:
         said = f"The prediction {head} held on all {counted(tried, 'other backgrounds')} tried"
         if tried == 1:
             said = f"The prediction {head} held on the one other background tried"
     else:
-        rests = "in part" if kept else "to a large part"
         said = (
-            f"The score of {head} rests {rests} on the background: on {changed} of "
-            f"{counted(tried, 'other backgrounds')} the prediction changed"
+            f"The prediction {head} changed on {changed} of {counted(tried, 'other backgrounds')}"
         )
     low, high = _interval(changed, tried)
     return said, (
         f"{counted(tried, 'backgrounds')}, no control: on others like them it changes in {percent(low)} to "
-        f"{percent(high)} (95 % interval)."
+        f"{percent(high)} (95 % interval), and pasting alone may change it. Find background bias tests that."
     )
 
 

@@ -99,7 +99,8 @@ def asked(dataset, sample_id, named, field, chosen):
         dataset, sample_id, model, cam_key, region, chosen.get("fill") or "other",
         heat_of_sample(dataset, sample_id, field), seed,
     )  # fmt: skip
-    return _HELD.put({"trial": trial, "words": words, "model": model.name, "stored": False})
+    held = {"trial": trial, "words": words, "model": model.name, "cam_key": cam_key}
+    return _HELD.put({**held, "stored": False})
 
 
 def of_sample(names, sample_id):
@@ -119,8 +120,8 @@ def keep(dataset, name):
     one["stored"] = True
 
 
-def text_of(trial, words):
-    """A trial in a few lines of Markdown."""
+def text_of(trial, words, whose):
+    """A trial in a few lines of Markdown; ``whose``: the run or the model that was asked."""
     lines = [
         f"**{in_markdown(trial.target)} {number(trial.old)} → {number(trial.new)}**",
         f"{in_markdown(words)}, {percent(trial.share)} of the picture, by {trials.FILLS[trial.fill]}"
@@ -128,6 +129,7 @@ def text_of(trial, words):
         _control(trial),
         f"before: {_classes(trial.before)}",
         f"after: {_classes(trial.after)}",
+        f"asked: {in_markdown(whose)}",
     ]
     return "  \n".join(lines)
 
@@ -144,18 +146,17 @@ def _classes(rows):
     return ", ".join(f"{in_markdown(name)} {number(score)}" for name, score in rows)
 
 
-def prompt_of(name, cam_key):
-    """The parameters of ``test_region`` that ask the same of all samples.
+def prompt_of(name):
+    """The parameters of ``test_region`` that ask the same of all samples, with the run of the trial.
 
     Args:
         name: of the trial
-        cam_key: the run's key, or None
 
     Returns:
         a dict; None for a region that ``test_region`` does not know, or a trial that was let go
     """
     one = _HELD.get(name)
-    return None if one is None else _prompt_of(one["trial"].region, cam_key)
+    return None if one is None else _prompt_of(one["trial"].region, one["cam_key"])
 
 
 def _prompt_of(region, cam_key):
@@ -209,7 +210,8 @@ def draw(panel, handlers, shown):
 
 def _draw_trial(panel, handlers, name, one):
     trial, side = one["trial"], types.Object()
-    side.md(text_of(trial, one["words"]), name="text")
+    whose = f"the model of the run {one['cam_key']}" if one["cam_key"] else one["model"]
+    side.md(text_of(trial, one["words"], whose), name="text")
     buttons = side.menu("buttons", **cards.MENU)
     buttons.btn(
         "keep", label="Stored" if one["stored"] else "Store as evidence", icon="bookmark_add",

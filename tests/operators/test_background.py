@@ -20,7 +20,7 @@ from tools.app_driver import plant_resnet18, wait_for
 pytestmark = [pytest.mark.usefixtures("plugin"), pytest.mark.timeout(300)]
 
 MODEL = "resnet18-imagenet-torch"
-COUNT = 144
+COUNT = 72
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,17 @@ def test_portraits_are_of_the_most_frequent_classes(analysed):
     assert [row["id"] for row in weak] == sorted(ids, key=peaks.get)[:3]
 
 
+def test_of_many_small_classes_there_is_one_portrait(analysed):
+    dataset, ids, _ = analysed
+    portraits, views = inner("panel.portraits"), inner("panel.views")
+    rows = [{**row, "label": row["id"]} for row in portraits.sampled(run_of(dataset))]
+    (found,) = portraits.portraits(run_of(dataset), rows)
+    assert found["label"] is None
+    assert "no class has 3 of the 160 samples" in found["text"]
+    assert opened(found["picture"]).shape == (104 + 22, 6 * 108 - 4, 3)
+    assert views.explained_view(run_of(dataset), None).values("id") == ids
+
+
 def test_a_part_of_the_page_opens_and_closes(analysed):
     dataset, _, _ = analysed
     state, data, _ = call("on_tab", dataset, {"tab": "test"})
@@ -484,6 +495,31 @@ def test_leaderboard_and_matrix(analysed):
     assert trace["z"][-1] == [1.0, 0.82, 0.31]
 
 
+def test_checkpoints_are_shown(analysed):
+    dataset, _, _ = analysed
+    results = inner("runs.results")
+    stored = results.load_results(dataset, KEY)["compare"]
+    half = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+    trend = [
+        {"cam_key": "first", "agreement": half, "score": half, "accuracy": half, "heat_on_objects": None},
+        {"cam_key": KEY, "agreement": None, "score": half, "accuracy": None, "heat_on_objects": half},
+    ]  # fmt: skip
+    models = {"trend": trend, "sentences": ["The evidence moved from the bird to the water."]}
+    state, data, _ = call("on_tab", dataset, {"tab": "compare"})
+    assert "trend_rows" not in elements(dataset, state), "of one model there is none"
+    results.save_results(dataset, KEY, compare={**stored, "models": models})
+    state, data, _ = call("on_tab", dataset, {"tab": "compare"})
+    assert data["trend_rows"] == [
+        {"model": "first", "agreement": "0.500 (0.400 to 0.600)", "score": "0.500 (0.400 to 0.600)",
+         "accuracy": "0.500 (0.400 to 0.600)", "heat": ""},
+        {"model": KEY, "agreement": "", "score": "0.500 (0.400 to 0.600)", "accuracy": "",
+         "heat": "0.500 (0.400 to 0.600)"},
+    ]  # fmt: skip
+    drawn = elements(dataset, state)
+    assert "trend_rows" in drawn
+    assert "moved from the bird" in drawn["models"]["default"]
+
+
 def test_hottest_pixels_are_as_many_as_are_compared():
     from inspect import signature
 
@@ -562,7 +598,7 @@ def test_the_queue_has_pictures(analysed, tmp_path):
 # the panel itself
 
 
-def call(method, dataset, params=None, state=None, active=(), current=None):
+def call(method, dataset, params=None, state=None, active=()):
     """One event of the panel: (state afterwards, data, what the App is told)."""
     from fiftyone.operators.executor import ExecutionContext
 
@@ -573,7 +609,6 @@ def call(method, dataset, params=None, state=None, active=(), current=None):
             "dataset_name": dataset.name,
             "params": {**(params or {}), **event},
             "active_fields": list(active),
-            "current_sample": current,
         },
         operator_uri="@cam51/heatmaps/cam_panel",
         required_secrets=[],
@@ -717,6 +752,11 @@ def test_choosing_a_run_switches_the_grid(two):
     after, _, sent = call("on_run", dataset, {"value": KEY}, {**state, "top": {"run": KEY}}, shown)
     assert after["key"] == KEY
     assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
+    # kept: a sample that is opened next shows what the dataset says
+    assert call.told.index("reload_dataset") < call.told.index("set_active_fields")
+    dataset.reload()
+    assert FIELDS[0] in dataset.app_config.active_fields.paths
+    assert "later_gradcam" not in dataset.app_config.active_fields.paths
 
 
 def test_a_heading_is_no_row(analysed):
@@ -863,11 +903,6 @@ def test_clicks_tell_the_app(analysed, relies):
     _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["open_sample"]["id"] == state["sample_ids"][1]
     assert call.told.index("set_active_fields") < call.told.index("open_sample")
-    # again once it is open, as it has a list of fields of its own; not for others
-    for current, count in (("f" * 24, 0), (state["sample_ids"][1], 1), (state["sample_ids"][1], 0)):
-        call("on_change_current_sample", dataset, {}, state, ["label", "net_layercam"], current)
-        assert call.told.count("set_active_fields") == count
-    _, _, sent = call("on_sample", dataset, {"row": 1}, state, ["label", "net_layercam"])
     assert sent["set_active_fields"]["fields"] == ["label", FIELDS[0], f"{KEY}_verdict"]
     state, _, _ = call("on_tab", dataset, {"tab": "test"})
     _, _, sent = call("on_evidence", dataset, {"row": -1, "column": 0}, state)

@@ -203,12 +203,48 @@ def test_how_sure_a_few_backgrounds_are(dataset, tried):
     sentence = inner("sample_panel.sentence")
     for kept in range(tried + 1):
         explained = {"prediction": "cow", "probability": 0.62, "kept": kept, "tried": tried}
-        said, sure = sentence.of_sample(stored(dataset), explained)
+        said, sure = sentence.of_sample(without(stored(dataset)), explained)
         assert "cow (62 %)" in said
         exact = stats.binomtest(tried - kept, tried).proportion_ci(0.95, "exact")
         percent = inner("text").percent
         assert f"{percent(exact.low)} to {percent(exact.high)} (95 % interval)" in sure
-        assert ("rests" in said) == (kept < tried)
+        assert "rests" not in said, (
+            "pasting alone may change a prediction, and there was no control"
+        )
+        assert (f"changed on {tried - kept} of {tried}" in said) == (kept < tried)
+
+
+def test_a_test_with_a_control_says_more_than_backgrounds_tried_without(dataset):
+    sentence = inner("sample_panel.sentence")
+    own = stored(dataset).bias_number("explained")
+    explained = {"prediction": own, "probability": 0.62, "kept": 3, "tried": 4, "model": None}
+    said, sure = sentence.of_sample(stored(dataset), explained)
+    assert "rests on the background: on backgrounds of other classes" in said
+    assert sure.endswith("Explained again: it changed on 1 of 4 backgrounds.")
+    # of another model the run's verdict says nothing
+    said, sure = sentence.of_sample(stored(dataset), {**explained, "model": "another"})
+    assert said.startswith(f"The prediction {own} (62 %) changed on 1 of 4 other backgrounds.")
+
+
+def test_heat_of_another_class_is_called_so(dataset):
+    shares = {"heat": 0.7, "uniform": 0.48}
+    said, _ = inner("sample_panel.sentence").of_sample(stored(dataset), None, shares, "star")
+    assert said.endswith(
+        "70 % of the heat of star is on the object, which fills 48 % of the image."
+    )
+
+
+def test_what_was_explained_with_another_run_is_not_said_of_this_one(dataset):
+    explained = inner("sample_panel.explained")
+    names = [
+        explained._HELD.put({"sample_id": "s", "cam_key": key, "model": model})
+        for key, model in [("a", None), ("b", None), (None, "net")]
+    ]
+    for key, model in [("a", None), ("b", None), (None, "net")]:
+        found = explained.of_sample(names, "s", key, model)
+        assert (found["cam_key"], found["model"]) == (key, model)
+    assert explained.of_sample(names, "s", "c", None) is None
+    assert explained.of_sample(names, "another", "a", None) is None
 
 
 # choices and empty states
@@ -326,11 +362,11 @@ def test_a_trial_is_listed_stored_and_asked_of_all(cues):
     name = what_if.asked(cues, sample_id, run, "run_hirescam", chosen)
     (listed,) = what_if.of_sample([name, "gone"], sample_id)
     trial = listed[1]["trial"]
-    text = what_if.text_of(trial, listed[1]["words"])
+    text = what_if.text_of(trial, listed[1]["words"], "the run")
     assert f"**plus {trial.old:.2f} → {trial.new:.2f}**" in text
     assert "the box, 12 % of the picture, by the mean colour" in text
     assert what_if.of_sample([name], cues.last().id) == []
-    given = form.arguments_of(what_if.prompt_of(name, "run"))
+    given = form.arguments_of(what_if.prompt_of(name))
     assert given == {"cam_key": "run", "region": [0.5, 0.25, 0.25, 0.5]}
     what_if.keep(cues, name)
     cues.reload()
@@ -338,9 +374,9 @@ def test_a_trial_is_listed_stored_and_asked_of_all(cues):
     with pytest.raises(ValueError, match="not in memory any more"):
         what_if.keep(cues, "gone")
     border = what_if.asked(cues, sample_id, run, None, {"region": "border", "fill": "blur"})
-    assert form.arguments_of(what_if.prompt_of(border, None)) == {"region": "border"}
+    assert form.arguments_of(what_if.prompt_of(border)) == {**run, "region": "border"}
     background = what_if.asked(cues, sample_id, run, None, {"region": "background"})
-    assert what_if.prompt_of(background, "run") is None
+    assert what_if.prompt_of(background) is None
 
 
 def test_what_was_explained_is_in_the_sentence(cues):
@@ -355,13 +391,14 @@ def test_what_was_explained_is_in_the_sentence(cues):
     )
     changed = sum(swap["prediction"] != "plus" for swap in found.swaps)
     assert changed == 4
-    assert "the prediction changed" in shown["sentence"]
-    assert "on 4 of 4 other backgrounds" in shown["sentence"]
+    assert shown["sentence"].startswith("The score of plus (100 %) rests on the background")
+    assert shown["sure"].endswith("Explained again: it changed on 4 of 4 backgrounds.")
     text = texts(inner("sample_panel.frame").draw(panel(), shown))
     assert text.count("**changed:** minus") == 4
     assert text.count("data:image/jpeg") == 8
     # of another sample nothing is known
-    other = inner("sample_panel.frame").read(cues, cues.last().id, {"explained": [answer["held"]]})
+    given = {"explained": [answer["held"]], "key": "run"}
+    other = inner("sample_panel.frame").read(cues, cues.last().id, given)
     assert other["found"] is None
 
 
