@@ -24,10 +24,10 @@ import fiftyone.core.odm as fod
 import numpy as np
 from PIL import Image
 
+from benchmarks.plugin_module import plugin
 from benchmarks.timing import save, spread, table
 from examples.dataset import load_photos
 from examples.plugin_link import link_plugin
-from operators.data import heatmap_writer
 from tools.app_driver import App, app_server, browser_context, find_browser
 
 FIELDS = [0, 1, 6, 12]
@@ -35,10 +35,15 @@ _STEADY_SECONDS = 1.0
 _LONGEST_SECONDS = 90.0
 
 
+def writer_module():
+    """``operators.data.heatmap_writer``, loaded when it is first needed."""
+    return plugin("operators.data.heatmap_writer")
+
+
 def heat(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """A smooth map like a network's: 7 x 7 cells, of which some are hot."""
     cells = np.clip(rng.normal(0, 0.5, (7, 7)), 0, None).astype(np.float32)
-    rows, columns = heatmap_writer.heatmap_size(width, height)
+    rows, columns = writer_module().heatmap_size(width, height)
     large = np.clip(cv2.resize(cells, (columns, rows), interpolation=cv2.INTER_LINEAR), 0, None)
     return large / large.max()
 
@@ -49,14 +54,14 @@ def make_dataset(samples: int, fields: int) -> fo.Dataset:
     paths = list(itertools.islice(itertools.cycle(p["path"] for p in load_photos()), samples))
     dataset.add_samples([fo.Sample(filepath=path) for path in paths], progress=False)
     names = [f"heat_{i}" for i in range(fields)]
-    heatmap_writer.declare_schema(dataset, names)
+    writer_module().declare_schema(dataset, names)
     rng, results = np.random.default_rng(51), {}
     for sample_id, path in zip(dataset.values("id"), paths, strict=True):
         with Image.open(path) as opened:
             size = opened.size
         results[sample_id] = {name: _label(heat(rng, *size)) for name in names}
     if names:
-        with heatmap_writer.Writer(dataset) as writer:
+        with writer_module().Writer(dataset) as writer:
             writer.put(results)
     dataset.app_config.active_fields = fod.dataset.ActiveFields(paths=names)
     dataset.save()
@@ -65,7 +70,7 @@ def make_dataset(samples: int, fields: int) -> fo.Dataset:
 
 def _label(values: np.ndarray) -> fo.Heatmap:
     source = dict(method="gradcam", layer="layer4", target="cat", target_index=3, cam_key="k")
-    return heatmap_writer.make_label(values, score=1.0, peak=1.0, status="ok", **source)
+    return writer_module().make_label(values, score=1.0, peak=1.0, status="ok", **source)
 
 
 def load_once(context, url: str, dataset: fo.Dataset) -> dict:

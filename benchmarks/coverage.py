@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import json
 import pathlib
 import re
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks import networks
+from benchmarks.plugin_module import plugin
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 METHODS = ["gradcam", "layercam", "hirescam"]
@@ -91,20 +91,6 @@ _FLOWS = {
     "cls": "classifier", "seg": "boxes and masks", "pose": "poses", "obb": "rotated boxes",
     "world": "boxes of texts",
 }  # fmt: skip
-
-
-def plugin(name: str) -> Any:
-    """A module of the plugin, as FiftyOne loads it."""
-    from fiftyone.plugins import PluginDefinition
-    from fiftyone.plugins.context import PluginContext
-
-    _registered(PluginDefinition, PluginContext)
-    return importlib.import_module(f"fiftyone.plugins.orgs.cam51.heatmaps.{name}")
-
-
-@functools.cache
-def _registered(definition: Any, context: Any) -> None:
-    context(definition.from_disk(str(ROOT / "fiftyone.yml"))).register_all()
 
 
 def family_of(entry: Any) -> tuple[str, Callable[[], nn.Module] | None, int]:

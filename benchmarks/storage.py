@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.plugin_module import plugin
 from benchmarks.timing import save, spread, table
 from cam_core import explain
 from cam_core.spatial.maps import normalise, rectify, upsample
 from examples.dataset import load_photos
 from examples.lite0 import MEAN, STD, lite0_module
-from operators.data import heatmap_writer
 
 # cells of the last grid on a side -> input size of the network
 INPUTS = {7: 224, 13: 416, 14: 448}
@@ -54,10 +54,17 @@ def raw_maps(cells: int) -> list[tuple[torch.Tensor, tuple[int, int]]]:
     return found
 
 
+def writer_module():
+    """``operators.data.heatmap_writer``, loaded when it is first needed."""
+    return plugin("operators.data.heatmap_writer")
+
+
 def heats(cells: int, longest: int) -> list[np.ndarray]:
     """Heatmaps of the photos, before they are rounded."""
     return [
-        normalise(upsample(rectify(raw), heatmap_writer.heatmap_size(*size, longest)))[0, 0].numpy()
+        normalise(upsample(rectify(raw), writer_module().heatmap_size(*size, longest)))[
+            0, 0
+        ].numpy()
         for raw, size in raw_maps(cells)
     ]
 
@@ -78,7 +85,7 @@ def sizes_found(grids: list[int]) -> list[dict]:
             sizes = []
             for heat in heats(cells, longest):
                 start = time.perf_counter()
-                sizes.append(stored_bytes(heatmap_writer.quantise(heat, levels)) / 1000)
+                sizes.append(stored_bytes(writer_module().quantise(heat, levels)) / 1000)
                 seconds.append(time.perf_counter() - start)
             row[cells] = [statistics.median(sizes), float(np.percentile(sizes, 90))]
         spent = 1000 * statistics.median(seconds)
@@ -91,8 +98,8 @@ def size_table(found: list[dict], grids: list[int]) -> str:
     lines = []
     for row in found:
         default = (row["longest"], row["levels"]) == (
-            heatmap_writer.LONGEST_SIDE,
-            heatmap_writer.LEVELS,
+            writer_module().LONGEST_SIDE,
+            writer_module().LEVELS,
         )
         name = f"{row['longest']} @ {row['levels']}" + (" **(default)**" if default else "")
         sizes = [f"{row['kb'][c][0]:.1f} / {row['kb'][c][1]:.1f}" for c in grids]
@@ -104,12 +111,12 @@ def size_table(found: list[dict], grids: list[int]) -> str:
 def label(heat: np.ndarray) -> fo.Heatmap:
     """A label as ``compute_cams`` makes it."""
     source = dict(method="gradcam", layer="layer4", target="cat", target_index=3, cam_key="k")
-    return heatmap_writer.make_label(heat, score=1.0, peak=1.0, status="ok", **source)
+    return writer_module().make_label(heat, score=1.0, peak=1.0, status="ok", **source)
 
 
 def by_writer(dataset, ids, maps, batch, folder=None, threads=None):
     """The plugin's writer: encoding in threads, one atomic update per sample."""
-    with heatmap_writer.Writer(dataset, folder, threads) as writer:
+    with writer_module().Writer(dataset, folder, threads) as writer:
         for start in range(0, len(ids), batch):
             part = range(start, min(start + batch, len(ids)))
             writer.put({ids[i]: {"one": label(maps[i]), "two": label(maps[i])} for i in part})
@@ -158,7 +165,7 @@ def bytes_per_map(dataset, folder: str) -> float:
 
 def speeds_found(count: int, batch: int, rounds: int) -> list[dict]:
     """Samples per second, two heatmap fields each, 192 pixels long from a 7 x 7 grid."""
-    real = heats(7, heatmap_writer.LONGEST_SIDE)
+    real = heats(7, writer_module().LONGEST_SIDE)
     maps = [real[i % len(real)] for i in range(count)]
     ways = {
         BASE: by_save,
@@ -208,7 +215,7 @@ def _timed(way, maps, batch, folder) -> tuple[float, float, float]:
         dataset.add_samples(
             [fo.Sample(filepath=f"/none/{i}.jpg") for i in range(len(maps))], progress=False
         )
-        heatmap_writer.declare_schema(dataset, ["one", "two"])
+        writer_module().declare_schema(dataset, ["one", "two"])
         ids = dataset.values("id")
         start = time.perf_counter()
         way(dataset, ids, maps, batch)

@@ -156,7 +156,9 @@ def _fields(i, columns, pictures, analysed):
         bias = {"_cls": "DynamicEmbeddedDocument", "tested": True, "explained": guess}
         bias.update(prediction=guess, label=name, correct=bool(columns["correct"][i]))
         bias.update(reason=f"the score loses {drop:.2f}", reliable=True)
-        bias.update({k: float(v[i]) for k, v in columns.items() if k not in ("kind", "correct")})
+        names = {"score": "probability"}
+        skipped = ("kind", "correct")
+        bias.update({names.get(k, k): float(v[i]) for k, v in columns.items() if k not in skipped})
         out.update(net_verdict=verdict(drop), net_dependence=drop, net_bias=bias)
     return out
 

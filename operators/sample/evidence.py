@@ -10,9 +10,12 @@ from ..runs.schema import declare_fields
 FIELD = "explain_evidence"
 _F, _S = fo.FloatField, fo.StringField
 ATTRIBUTES = {
-    "score_before": (_F, "Probability of the class on the picture as it is, 0 to 1"),
-    "score_after": (_F, "Its probability with the region replaced"),
-    "score_control": (_F, "Its mean probability with random places of the same size replaced"),
+    "probability_before": (_F, "Probability of the class on the picture as it is, 0 to 1"),
+    "probability_after": (_F, "Its probability with the region replaced"),
+    "probability_control": (
+        _F,
+        "Its mean probability with random places of the same size replaced",
+    ),
     "prediction_after": (_S, "The class that is predicted with the region replaced"),
     "region": (_S, "What was replaced"),
     "filled_with": (_S, "What took its place"),
@@ -44,7 +47,7 @@ def keep(dataset, trial, region, filled_with, model):
     label_attributes.declare(dataset, f"{FIELD}.detections", ATTRIBUTES)
     control = sum(trial.controls) / len(trial.controls) if trial.controls else None
     values = {
-        "score_before": trial.old, "score_after": trial.new, "score_control": control,
+        "probability_before": trial.old, "probability_after": trial.new, "probability_control": control,
         "prediction_after": trial.after[0][0], "region": region, "filled_with": filled_with,
         "model": model,
     }  # fmt: skip

@@ -1,6 +1,9 @@
 """The panel beside an open sample, which follows it."""
 
+import collections
+import contextlib
 import sys
+import threading
 
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
@@ -17,8 +20,12 @@ _FIRST = {"page": "maps", "share": 50, "region": "hottest", "fill": "other"}
 _LOADING = "The model is loaded; this takes some seconds the first time."
 # What the state knows of each choice: the App sends them all whenever it draws the panel.
 _CHOICES = {
-    "on_run": "key", "on_share": "share", "on_region": "region", "on_fill": "fill", "on_box": "box",
+    "on_page": "page", "on_run": "key", "on_share": "share", "on_region": "region", "on_fill": "fill",
+    "on_box": "box",
 }  # fmt: skip
+
+
+_TURNS = collections.defaultdict(threading.Lock)
 
 
 class SamplePanel(look_bar.LookBar, foo.Panel):
@@ -77,11 +84,19 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
         return frame.draw(self, frame.read(ctx.dataset, ctx.current_sample, state))
 
     def execute(self, ctx):
-        """Handles an event; one that says what is so already changes and draws nothing."""
-        name = _CHOICES.get(ctx.params.get("__method__"))
-        if name is not None and ctx.params.get("value") == ctx.panel.get_state(name):
+        """Handles an event; one that says what is so already changes and draws nothing.
+
+        Events of a panel are answered one after the other: a late answer would set back what was chosen
+        meanwhile. Only loading a model takes so long that others do not wait for it.
+        """
+        method = ctx.params.get("__method__")
+        name = _CHOICES.get(method)
+        # of a button or a picture the choice is a parameter of its own
+        value = ctx.params.get("page" if method == "on_page" else "value")
+        if name is not None and value == ctx.panel.get_state(name):
             return None
-        return super().execute(ctx)
+        with contextlib.nullcontext() if method == "on_ask_now" else _TURNS[ctx.panel_id]:
+            return super().execute(ctx)
 
     def _measure(self, ctx):
         """Draws again once torch is there: it takes seconds to import, and numbers need it."""

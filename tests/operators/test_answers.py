@@ -219,6 +219,7 @@ def test_every_operator_is_called_here(plugin):
     text = Path(__file__).read_text()
     left_out = {
         "open_cam_panel",
+        "open_sample_panel",
         "reopen_compute_cams",
         "register_model",
         "remove_model",

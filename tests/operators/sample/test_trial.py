@@ -149,9 +149,9 @@ def test_evidence_is_a_label_of_the_region_and_never_an_object(dataset):
     assert len(labels) == 2
     label = labels[0]
     assert (label.label, label.region, label.model) == ("plus", "the object", "cues")
-    assert label.score_before == pytest.approx(trial.old)
-    assert label.score_after == label.confidence == pytest.approx(trial.new)
-    assert label.score_control == pytest.approx(np.mean(trial.controls))
+    assert label.probability_before == pytest.approx(trial.old)
+    assert label.probability_after == label.confidence == pytest.approx(trial.new)
+    assert label.probability_control == pytest.approx(np.mean(trial.controls))
     np.testing.assert_allclose(
         np.array(label.bounding_box) * SIDE, [LEFT, TOP, WIDE, WIDE], atol=1e-6
     )

@@ -370,7 +370,7 @@ def test_a_trial_is_listed_stored_and_asked_of_all(cues):
     assert given == {"cam_key": "run", "region": [0.5, 0.25, 0.25, 0.5]}
     what_if.keep(cues, name)
     cues.reload()
-    assert cues.first()["explain_evidence"].detections[0].score_after == trial.new
+    assert cues.first()["explain_evidence"].detections[0].probability_after == trial.new
     with pytest.raises(ValueError, match="not in memory any more"):
         what_if.keep(cues, "gone")
     border = what_if.asked(cues, sample_id, run, None, {"region": "border", "fill": "blur"})
