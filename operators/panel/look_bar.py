@@ -48,6 +48,13 @@ def state_of(dataset):
     }
 
 
+def fields_of(dataset):
+    """The panel's state of the bar's own fields, for a panel that begins again: ``{field: value}``."""
+    now = state_of(dataset)
+    names = {"look_ramp": "ramp", "look_opacity": "opacity", "look_hidden": "hide_below"}
+    return {field: str(now[name]) for field, name in names.items()}
+
+
 def draw(panel, handlers, state):
     """Adds the bar to a panel.
 

@@ -72,6 +72,7 @@ class SamplePanel(look_bar.LookBar, foo.Panel):
             "top": {"run": key},
             "what_if_menu": {"replace": first["region"], "by": first["fill"]},
             "heat_kept": first["share"],
+            "look_menu": look_bar.fields_of(ctx.dataset),
         }
         ctx.panel.set_state({**first, "key": key, **fields})
         look_bar.show(ctx)

@@ -6,7 +6,7 @@ from fiftyone.operators.types import RiskLevel
 #: they read only
 READERS = {
     "get_cam_run_info", "list_cam_runs", "list_layers", "list_models", "load_cam_view", "open_cam_panel",
-    "open_sample_panel",
+    "open_sample_panel", "show_heatmap_look",
     "reopen_compute_cams", "show_heatmaps", "show_peers", "test_region", "free_model", "cam_model",
 }  # fmt: skip
 #: they delete what a user may not get back

@@ -188,10 +188,10 @@ def test_an_analysed_sample_says_its_verdict_and_numbers(dataset):
     said, sure = inner("sample_panel.sentence").of_sample(
         found, None, {"heat": 0.7, "uniform": 0.48}
     )
-    bias = dataset.first()["net_bias"]
+    bias, known = dataset.first()["net_bias"], dataset.first()["net_prediction"].confidence
     assert found.verdict == "relies on background"
     assert said.startswith(
-        f"The score of {bias.explained} ({100 * bias.probability:.0f} %) rests on the background"
+        f"The score of {bias.explained} ({100 * known:.0f} %) rests on the background"
     )
     assert f"on backgrounds of other classes it loses {100 * bias.swap_drop:.0f} points" in said
     assert said.endswith("70 % of the heat is on the object, which fills 48 % of the image.")
