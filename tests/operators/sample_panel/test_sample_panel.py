@@ -406,3 +406,10 @@ def test_what_is_held_is_bounded():
     held = inner("sample_panel.held").Held(5)
     names = [held.put(i) for i in range(12)]
     assert [held.get(name) for name in names] == [None] * 7 + [7, 8, 9, 10, 11]
+
+
+def test_a_panel_that_was_moved_shows_its_look_again(dataset):
+    look, bar = inner("runs.look"), inner("panel.look_bar")
+    look.set_look(dataset, ramp="turbo", opacity=0.85, hide_below=0.2)
+    fields = {"look_ramp": "turbo", "look_opacity": "85", "look_hidden": "20"}
+    assert bar.fields_of(dataset) == fields
