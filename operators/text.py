@@ -162,8 +162,9 @@ def escape_labels(form):
         view = prop.view
         if hasattr(prop.type, "properties"):
             escape_labels(prop)
-        if view is None or hasattr(view, "on_click") or type(view).__name__ == "Button":
-            continue  # what a button says is no Markdown
+        plain = type(view).__name__ in ("Button", "ProgressView")
+        if view is None or hasattr(view, "on_click") or plain:
+            continue  # what a button or a bar says is no Markdown
         for name in ("label", "description", "caption"):
             if isinstance(getattr(view, name, None), str):
                 set_said(view, name, in_markdown(getattr(view, name)))

@@ -197,6 +197,8 @@ class App:
     def __init__(self, page, url, pictures=None):
         page.set_default_timeout(SLOW)
         self.page = page
+        # on a busy machine the advertisement comes later than it is waited for
+        page.add_locator_handler(self._advertisement, lambda button: button.click())
         self._url = url
         self._pictures = pictures
 
@@ -218,6 +220,10 @@ class App:
         if pictures:
             self.wait_until_painted(self.thumbnail(0))
 
+    @property
+    def _advertisement(self):
+        return self.page.locator(".MuiPopover-root").get_by_text("Dismiss", exact=True)
+
     def _dismiss_advertisement(self):
         """It covers a part of the grid, once per profile, and comes up before the first picture."""
         from playwright.sync_api import TimeoutError as Timeout
@@ -225,7 +231,7 @@ class App:
         if self.page.context in _DISMISSED:
             return
         with contextlib.suppress(Timeout):
-            self.page.get_by_text("Dismiss", exact=True).click(timeout=2000)
+            self._advertisement.click(timeout=2000)
             _DISMISSED.add(self.page.context)
 
     def open_sample(self, dataset, sample_id):

@@ -63,12 +63,14 @@ def seconds_per_prediction(model, device=None):
     tried without weights, on one image of 224 x 224 pixels.
 
     Args:
-        model: its name
+        model: its name; None where the record has none
         device (None): a device's name; by default whichever it ran on
 
     Returns:
         a float, or None where neither is possible
     """
+    if model is None:
+        return None
     query = {
         "config.method": record.METHOD,
         "config.settings.model": model,

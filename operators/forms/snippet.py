@@ -51,7 +51,8 @@ def python_code(operator, arguments, view, models=()):
             on the App's server
 
     Returns:
-        a string that runs as it is in a process of this machine
+        a string that runs as it is in a process of this machine; a view whose code would be long, or
+        cannot be written, is ``load_saved_view(...)``, to be saved in the App and named first
     """
     checkout = os.environ.get(CHECKOUT_VARIABLE)
     paths = [checkout] if checkout else []

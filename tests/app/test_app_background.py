@@ -40,7 +40,7 @@ def test_an_open_panel_notices_a_run_from_elsewhere_and_draws_nothing_else(
     app.open_grid(dataset)
     app.open_panel("No heatmaps yet")
     compute(dataset, cam_key="elsewhere")  # in another process, as from another tab
-    app.panel.get_by_text("elsewhere_gradcam").first.wait_for()
+    app.panel.get_by_text("elsewhere (finished)").first.wait_for()
     app.picture("noticed")
 
     asked = []

@@ -20,7 +20,7 @@ class BiasApp(App):
 
     def open_form(self):
         self.open_operator(LABEL)
-        self.form.get_by_text("Heatmaps", exact=True).wait_for()
+        self.form.get_by_text("Its model is tested").wait_for()
 
     @property
     def form(self):
@@ -64,11 +64,11 @@ def test_a_run_by_clicking(bias_app, photo_dataset, plugin):
     app.choose("Model", MODEL)
     app.form.get_by_text("Explains 6 samples and tests 6 of them").wait_for()
     app.form.get_by_text("'ground_truth' (object), the only object field").wait_for()
-    app.field("Compare").fill("ground_truth")
+    app.field("Compare by").fill("ground_truth")
     app.form.get_by_text("'ground_truth' is no field with one string").wait_for()
     assert app.execute_button.is_disabled()
     app.picture("bad")
-    app.field("Compare").fill("")
+    app.field("Compare by").fill("")
     wait_for(app.execute_button.is_enabled, 20, "the form can be executed again")
     app.picture("filled")
 

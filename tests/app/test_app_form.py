@@ -43,7 +43,7 @@ def test_a_run_by_clicking(app, photo_dataset, plugin):
     bad_input(app)
     notice.wait_for()
     app.form.get_by_text("My choice", exact=True).click()
-    app.choose("Which", "layercam")
+    app.choose("Which methods", "layercam")
     app.form.get_by_text(
         "2 heatmap fields over 6 samples: resnet18_gradcam, resnet18_layercam"
     ).wait_for()

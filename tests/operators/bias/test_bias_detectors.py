@@ -77,7 +77,7 @@ def check_page(text, summary):
     for row, card in zip(summary.flagged, cards, strict=True):
         page = Page(card)
         assert row["label"] in page.text
-        assert "its score is 0.00, was 1.00" in page.text
+        assert "score 0.00 instead of 1.00" in page.text
         other = next(name for name in CLASSES if name != row["label"])
         assert f"found there: {other}" in page.text
         assert "0 of 24 tested objects do not depend on their surroundings" in page.text

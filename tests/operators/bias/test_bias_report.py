@@ -57,7 +57,7 @@ def test_a_card_for_each_flagged_class(make_dataset, tmp_path, folder):
         assert f"{gap['mean']:.2f} (n = 24)" in page.text
         assert "falls by 1.00" in page.text
         assert "What to do next" in page.text
-        assert "its score is 0.00, was 1.00" in page.text
+        assert "score 0.00 instead of 1.00" in page.text
         assert "predicted minus" in page.text or "predicted plus" in page.text
     assert str(summary).split("\n")[0] in Page(text).text
 

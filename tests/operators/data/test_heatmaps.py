@@ -139,3 +139,11 @@ def test_attribute_of_another_type_is_refused(heatmaps, dataset):
     )
     with pytest.raises(ValueError, match="score"):
         heatmaps.declare_schema(dataset, ["run_a"])
+
+
+def test_a_file_that_is_gone_is_no_empty_map(plugin, tmp_path):
+    heat_of = importlib.import_module(f"{PLUGIN}.operators.data.heatmap_reader").heat_of
+    assert heat_of(None) is None
+    assert heat_of(fo.Heatmap()) is None
+    with pytest.raises(FileNotFoundError, match="gone or is no picture: .*nothing.png"):
+        heat_of(fo.Heatmap(map_path=str(tmp_path / "nothing.png")))

@@ -144,6 +144,19 @@ def test_portraits_are_of_the_most_frequent_classes(analysed):
     assert [row["id"] for row in weak] == sorted(ids, key=peaks.get)[:3]
 
 
+def test_portraits_are_of_the_class_that_the_heat_explains(analysed):
+    """Which the run's targets may say, whatever was predicted; and no mean map is too faint to be drawn."""
+    dataset, ids, _ = analysed
+    portraits, views = inner("panel.portraits"), inner("panel.views")
+    assert portraits._mean_map(run_of(dataset), ids[:8]).max() == pytest.approx(1)
+    dataset.set_values(f"{FIELDS[0]}.target", ["star"] * len(ids))
+    rows = portraits.sampled(run_of(dataset))
+    assert {row["label"] for row in rows} == {"star"}
+    assert views.explained_view(run_of(dataset), "star").values("id") == ids
+    guess = dataset.first()["net_prediction"].label
+    assert not len(views.explained_view(run_of(dataset), guess))
+
+
 def test_of_many_small_classes_there_is_one_portrait(analysed):
     dataset, ids, _ = analysed
     portraits, views = inner("panel.portraits"), inner("panel.views")
@@ -1032,7 +1045,7 @@ def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset,
     background, number, dataset = inner("runs.background"), ObjectId(), make_dataset()
     state, _, _ = call("on_load", dataset)
     background.register(dataset, number, os.getpid(), "uri", "Compare heatmaps: run", {})
-    progress = types.SimpleNamespace(progress=0.25, label="measuring: 1 of 4")
+    progress = types.SimpleNamespace(progress=0.25, label="measuring: 1 of 4; ~3 s left")
     with background.BackgroundLease(background.read(number)) as lease:
         state, _, _ = call("on_watch", dataset, {}, state)
         drawn = elements(dataset, state)
@@ -1047,7 +1060,7 @@ def test_a_run_in_the_background_is_followed_stopped_and_dismissed(make_dataset,
         drawn = elements(dataset, state)
         assert drawn["work_0"]["default"] == 0.25
         assert "work_0_show" in str(drawn["work_0_menu"])
-        assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4"
+        assert drawn["work_0"]["view"]["label"] == "measuring: 1 of 4; ~3 s left"
         assert (
             drawn["watch"]["view"]["interval"] < elements(dataset, {})["watch"]["view"]["interval"]
         )
