@@ -124,6 +124,8 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     app, (dataset, _, _) = panel_app, analysed
     record, later = inner("runs.record"), "later_gradcam"
     dataset.clone_sample_field(FIELDS[1], later)
+    own = {"$set": {f"{later}.cam_key": "later"}}
+    dataset._sample_collection.update_many({}, own)
     settings = {"model": "other"}
     record.register(dataset, "later", settings, [later], dataset, heatmap_fields=[later])
     record.update(dataset, "later", status="finished", started="2999-01-01T00:00:00+00:00")
