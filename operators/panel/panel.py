@@ -430,8 +430,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
     def _keep_run(self, ctx):
         """Shows the run in the grid, now and when the dataset is opened again.
 
-        A sample that a panel opens shows the fields that the dataset says: what an operator sets while it
-        is open goes to the grid (FiftyOne 1.22.1).
+        The dataset is not reloaded, which would put back the App's own colours.
         """
         from ..runs.app_style import activate_fields
         from ..runs.run import Run
@@ -440,7 +439,6 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         if fields:
             others = [f for run in Run.all(ctx.dataset) for f in run.fields if f not in fields]
             activate_fields(ctx.dataset, fields, instead=others)
-            ctx.ops.reload_dataset()
             self._activate(ctx, fields)
 
     def _show_run(self, ctx):
