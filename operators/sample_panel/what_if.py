@@ -200,8 +200,8 @@ def draw(panel, handlers, shown):
     if not own:
         panel.md(
             "The model is asked about the photo as it is, with the region replaced, and with the same at four "
-            "random places as a control. A box that you draw with the App's *Annotate* is listed here once "
-            "this page is clicked again.",
+            "random places as a control. A box that you draw with the App's *Annotate* is listed here when "
+            "you come back from another page.",
             name="what_if_about",
         )
     for name, one in own:

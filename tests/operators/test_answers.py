@@ -199,6 +199,7 @@ def test_small_operators_answer(judged):
         "run_gradcam",
         "run_eigencam",
     }
+    assert sdk("set_heatmap_look", judged, ramp="turbo", hide_below=0.2)["hide_below"] == 0.2
     assert any(row["default"] for row in sdk("list_layers", judged, model=MODEL)["layers"])
     assert {"name", "yields"} <= set(sdk("list_models", judged)["models"][0])
     made = sdk("cam_model", judged, model=MODEL, methods=["gradcam", "layercam"])
@@ -221,6 +222,7 @@ def test_every_operator_is_called_here(plugin):
         "open_cam_panel",
         "open_sample_panel",
         "reopen_compute_cams",
+        "show_heatmap_look",
         "register_model",
         "remove_model",
         "stop_cam_run",
