@@ -86,7 +86,7 @@ class SetHeatmapLook(foo.Operator):
         if ramp not in (look.OWN, FADE):
             inputs.float(
                 "hide_below", default=now.hide_below, min=0, max=0.95, label="Hide heat below",
-                description="as a share of the hottest place of each heatmap",
+                description="As a share of the hottest place of each heatmap; with one scale, of the scale's end",
             )  # fmt: skip
         form = titled(inputs, self.config.label, "Apply")
         return escape_labels(form)

@@ -63,7 +63,7 @@ class CamJob(Job):
     def __init__(self, samples, settings, given, origin=None):
         super().__init__(samples, settings, given, origin)
         self.active_fields = self.source = None
-        self._statuses, self._lost = {}, 0
+        self._statuses, self._lost, self._hidden = {}, 0, 0
 
     @property
     def dataset(self):
@@ -182,6 +182,8 @@ class CamJob(Job):
             try:
                 with lease.RunLease(self.dataset, self.plan.cam_key, token, self._state) as held:
                     self._declare()
+                    # which the first declaration may set
+                    self._hidden = retry_on_disconnect(look.hidden_of, self.dataset)
                     states = team.run(loader, writer, token) if team else self._here(loader, writer)
                     with contextlib.closing(states):
                         for now in states:
@@ -506,7 +508,7 @@ class CamJob(Job):
         )
         # Last: of a run that failed the record is worth more, and there is little time for both.
         same_scale.renew_scale(self.dataset, key)
-        look.renew_ranges(self.dataset)
+        look.renew_ranges(self.dataset, self.plan.heatmap_fields, self._hidden)
 
     def _leaves_some(self):
         """Whether samples of the run that are not in this call's view still lack something."""

@@ -49,7 +49,8 @@ def state_of(dataset):
         "ramp": now.ramp if is_set or not own else look.OWN,
         "opacity": round(100 * now.opacity),
         "hide_below": round(100 * now.hide_below),
-        "own": own,
+        # a look can be taken away wherever one is set
+        "own": own or is_set,
     }
 
 

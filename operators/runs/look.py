@@ -55,7 +55,7 @@ def has_own(dataset):
     """Whether the user has, or had before a look was set, a colour scheme of their own."""
     scheme, entry = _stored(dataset)
     if entry is not None:
-        return any(value is not None for value in entry["before"].values())
+        return any(value not in (None, []) for value in entry["before"].values())
     own = {path for path in _paths(dataset, our_fields(dataset))}
     return any(
         value and not (name == "fields" and {e.get("path") for e in value} <= own)
@@ -101,18 +101,18 @@ def set_look(dataset, ramp=None, opacity=None, hide_below=None):
 
     def change():
         entry = _stored(dataset)[1]
-        before = dataclasses.asdict(look_of(dataset)) if entry is None else entry
-        kept = {f.name: before[f.name] for f in dataclasses.fields(Look)}
-        if entry is None and given.get("ramp", FADE) != FADE:
+        # as it is drawn: the user may have changed the App's colours since
+        kept = dataclasses.asdict(look_of(dataset))
+        if kept["ramp"] == FADE and given.get("ramp", FADE) != FADE and not kept["hide_below"]:
             # of colours that fade nothing was hidden
-            kept["hide_below"] = DEFAULT.hide_below
+            kept["hide_below"] = (entry or dataclasses.asdict(DEFAULT))["hide_below"]
         look = Look(**{**kept, **given})
         if look.ramp == FADE and given.get("hide_below"):
             raise ValueError(
                 "hide_below: has no effect with ramp='fade', whose colour fades to nothing; choose another "
                 "ramp"
             )
-        if dataclasses.asdict(look) != kept or entry is None:
+        if entry is None or look != _as_look(entry) or look != look_of(dataset):
             _write(dataset, look)
         return look
 
@@ -156,10 +156,13 @@ def put_back(dataset):
         _set_ranges(dataset, fields, 0)
         if scheme is not None:
             ours = {"color_by": _color_by(entry["ramp"]), "opacity": entry["opacity"]}
-            for name, value in entry["before"].items():
-                if getattr(scheme, name) == ours[name]:
-                    setattr(scheme, name, value)
-            scheme.colorscales = _without(scheme.colorscales, _paths(dataset, fields))
+            for name, value in ours.items():
+                if getattr(scheme, name) == value:
+                    setattr(scheme, name, entry["before"][name])
+            paths = _paths(dataset, fields)
+            own = [scale for scale in entry["before"]["colorscales"] if scale.get("path") in paths]
+            left = _without(scheme.colorscales, paths)
+            scheme.colorscales = [*(left or []), *own] if own else left
             dataset.app_config.color_scheme = None if says_nothing(scheme) else scheme
         dataset.save()
         _keep(dataset, None)
@@ -191,11 +194,17 @@ def scheme_of(dataset, whole=False):
     }
 
 
-def renew_ranges(dataset):
-    """Gives heatmaps the dataset's hidden share, where it was changed while they were written."""
-    entry = _stored(dataset)[1]
-    if entry is not None:
-        _set_ranges(dataset, our_fields(dataset), _as_look(entry).hidden)
+def renew_ranges(dataset, fields, hidden):
+    """Gives heatmaps the dataset's hidden share, if it was changed while they were written.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+        fields: the heatmap fields that were written
+        hidden: what :func:`hidden_of` said when the first was
+    """
+    now = hidden_of(dataset)
+    if now != hidden:
+        _set_ranges(dataset, fields, now)
 
 
 def our_fields(dataset):
@@ -231,8 +240,8 @@ def _write(dataset, look, new=()):
     """Writes a look into scheme, info and labels."""
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
     entry = _stored(dataset)[1]
-    before = entry["before"] if entry else {name: getattr(scheme, name) for name in _CHANGED}
     fields = list(dict.fromkeys([*our_fields(dataset), *new]))
+    before = entry["before"] if entry else _before(scheme, _paths(dataset, fields))
     scheme.color_by, scheme.opacity = _color_by(look.ramp), look.opacity
     _add_scales(dataset, scheme, look.ramp, fields)
     dataset.app_config.color_scheme = scheme
@@ -240,6 +249,12 @@ def _write(dataset, look, new=()):
     _keep(dataset, {**dataclasses.asdict(look), "before": before})
     if (0 if entry is None else _as_look(entry).hidden) != look.hidden:
         _set_ranges(dataset, fields, look.hidden)
+
+
+def _before(scheme, paths):
+    """What is kept of a scheme that a look changes: also scales that the user gave to our fields."""
+    own = [scale for scale in scheme.colorscales or [] if scale.get("path") in paths]
+    return {**{name: getattr(scheme, name) for name in _CHANGED}, "colorscales": own}
 
 
 def _add_scales(dataset, scheme, ramp, fields):
@@ -291,6 +306,8 @@ def _checked(entry):
     try:
         _as_look(entry)
         before = {name: entry["before"][name] for name in _CHANGED}
+        scales = entry["before"].get("colorscales")
+        before["colorscales"] = scales if isinstance(scales, list) else []
     except (KeyError, TypeError, ValueError):
         return None
     return {**entry, "before": before}

@@ -103,6 +103,44 @@ def test_what_the_user_changed_since_then_stays(photo_dataset):
     assert not now["colorscales"]
 
 
+def test_a_scale_that_the_user_gave_to_a_heatmap_comes_back(photo_dataset):
+    dataset, own = photo_dataset(2), {"path": FIELD, "name": "hot"}
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", colorscales=[own])
+    dataset.save()
+    compute(dataset, methods="gradcam")
+    set_look(dataset, ramp="turbo")
+    set_look(dataset, ramp="fire")
+    assert scales(dataset)[FIELD] == as_stops("fire")
+    set_look(dataset, ramp="own")
+    assert scheme(dataset)["colorscales"] == [own]
+    assert inner("panel.look_bar").state_of(dataset)["ramp"] == "own"
+
+
+def test_colours_that_the_user_chose_in_the_app_are_not_changed_by_an_opacity(photo_dataset):
+    dataset = photo_dataset(2)
+    compute(dataset, methods="gradcam")
+    set_look(dataset, hide_below=0.5)
+    dataset.reload()
+    dataset.app_config.color_scheme.color_by = "field"
+    dataset.save()
+    assert set_look(dataset, opacity=0.3) == {"ramp": "fade", "opacity": 0.3, "hide_below": 0}
+    assert scheme(dataset)["color_by"] == "field"
+    assert set(map(tuple, ranges(dataset))) == {(0, 255)}, "and nothing of them is hidden"
+    assert inner("panel.look_bar").state_of(dataset)["own"], "they can be taken away again"
+
+
+def test_ranges_are_renewed_where_the_look_changed_while_a_run_wrote(photo_dataset, monkeypatch):
+    dataset, look = photo_dataset(2), inner("runs.look")
+    compute(dataset, methods="gradcam", cam_key="before")
+    real, written = look._set_ranges, []
+    monkeypatch.setattr(look, "_set_ranges", lambda *given: written.append(given) or real(*given))
+    compute(dataset, methods="gradcam")
+    assert written == [], "nothing is read again where nothing changed"
+    look.renew_ranges(dataset, [FIELD], 0.5)
+    assert [fields for _, fields, _ in written] == [[FIELD]]
+    assert set(map(tuple, ranges(dataset))) == {(0.33 * 255, 255)}
+
+
 def test_hiding_nothing_restores_the_ranges(photo_dataset):
     dataset = photo_dataset(2)
     compute(dataset, methods="gradcam")
