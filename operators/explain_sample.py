@@ -122,7 +122,7 @@ class ExplainSample(foo.Operator):
         # new ones over it. Updating or reloading the sample from here breaks its picture ("detached
         # ArrayBuffer"), so the dialog shows the heatmaps itself.
         ctx.ops.reload_dataset()
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        look.send(ctx)
         named = arguments.get("cam_key"), arguments.get("model")
         shown = sample.results_of(found, look.look_of(ctx.dataset), *named)
         return {**shown, "explained": answer(found)}
