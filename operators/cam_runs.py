@@ -291,7 +291,7 @@ class RenameCamRun(foo.Operator):
         shown = ctx.active_fields or []
         moves = self(ctx.dataset, ctx.params["cam_key"], ctx.params["new_key"])
         ctx.ops.reload_dataset()
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        look.send(ctx)
         ctx.ops.set_active_fields([moves.get(field, field) for field in shown])
         return {"cam_key": ctx.params["new_key"], "fields": moves}
 
@@ -353,7 +353,7 @@ class DeleteCamRun(foo.Operator):
         looked = look.is_set(ctx.dataset)
         deleted = self(ctx.dataset, ctx.params["cam_key"])
         ctx.ops.reload_dataset()
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset, whole=looked))
+        look.send(ctx, whole=looked)
         ctx.ops.notify(str(deleted), variant="info")
         return answer(deleted)
 

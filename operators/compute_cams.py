@@ -41,7 +41,7 @@ class HeatmapOperator(JobOperator):
         from .runs import look
 
         yield ctx.ops.reload_dataset()
-        yield ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        yield from look.send(ctx)
         yield ctx.ops.set_active_fields(job.active_fields)
         unfinished = job.summary.failed or job.summary.status != "finished"
         said = messages.in_app(job.summary, self.config.name)

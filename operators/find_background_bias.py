@@ -190,6 +190,6 @@ class FindBackgroundBias(JobOperator):
         from .runs import look
 
         yield ctx.ops.reload_dataset()
-        yield ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        yield from look.send(ctx)
         yield ctx.ops.set_active_fields(job.active_fields)
         yield ctx.ops.notify(" ".join(job.summary.lines()[:2]), variant="success")

@@ -98,13 +98,13 @@ class SetHeatmapLook(foo.Operator):
         names = ("ramp", "opacity", "hide_below")
         given = {name: ctx.params[name] for name in names if ctx.params.get(name) is not None}
         found = self(ctx.dataset, **given)
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset, whole=True))
-        ctx.ops.reload_samples()
+        ctx.ops.reload_dataset()
+        look.send(ctx, whole=True)
         return found
 
 
 class ShowHeatmapLook(foo.Operator):
-    """Sends the stored look to the App when a dataset is opened: FiftyOne forgets its colour scales."""
+    """Sends the stored look to the App when a dataset is opened, where FiftyOne forgot its colours."""
 
     @property
     def config(self):
@@ -119,8 +119,10 @@ class ShowHeatmapLook(foo.Operator):
         )
 
     def execute(self, ctx):
-        """Sends it, where the dataset has one."""
+        """Sends it, where the dataset has one; when it was ``sent``, lets the server remember it."""
         from .runs import look
 
-        if ctx.dataset is not None and look.is_set(ctx.dataset):
-            ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
+        if ctx.dataset is None or not look.is_set(ctx.dataset):
+            return
+        if not look.remember(ctx.dataset) and not ctx.params.get("sent"):
+            look.send(ctx)

@@ -82,15 +82,28 @@ def stops(ramp):
     return [(i / (len(colours) - 1), colour) for i, colour in enumerate(colours)]
 
 
+def table(ramp, count):
+    """The colours of a ramp at evenly spaced places.
+
+    Args:
+        ramp: one of :data:`RAMPS` but ``"fade"``
+        count: how many
+
+    Returns:
+        a list of [red, green, blue], 0 to 255
+    """
+    places, colours = zip(*stops(ramp), strict=True)
+    at = np.linspace(0, 1, count)
+    channels = [np.interp(at, places, channel) for channel in zip(*colours, strict=True)]
+    return np.rint(np.array(channels).T).astype(int).tolist()
+
+
 @functools.cache
 def _table(ramp):
     """(256, 3) float32: the colours of a ramp."""
     if ramp == FADE:
         return np.tile(np.array(_WARM, np.float32), (_LEVELS, 1))
-    places, colours = zip(*stops(ramp), strict=True)
-    at = np.linspace(0, 1, _LEVELS)
-    table = [np.interp(at, places, channel) for channel in zip(*colours, strict=True)]
-    return np.array(table, np.float32).T
+    return np.array(table(ramp, _LEVELS), np.float32)
 
 
 def overlay(photo, heat, look=None):

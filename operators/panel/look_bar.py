@@ -20,13 +20,11 @@ _BAR_WIDTH = 420
 
 
 def show(ctx):
-    """Shows the dataset's look in the App, and keeps it for :func:`draw`; reads one document.
+    """Reads the dataset's look for :func:`draw`: one document.
 
     Args:
         ctx: of an event of a panel
     """
-    if look.is_set(ctx.dataset):
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset))
     _keep(ctx, state_of(ctx.dataset))
 
 
@@ -130,9 +128,10 @@ class LookBar:
         state = state_of(ctx.dataset)
         if state == shown:
             return
-        ctx.trigger("set_color_scheme", look.scheme_of(ctx.dataset, whole=True))
         if look.hidden_of(ctx.dataset) != before:
-            ctx.ops.reload_samples()
+            ctx.ops.reload_dataset()
+        if {**state, "hide_below": None} != {**shown, "hide_below": None}:
+            look.send(ctx, whole=True)
         _keep(ctx, state)
         self.on_look_changed(ctx)
 

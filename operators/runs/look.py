@@ -4,15 +4,16 @@ The look is written into the dataset's colour scheme, where the App keeps such t
 each of our fields; scales of other fields stay. What the scheme said before is kept beside it, and put back
 when the last run is deleted. Hidden is what lies below a label's ``range[0]``: the App draws nothing there.
 
-FiftyOne 1.22 forgets stored colour scales when a page is loaded with a session, so the plugin sends the
-scheme to the App again whenever a dataset is opened (:func:`scheme_of`).
+FiftyOne 1.22 computes the colours of a stored scale too late for a page that is loaded with a session, so they
+are stored beside it (``rgb``); it leaves them out of what its server remembers of a scheme that the App was
+sent, so they are put in again there (:func:`remember`).
 """
 
 import dataclasses
 
 import fiftyone as fo
 
-from ...cam_core.spatial.overlay import FADE, Look, stops
+from ...cam_core.spatial.overlay import FADE, Look, stops, table
 from .level import level_of
 from .locking import change_schema
 from .record import db
@@ -25,6 +26,8 @@ _ENTRY = "cam51_look"
 DEFAULT = Look()
 # the App's own, where a scheme does not say
 _OPACITY = 0.7
+# Of the colours that are stored with a scale: as many as a stored map has levels.
+_LEVELS = 64
 # What a look changes of a scheme beside the entries of our fields.
 _CHANGED = ("color_by", "opacity")
 
@@ -190,8 +193,49 @@ def scheme_of(dataset, whole=False):
         **found,
         "color_by": scheme.get("color_by") or fo.app_config.color_by,
         "opacity": _OPACITY if opacity is None else opacity,
-        "colorscales": [{"name": None, **scale} for scale in scheme.get("colorscales") or []],
+        "colorscales": [
+            {"name": None, **{k: v for k, v in scale.items() if k != "rgb"}}
+            for scale in scheme.get("colorscales") or []
+        ],
     }
+
+
+def send(ctx, whole=False):
+    """Sends the stored colours to the App.
+
+    Args:
+        ctx: of an operator or panel
+        whole (False): see :func:`scheme_of`
+
+    Returns:
+        a list of requests, which an operator that is a generator has to yield
+    """
+    return [
+        ctx.trigger("set_color_scheme", scheme_of(ctx.dataset, whole)),
+        ctx.trigger("@cam51/heatmaps/show_heatmap_look", {"sent": True}),
+    ]
+
+
+def remember(dataset):
+    """Lets this process's server remember the colours of our scales, as it does those of other things.
+
+    Args:
+        dataset: a :class:`fiftyone.core.dataset.Dataset`
+
+    Returns:
+        whether it remembered them already
+    """
+    from fiftyone.server.events import get_state
+
+    state, stored = get_state(), _stored(dataset)[0].get("colorscales") or []
+    scheme, ours = state.color_scheme, {s["path"]: s for s in stored if s.get("rgb")}
+    if not ours or state.dataset is None or state.dataset.name != dataset.name or scheme is None:
+        return not ours
+    known = {s.get("path"): s for s in scheme.colorscales or []}
+    if all(known.get(path) == scale for path, scale in ours.items()):
+        return True
+    scheme.colorscales = [*({**known, **ours}).values()]
+    return False
 
 
 def renew_ranges(dataset, fields, hidden):
@@ -262,13 +306,13 @@ def _add_scales(dataset, scheme, ramp, fields):
     scheme.colorscales = _without(scheme.colorscales, paths)
     if ramp == FADE:
         return
-    scale = [
-        {"value": value, "color": "rgb({}, {}, {})".format(*rgb)} for value, rgb in stops(ramp)
-    ]
-    scheme.colorscales = [
-        *(scheme.colorscales or []),
-        *({"path": path, "list": scale} for path in paths),
-    ]
+    scale = {
+        "list": [
+            {"value": value, "color": "rgb({}, {}, {})".format(*rgb)} for value, rgb in stops(ramp)
+        ],
+        "rgb": table(ramp, _LEVELS),
+    }
+    scheme.colorscales = [*(scheme.colorscales or []), *({"path": path, **scale} for path in paths)]
 
 
 def _set_ranges(dataset, fields, hidden):
