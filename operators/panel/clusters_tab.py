@@ -6,6 +6,7 @@ from bson import ObjectId
 
 from ...cam_core.spatial.overlay import heat_picture
 from ..data.drawn import data_uri, overlaid, with_scale
+from ..data.thumbnails import tile
 from ..runs import results
 from ..runs.locking import change_schema
 from ..runs.look import look_of
@@ -144,8 +145,8 @@ def strip(run, cluster, pictures=PICTURES):
     row += [tile for tile in tiles(run, cluster["typical"]).values() if tile is not None]
     width = (TILE + _GAP) * (1 + pictures) - _GAP
     sheet = Image.new("RGB", (width, TILE), _PAPER)
-    for i, tile in enumerate(row):
-        sheet.paste(tile, (i * (TILE + _GAP), 0))
+    for i, picture in enumerate(row):
+        sheet.paste(picture, (i * (TILE + _GAP), 0))
     return data_uri(with_scale(sheet, now, _PAPER))
 
 
@@ -167,17 +168,12 @@ def tiles(run, ids):
 
 def _photo(sample, label, now):
     """One tile; None where the picture cannot be read."""
-    from PIL import Image
-
     from ..data.heatmap_reader import heat_of
-    from ..data.images import decode_image
 
     try:
-        photo, heat = decode_image(sample.filepath), heat_of(label)
+        return overlaid(tile(sample.filepath, TILE), heat_of(label), now)
     except OSError:
         return None  # a file is gone: the others are shown
-    photo = photo.resize((TILE, TILE), Image.Resampling.BILINEAR)
-    return overlaid(photo, heat, now)
 
 
 def fill(run, chosen, analysed):

@@ -1,46 +1,21 @@
 """Pictures of the panel: a photo under its heat, the heat that is kept with its outline, a trial."""
 
 import dataclasses
-import functools
-import os
 
 import cv2
 import numpy as np
 
 from ..data.drawn import data_uri, overlaid
-from ..data.images import decode_image
+from ..data.thumbnails import thumbnail
 
 #: longest side in pixels of the small pictures, and of the large one
 SMALL, LARGE = 260, 520
 _INNER, _OUTER = (255, 255, 255), (20, 20, 20)
 
 
-def photo(path, side=LARGE):
-    """A photo at a longest side; those seen last are kept.
-
-    Args:
-        path: of the file
-        side (LARGE): in pixels
-
-    Returns:
-        a PIL image, not to be changed
-
-    Raises:
-        OSError: if the file cannot be read
-    """
-    return _photo(path, os.path.getmtime(path), side)
-
-
-@functools.lru_cache(maxsize=16)
-def _photo(path, changed, side):
-    picture = decode_image(path)
-    picture.thumbnail((side, side))
-    return picture
-
-
 def heat_picture(path, heat, look):
     """A small photo under a map in [0, 1], or without one, in the dataset's look; a ``data:`` URI."""
-    return data_uri(overlaid(photo(path, SMALL), heat, look))
+    return data_uri(overlaid(thumbnail(path, SMALL), heat, look))
 
 
 def kept_picture(path, heat, kept, look):
@@ -55,7 +30,7 @@ def kept_picture(path, heat, kept, look):
     Returns:
         a ``data:`` URI
     """
-    below = photo(path)
+    below = thumbnail(path, LARGE)
     whole = dataclasses.replace(look, hide_below=0.0)
     heated = np.array(overlaid(below, heat, whole))
     mask = cv2.resize(kept.astype(np.float32), below.size, interpolation=cv2.INTER_LINEAR) >= 0.5
