@@ -45,6 +45,15 @@ def compute(samples, **arguments):
     return operator()(samples, **arguments)
 
 
+def groups_of(dataset):
+    """The groups of the sidebar that are not FiftyOne's own: ``{name: paths}``."""
+    import fiftyone as fo
+
+    default = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)}
+    groups = dataset.app_config.sidebar_groups or []
+    return {group.name: list(group.paths) for group in groups if group.name not in default}
+
+
 def leases_of(monkeypatch):
     """The leases of the computations that begin from now on."""
     lease = importlib.import_module(f"{PLUGIN}.operators.runs.lease").RunLease

@@ -7,8 +7,7 @@ from fiftyone import ViewField as F
 from pymongo.errors import OperationFailure
 
 from ...cam_core.bias import verdicts
-from ..runs import keys, label_attributes
-from ..runs.app_style import group_fields
+from ..runs import keys, label_attributes, sidebar
 from ..runs.job_record import JobRecords
 from ..runs.schema import attribute, declare_fields
 from .attributes import ATTRIBUTES, LABEL_ATTRIBUTES, OBJECT_ATTRIBUTES
@@ -140,7 +139,8 @@ def declare(dataset, cam_key, heat_fields):
         }
     declare_fields(dataset, fields)
     paths = [f"{bias}.{name}" for name in ATTRIBUTES]
-    group_fields(dataset, bias, paths, others=[verdict, dependence])
+    grouped = sidebar.group_run(dataset, cam_key, [verdict, dependence])
+    sidebar.group_fields(dataset, bias, paths, others=[] if grouped else [verdict, dependence])
 
 
 def declare_objects(dataset, cam_key, field):

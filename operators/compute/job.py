@@ -32,6 +32,7 @@ from ..runs import (
     provenance,
     record,
     resume,
+    sidebar,
 )
 from ..runs import results as run_results
 from ..runs.app_style import shown_of
@@ -283,6 +284,7 @@ class CamJob(Job):
                 heatmap_fields=plan.heatmap_fields,
                 prediction_field=plan.prediction_field,
                 label_attributes=plan.label_attributes,
+                sidebar_groups=sidebar.new_groups(dataset, key),
                 made_folders=plan.made_folders,
                 stamps=[stamp],
                 sessions=[session],
@@ -346,6 +348,7 @@ class CamJob(Job):
                 prediction_type(self.model),
             )  # fmt: skip
             heatmap_writer.colour_fields(self.dataset, colours)
+            sidebar.group_run(self.dataset, self.plan.cam_key, self.plan.all_fields)
             self.active_fields = self._activate(heatmaps)
 
         change_schema(self.dataset, change)

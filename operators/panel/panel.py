@@ -432,6 +432,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
 
         The dataset is not reloaded, which would put back the App's own colours.
         """
+        from ..runs import sidebar
         from ..runs.app_style import activate_fields
         from ..runs.run import Run
 
@@ -439,6 +440,7 @@ class CamPanel(LookBar, WorkEvents, foo.Panel):
         if fields:
             others = [f for run in Run.all(ctx.dataset) for f in run.fields if f not in fields]
             activate_fields(ctx.dataset, fields, instead=others)
+            sidebar.open_run(ctx.dataset, self._key(ctx))
             self._activate(ctx, fields)
 
     def _show_run(self, ctx):

@@ -155,51 +155,6 @@ def forget_fields(dataset, fields):
     dataset.save()
 
 
-def group_fields(dataset, name, paths, others=()):
-    """Puts paths into a group of the sidebar of their own, collapsed.
-
-    Args:
-        dataset: a :class:`fiftyone.core.dataset.Dataset`
-        name: of the group; one that has it already is replaced
-        paths: what is in it
-        others (()): new fields that stand where the App puts them by itself, and in no group yet
-    """
-    config = dataset.app_config
-    default = fo.DatasetAppConfig.default_sidebar_groups(dataset)
-    groups = [g for g in config.sidebar_groups or default if g.name != name]
-    for group in groups:
-        group.paths = [p for p in group.paths if p not in paths]
-    places = {path: group.name for group in default for path in group.paths}
-    listed = {path for group in groups for path in group.paths}
-    by_name = {group.name: group for group in groups}
-    for path in others:
-        if path not in listed and places.get(path) in by_name:
-            by_name[places[path]].paths.append(path)
-    groups.append(fo.SidebarGroupDocument(name=name, paths=list(paths), expanded=False))
-    config.sidebar_groups = groups
-    dataset.save()
-
-
-def drop_groups(dataset, names):
-    """Takes groups out of the sidebar, as if never put there.
-
-    Where the others are those that the App makes by itself, the dataset says nothing of groups again.
-    """
-    config = dataset.app_config
-    groups = [g for g in config.sidebar_groups if g.name not in names]
-    config.sidebar_groups = None if _are_default(dataset, groups) else groups
-    dataset.save()
-
-
-def _are_default(dataset, groups):
-    """Whether groups are the App's own, but for fields that came later and are in none of them."""
-    listed = {path for group in groups for path in group.paths}
-    default = fo.DatasetAppConfig.default_sidebar_groups(dataset)
-    return [(g.name, g.paths, g.expanded) for g in groups] == [
-        (g.name, [p for p in g.paths if p in listed], g.expanded) for g in default
-    ]
-
-
 def rename_fields(dataset, moves):
     """Lets fields that are renamed, ``{old: new}``, keep their colours and their place in the grid."""
     config, path = dataset.app_config, level_of(dataset).path

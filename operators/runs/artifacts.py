@@ -12,8 +12,8 @@ import typing
 
 from pymongo.errors import OperationFailure
 
-from . import label_attributes, look, record, results, saved_views
-from .app_style import activate_fields, drop_groups, forget_fields, rename_fields, shown_of
+from . import label_attributes, look, record, results, saved_views, sidebar
+from .app_style import activate_fields, forget_fields, rename_fields, shown_of
 from .lease import check_unread
 from .level import level_of
 from .locking import change_schema
@@ -73,10 +73,13 @@ def _delete_fields_of(run):
     again = [f for f in before if level.field(f) is not None]
     if again:
         activate_fields(dataset, again, instead=fields)
+        for shown in [r for r in Run.all(dataset) if set(again) & set(r.fields)]:
+            sidebar.open_run(dataset, shown.key)
     attributes = [p for p in label_attributes.written_by(run) if _has_field(dataset, p)]
     for paths in (fields, attributes):
         if paths:
             _delete_fields_locked(dataset, paths)
+    delete(dataset, "sidebar group", groups_of(run))
     level.delete_bare(results.recorded_ids(dataset, run.key))
 
 
@@ -155,6 +158,11 @@ def _owned(run, kind, paths, cam_keys=()):
 def of_jobs(kind, run):
     """What the jobs on a run wrote, of a kind."""
     return [path for part in run.jobs for path in paths_of(kind, run, part)]
+
+
+def groups_of(run):
+    """The groups of the sidebar that a run made itself."""
+    return _owned(run, "sidebar group", _texts(vars(run.record), "sidebar_groups"))
 
 
 def entries_of_run(run, stored):
@@ -287,16 +295,6 @@ def _moved(path, moves):
     return path
 
 
-def _has_group(dataset, name):
-    return any(group.name == name for group in dataset.app_config.sidebar_groups or [])
-
-
-def _rename_groups(dataset, moves):
-    for group in dataset.app_config.sidebar_groups:
-        group.name = moves.get(group.name, group.name)
-    dataset.save()
-
-
 _FIELD = Kind(_has_field, _delete_fields, _rename_fields)
 #: kind -> :class:`Kind`, in the order in which they are deleted
 KINDS = {
@@ -308,7 +306,7 @@ KINDS = {
     "tag": Kind(_has_tag, _delete_tags, _rename_tags),
     "attribute": _FIELD,
     "field": _FIELD,
-    "sidebar group": Kind(_has_group, drop_groups, _rename_groups),
+    "sidebar group": Kind(sidebar.exists, sidebar.drop, sidebar.rename),
 }
 
 

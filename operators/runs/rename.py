@@ -14,7 +14,8 @@ from .run import Run
 
 # What a record says with names of fields, views and tags.
 _NAMING = (
-    "fields", "heatmap_fields", "prediction_field", "label_attributes", "drafts", "saved_views", "bias", "compare",
+    "fields", "heatmap_fields", "prediction_field", "label_attributes", "drafts", "saved_views",
+    "sidebar_groups", "bias", "compare",
 )  # fmt: skip
 
 
@@ -86,7 +87,8 @@ def rename(dataset, key, new_key, jobs):
     status = _status_before(dataset, config, key, new_key, moves)
     run_record.claim(dataset, key, "renaming", renaming_to=new_key, renamed_from=status)
     if not getattr(config, "moved", False):
-        _move(run, moves, _Renamed(key, new_key, moves, jobs))
+        groups = {name: new_key + name[len(key) :] for name in artifacts.groups_of(run)}
+        _move(run, moves, _Renamed(key, new_key, {**moves, **groups}, jobs))
     run_record.rename(dataset, key, new_key)
     run_record.update(dataset, new_key, status=status, moved=False)
     return moves
@@ -117,6 +119,7 @@ def _move(run, moves, renamed):
     _rename_fields(dataset, moves, key, renamed.key(key))
     for kind in ("sidebar group", "tag"):
         names = artifacts.of_jobs(kind, run)
+        names += artifacts.groups_of(run) if kind == "sidebar group" else []
         artifacts.rename(dataset, kind, {name: renamed.text(name) for name in names})
     _rename_views(dataset, config.saved_views, renamed)
     for other in _compared_with(dataset, key):

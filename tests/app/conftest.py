@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from examples.dataset import load_photos
 from tools.app_driver import (
     BROWSERS,
     App,
@@ -26,6 +28,18 @@ def artefacts(tmp_path_factory):
     folder = Path(folder) if folder else tmp_path_factory.mktemp("app")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """The 24 photos at one size: layers are measured once for each, and the browser draws small ones sooner."""
+    folder = tmp_path_factory.mktemp("photos")
+    found = []
+    for photo in load_photos():
+        path = folder / Path(photo["path"]).name
+        Image.open(photo["path"]).convert("RGB").resize((288, 192)).save(path, quality=90)
+        found.append({**photo, "path": str(path)})
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from bias_common import (
     to_tensor,
 )
 from fiftyone import ViewField as F
-from operators_common import operator, prepared
+from operators_common import groups_of, operator, prepared
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -301,7 +301,9 @@ def test_closing_while_writing_takes_back_what_was_written(agree, monkeypatch):
     dataset.reload()
     names = dataset.get_field_schema(flat=True)
     assert not {"run_verdict", "run_dependence", "run_bias", "run_hirescam.verdict"} & set(names)
-    assert dataset.app_config.sidebar_groups is None  # as before the analysis
+    assert groups_of(dataset) == {
+        "run_heatmaps": ["run_hirescam", "run_prediction"]
+    }  # as before the analysis
     assert dataset.count("run_hirescam.map") == 24, "the heatmaps stay"
     assert getattr(dataset.load_run_results("run"), "bias", None) is None
     assert find(dataset).tested == 24, "and nothing is in the way of another go"

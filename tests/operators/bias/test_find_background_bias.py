@@ -18,7 +18,7 @@ from bias_common import (
     to_tensor,
 )
 from fiftyone import ViewField as F
-from operators_common import operator, prepared
+from operators_common import groups_of, operator, prepared
 from PIL import Image
 from window_detector_common import BY_OBJECT, detector
 
@@ -180,7 +180,9 @@ def test_again_needs_overwrite_and_leaves_nothing_old(agree):
     assert not {n for n in names if n.startswith("run_")} - before
     assert "run_hirescam.verdict" not in dataset.get_field_schema(flat=True)
     assert dataset.count("run_hirescam.map") == 24
-    assert dataset.app_config.sidebar_groups is None  # as before the analysis
+    assert groups_of(dataset) == {
+        "run_heatmaps": ["run_hirescam", "run_prediction"]
+    }  # as before the analysis
     assert inner("bias.schema").RECORDS.record_of(dataset, "run") is None
     assert dataset.load_run_results("run").bias is None
 

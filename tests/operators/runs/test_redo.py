@@ -138,7 +138,7 @@ def test_an_analysis_that_replaces_another(analysed, folder, each):
 
     again(analysed)
     groups = {g.name: g.paths for g in analysed.app_config.sidebar_groups}
-    assert {"run_verdict", "run_dependence"} <= set(groups["primitives"])
+    assert {"run_verdict", "run_dependence"} <= set(groups["run_heatmaps"])
     before = everything(analysed, folder)
     check_every_step(State(analysed, folder), folder, again, wanted=before, each=each)
 
