@@ -189,8 +189,10 @@ def draw(panel, handlers, state):
         layout.note(panel, "none_such", "None", "No sample of this run is of this kind.")
         return
     count = len(state["sample_ids"])
+    # as many as are listed at most: there may be more
+    which = "the first " if count == ROWS else "all " if count > SHOWN else ""
     layout.button(
-        menu, "show_all", f"Show {'all ' * (count > SHOWN)}{count} in the grid", "grid_view",
+        menu, "show_all", f"Show {which}{count} in the grid", "grid_view",
         handlers.on_listed, variant="outlined",
     )  # fmt: skip
     layout.heading(

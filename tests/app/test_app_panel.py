@@ -245,7 +245,7 @@ def test_samples_and_scale(panel_app, analysed):
 
     app.tab("Samples", "What to look at first")
     app.picture("samples")
-    app.page.get_by_role("button", name="Show all 25 in the grid").click()
+    app.page.get_by_role("button", name="Show the first 25 in the grid").click()
     app.wait_for_samples(25)
     app.panel.locator("img[alt='Open']").first.click()
     app.page.locator("[data-cy=modal]").wait_for()

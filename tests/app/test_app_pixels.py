@@ -6,7 +6,9 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from operators_common import PLUGIN, operator
+from panel_app import PanelApp
 from PIL import Image
+from playwright import sync_api as playwright
 
 from cam_core.spatial.overlay import Look, overlay
 from tools.app_driver import wait_for
@@ -157,7 +159,7 @@ def check_fire(picture, colour, stored, look):
     hidden = stored < look.hide_below * 255
     assert np.abs(seen[hidden] - colour).max() <= 1, "below the threshold the photo is as it is"
     away = np.abs(seen[~hidden] - colour).max(1)
-    assert (away > 40).all(), f"heat is seen on a warm photo: {away}"
+    assert (away > 30).all(), f"heat is seen on a warm photo: {away}"
     assert np.abs(seen - expected_columns(colour, stored, look)).max() <= 3, (
         "as the plugin draws it"
     )
@@ -186,9 +188,60 @@ def test_fire_is_read_on_warm_photos(app, make_dataset, heatmaps, colours, tmp_p
     check_fire(fitted(app.wait_until_painted(picture)), WARM[1], stored, look)
 
 
+def recorded(dataset):
+    """Records what lies on a dataset as a finished run, so that the panel shows it."""
+    record = importlib.import_module(f"{PLUGIN}.operators.runs.record")
+    settings = {"methods": ["gradcam"], "model": "a model", "layers": ["layer4"]}
+    record.register(dataset, "run", settings, [FIELD], dataset, heatmap_fields=[FIELD])
+    record.update(dataset, "run", status="finished")
+    dataset.reload()
+
+
+def test_the_look_bar_changes_the_grid_at_once_and_for_good(
+    app, make_dataset, heatmaps, colours, tmp_path
+):
+    dataset = plain_dataset(make_dataset, heatmaps, tmp_path, WARM)
+    recorded(dataset)
+    colours.colour_fields(dataset, [FIELD])
+    colours.activate_fields(dataset, [FIELD])
+    stored = np.unique(dataset.first()[FIELD].map).astype(float)
+    panel = PanelApp(app.page, app._url, app._pictures)
+    panel.open_grid(dataset)
+    wait_for(lambda: drawn_as(app, Look("fire", 0.7, 0.33), stored), 60, "the grid is fire")
+    panel.open_panel("The run")
+
+    def choose(shown, wanted, look):
+        panel.panel.get_by_role("combobox").filter(has_text=shown).click()
+        app.page.get_by_role("option", name=wanted, exact=True).click()
+        panel.panel.get_by_role("combobox").filter(has_text=wanted).wait_for()
+        wait_for(lambda: drawn_as(app, look, stored), 60, f"the grid is drawn with {wanted}")
+
+    choose("Fire", "Turbo", Look("turbo", 0.7, 0.33))
+    choose("70 % opaque", "100 % opaque", Look("turbo", 1.0, 0.33))
+    choose("hide below 33 %", "hide below 70 %", Look("turbo", 1.0, 0.7))
+    app.picture("looked")
+    app.page.close()
+
+    # in another tab, and in an open sample
+    again = PanelApp(app.page.context.new_page(), app._url, app._pictures)
+    look = Look("turbo", 1.0, 0.7)
+    again.open_grid(dataset)
+    wait_for(lambda: drawn_as(again, look, stored), 60, "a new page is drawn alike")
+    picture = again.open_sample(dataset, dataset.values("id")[1])
+    wait_for(
+        lambda: drawn_as(again, look, stored, 1, fitted(again.wait_until_painted(picture))),
+        60,
+        "the sample is drawn alike",
+    )
+    again.page.close()
+
+
 def drawn_as(app, look, stored, index=0, picture=None):
     """Whether a picture, of the grid or another, has the colours of a look."""
-    if picture is None:
-        picture = app.wait_until_painted(app.thumbnail(index))
-    seen = column_colours(picture)
+    try:
+        if picture is None:
+            picture = app.wait_until_painted(app.thumbnail(index))
+        seen = column_colours(picture)
+    except (AssertionError, playwright.Error):
+        return False  # it is being drawn
     return np.abs(seen - expected_columns(WARM[index], stored, look)).max() <= 3
