@@ -119,12 +119,18 @@ _TIPS = {
 }
 
 
+_WHY = {
+    "no region": "the region is empty",
+    "no donors": "no image of another predicted class to take the replacement from",
+}
+
+
 def notes(region):
     """What was left out, in sentences."""
     r, found = region, list(region.get("notes") or ())
     if r["skipped"]:
-        why = ", ".join(f"{count:,} {reason}" for reason, count in r["skipped"].items())
-        found.append(f"Not tested: {why}.")
+        why = [f"{count:,} ({_WHY.get(reason, reason)})" for reason, count in r["skipped"].items()]
+        found.append(f"Not tested: {', '.join(why)}.")
     if 0 < r["controlled"] < r["n"]:
         found.append(
             f"{r['controlled']:,} of {r['n']:,} samples have a control; the difference is of these."

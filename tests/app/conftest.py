@@ -32,12 +32,12 @@ def artefacts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """The 24 photos at one size: layers are measured once for each, and the browser draws small ones sooner."""
+    """The 24 photos at one size: for each that there is, layers are measured once."""
     folder = tmp_path_factory.mktemp("photos")
     found = []
     for photo in load_photos():
         path = folder / Path(photo["path"]).name
-        Image.open(photo["path"]).convert("RGB").resize((288, 192)).save(path, quality=90)
+        Image.open(photo["path"]).convert("RGB").resize((512, 342)).save(path, quality=90)
         found.append({**photo, "path": str(path)})
     return found
 
