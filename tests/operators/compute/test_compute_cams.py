@@ -247,10 +247,10 @@ def test_figure(photo_dataset):
     compute(dataset, methods=["gradcam", "layercam"])
     figure = operator("show_heatmaps")(dataset, "run", n=2)
     titles = [axis.get_title() for axis in figure.axes]
-    assert len(figure.axes) == 2 * 3
+    assert len(figure.axes) == 2 * 3 + 1, "the pictures, and the scale of the heat below them"
     assert titles[1].startswith("gradcam\nkind")
     only = operator("show_heatmaps")(dataset, "run", n=1, methods="layercam")
-    assert len(only.axes) == 2
+    assert len(only.axes) == 2 + 1
     with pytest.raises(ValueError, match="no CAM run 'other'; it has: run"):
         operator("show_heatmaps")(dataset, "other")
     with pytest.raises(ValueError, match="choose from gradcam, layercam"):
