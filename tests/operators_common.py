@@ -66,4 +66,4 @@ def stop_and_wait(dataset, lease):
     """Asks the run "run" to stop, and waits until the computation has read that."""
     operator("stop_cam_run")(dataset, "run")
     lease.send_now()
-    wait_for(lambda: lease._stop, 20, "it has read that it is to stop")
+    wait_for(lambda: lease._stop, 90, "it has read that it is to stop")

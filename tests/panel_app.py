@@ -46,14 +46,14 @@ class PanelApp(App):
         """
         said = self.page.locator(".js-plotly-plot .hoverlayer > *")
         self.page.mouse.move(1, 1)
-        wait_for(lambda: said.count() == 0, 20, "the charts say nothing of where the mouse was")
+        wait_for(lambda: said.count() == 0, 90, "the charts say nothing of where the mouse was")
 
         def noticed():
             self.page.mouse.move(x - 3, y)
             self.page.mouse.move(x, y, steps=4)
             return said.count() > 0
 
-        wait_for(noticed, 20, "the chart says what is under the mouse")
+        wait_for(noticed, 90, "the chart says what is under the mouse")
         self.page.mouse.click(x, y)
 
     def reset(self, count=COUNT):

@@ -26,7 +26,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 )  # fmt: skip
 # Long: the server imports torch when a form names its first model.
-SLOW = 40_000
+SLOW = 90_000
 #: what the buttons that send a form are called
 SEND = re.compile(
     "^(Apply|Compare|Compute|Delete|Draw boxes|Execute|Explain|Rename|Resume|Run again|Show|Stop|Test)$"

@@ -13,7 +13,7 @@ from playwright import sync_api as playwright
 from examples.dataset import photo_sample
 from tools.app_driver import wait_for
 
-pytestmark = [pytest.mark.app, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.app, pytest.mark.timeout(600)]
 
 MODEL = "resnet18-imagenet-torch"
 
@@ -57,7 +57,7 @@ def test_an_open_panel_notices_a_run_from_elsewhere_and_draws_nothing_else(
         app.page.wait_for_timeout(300)  # playwright hears of requests while it waits
         return sum("on_watch" in body for body in asked) > 1
 
-    wait_for(asked_twice, 60, "the panel asked twice whether something changed")
+    wait_for(asked_twice, 90, "the panel asked twice whether something changed")
     assert app.page.evaluate("window.drawn") == 0
 
 
@@ -77,12 +77,12 @@ def test_a_run_in_the_background_outlives_its_tab(panel_app, browser, make_datas
     app.panel.get_by_role("button", name="Stop", exact=True).first.wait_for()
     # where a machine is fast it has ended meanwhile
     going = re.compile(r"^[1-9]\d* of 96|resnet18 finished")
-    app.panel.get_by_text(going).first.wait_for(timeout=120_000)
+    app.panel.get_by_text(going).first.wait_for(timeout=300_000)
     plain = app.wait_until_painted(app.thumbnail(0))
     app.picture("running")
     show = re.compile("Show its heatmaps so far|Show it in the grid")
     app.panel.get_by_role("button", name=show).click()
-    wait_for(lambda: has_heat(app, plain), 60, "the grid shows the first heatmaps while it runs")
+    wait_for(lambda: has_heat(app, plain), 90, "the grid shows the first heatmaps while it runs")
     app.picture("so_far")
     app.page.close()
 
@@ -103,7 +103,7 @@ def test_a_run_in_the_background_outlives_its_tab(panel_app, browser, make_datas
                 icon.click(timeout=2000)
         return said.count()
 
-    wait_for(opened, 60, "the panel says that it has finished", step=0.5)
+    wait_for(opened, 90, "the panel says that it has finished", step=0.5)
     again.panel.get_by_text("96 samples explained in", exact=False).first.wait_for()
     again.picture("finished")
     again.panel.get_by_role("button", name="Show it in the grid").click()
@@ -121,7 +121,7 @@ def test_the_dialog_of_a_run_whose_dataset_is_deleted_says_so(app, make_dataset,
     app.choose("Model", MODEL)
     app.form.get_by_text("1 heatmap field over 96 samples").wait_for()
     app.execute_button.click()
-    app.progress.get_by_text(re.compile(r"^[1-9]\d* of 96")).wait_for(timeout=120_000)
+    app.progress.get_by_text(re.compile(r"^[1-9]\d* of 96")).wait_for(timeout=300_000)
     dataset.delete()
-    app.progress.get_by_text(re.compile("^Failed: ")).wait_for(timeout=60_000)
+    app.progress.get_by_text(re.compile("^Failed: ")).wait_for(timeout=180_000)
     app.picture("deleted")

@@ -8,7 +8,7 @@ from bias_common import BACKGROUND, agreeing, find, sample
 from examples.dataset import photo_sample
 from tools.app_driver import App, wait_for
 
-pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.app, pytest.mark.timeout(600)]
 
 MODEL = "resnet18-imagenet-torch"
 LABEL = "Find background bias"
@@ -69,12 +69,12 @@ def test_a_run_by_clicking(bias_app, photo_dataset, plugin):
     assert app.execute_button.is_disabled()
     app.picture("bad")
     app.field("Compare by").fill("")
-    wait_for(app.execute_button.is_enabled, 20, "the form can be executed again")
+    wait_for(app.execute_button.is_enabled, 90, "the form can be executed again")
     app.picture("filled")
 
     app.execute_button.click()
     app.notification.get_by_text(re.compile("resnet18: the score of|could be swapped")).wait_for(
-        timeout=120_000
+        timeout=300_000
     )
     app.picture("done")
     app.page.get_by_role("button", name="Done").click()
@@ -123,7 +123,7 @@ def test_a_region_ends_with_a_sentence_and_a_table(app, photo_dataset, plugin):
     said = app.page.get_by_text(
         re.compile(r"^Replacing the hottest tenth of each image costs -?\d")
     )
-    said.first.wait_for(timeout=120_000)
+    said.first.wait_for(timeout=300_000)
     app.page.get_by_text("Score lost, region replaced").hover()
     app.page.get_by_role("tooltip").get_by_text("region_drop: ").wait_for()
     app.picture("region")
@@ -139,7 +139,7 @@ def test_closing_the_tab_leaves_nothing_half_written(bias_app, make_dataset, pho
     app.form.get_by_text("Explains 72 samples").wait_for()
     app.execute_button.click()
     app.progress.get_by_text(re.compile(r"swapping backgrounds: .* closing this tab")).wait_for(
-        timeout=150_000
+        timeout=300_000
     )
     app.picture("running")
     assert record(dataset)["status"] == "running"

@@ -13,7 +13,7 @@ from playwright import sync_api as playwright
 
 from tools.app_driver import SEND, wait_for
 
-pytestmark = [pytest.mark.app, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.app, pytest.mark.timeout(600)]
 
 
 LISTED = (
@@ -51,7 +51,7 @@ def test_overview_and_bias(panel_app, analysed):
     app.panel.get_by_text("Right for the wrong reason", exact=True).wait_for()
     app.tab("See", "The run")
     portraits = app.panel.locator("img[alt='heatmaps of a class']")
-    wait_for(lambda: portraits.count() == 6, 20, "a portrait of each of the most frequent classes")
+    wait_for(lambda: portraits.count() == 6, 90, "a portrait of each of the most frequent classes")
     portraits.first.click()
     guesses = collections.Counter(dataset.values("net_prediction.label"))
     app.wait_for_samples(max(guesses.values()))
@@ -68,7 +68,7 @@ def test_overview_and_bias(panel_app, analysed):
     # the table is still about all of them
     app.page.get_by_role("cell", name=f"{(~relies).sum()}", exact=True).wait_for()
     app.reset()
-    wait_for(lambda: app.bars(0).count() == len(CLASSES), 20, "a bar per class")
+    wait_for(lambda: app.bars(0).count() == len(CLASSES), 90, "a bar per class")
     app.picture("bias")
     app.hit(app.bars(0).nth(len(CLASSES) - 1))
     app.wait_for_samples(COUNT // len(CLASSES))
@@ -134,13 +134,13 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     app.open_panel("The run")
     app.panel.get_by_text("later (finished)", exact=True).click()
     app.page.get_by_role("option", name="net (finished)").click()
-    wait_for(lambda: app.shown(FIELDS[0]), 20, "the grid shows the chosen run's heatmaps")
+    wait_for(lambda: app.shown(FIELDS[0]), 90, "the grid shows the chosen run's heatmaps")
     assert not app.shown(later)
     app.panel.get_by_text("On 70 of the 160 images tested", exact=False).wait_for()
 
     app.panel.get_by_text("net (finished)", exact=True).click()
     app.page.get_by_role("option", name="later (finished)").click()
-    wait_for(lambda: app.shown(later), 20, "the grid shows the other run's")
+    wait_for(lambda: app.shown(later), 90, "the grid shows the other run's")
     app.panel.get_by_text("Weakest evidence", exact=True).wait_for()
     app.panel.locator("img[alt='Open']").first.click()
     modal = app.page.locator("[data-cy=modal]")
@@ -164,7 +164,7 @@ def test_the_panel_acts_on_the_run_that_it_shows(panel_app, analysed):
     dataset.reload()
     assert not dataset.has_field(later)
     assert dataset.has_field(FIELDS[0])
-    wait_for(lambda: app.shown(FIELDS[0]), 20, "the grid shows the run that is left")
+    wait_for(lambda: app.shown(FIELDS[0]), 90, "the grid shows the run that is left")
 
 
 def test_methods(panel_app, analysed):
@@ -175,7 +175,7 @@ def test_methods(panel_app, analysed):
     app.page.get_by_text("gradcam leads on both metrics").wait_for()
     app.picture("methods")
     app.page.get_by_role("cell", name="eigencam, layer4", exact=True).click()
-    wait_for(lambda: app.shown(FIELDS[2]), 20, "the row's heatmaps are shown")
+    wait_for(lambda: app.shown(FIELDS[2]), 90, "the row's heatmaps are shown")
     assert not app.shown(FIELDS[0])
 
     # first row, third column: gradcam against eigencam
@@ -183,7 +183,7 @@ def test_methods(panel_app, analysed):
     x, y = matrix["x"] + matrix["width"] * 5 / 6, matrix["y"] + matrix["height"] / 6
     app.point(x, y)
     app.wait_for_samples(7)
-    wait_for(lambda: app.shown(FIELDS[0]) and app.shown(FIELDS[2]), 20, "both heatmaps are shown")
+    wait_for(lambda: app.shown(FIELDS[0]) and app.shown(FIELDS[2]), 90, "both heatmaps are shown")
     assert not app.shown(FIELDS[1])
     app.picture("pair")
 
@@ -195,7 +195,7 @@ def test_clusters(panel_app, analysed):
     app.open_panel("The run")
     app.tab("Test", "Shortcuts: where heatmaps look alike")
     strips = app.page.locator("img[alt^='heatmaps of cluster']")
-    wait_for(lambda: strips.count() == 4, 20, "a strip per cluster")
+    wait_for(lambda: strips.count() == 4, 90, "a strip per cluster")
     app.picture("clusters")
     strips.first.click()
     app.wait_for_samples(COUNT // len(CLASSES))
@@ -231,7 +231,7 @@ def test_samples_and_scale(panel_app, analysed):
         ranges = dataset.values(f"{FIELDS[0]}.range")
         return max(r[1] for r in ranges) > 300
 
-    wait_for(dimmed, 20, "weak heatmaps have a wider range")
+    wait_for(dimmed, 90, "weak heatmaps have a wider range")
 
     def paler():
         try:
@@ -240,7 +240,7 @@ def test_samples_and_scale(panel_app, analysed):
             return False  # the grid was drawn again meanwhile
         return after.shape == before.shape and np.abs(after.astype(int) - before).max() > 20
 
-    wait_for(paler, 30, "the grid shows it")
+    wait_for(paler, 90, "the grid shows it")
     app.picture("scaled")
 
     app.tab("Samples", "What to look at first")
@@ -345,7 +345,7 @@ def test_labels_of_others_fetch_nothing(panel_app, make_dataset, photos, plugin,
     app.page.get_by_text(panel_common.HOSTILE[0]).first.wait_for()
     app.picture("see")
     app.tab("Test", "Score lost on other backgrounds, per class")
-    wait_for(lambda: app.bars(0).count() == len(CLASSES), 20, "a bar per class")
+    wait_for(lambda: app.bars(0).count() == len(CLASSES), 90, "a bar per class")
     app.page.locator(".js-plotly-plot").first.get_by_text(panel_common.HOSTILE[1]).first.wait_for()
     app.picture("bias")
     app.hit(app.bars(0).nth(len(CLASSES) - 1))

@@ -173,7 +173,7 @@ def test_fire_is_read_on_warm_photos(app, make_dataset, heatmaps, colours, tmp_p
     stored, look = np.unique(dataset.first()[FIELD].map).astype(float), Look("fire", 0.7, 0.33)
 
     app.open_grid(dataset)
-    wait_for(lambda: drawn_as(app, look, stored), 60, "the grid has the colours of fire")
+    wait_for(lambda: drawn_as(app, look, stored), 90, "the grid has the colours of fire")
     for index, colour in enumerate(WARM):
         check_fire(app.wait_until_painted(app.thumbnail(index)), colour, stored, look)
     app.picture("grid")
@@ -181,7 +181,7 @@ def test_fire_is_read_on_warm_photos(app, make_dataset, heatmaps, colours, tmp_p
     picture = app.open_sample(dataset, dataset.values("id")[1])
     wait_for(
         lambda: drawn_as(app, look, stored, 1, fitted(app.wait_until_painted(picture))),
-        60,
+        90,
         "the sample has the colours of fire",
     )
     app.picture("modal")
@@ -207,14 +207,14 @@ def test_the_look_bar_changes_the_grid_at_once_and_for_good(
     stored = np.unique(dataset.first()[FIELD].map).astype(float)
     panel = PanelApp(app.page, app._url, app._pictures)
     panel.open_grid(dataset)
-    wait_for(lambda: drawn_as(app, Look("fire", 0.7, 0.33), stored), 60, "the grid is fire")
+    wait_for(lambda: drawn_as(app, Look("fire", 0.7, 0.33), stored), 90, "the grid is fire")
     panel.open_panel("The run")
 
     def choose(shown, wanted, look):
         panel.panel.get_by_role("combobox").filter(has_text=shown).click()
         app.page.get_by_role("option", name=wanted, exact=True).click()
         panel.panel.get_by_role("combobox").filter(has_text=wanted).wait_for()
-        wait_for(lambda: drawn_as(app, look, stored), 60, f"the grid is drawn with {wanted}")
+        wait_for(lambda: drawn_as(app, look, stored), 90, f"the grid is drawn with {wanted}")
 
     choose("Fire", "Turbo", Look("turbo", 0.7, 0.33))
     choose("70 % opaque", "100 % opaque", Look("turbo", 1.0, 0.33))
@@ -226,11 +226,11 @@ def test_the_look_bar_changes_the_grid_at_once_and_for_good(
     again = PanelApp(app.page.context.new_page(), app._url, app._pictures)
     look = Look("turbo", 1.0, 0.7)
     again.open_grid(dataset)
-    wait_for(lambda: drawn_as(again, look, stored), 60, "a new page is drawn alike")
+    wait_for(lambda: drawn_as(again, look, stored), 90, "a new page is drawn alike")
     picture = again.open_sample(dataset, dataset.values("id")[1])
     wait_for(
         lambda: drawn_as(again, look, stored, 1, fitted(again.wait_until_painted(picture))),
-        60,
+        90,
         "the sample is drawn alike",
     )
     again.page.close()

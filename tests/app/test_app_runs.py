@@ -9,7 +9,7 @@ from playwright import sync_api as playwright
 
 from tools.app_driver import SEND, wait_for
 
-pytestmark = [pytest.mark.app, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.app, pytest.mark.timeout(600)]
 
 MODEL = "resnet18-imagenet-torch"
 COUNT = 6
@@ -86,15 +86,15 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     dialog.get_by_text("new_key must be a name of letters, digits").wait_for()
     assert dialog.get_by_role("button", name=SEND).is_disabled()
     field_of(dialog, "New key").fill("renamed")
-    wait_for(dialog.get_by_role("button", name=SEND).is_enabled, 20, "it is valid")
+    wait_for(dialog.get_by_role("button", name=SEND).is_enabled, 90, "it is valid")
     app.execute(dialog, "rename")
-    wait_for(lambda: status(dataset, "renamed") == "finished", 30, "it is renamed", step=0.3)
+    wait_for(lambda: status(dataset, "renamed") == "finished", 90, "it is renamed", step=0.3)
     dataset.reload()  # the status is asked of the database, the fields were known before
     assert dataset.count("renamed_gradcam.map") == COUNT
     assert "resnet18_gradcam" not in dataset.get_field_schema()
 
     # resume a run that lacks two samples
-    wait_for(lambda: app.shown("renamed_gradcam"), 20, "it is shown under its new name")
+    wait_for(lambda: app.shown("renamed_gradcam"), 90, "it is shown under its new name")
     app.page.get_by_text("renamed (finished)").wait_for()  # the panel has noticed
     lost = dataset.limit(2)
     lost.clear_sample_field("renamed_gradcam")
@@ -123,6 +123,6 @@ def test_a_run_is_handled_from_the_panel(runs_app, photo_dataset, plugin):
     dialog.get_by_text("Deletes the run renamed").wait_for()
     dialog.get_by_text("the fields renamed_gradcam, renamed_prediction").wait_for()
     app.execute(dialog, "delete")
-    wait_for(lambda: status(dataset, "renamed") is None, 30, "it is gone", step=0.3)
+    wait_for(lambda: status(dataset, "renamed") is None, 90, "it is gone", step=0.3)
     dataset.reload()  # as above
     assert not [f for f in dataset.get_field_schema() if f.startswith("renamed")]

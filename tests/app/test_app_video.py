@@ -70,19 +70,19 @@ def test_the_player_shows_the_heat_of_the_frame_that_it_shows(app, grey_video):
 
     app.picture("first_frame")
     wait_for(
-        lambda: sides() == (True, False, False, True), 40, "the first frame's heat, on the left"
+        lambda: sides() == (True, False, False, True), 90, "the first frame's heat, on the left"
     )
     for _ in range(TURN + 4):
         app.page.keyboard.press(".")
         app.page.wait_for_timeout(150)
     app.picture("later_frame")
     wait_for(
-        lambda: sides() == (False, True, True, False), 40, "a later frame's heat, on the right"
+        lambda: sides() == (False, True, True, False), 90, "a later frame's heat, on the right"
     )
     for _ in range(TURN + 4):
         app.page.keyboard.press(",")
         app.page.wait_for_timeout(150)
-    wait_for(lambda: sides() == (True, False, False, True), 40, "the first frames' heat again")
+    wait_for(lambda: sides() == (True, False, False, True), 90, "the first frames' heat again")
 
 
 def test_a_video_is_explained_by_clicking(app, plugin, make_dataset, tmp_path):

@@ -8,7 +8,7 @@ from zoo_source_common import BASE, NAME, pack, plant_operator
 
 from tools.app_driver import App, app_server, find_browser, plant_resnet18, wait_for
 
-pytestmark = [pytest.mark.app, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.app, pytest.mark.timeout(600)]
 
 
 class ZooApp(App):

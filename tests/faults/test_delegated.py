@@ -113,14 +113,14 @@ def test_failed_and_stopped_from_elsewhere_and_gone_on_with(dataset, launcher):
         capture_output=True,
         timeout=60,
     )
-    wait_for(lambda: info(dataset, "run").status == "interrupted", 60, "the run is interrupted")
+    wait_for(lambda: info(dataset, "run").status == "interrupted", 90, "the run is interrupted")
     assert 0 < info(dataset, "run").done < COUNT
 
     # resumed by the queue, asked to stop from this process
     number = queue_again(dataset, "run")
     wait_for(lambda: info(dataset, "run").status == "running", 120, "the run is running again")
     operator("stop_cam_run")(dataset, "run")
-    wait_for(lambda: info(dataset, "run").status == "interrupted", 60, "the run has stopped")
+    wait_for(lambda: info(dataset, "run").status == "interrupted", 90, "the run has stopped")
     wait_for_state(number, "completed", "failed")
     assert info(dataset, "run").done < COUNT
 

@@ -326,7 +326,7 @@ def test_a_dataset_that_a_job_works_on(jobs, opened, kind, when):
     steps = job.run()
     up_to(steps, when)
     other.delete("dataset")
-    wait_for(lambda: job.held._lost, 20, "it has seen")
+    wait_for(lambda: job.held._lost, 90, "it has seen")
     with pytest.raises(RuntimeError, match="'run' was deleted, renamed or analysed again"):
         list(steps)
     assert dataset.name not in fo.list_datasets()

@@ -198,7 +198,7 @@ def test_a_thin_picture_that_the_transforms_would_blow_up(make_dataset, good, tm
     ]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 def test_a_pipe_is_waited_for_by_nobody(make_dataset, good, tmp_path):
     """As an image of the run, as a mask, and as any picture that a job opens."""

@@ -135,7 +135,7 @@ def test_it_ends_with_the_server(dataset, weights):
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
         server.stdout.close()
-    wait_for(lambda: not psutil.pid_exists(row["pid"]), 60, "its process has ended")
+    wait_for(lambda: not psutil.pid_exists(row["pid"]), 90, "its process has ended")
     (row,) = records(dataset)
     assert (row["status"], row["error"]) == ("interrupted", "the App's server ended")
     run = info(dataset, "run")

@@ -87,7 +87,7 @@ def stopped(job, phase):
     asked.start()
     asked.join()
     held = job.held
-    wait_for(lambda: held._stop, 20, "it has heard")
+    wait_for(lambda: held._stop, 90, "it has heard")
     with pytest.raises(
         inner("runs.lease").Stopped, match="'run' was asked to stop; nothing of it is"
     ):
