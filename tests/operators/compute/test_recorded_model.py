@@ -183,7 +183,7 @@ def test_an_adapted_model_keeps_its_own_options(shelf):
     plain = operator("explain_sample")(
         shelf, shelf.first().id, "run", Films().eval(), transforms=see
     )
-    assert plain.score == pytest.approx(high.score)
+    assert plain.probability == pytest.approx(high.probability)
     with pytest.raises(ValueError, match="threshold: 0.7 is asked for, and the model.*has 0.5"):
         follow("test_region", shelf, adapt(Films().eval(), multi_label=True), transforms=see)
 
@@ -207,11 +207,11 @@ def test_app_follow_ups_of_a_registered_network(shelf, registered):
             f"@cam51/heatmaps/{name}", ctx={"view": shelf.view(), "params": params}
         )
     shelf.reload()
-    scores = [s.run_bias.score for s in shelf if s.shown]
+    scores = [s.run_bias.probability for s in shelf if s.shown]
     assert scores == pytest.approx([high] * len(scores), abs=0.02)
     ctx = {"dataset": shelf, "current_sample": sample.id, "params": {"cam_key": "run", "donors": 0}}
     found = foo.execute_operator("@cam51/heatmaps/explain_sample", ctx=ctx)
-    assert ".99 vs" in found.result["sentence"]
+    assert "(99 %;" in found.result["sentence"]
     foo.execute_operator(
         "@cam51/heatmaps/rerun_cams",
         ctx={"view": shelf.view(), "params": {"cam_key": "run", "new_key": "again"}},
