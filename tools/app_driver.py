@@ -214,8 +214,15 @@ class App:
             dataset: the dataset
             pictures (True): whether there are any to wait for
         """
+        from playwright.sync_api import TimeoutError as Timeout
+
         self.page.goto(f"{self._url}/datasets/{dataset.name}")
-        self.page.get_by_text(f"{len(dataset):,} samples", exact=True).wait_for()
+        counted = self.page.get_by_text(f"{len(dataset):,} samples", exact=True)
+        try:
+            counted.wait_for(timeout=SLOW / 2)
+        except Timeout:  # a browser's first page has stayed white on a busy machine
+            self.page.reload()
+            counted.wait_for()
         self._dismiss_advertisement()
         if pictures:
             self.wait_until_painted(self.thumbnail(0))
