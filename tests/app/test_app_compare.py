@@ -96,6 +96,7 @@ def status(dataset):
     return (getattr(dataset.get_run_info("run").config, "compare", None) or {}).get("status")
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_left_or_stopped_is_told(compare_app, photo_dataset, slow):
     app, dataset = compare_app, photo_dataset(24)
     app.page.set_viewport_size({"width": 1700, "height": 1200})

@@ -75,7 +75,7 @@ def mapped(make_dataset, photos, plugin):
     return dataset
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("theme", ["dark", pytest.param("light", marks=pytest.mark.slow)])
 def test_maps_follow_the_sample(sample_app, mapped, theme):
     app, page = sample_app, sample_app.page
     page.add_init_script(f"localStorage.setItem('mui-mode', '{theme}')")

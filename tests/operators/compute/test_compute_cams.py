@@ -324,6 +324,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_where_processes_are_spawned(plugin, photos, tmp_path):
     """Nothing of ours is pickled, so the start method of macOS and Windows is no matter."""
     tests = TESTS

@@ -137,6 +137,7 @@ def test_killed_worker_and_the_end_is_that_of_one_process(ray, dataset_of):
     assert not shards_of(dataset)
 
 
+@pytest.mark.slow
 def test_stopped_on_disk_and_gone_on_with_here(ray, dataset_of, tmp_path):
     local, dataset = dataset_of(), dataset_of()
     files = {"storage": "disk", "output_dir": str(tmp_path / "local")}
@@ -176,6 +177,7 @@ def test_targets_that_ask_the_dataset(ray, dataset_of):
     assert set(indices) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_work_says_why(ray, dataset_of):
     dataset = dataset_of()
 

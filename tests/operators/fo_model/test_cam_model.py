@@ -301,6 +301,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_loaders_whose_processes_begin_empty(pictures, tmp_path):
     """On macOS and Windows workers are not forked: what reads images has to bring the plugin along."""
     script = tmp_path / "spawned.py"
