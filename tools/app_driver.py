@@ -197,8 +197,8 @@ class App:
     def __init__(self, page, url, pictures=None):
         page.set_default_timeout(SLOW)
         self.page = page
-        # on a busy machine the advertisement comes later than it is waited for
-        page.add_locator_handler(self._advertisement, lambda button: button.click())
+        # on a busy machine the advertisement comes later than it is waited for, maybe below an open sample
+        page.add_locator_handler(self._advertisement, lambda button: button.dispatch_event("click"))
         self._url = url
         self._pictures = pictures
 
