@@ -27,7 +27,7 @@ _COLLECTIONS = ("datasets", "runs", "views", "fs.files", "fs.chunks", "cam51_loc
 _MOMENTS = {
     "last_modified_at", "last_loaded_at", "last_deletion_at", "created_at", "timestamp", "started", "ended",
     "heartbeat", "token", "seconds", "images_per_second", "uploadDate", "sessions", "stamps", "origin",
-    "predicted_seconds", "seconds_per_image", "overwrite",
+    "predicted_seconds", "prediction_seconds", "seconds_per_image", "overwrite",
 }  # fmt: skip
 # lists whose order says who wrote first
 _UNORDERED = {"paths", "fields", "saved_views", "label_attributes", "made_folders", "shown_before"}

@@ -71,10 +71,9 @@ def make(home, options):
     measures = ["insertion", "road", "average_drop"]
     print(operators["compare_cams"](dataset, "lite0", model, metrics=measures))
     # the values of the others are not for a picture: a path is among them
-    groups = fo.DatasetAppConfig.default_sidebar_groups(dataset)
-    for group in groups:
-        group.expanded = group.name == "labels"
-    dataset.app_config.sidebar_groups = groups
+    dataset.reload()
+    for group in dataset.app_config.sidebar_groups:
+        group.expanded = group.name in ("labels", "lite0_heatmaps")
     dataset.save()
     try:
         weights = plant_resnet18(home / "zoo")

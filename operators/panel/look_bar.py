@@ -20,12 +20,15 @@ _BAR_WIDTH = 420
 
 
 def show(ctx):
-    """Reads the dataset's look for :func:`draw`: one document.
+    """Reads the dataset's look for :func:`draw`, and shows one that was changed elsewhere in the App.
 
     Args:
         ctx: of an event of a panel
     """
-    _keep(ctx, state_of(ctx.dataset))
+    before, now = ctx.panel.get_state("look"), state_of(ctx.dataset)
+    _keep(ctx, now)
+    if before and now != before:
+        look.send(ctx, whole=True)
 
 
 def _keep(ctx, state):

@@ -52,8 +52,8 @@ def thirds(picture):
 
 
 def is_hot(colour):
-    """Whether it is grey under a red field, not grey alone."""
-    return colour[0] > GREY + 40 and colour[2] < GREY - 30
+    """Whether it is grey under the hottest colour of fire, a pale yellow, not grey alone."""
+    return colour[0] > GREY + 40 and colour[0] > colour[2] + 30
 
 
 def is_grey(colour):

@@ -397,6 +397,13 @@ def change_record(dataset, rooms, **entries):
 
 def test_what_a_record_from_elsewhere_names_of_yours_stays(photo_dataset, rooms):
     dataset = photo_dataset(3)
+    mine = fo.SidebarGroupDocument(name="mine")
+    dataset.app_config.sidebar_groups = [
+        *fo.DatasetAppConfig.default_sidebar_groups(dataset), mine,
+    ]  # fmt: skip
+    dataset.save()
+    groups = [group.name for group in dataset.app_config.sidebar_groups]
+    assert "labels" in groups
     compute(dataset)
     dataset.set_values("truth", [fo.Classification(label="cat")] * 3)
     dataset.save_view("train split", dataset.limit(2))
@@ -411,14 +418,13 @@ def test_what_a_record_from_elsewhere_names_of_yours_stays(photo_dataset, rooms)
         dataset, rooms, fields=[*own, "truth"], saved_views=["train split"], bias=job, compare=job,
         label_attributes=["truth.label"],
     )  # fmt: skip
-    before = [group.name for group in dataset.app_config.sidebar_groups or []]
     operator("delete_cam_run")(dataset, "run")
     dataset.reload()
     assert not set(own) & set(dataset.get_field_schema())
     assert dataset.values("truth.label") == ["cat"] * 3
     assert dataset.list_saved_views() == ["train split"]
     assert dataset.count_sample_tags() == {"reviewed": 3}
-    assert [group.name for group in dataset.app_config.sidebar_groups or []] == before
+    assert [group.name for group in dataset.app_config.sidebar_groups] == groups
 
 
 @pytest.mark.parametrize(
