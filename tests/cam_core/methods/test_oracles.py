@@ -1,4 +1,4 @@
-"""Other implementations, where they are right (../shared/references/cam-methods.md, section 7)."""
+"""Held against other implementations, where they are right."""
 
 from __future__ import annotations
 
