@@ -4,6 +4,8 @@ For any panel: it inherits :class:`LookBar`, calls :func:`show` where it is load
 the bar is to be.
 """
 
+import threading
+
 import fiftyone.operators.types as types
 
 from ...cam_core.spatial.overlay import FADE, scale_bar
@@ -17,6 +19,7 @@ _RAMPS = {
 _OPACITIES = (30, 50, 70, 85, 100)
 _HIDDEN = (0, 10, 20, 33, 50, 70)
 _BAR_WIDTH = 420
+_CHANGING = threading.Lock()
 
 
 def show(ctx):
@@ -124,18 +127,19 @@ class LookBar:
         self._change(ctx, look.set_look, hide_below=int(ctx.params["value"]) / 100)
 
     def _change(self, ctx, change, **values):
-        """Changes the look and shows it; an event that says what is so already draws nothing."""
-        before = look.hidden_of(ctx.dataset)
-        shown = ctx.panel.get_state("look") or {}
-        change(ctx.dataset, **values)
-        state = state_of(ctx.dataset)
-        if state == shown:
-            return
-        if look.hidden_of(ctx.dataset) != before:
-            ctx.ops.reload_dataset()
-        if {**state, "hide_below": None} != {**shown, "hide_below": None}:
-            look.send(ctx, whole=True)
-        _keep(ctx, state)
+        """Changes the look and shows it; an event that says what is so already does nothing."""
+        # the App sends each choice twice, and two changes of its colours at once leave photos that it cannot draw
+        with _CHANGING:
+            before, hidden = state_of(ctx.dataset), look.hidden_of(ctx.dataset)
+            change(ctx.dataset, **values)
+            now = state_of(ctx.dataset)
+            if now == before:
+                return
+            if look.hidden_of(ctx.dataset) != hidden:
+                ctx.ops.reload_dataset()
+            if {**now, "hide_below": None} != {**before, "hide_below": None}:
+                look.send(ctx, whole=True)
+        _keep(ctx, now)
         self.on_look_changed(ctx)
 
     def on_look_changed(self, ctx):
