@@ -41,12 +41,15 @@ def group_run(dataset, key, fields):
     Returns:
         whether the run has a group; without one nothing is changed
     """
-    name, ours = group_of(key), getattr(record.config_of(dataset, key), "sidebar_groups", None)
-    if name not in (ours or []):
+    name, config = group_of(key), record.config_of(dataset, key)
+    if name not in (getattr(config, "sidebar_groups", None) or []):
         return False
     there = next((g for g in dataset.app_config.sidebar_groups or [] if g.name == name), None)
-    paths = [*(there.paths if there else []), *fields]
-    group_fields(dataset, name, list(dict.fromkeys(paths)), after=_AFTER)
+    paths = dict.fromkeys([*(there.paths if there else []), *fields])
+    # in the record's order, also where one that was deleted comes back
+    order = {field: number for number, field in enumerate(config.fields)}
+    paths = sorted(paths, key=lambda path: order.get(path, len(order)))
+    group_fields(dataset, name, paths, after=_AFTER)
     open_run(dataset, key)
     return True
 

@@ -68,6 +68,16 @@ def test_renaming_renames_it(photo_dataset):
     assert dataset.app_config.sidebar_groups is None
 
 
+def test_a_field_that_comes_back_stands_where_it_stood(photo_dataset):
+    dataset = photo_dataset(1)
+    compute(dataset, methods=["gradcam", "layercam"])
+    groups = groups_of(dataset)
+    dataset.delete_sample_field("run_gradcam")
+    assert groups_of(dataset) != groups
+    compute(dataset, methods=["gradcam", "layercam"], resume=True)
+    assert groups_of(dataset) == groups
+
+
 def test_verdicts_join_it_also_where_a_run_has_none(make_dataset, tmp_path):
     dataset = make_dataset(*agreeing(tmp_path, 12))
     find(dataset)
