@@ -25,14 +25,15 @@ def test_an_animation_shows_each_frame_for_its_time(run, tmp_path):
     path = str(tmp_path / "heat.gif")
     assert operator("show_heatmaps")(run, "run", animation=path) == path
     with Image.open(path) as gif:
-        assert gif.size == (3 * SIZE[0], SIZE[1])
+        assert gif.width == 3 * SIZE[0]
+        assert gif.height > SIZE[1], "the scale of the heat is below"
         assert gif.n_frames == 4
         assert gif.info["loop"] == 0
         times, seen, heated = [], [], []
         for index in range(gif.n_frames):
             gif.seek(index)
             times.append(gif.info["duration"])
-            pixels = np.asarray(gif.convert("RGB"), np.int16)
+            pixels = np.asarray(gif.convert("RGB"), np.int16)[: SIZE[1]]
             seen.append(number_in(pixels[:, : SIZE[0]]))
             heated.append(np.abs(pixels[:, SIZE[0] : 2 * SIZE[0]] - pixels[:, : SIZE[0]]).max())
     assert seen == [1, 4, 7, 10]
@@ -40,16 +41,16 @@ def test_an_animation_shows_each_frame_for_its_time(run, tmp_path):
     assert min(heated) > 30
     one = operator("show_heatmaps")(run.skip(1), "run", methods="gradcam", animation=path)
     with Image.open(one) as gif:
-        assert (gif.size, gif.n_frames) == ((2 * SIZE[0], SIZE[1]), 2)
+        assert (gif.width, gif.n_frames) == (2 * SIZE[0], 2)
 
 
 def test_a_figure_shows_frames_evenly_spread(run):
     figure = operator("show_heatmaps")(run, "run", n=2)
     titles = [axis.get_title() for axis in figure.axes]
     assert [t for t in titles if "frame" in t] == ["v0.mp4, frame 1", "v0.mp4, frame 10"]
-    assert len(operator("show_heatmaps")(run, "run").axes) == 4 * 3
+    assert len(operator("show_heatmaps")(run, "run").axes) == 4 * 3 + 1
     frames = run.to_frames(sample_frames="dynamic", sparse=True)
-    assert len(operator("show_heatmaps")(frames, "run").axes) == 4 * 3
+    assert len(operator("show_heatmaps")(frames, "run").axes) == 4 * 3 + 1
 
 
 def test_what_cannot_be_shown(run, photo_dataset, tmp_path):
