@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # run as a file, Python puts tools/ on the path; the packages lie beside it
 sys.path.insert(0, str(ROOT))
 
+from playwright import sync_api as playwright  # noqa: E402
+
 from examples import dataset as demo_data  # noqa: E402
 from examples import lite0  # noqa: E402
 from tools.app_driver import App, app_server, browser_context, plant_resnet18  # noqa: E402
@@ -59,6 +61,7 @@ def make(home, options):
             "find_background_bias",
             "compare_cams",
             "register_model",
+            "remove_model",
             "get_cam_run_info",
         )
     }
@@ -66,7 +69,7 @@ def make(home, options):
     print(operators["compute_cams"](dataset, model=model, methods=METHODS, cam_key="lite0"))
     used = operators["get_cam_run_info"](dataset, "lite0").settings["model"]
     # so that the App's server can ask it
-    operators["register_model"](used, "examples.lite0:lite0_model")
+    operators["register_model"](used, "examples.lite0:lite0_model", overwrite=True)
     print(operators["find_background_bias"](dataset, "lite0", model, labels="imagenet_names"))
     measures = ["insertion", "road", "average_drop"]
     print(operators["compare_cams"](dataset, "lite0", model, metrics=measures))
@@ -75,27 +78,36 @@ def make(home, options):
     for group in dataset.app_config.sidebar_groups:
         group.expanded = group.name in ("labels", "lite0_heatmaps")
     dataset.save()
+    failed = []
     try:
         weights = plant_resnet18(home / "zoo")
         with app_server(home / "server.log", {**weights, "PYTHONPATH": str(ROOT)}) as url:
-            with browser_context(home / "large", size=(1400, 1250), scale=2) as context:
-                app = App(context.new_page(), url)
-                save(options.out / "form.jpg", form(app, dataset))
             # before the panel: the server keeps open what was opened beside the grid
-            with browser_context(home / "profile") as context:
-                app = App(context.new_page(), url)
-                save(options.out / "grid.jpg", grid(app, dataset))
-                save(options.out / "modal.jpg", modal(app, dataset, options.subject))
-            with browser_context(home / "wide", size=(1750, 1150)) as context:
-                app = App(context.new_page(), url)
-                for name, picture in panel(app, dataset):
-                    save(options.out / f"{name}.jpg", picture)
-            with browser_context(home / "sample", size=(1600, 1000)) as context:
-                app = App(context.new_page(), url)
-                for name, picture in sample(app, dataset, options.subject):
-                    save(options.out / f"{name}.jpg", picture)
+            for name, size, scale, draw in (
+                ("large", (1400, 1250), 2, form),
+                ("profile", (1400, 900), 1, photos),
+                ("wide", (1750, 1150), 1, panel),
+                ("sample", (1600, 1000), 1, sample),
+            ):
+                try:
+                    with browser_context(home / name, size=size, scale=scale) as context:
+                        app = App(context.new_page(), url)
+                        for picture, png in draw(app, dataset, options.subject):
+                            save(options.out / f"{picture}.jpg", png)
+                # the others take ten minutes to come as far again
+                except (playwright.Error, AssertionError) as error:
+                    failed.append(f"{name}: {error}")
     finally:
+        operators["remove_model"](used)
         fo.core.odm.drop_database()
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+def photos(app, dataset, subject):
+    """The grid, and one photo, large; yields (name, picture)."""
+    yield "grid", grid(app, dataset)
+    yield "modal", modal(app, dataset, subject)
 
 
 def grid(app, dataset):
@@ -107,7 +119,7 @@ def grid(app, dataset):
     return app.page.screenshot()
 
 
-def panel(app, dataset):
+def panel(app, dataset, subject):
     """The panel beside the grid; yields (name, picture) of two of its tabs."""
     app.open_grid(dataset)
     app.page.locator("img[src*='icon-dark.svg']").first.click()
@@ -163,18 +175,18 @@ def sample(app, dataset, subject):
     yield "what_if", panel.screenshot()
 
 
-def form(app, dataset):
-    """The form, filled in."""
+def form(app, dataset, subject):
+    """The form, filled in; yields (name, picture)."""
     app.open_grid(dataset)
     app.open_form()
     app.choose("Model", "resnet18-imagenet-torch")
     app.form.get_by_text("1 heatmap field over").wait_for()
     app.form.get_by_text("My choice", exact=True).click()
-    app.choose("Which", "layercam")
+    app.choose("Which methods", "layercam")
     app.form.get_by_text("2 heatmap fields over").wait_for()
     app.form.locator("code").wait_for()
     app.form.get_by_text("Key", exact=True).click()  # closes the list of methods
-    return app.form.screenshot(animations="disabled")
+    yield "form", app.form.screenshot(animations="disabled")
 
 
 def save(path, png):

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import time
 
 import fiftyone as fo
 import pymongo
@@ -53,6 +54,8 @@ from .step import ExplainStep
 from .summary import Summary
 
 _AGAIN = "resume=True computes them again"
+# how long a deletion of a field that has begun is waited for
+_DELETING_SECONDS = 2
 
 
 class CamJob(Job):
@@ -438,9 +441,24 @@ class CamJob(Job):
         self._lost = len(lost | again)
         if not self._lost:
             return "finished", None
+        self._declare_again()
         return "interrupted", (
             f"{counted(self._lost, self.source.level.noun)} lack {words}, deleted while the run wrote them; {_AGAIN}"
         )
+
+    def _declare_again(self):
+        """Declares fields that somebody is deleting: what was written since would be in no schema, unseen.
+
+        Who deletes a field begins with the samples and ends with the schema, so that is waited for a moment.
+        """
+        end = time.monotonic() + _DELETING_SECONDS
+        while time.monotonic() < end:
+            if not record.is_there(self.dataset):
+                return
+            if record.lacks_fields(self.dataset, self.plan.all_fields, ()):
+                self._declare()
+                return
+            time.sleep(0.1)
 
     def _written_ids(self):
         whole = {row.id: row.sample for row in self.rows if row.crop is not None}
@@ -456,6 +474,8 @@ class CamJob(Job):
             return
         lost_before = self._lost
         status, error = self._check_written()
+        if record.is_there(self.dataset):
+            self._declare()
         self.summary.done -= self._lost - lost_before
         self.summary.status, self.summary.error = (
             "interrupted",
