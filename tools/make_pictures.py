@@ -32,6 +32,7 @@ def main():
     """Makes all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--only", nargs="*", help="some of large, profile, wide, sample")
     parser.add_argument("--subject", default="bison", help="of the photo that is opened")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def make(home, options):
     operators["register_model"](used, "examples.lite0:lite0_model", overwrite=True)
     print(operators["find_background_bias"](dataset, "lite0", model, labels="imagenet_names"))
     measures = ["insertion", "road", "average_drop"]
-    print(operators["compare_cams"](dataset, "lite0", model, metrics=measures))
+    print(operators["compare_cams"](dataset, "lite0", model, metrics=measures, budget="4 min"))
     # the values of the others are not for a picture: a path is among them
     dataset.reload()
     for group in dataset.app_config.sidebar_groups:
@@ -89,6 +90,8 @@ def make(home, options):
                 ("wide", (1750, 1150), 1, panel),
                 ("sample", (1600, 1000), 1, sample),
             ):
+                if options.only and name not in options.only:
+                    continue
                 try:
                     with browser_context(home / name, size=size, scale=scale) as context:
                         app = App(context.new_page(), url)
@@ -108,6 +111,9 @@ def photos(app, dataset, subject):
     """The grid, and one photo, large; yields (name, picture)."""
     yield "grid", grid(app, dataset)
     yield "modal", modal(app, dataset, subject)
+    # the server would show it open to the next browser too
+    app.page.keyboard.press("Escape")
+    app.page.locator("[data-cy=modal]").wait_for(state="detached")
 
 
 def grid(app, dataset):
