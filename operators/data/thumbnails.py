@@ -8,12 +8,13 @@ from PIL import Image
 from .images import decode_image
 
 
-def thumbnail(path, side):
-    """An image at a longest side.
+def thumbnail(path, side, square=False):
+    """An image in small.
 
     Args:
         path: of the file
-        side: in pixels
+        side: the longest side in pixels
+        square (False): whether it is stretched to a square
 
     Returns:
         a PIL image, not to be changed
@@ -21,40 +22,16 @@ def thumbnail(path, side):
     Raises:
         OSError: if the file cannot be read
     """
-    return _thumbnail(path, _version(path), side)
-
-
-def tile(path, side):
-    """An image stretched to a square.
-
-    Args:
-        path: of the file
-        side: in pixels
-
-    Returns:
-        a PIL image, not to be changed
-
-    Raises:
-        OSError: if the file cannot be read
-    """
-    return _tile(path, _version(path), side)
-
-
-def _version(path):
-    """What changes with a file's content."""
     found = os.stat(path)
-    return found.st_mtime_ns, found.st_size
+    return _read(path, (found.st_mtime_ns, found.st_size), side, square)
 
 
-# large ones may take a megabyte each
-@functools.lru_cache(maxsize=16)
-def _thumbnail(path, version, side):
+# A page of the panel shows up to 60 squares of 30 kB; the largest of an open sample takes a megabyte.
+@functools.lru_cache(maxsize=128)
+def _read(path, version, side, square):
+    """``version`` is what changes with a file's content."""
     picture = decode_image(path)
+    if square:
+        return picture.resize((side, side), Image.Resampling.BILINEAR)
     picture.thumbnail((side, side))
     return picture
-
-
-# a page of the panel shows up to 60
-@functools.lru_cache(maxsize=256)
-def _tile(path, version, side):
-    return decode_image(path).resize((side, side), Image.Resampling.BILINEAR)

@@ -6,7 +6,7 @@ from bson import ObjectId
 
 from ...cam_core.spatial.overlay import heat_picture
 from ..data.drawn import data_uri, overlaid, with_scale
-from ..data.thumbnails import tile
+from ..data.thumbnails import thumbnail
 from ..runs import results
 from ..runs.locking import change_schema
 from ..runs.look import look_of
@@ -171,7 +171,7 @@ def _photo(sample, label, now):
     from ..data.heatmap_reader import heat_of
 
     try:
-        return overlaid(tile(sample.filepath, TILE), heat_of(label), now)
+        return overlaid(thumbnail(sample.filepath, TILE, square=True), heat_of(label), now)
     except OSError:
         return None  # a file is gone: the others are shown
 

@@ -165,6 +165,11 @@ def groups_of(run):
     return _owned(run, "sidebar group", _texts(vars(run.record), "sidebar_groups"))
 
 
+def all_of(kind, run):
+    """What a run itself (groups of the sidebar) and the jobs on it wrote, of a kind."""
+    return [*(groups_of(run) if kind == "sidebar group" else []), *of_jobs(kind, run)]
+
+
 def entries_of_run(run, stored):
     """What a run's own lists have of a job: ``{entry of the run's record: names}``.
 

@@ -118,8 +118,7 @@ def _move(run, moves, renamed):
         settings["map_dir"] = _move_files(run, renamed.key(key), moves)
     _rename_fields(dataset, moves, key, renamed.key(key))
     for kind in ("sidebar group", "tag"):
-        names = artifacts.of_jobs(kind, run)
-        names += artifacts.groups_of(run) if kind == "sidebar group" else []
+        names = artifacts.all_of(kind, run)
         artifacts.rename(dataset, kind, {name: renamed.text(name) for name in names})
     _rename_views(dataset, config.saved_views, renamed)
     for other in _compared_with(dataset, key):

@@ -9,8 +9,7 @@ from PIL import Image
 @pytest.fixture
 def thumbnails(plugin):
     module = inner("data.thumbnails")
-    module._tile.cache_clear()
-    module._thumbnail.cache_clear()
+    module._read.cache_clear()
     return module
 
 
@@ -19,28 +18,27 @@ def write(path, colour, size=(60, 30)):
     return str(path)
 
 
-@pytest.mark.parametrize(("name", "size"), [("tile", (20, 20)), ("thumbnail", (20, 10))])
+@pytest.mark.parametrize(("square", "size"), [(True, (20, 20)), (False, (20, 10))])
 def test_a_picture_is_read_once_and_again_when_its_file_changed(
-    thumbnails, tmp_path, monkeypatch, name, size
+    thumbnails, tmp_path, monkeypatch, square, size
 ):
     path, read, decode = write(tmp_path / "photo.png", (200, 0, 0)), [], thumbnails.decode_image
     monkeypatch.setattr(thumbnails, "decode_image", lambda p: read.append(p) or decode(p))
-    small = getattr(thumbnails, name)
     for _ in range(3):
-        picture = small(path, 20)
+        picture = thumbnails.thumbnail(path, 20, square)
     assert picture.size == size
     assert len(read) == 1
     assert (np.array(picture)[..., :3] == (200, 0, 0)).all()
 
     write(tmp_path / "photo.png", (0, 0, 200), (61, 31))
-    assert (np.array(small(path, 20))[..., :3] == (0, 0, 200)).all()
+    assert (np.array(thumbnails.thumbnail(path, 20, square))[..., :3] == (0, 0, 200)).all()
     assert len(read) == 2
 
 
-@pytest.mark.parametrize("name", ["tile", "thumbnail"])
-def test_a_file_that_is_gone_is_not_shown_from_memory(thumbnails, tmp_path, name):
+@pytest.mark.parametrize("square", [True, False])
+def test_a_file_that_is_gone_is_not_shown_from_memory(thumbnails, tmp_path, square):
     path = write(tmp_path / "photo.png", (200, 0, 0))
-    getattr(thumbnails, name)(path, 20)
+    thumbnails.thumbnail(path, 20, square)
     (tmp_path / "photo.png").unlink()
     with pytest.raises(OSError):
-        getattr(thumbnails, name)(path, 20)
+        thumbnails.thumbnail(path, 20, square)
